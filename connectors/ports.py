@@ -1,0 +1,130 @@
+"""The small ports through which FleetLoop meets the outside world.
+
+A port says what is promised, never how. Each has a real part beside it and a fake in `connectors.fakes`;
+the same contract tests run on both. This module does no I/O and imports no client library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from foundation.errors import FleetLoopError
+from schemas.records import Provenance
+from schemas.wire import StoredRecord, WireRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """The broker's word that one record is in its log."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+OnDone = Callable[[Acknowledgement | FleetLoopError], None]
+"""Called exactly once a record, from any thread: with its acknowledgement, or with why there will be none."""
+
+
+class RecordSink(Protocol):
+    """Where wire records go: Kafka, or a fake of it."""
+
+    def send(self, record: WireRecord, on_done: OnDone) -> None:
+        """Queue one record and return at once.
+
+        Raises:
+            BackPressureError: the bytes in flight would pass the cap; nothing was queued, try again later.
+            RejectedError: the record is larger than the broker's limit and can never be sent.
+        """
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes sent and neither acknowledged nor failed."""
+
+    @property
+    def last_progress_ns(self) -> int:
+        """Monotonic time (ns) of the last acknowledgement, or of creation before the first: feeds the watchdog."""
+
+    @property
+    def last_error(self) -> str:
+        """The last cause of trouble in words (refused certificate, no broker, ...), or an empty string."""
+
+    def close(self, deadline_s: float) -> None:
+        """Stop within `deadline_s`; what is still in flight gets an error, never a false acknowledgement."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """What a topic is at this moment. A topic created anew has another `topic_id`."""
+
+    cluster_id: str
+    topic: str
+    topic_id: str
+    partitions: tuple[int, ...]
+
+
+class RecordSource(Protocol):
+    """Bounded reads of a topic's log by exact offsets. Never joins a group, never jumps over an offset silently."""
+
+    def describe(self, topic: str) -> TopicInfo:
+        """Raises RetryLaterError without a broker, RejectedError when there is no such topic."""
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First retained offset and one past the last: [begin, end)."""
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[StoredRecord]]:
+        """Batches of the records in [start, end), in order of offset.
+
+        Raises:
+            OffsetsLostError: `start` is below the first retained offset (it names the interval that is lost).
+            RetryLaterError: no progress within the deadline.
+        """
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One image as a sensor (or a recording of one) gave it. `payload` is the encoded file, never pixels."""
+
+    frame_id: str
+    drive_id: str
+    sensor_id: str
+    track_id: str | None
+    capture_time_ns: int
+    capture_time_uncertainty_ns: int
+    content_type: str
+    payload: bytes
+    provenance: Provenance
+    calibration_ref: str = ""
+
+
+class FrameSource(Protocol):
+    """Frames in order of capture. Cameras, videos and recordings stand behind this one port.
+
+    A source that can be replayed starts after `resume_after` (a frame_id) when it is given one.
+    """
+
+    def frames(self, resume_after: str | None = None) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One annotator's answer about one payload. `cost` is in label units (1 a label unless the desk says otherwise)."""
+
+    payload_sha256: str
+    class_name: str
+    labeller: str
+    labelled_time_ns: int
+    cost: float = 1.0
+
+
+class LabelDesk(Protocol):
+    """Annotators behind a desk: asked for payloads by hash, answers cost."""
+
+    def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
+        """Labels for the payloads that the desk could answer, in the order asked; one it cannot answer is left out."""
