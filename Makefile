@@ -1,0 +1,52 @@
+# FleetLoop. Two commands do everything on a fresh machine: `make demo` and `make test`.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+DEMO_ARGS ?=
+
+.PHONY: help demo test test-fast test-e2e check format lint types imports schemas lock picture bench clean
+help: ## Say what can be made.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+
+include mk/setup.mk
+-include mk/kafka.mk
+
+demo: $(DEMO_READY) $(DATA_READY) ## The whole loop, from a frame on a vehicle to a better model on that vehicle.
+	$(BIN)/fleetloop demo $(DEMO_ARGS)
+
+test: $(DEV_READY) $(DATA_READY) ## Every test that this machine can run (Kafka and browser tests skip by name without them).
+	$(PYTEST) tests
+
+test-fast: $(DEV_READY) ## Unit and property tests only.
+	$(PYTEST) tests -m "not slow and not e2e and not kafka"
+
+test-e2e: $(DEV_READY) $(DATA_READY) ## The long ones: real processes, brokers, DVC, the demo, the tutorial.
+	$(PYTEST) tests -m "slow or e2e or kafka"
+
+check: lint types imports schemas test ## The same checks as CI.
+
+format: $(DEV_READY) ## Format the code.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(DEV_READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(DEV_READY)
+	$(BIN)/mypy
+
+imports: $(DEV_READY)
+	$(BIN)/lint-imports
+
+schemas: $(DEV_READY)
+	$(BIN)/python -m schemas.compatibility
+
+lock: $(DEV_READY) ## Write the lock files anew.
+	scripts/lock.sh
+
+clean: ## Remove what the demo and the tests wrote (the virtual environment stays).
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis
