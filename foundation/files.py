@@ -1,0 +1,136 @@
+"""A file written here is, after any crash, either the old one or the new one, whole; never a mix, never empty.
+
+Temporary file in the same folder, fsync, rename, fsync of the folder. Refuses to guess at damaged content.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from foundation import syscalls
+from foundation.clock import Clock, SystemClock
+from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
+
+_LOCK_POLL_S = 0.05
+
+
+def fsync_folder(path: Path | str) -> None:
+    """Make the names in folder `path` durable (a rename or a new file is not, until this returns). Raises OSError."""
+    fd = syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        syscalls.fsync(fd)
+    finally:
+        syscalls.close(fd)
+
+
+def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `data`: old or new after a crash at any instant, durable once this returns.
+
+    Raises:
+        OSError: the disk refused; the old file is still there and no temporary file is left (unless even
+            removing it failed).
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    fd = syscalls.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        try:
+            os.fchmod(fd, mode)
+            syscalls.write_all(fd, data)
+            syscalls.fsync(fd)
+        finally:
+            syscalls.close(fd)
+        syscalls.rename(temporary, target)
+    except BaseException:
+        try:
+            syscalls.unlink(temporary)
+        except OSError:
+            pass  # the first failure is the one to report
+        raise
+    fsync_folder(target.parent)
+
+
+def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> None:
+    """`write_atomic` of JSON with sorted keys, an indent of 2 and a newline at the end. Not a number is refused."""
+    text = json.dumps(obj, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n", mode=mode)
+
+
+def read_json(path: Path | str) -> object:
+    """What the JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptError: it is not UTF-8 JSON; names the file and the offset.
+    """
+    data = Path(path).read_bytes()
+    try:
+        value: object = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise CorruptError("not UTF-8", path=path, offset_bytes=error.start) from error
+    except json.JSONDecodeError as error:
+        raise CorruptError(f"not JSON: {error.msg}", path=path, offset_bytes=error.pos) from error
+    except RecursionError as error:
+        raise CorruptError("JSON nested too deeply", path=path) from error
+    return value
+
+
+class FileLock:
+    """One holder at a time, between processes, released by the kernel when its holder dies (fcntl.flock).
+
+    Args:
+        path: the lock file; it holds the pid of its last holder and is never removed.
+        wait_s: how long to wait for another holder; 0 tries once.
+
+    Raises on entering:
+        RetryLaterError: another process holds it; names its pid.
+        MisconfiguredError: the lock file cannot be opened.
+    """
+
+    def __init__(self, path: Path | str, *, wait_s: float = 0.0, clock: Clock | None = None) -> None:
+        self._path = Path(path)
+        self._wait_s = wait_s
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            fd = syscalls.open(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise MisconfiguredError(f"cannot open the lock {self._path}: {error.strerror}") from error
+        try:
+            self._take(fd)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return self
+
+    def _take(self, fd: int) -> None:
+        deadline_ns = self._clock.monotonic_ns() + round(self._wait_s * 1e9)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if self._clock.monotonic_ns() >= deadline_ns:
+                    holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    raise RetryLaterError(
+                        f"{self._path} is held by process {holder}; waited {self._wait_s} s"
+                    ) from error
+                self._clock.sleep(_LOCK_POLL_S)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd is not None:
+            os.close(self._fd)  # closing gives the lock back
+            self._fd = None
