@@ -1,0 +1,159 @@
+"""Every reason is a word from a closed list, so that counters add up and nothing is dropped "for some reason"."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class NotAcceptedReason(StrEnum):
+    """Why a frame that was seen never entered the spool."""
+
+    NOT_SELECTED = "not_selected"
+    OVER_BUDGET = "over_budget"
+    TRACK_LIMIT = "track_limit"
+    UNREADABLE_IMAGE = "unreadable_image"
+    OVERSIZE = "oversize"
+    QUOTA_FULL = "quota_full"
+    DISK_ERROR = "disk_error"
+    ENCODE_ERROR = "encode_error"
+    MODEL_ERROR = "model_error"
+    EMPTY_DRIVE = "empty_drive"
+
+
+class EvictReason(StrEnum):
+    """Why an accepted sample left the spool without an acknowledgement."""
+
+    QUOTA = "quota"
+    AGE = "age"
+    DAMAGED = "damaged"
+    POLICY = "policy"
+
+
+class RejectReason(StrEnum):
+    """Why an arrived record became a dead letter."""
+
+    MISSING_HEADER = "missing_header"
+    MALFORMED_IDENTITY = "malformed_identity"
+    UNKNOWN_VEHICLE = "unknown_vehicle"
+    REVOKED_KEY = "revoked_key"
+    BAD_SIGNATURE = "bad_signature"
+    HASH_MISMATCH = "hash_mismatch"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    NOT_SINGLE_OBJECT = "not_single_object"
+    UNKNOWN_SCHEMA = "unknown_schema"
+    TRUNCATED = "truncated"
+    INVALID_VALUE = "invalid_value"
+    PAYLOAD_HASH_MISMATCH = "payload_hash_mismatch"
+    OVERSIZE = "oversize"
+    CONFLICT = "conflict"
+
+
+class RemovalReason(StrEnum):
+    """Why a landed sample is not in a dataset version."""
+
+    EXACT_DUPLICATE = "exact_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    NEAR_DUPLICATE_OF_TEST = "near_duplicate_of_test"
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    BLURRED = "blurred"
+    TOO_SMALL = "too_small"
+    UNREADABLE = "unreadable"
+    NOT_LANDED = "not_landed"
+
+
+class QuarantineReason(StrEnum):
+    """Why a row that was curated is kept apart from the dataset until a person looks at it."""
+
+    MISSING_LABEL = "missing_label"
+    UNKNOWN_CLASS = "unknown_class"
+    CONFLICTING_LABELS = "conflicting_labels"
+    INVALID_VALUE = "invalid_value"
+    PAYLOAD_HASH_MISMATCH = "payload_hash_mismatch"
+    EXPECTATION_FAILED = "expectation_failed"
+
+
+class LandOutcome(StrEnum):
+    """What one Kafka offset became in the lake."""
+
+    LANDED = "landed"
+    RESENT = "resent"
+    REJECTED = "rejected"
+
+
+class Split(StrEnum):
+    """Where a drive is, for ever."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class ValueClass(IntEnum):
+    """How much a sample is worth keeping when the spool is full: the lowest class is evicted first."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+    @property
+    def label(self) -> str:
+        """The lower-case word used on the wire, in file names and in tables."""
+        return self.name.lower()
+
+    @classmethod
+    def from_label(cls, label: str) -> ValueClass:
+        """The class of a lower-case word. Raises KeyError."""
+        return _BY_LABEL[label]
+
+
+_BY_LABEL = {member.name.lower(): member for member in ValueClass}
+
+
+class Provenance(StrEnum):
+    """Whether a frame was seen by a sensor just now, played back, altered, or made up."""
+
+    RECORDED = "recorded"
+    REPLAYED = "replayed"
+    JITTERED = "jittered"
+    SIMULATED = "simulated"
+
+
+class TimeQuality(StrEnum):
+    """How far the wall clock of a sample can be believed."""
+
+    OK = "ok"
+    BEFORE_BUILD = "before_build"
+    UNSYNCHRONISED = "unsynchronised"
+    FAR_FUTURE = "far_future"
+
+
+class WindowRole(StrEnum):
+    """What part of a trigger window a frame is."""
+
+    SINGLE = "single"
+    PRE = "pre"
+    TRIGGER = "trigger"
+    POST = "post"
+
+
+class ModelState(StrEnum):
+    """What a vehicle does with a model."""
+
+    SERVING = "serving"
+    TRIAL = "trial"
+    SHADOW = "shadow"
+    ROLLED_BACK = "rolled_back"
+    REFUSED = "refused"
+
+
+class RolloutOutcome(StrEnum):
+    """What became of a release on one vehicle, as far as its wave's health gate knows."""
+
+    WAITING = "waiting"
+    ACTIVATED = "activated"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled_back"
+    UNHEALTHY = "unhealthy"
+    SILENT = "silent"
