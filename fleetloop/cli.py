@@ -1,0 +1,99 @@
+"""The `fleetloop` command: a table of commands, each loaded when it is called.
+
+Exit status: 0 when the command did what it says, 2 for a usage error, otherwise the `exit_code` of the error's family
+(see `foundation.errors`). With `--json` a command prints exactly one JSON document on standard output; messages go to
+standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from fleetloop import __version__
+from foundation.errors import FleetLoopError
+
+COMMANDS = {
+    "demo": "Run the whole loop on this machine and prove its guarantees.",
+    "doctor": "Say what is missing on this machine and how to mend it.",
+    "init": "Make a workspace: your own git and DVC repository with keys beside it.",
+    "keys": "Show the keys that sign releases and rollouts.",
+    "enroll": "Enrol a vehicle: its own key, its first model, its trust root.",
+    "broker": "Run a broker on this machine, or list and make topics.",
+    "agent": "Run the on-vehicle agent, or ask it for its status and ledger.",
+    "ingest": "Read the broker's log into the lake, one row an offset.",
+    "deadletter": "List what was rejected, and replay it after a fix.",
+    "label": "Select what is worth labelling and ask the label desk for it.",
+    "curate": "Make the dataset from the locked lake.",
+    "validate": "Judge the dataset with Great Expectations.",
+    "dataset": "Lock the lake; commit, list, show and compare dataset versions.",
+    "train": "Fine-tune the serving model on the dataset.",
+    "quantise": "Make the int8 model and check its parity.",
+    "evaluate": "Compare both models on the held-out test set and pass the gate, or not.",
+    "package": "Put the model and its evidence into one folder that can be released.",
+    "release": "Sign and publish a release.",
+    "rollout": "Bring a release to the fleet in waves, and watch it.",
+    "status": "Show the workspace at a glance.",
+}
+
+
+class LazyCommands(TyperGroup):
+    """Loads `fleetloop.commands.<name>` when that command is asked for; `app` in it is the command."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the loop."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"fleetloop.commands.{cmd_name}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        command.short_help = COMMANDS[cmd_name]
+        return command
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    name="fleetloop",
+    help="FleetLoop closes the loop between a fleet of vehicles and the model they run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fleetloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """FleetLoop closes the loop between a fleet of vehicles and the model they run."""
+
+
+def main() -> None:
+    """Run the command; an error of ours becomes one clear line and its family's exit status."""
+    try:
+        app()
+    except FleetLoopError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

