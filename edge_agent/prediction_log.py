@@ -1,0 +1,69 @@
+"""One JSON line a predicted frame, for whoever knows the truth and wants to judge the vehicle from outside.
+
+It is a convenience, not evidence: lines are buffered, a kill loses the last ones, and a full disk stops the
+log (counted) and never the vehicle. """
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO
+
+FLUSH_EVERY_LINES = 64
+
+
+class PredictionLog:
+    """Appends {frame_id, drive_id, model_digest, predicted_class, time_ns, lap}. `path` None writes
+    nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.lost_lines = 0
+        self._unflushed = 0
+        self._stream: IO[str] | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = path.open("a", encoding="utf-8", buffering=1 << 16)
+
+    def write(
+        self, *, frame_id: str, drive_id: str, lap: int, model_digest: str, predicted_class: str, time_ns: int
+    ) -> None:
+        """Add one line; a disk error is counted in `lost_lines`."""
+        if self._stream is None:
+            return
+        line = json.dumps(
+            {
+                "drive_id": drive_id,
+                "frame_id": frame_id,
+                "lap": lap,
+                "model_digest": model_digest,
+                "predicted_class": predicted_class,
+                "time_ns": time_ns,
+            }
+        )
+        try:
+            self._stream.write(line + "\n")
+        except OSError:
+            self.lost_lines += 1
+        self._unflushed += 1
+        if self._unflushed >= FLUSH_EVERY_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand the lines to the operating system."""
+        self._unflushed = 0
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except OSError:
+                self.lost_lines += 1
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        if self._stream is not None:
+            try:
+                self._stream.close()
+            except OSError:
+                self.lost_lines += 1
+            self._stream = None

@@ -1,0 +1,59 @@
+"""What a selector sees and what it answers: plain values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.reasons import NotAcceptedReason, ValueClass
+from schemas.records import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One frame after prediction. `lap` counts how often a looped replay has started again (0 = the first
+    time).
+    """
+
+    frame_id: str
+    drive_id: str
+    track_id: str | None
+    payload_bytes: int
+    scores: Scores
+    lap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One rule's wish to keep a frame.
+
+    `selection_probability` is the chance (0 < p <= 1) with which this rule alone keeps such a frame: 1 for a
+    threshold, p for the random arm.
+    """
+
+    rule_id: str
+    score: float | None
+    value_class: ValueClass
+    selection_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The policy's answer about one frame.
+
+    `trigger` keeps the frame (and opens its window); without one, `refused_for` says why not.
+    `trigger_probability` in [0, 1] is the chance that this frame would have triggered, given all that was
+    kept before it: 1 when a rule fired, p of the random arm otherwise, 0 when the budget could not have
+    paid for it. """
+
+    trigger: Decision | None
+    trigger_probability: float
+    refused_for: NotAcceptedReason | None
+    by_rule: bool = False
+
+
+class Selector(Protocol):
+    """One selector, one file. Answers None when it has no reason to keep the frame."""
+
+    def judge(self, candidate: Candidate) -> Decision | None:
+        """Judge one frame; pure."""

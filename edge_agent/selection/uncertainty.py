@@ -1,0 +1,34 @@
+"""Keep frames that the serving model is unsure about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_agent.selection.decision import Candidate, Decision
+from schemas.reasons import ValueClass
+
+
+class UncertaintyMeasure(StrEnum):
+    """Which score is compared. All run from 0 (sure) to 1 (unsure); see `modelkit.scores`."""
+
+    ENTROPY = "entropy"
+    MARGIN = "margin"
+    LEAST_CONFIDENCE = "least_confidence"
+
+
+@dataclass(frozen=True, slots=True)
+class UncertaintySelector:
+    """Fires when the chosen uncertainty is at least `threshold`."""
+
+    measure: UncertaintyMeasure
+    threshold: float
+    value_class: ValueClass
+
+    def judge(self, candidate: Candidate) -> Decision | None:
+        """Return a decision with the score that reached the threshold; None for a frame without that score.
+        """
+        score: float | None = getattr(candidate.scores, self.measure.value)
+        if score is None or score < self.threshold:
+            return None
+        return Decision(f"uncertainty.{self.measure.value}", score, self.value_class, 1.0)

@@ -1,0 +1,89 @@
+"""A vehicle's state folder: every name in it, in one place. What each file is for can be seen with `ls`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """Paths below `root`; makes folders, never files."""
+
+    root: Path
+
+    @property
+    def key_path(self) -> Path:
+        """The vehicle's private key (mode 0600)."""
+        return self.root / "key.pem"
+
+    @property
+    def spool(self) -> Path:
+        """Accepted samples and their ledger."""
+        return self.root / "spool"
+
+    @property
+    def models(self) -> Path:
+        """Model slots."""
+        return self.root / "models"
+
+    @property
+    def trust(self) -> Path:
+        """TUF metadata that was verified."""
+        return self.root / "trust"
+
+    @property
+    def run(self) -> Path:
+        """What the processes say about themselves; may be deleted while the agent is stopped."""
+        return self.root / "run"
+
+    @property
+    def events(self) -> Path:
+        """JSON lines, one file a process."""
+        return self.root / "events"
+
+    @property
+    def progress_path(self) -> Path:
+        """Perceive's place in its source and its limits."""
+        return self.root / "progress.journal"
+
+    @property
+    def deliver_epochs_path(self) -> Path:
+        """The epochs of telemetry: the last one that was used."""
+        return self.root / "deliver-epoch.json"
+
+    def status_path(self, process: str) -> Path:
+        """run/<process>.json of perceive, deliver or supervisor."""
+        return self.run / f"{process}.json"
+
+    def lock_path(self, process: str) -> Path:
+        """run/<process>.lock: one process of a kind at a time."""
+        return self.run / f"{process}.lock"
+
+    @property
+    def drain_path(self) -> Path:
+        """run/drain.json: the supervisor asks deliver to empty the spool and end."""
+        return self.run / "drain.json"
+
+    def make(self) -> None:
+        """Make the folders that the agent writes to."""
+        for folder in (self.root, self.spool, self.models, self.trust, self.run, self.events):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def publish_json(path: Path, document: object) -> None:
+    """Replace a status file: whole for every reader, not durable (no fsync: it must never stall a loop)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(document, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_status(path: Path) -> dict[str, object]:
+    """Return a status file's object, {} when there is none or it is not one."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return document if isinstance(document, dict) else {}

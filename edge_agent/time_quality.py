@@ -1,0 +1,42 @@
+"""Says how far a wall clock can be believed; order never depends on it."""
+
+from __future__ import annotations
+
+from foundation.clock import Clock
+from schemas.reasons import Provenance, TimeQuality
+
+FIRST_POSSIBLE_TIME_NS = 1_767_225_600_000_000_000
+"""2026-01-01T00:00:00Z: this agent was built after it, so no live clock can truly show less."""
+
+FAR_FUTURE_AFTER_NS = 20 * 365 * 86_400 * 1_000_000_000
+"""20 years after `FIRST_POSSIBLE_TIME_NS`: no vehicle runs this agent for so long."""
+
+JUMP_NS = 2_000_000_000
+"""2 s between wall and monotonic time since the last look is a jump, not drift."""
+
+
+class WallClockWatch:
+    """Notices when wall time jumps against monotonic time while the process runs."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset_ns = clock.now_ns() - clock.monotonic_ns()
+        self.jumps = 0
+
+    def judge(self, capture_time_ns: int, provenance: Provenance) -> TimeQuality:
+        """Return the quality of the times of one frame.
+
+        A frame that was recorded just now must also have a believable capture time; one that is played back
+        may be as old as it likes. After a jump, times are `unsynchronised` until the process restarts:
+        frames from before and after it do not share a clock. """
+        now_ns = self._clock.now_ns()
+        offset_ns = now_ns - self._clock.monotonic_ns()
+        if abs(offset_ns - self._offset_ns) > JUMP_NS:
+            self.jumps += 1
+        self._offset_ns = offset_ns
+        times = (now_ns, capture_time_ns) if provenance is Provenance.RECORDED else (now_ns,)
+        if any(time_ns < FIRST_POSSIBLE_TIME_NS for time_ns in times):
+            return TimeQuality.BEFORE_BUILD
+        if any(time_ns > FIRST_POSSIBLE_TIME_NS + FAR_FUTURE_AFTER_NS for time_ns in times):
+            return TimeQuality.FAR_FUTURE
+        return TimeQuality.UNSYNCHRONISED if self.jumps else TimeQuality.OK
