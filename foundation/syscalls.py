@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 
-def open(path: str | Path, flags: int, mode: int = 0o644) -> int:  # noqa: A001 - named as the system call is
+def open(path: str | Path, flags: int, mode: int = 0o644) -> int:
     """A file descriptor, close-on-exec. Raises OSError."""
     return os.open(path, flags | os.O_CLOEXEC, mode)
 
@@ -32,7 +32,7 @@ def rename(source: str | Path, target: str | Path) -> None:
 
 def unlink(path: str | Path) -> None:
     """Remove one name. Raises OSError."""
-    os.unlink(path)  # noqa: PTH108 - the seam is one system call deep
+    os.unlink(path)
 
 
 def truncate(fd: int, length_bytes: int) -> None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from schemas.identity import Identity
 from schemas.reasons import ModelState, Provenance, TimeQuality, ValueClass, WindowRole
-
-_NONE: Mapping[str, int] = MappingProxyType({})
 
 MAX_MODEL_EVENTS = 200
 """Telemetry carries at most the last so many events of the model slots."""
@@ -97,8 +94,8 @@ class LedgerCounts:
     delivered: int = 0
     pending: int = 0
     in_doubt: int = 0
-    evicted: Mapping[str, int] = _NONE
-    not_accepted: Mapping[str, int] = _NONE
+    evicted: Mapping[str, int] = field(default_factory=dict)
+    not_accepted: Mapping[str, int] = field(default_factory=dict)
 
     def balances(self) -> bool:
         """Whether every accepted sample is accounted for."""

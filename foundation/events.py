@@ -1,0 +1,142 @@
+"""What happened, one JSON line each, in words a program can count; writing them never stops the one who tells.
+
+A full disk loses events, and `lost_events` counts them; the next line that can be written says how many. A file is
+bounded: past `max_bytes` it is renamed to `<name>.1`, which replaces the one before. Refuses to hold secrets: a
+Secret shows as its mask.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from foundation import syscalls
+from foundation.clock import Clock, SystemClock
+from foundation.errors import MisconfiguredError
+from foundation.settings import MASK, Secret
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+DEFAULT_MAX_BYTES: Final = 16 * 1024 * 1024
+
+
+class EventLog:
+    """Events of one component.
+
+    Args:
+        target: a file's path (opened for append, bounded by `max_bytes`), a text stream, or None for nowhere.
+        clock: where time_ns and monotonic_ns come from.
+        component: which part speaks.
+    """
+
+    def __init__(
+        self,
+        target: Path | str | TextIO | None,
+        clock: Clock | None = None,
+        component: str = "fleetloop",
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        self._path = Path(target) if isinstance(target, str | Path) else None
+        self._stream = None if isinstance(target, str | Path) else target
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._component = component
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._told_lost = 0
+        self.lost_events = 0
+
+    def emit(self, name: str, level: str = "info", **fields: Any) -> None:
+        """Write one event. Whatever the disk does, this returns; a field that JSON cannot hold is shown by repr.
+
+        Raises:
+            MisconfiguredError: `level` is not one of LEVELS (a defect of the caller, not of the disk).
+        """
+        if level not in LEVELS:
+            raise MisconfiguredError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}")
+        event: dict[str, Any] = {
+            "time_ns": self._clock.now_ns(),
+            "monotonic_ns": self._clock.monotonic_ns(),
+            "component": self._component,
+            "event": name,
+            "level": level,
+        }
+        for key, value in fields.items():
+            event[f"field_{key}" if key in event else key] = _masked(value)
+        with self._lock:
+            if self.lost_events > self._told_lost:
+                event["lost_events"] = self.lost_events
+            try:
+                self._write(_line(event))
+            except OSError:
+                self.lost_events += 1
+            else:
+                self._told_lost = self.lost_events
+
+    def _write(self, line: str) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except ValueError as error:  # a closed stream
+                raise OSError(str(error)) from error
+        elif self._path is not None:
+            data = line.encode("utf-8", "backslashreplace")
+            if self._fd < 0:
+                self._fd = syscalls.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            size_bytes = os.fstat(self._fd).st_size
+            if size_bytes and size_bytes + len(data) > self._max_bytes:
+                self._turn(self._path)
+            # One write a line: lines of several processes never mix.
+            written = syscalls.write(self._fd, data)
+            if written != len(data):
+                raise OSError(f"{written} of {len(data)} bytes written")
+
+    def _turn(self, path: Path) -> None:
+        syscalls.close(self._fd)
+        self._fd = -1
+        syscalls.rename(path, path.with_name(path.name + ".1"))
+        self._fd = syscalls.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def close(self) -> None:
+        """Give the file back; a later `emit` opens it again."""
+        with self._lock:
+            if self._fd >= 0:
+                syscalls.close(self._fd)
+                self._fd = -1
+
+
+def _line(event: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(event, ensure_ascii=False, allow_nan=False, default=_shown)
+    except (ValueError, TypeError):  # not a number, a cycle, a key that is no text
+        text = json.dumps({str(key): _plain(value) for key, value in event.items()}, ensure_ascii=False)
+    return text + "\n"
+
+
+def _masked(value: Any) -> Any:
+    """The value with every Secret in it masked: JSON would write the text of a str subclass."""
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int) or value is None else repr(value)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value[:64].hex()
+    if isinstance(value, set | frozenset):
+        return sorted(str(item) for item in value)
+    return repr(value)

@@ -1,0 +1,262 @@
+"""One framing for spool, ledger and acknowledgements: what was synced is found again, whatever was damaged beside it.
+
+A frame is a head and a body. The head is 24 fixed bytes and `meta`, under one CRC; the body is under its own. So a
+frame whose body was damaged still says which record it was, and an index is built without reading bodies.
+
+    offset  bytes
+    0       4     magic F4 4C 46 4A
+    4       1     version (1)
+    5       1     kind: what the journal's owner takes it for
+    6       2     zero
+    8       4     meta_bytes, little endian, at most MAX_META_BYTES
+    12      4     body_bytes, little endian
+    16      4     CRC-32 of the body
+    20      4     CRC-32 of bytes [0, 20) and meta
+    24            meta, then body
+
+After damage a reader goes on at the next magic whose head has a right CRC. The length in a damaged frame's head is
+believed only when a frame (or the end) really follows there. This module never repairs anything but a torn tail.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+from foundation.errors import CorruptError, RejectedError
+
+MAGIC: Final = b"\xf4LFJ"
+VERSION: Final = 1
+HEADER_BYTES: Final = 24
+MAX_META_BYTES: Final = 65_536
+MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+
+_HEAD: Final = struct.Struct("<4sBBHIII")
+_CRC: Final = struct.Struct("<I")
+_WINDOW_BYTES: Final = 1024 * 1024
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the owner of a journal puts in: a kind (0 to 255), a short meta and a body."""
+
+    kind: int
+    meta: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """A head whose CRC is right. Offsets are of the file."""
+
+    offset: int
+    kind: int
+    meta: bytes
+    body_bytes: int
+    body_crc: int
+
+    @property
+    def body_offset(self) -> int:
+        """Where the body begins."""
+        return self.offset + HEADER_BYTES + len(self.meta)
+
+    @property
+    def end(self) -> int:
+        """One past the body."""
+        return self.body_offset + self.body_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedFrame:
+    """A whole frame at [offset, end); its body is at [body_offset, body_offset + body_bytes)."""
+
+    offset: int
+    end: int
+    kind: int
+    meta: bytes
+    body_offset: int
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The bytes [begin, end) hold no whole frame. `header` is there when its head was still right."""
+
+    begin: int
+    end: int
+    header: FrameHeader | None = None
+
+
+def encode_frame(kind: int, meta: Buffer, body: Buffer) -> bytes:
+    """The bytes of one frame.
+
+    Raises:
+        RejectedError: kind, meta or body is out of bounds (reason invalid_value or oversize).
+    """
+    if not 0 <= kind <= 255:
+        raise RejectedError(f"kind is {kind}; it must be in [0, 255]", reason="invalid_value")
+    if len(meta) > MAX_META_BYTES or len(body) > MAX_BODY_BYTES:
+        raise RejectedError(
+            f"meta has {len(meta)} bytes (at most {MAX_META_BYTES}), body {len(body)} (at most {MAX_BODY_BYTES})",
+            reason="oversize",
+        )
+    head = _HEAD.pack(MAGIC, VERSION, kind, 0, len(meta), len(body), crc32(body))
+    return b"".join((head, _CRC.pack(crc32(meta, crc32(head))), meta, body))
+
+
+def scan(
+    source: Buffer | Path | int, start: int = 0, end: int | None = None, *, check_bodies: bool = True
+) -> Iterator[ScannedFrame | Damage]:
+    """Every frame in [start, end) in order, and every stretch between them that is none. A torn tail is Damage.
+
+    Args:
+        source: bytes, a file, or an open descriptor (which keeps its position).
+        start: where a frame is expected.
+        end: stop here; by default at the size that the source has now.
+        check_bodies: whether a frame must also have the right body CRC. Without, bodies are not read at all.
+
+    Raises:
+        CorruptError: the file cannot be read.
+    """
+    if isinstance(source, Path):
+        try:
+            fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CorruptError(f"cannot be opened: {error.strerror}", path=source) from error
+        try:
+            yield from _scan(_File(fd, end, str(source)), start, check_bodies)
+        finally:
+            os.close(fd)
+    elif isinstance(source, int):
+        yield from _scan(_File(source, end, f"descriptor {source}"), start, check_bodies)
+    else:
+        yield from _scan(_Memory(memoryview(source)[:end]), start, check_bodies)
+
+
+def read_body(fd: int, frame: ScannedFrame) -> bytes:
+    """The body of a frame found by `scan`, as it is on the disk now. Raises CorruptError when it is cut short."""
+    body = os.pread(fd, frame.body_bytes, frame.body_offset)
+    if len(body) != frame.body_bytes:
+        raise CorruptError(
+            f"the body has {len(body)} of {frame.body_bytes} bytes",
+            path=f"descriptor {fd}",
+            offset_bytes=frame.body_offset,
+        )
+    return body
+
+
+class _Memory:
+    """A source that is in memory."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self, begin: int, length: int) -> memoryview:
+        return self._data[begin : begin + length]
+
+
+class _File:
+    """A file read through a window. pread, not mmap: another process may cut the file while we read it."""
+
+    def __init__(self, fd: int, end: int | None, name: str) -> None:
+        self._fd = fd
+        self._name = name
+        self._window = memoryview(b"")
+        self._begin = 0
+        size = os.fstat(fd).st_size
+        self.size = size if end is None else min(size, end)
+
+    def read(self, begin: int, length: int) -> memoryview:
+        """At most `length` bytes from `begin`; fewer only at the end."""
+        length = max(0, min(length, self.size - begin))
+        at = begin - self._begin
+        if at < 0 or at + length > len(self._window):
+            want = min(max(length, _WINDOW_BYTES), self.size - begin)
+            try:
+                data = os.pread(self._fd, want, begin)
+            except OSError as error:
+                raise CorruptError(
+                    f"cannot be read: {error.strerror}", path=self._name, offset_bytes=begin
+                ) from error
+            self._window, self._begin, at = memoryview(data), begin, 0
+        return self._window[at : at + length]
+
+
+def _header_at(source: _Memory | _File, offset: int) -> FrameHeader | None:
+    """The head at `offset` when its magic, version, lengths and CRC are right."""
+    head = source.read(offset, HEADER_BYTES)
+    if len(head) < HEADER_BYTES:
+        return None
+    magic, version, kind, zero, meta_bytes, body_bytes, body_crc = _HEAD.unpack_from(head)
+    if (
+        magic != MAGIC
+        or version != VERSION
+        or zero
+        or meta_bytes > MAX_META_BYTES
+        or body_bytes > MAX_BODY_BYTES
+    ):
+        return None
+    (head_crc,) = _CRC.unpack_from(head, _HEAD.size)
+    fixed_crc = crc32(head[: _HEAD.size])
+    meta = bytes(source.read(offset + HEADER_BYTES, meta_bytes))
+    if len(meta) < meta_bytes or crc32(meta, fixed_crc) != head_crc:
+        return None
+    return FrameHeader(offset, kind, meta, body_bytes, body_crc)
+
+
+def _is_whole(source: _Memory | _File, header: FrameHeader, check_bodies: bool) -> bool:
+    if header.end > source.size:
+        return False
+    if not check_bodies:
+        return True
+    body = source.read(header.body_offset, header.body_bytes)
+    return len(body) == header.body_bytes and crc32(body) == header.body_crc
+
+
+def _next_header(source: _Memory | _File, start: int) -> FrameHeader | None:
+    """The first right head at or after `start`."""
+    at = start
+    while at < source.size:
+        block = bytes(source.read(at, _WINDOW_BYTES))
+        found = block.find(MAGIC)
+        while found >= 0:
+            header = _header_at(source, at + found)
+            if header is not None:
+                return header
+            found = block.find(MAGIC, found + 1)
+        if len(block) < len(MAGIC):
+            return None
+        at += max(1, len(block) - len(MAGIC) + 1)  # a magic may lie across two blocks
+    return None
+
+
+def _scan(source: _Memory | _File, start: int, check_bodies: bool) -> Iterator[ScannedFrame | Damage]:
+    at = start
+    while at < source.size:
+        header = _header_at(source, at)
+        if header is not None and _is_whole(source, header, check_bodies):
+            yield ScannedFrame(
+                at, header.end, header.kind, header.meta, header.body_offset, header.body_bytes
+            )
+            at = header.end
+            continue
+        if header is None:
+            follower = _next_header(source, at + 1)
+            resume = follower.offset if follower is not None else source.size
+        elif header.end == source.size or (
+            header.end < source.size and _header_at(source, header.end) is not None
+        ):
+            resume = header.end  # only the body is damaged: its length is confirmed by what follows
+        else:
+            follower = _next_header(source, header.body_offset)
+            resume = follower.offset if follower is not None else source.size
+        yield Damage(at, resume, header)
+        at = resume

@@ -1,0 +1,209 @@
+"""Bytes on the wire, in Avro single-object encoding: encoded once, at the newest version; read at every version.
+
+Every failure to read is a RejectedError with its reason; no input, however hostile, raises anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from fastavro import schemaless_reader, schemaless_writer
+from fastavro.schema import SchemaParseException
+
+from foundation.errors import RejectedError
+from schemas.reasons import ModelState, Provenance, RejectReason, TimeQuality, ValueClass, WindowRole
+from schemas.records import Health, LedgerCounts, ModelEvent, Notice, Sample, Scores, Telemetry
+from schemas.registry import HEADER_BYTES, MARKER, Schema, newest, schemas
+
+_T = TypeVar("_T")
+
+_FIELDS: Final = Sample.__slots__
+_LABELS: Final = {member: member.label for member in ValueClass}
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """The sample's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
+    sample.validate()
+    fields: dict[str, Any] = {name: getattr(sample, name) for name in _FIELDS}
+    scores = sample.scores
+    fields["scores"] = {
+        "entropy": scores.entropy,
+        "margin": scores.margin,
+        "least_confidence": scores.least_confidence,
+        "novelty": scores.novelty,
+    }
+    fields["value_class"] = _LABELS[sample.value_class]
+    return _write("sample", fields)
+
+
+def encode_telemetry(telemetry: Telemetry) -> bytes:
+    """The telemetry's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
+    telemetry.validate()
+    fields: dict[str, Any] = {name: getattr(telemetry, name) for name in Telemetry.__slots__}
+    for name in ("ledger", "health"):
+        part = fields[name]
+        fields[name] = {field: getattr(part, field) for field in part.__slots__}
+    fields["ledger"]["evicted"] = {str(reason): n for reason, n in telemetry.ledger.evicted.items()}
+    fields["ledger"]["not_accepted"] = {str(reason): n for reason, n in telemetry.ledger.not_accepted.items()}
+    fields["model_events"] = [
+        {field: getattr(event, field) for field in ModelEvent.__slots__} for event in telemetry.model_events
+    ]
+    return _write("telemetry", fields)
+
+
+def encode_notice(notice: Notice) -> bytes:
+    """The notice's bytes on the wire. Raises RejectedError (invalid_value)."""
+    notice.validate()
+    return _write("notice", {name: getattr(notice, name) for name in Notice.__slots__})
+
+
+def decode(value: bytes, *, check_payload: bool = True) -> Sample | Telemetry | Notice:
+    """The record in `value`, whatever kind its fingerprint names.
+
+    Args:
+        value: one whole record in single-object encoding.
+        check_payload: also compare an inline payload with payload_sha256 (the cost of one sha256).
+
+    Raises:
+        RejectedError: not_single_object, unknown_schema, truncated, invalid_value, malformed_identity,
+            payload_hash_mismatch.
+    """
+    schema = _schema(value)
+    if schema.name == "sample":
+        return _sample(_read(value, schema), check_payload)
+    if schema.name == "telemetry":
+        return _telemetry(_read(value, schema))
+    return _notice(_read(value, schema))
+
+
+def decode_sample(value: bytes, *, check_payload: bool = True) -> Sample:
+    """As `decode`; another kind of record is rejected as unknown_schema."""
+    return _sample(_read(value, _schema(value, "sample")), check_payload)
+
+
+def decode_telemetry(value: bytes) -> Telemetry:
+    """As `decode`; another kind of record is rejected as unknown_schema."""
+    return _telemetry(_read(value, _schema(value, "telemetry")))
+
+
+def decode_notice(value: bytes) -> Notice:
+    """As `decode`; another kind of record is rejected as unknown_schema."""
+    return _notice(_read(value, _schema(value, "notice")))
+
+
+def _write(name: str, fields: Mapping[str, Any]) -> bytes:
+    schema = newest(name)
+    out = io.BytesIO(schema.header)
+    out.seek(HEADER_BYTES)
+    try:
+        schemaless_writer(out, schema.parsed, fields)
+    except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
+        # validate() names a field; what it lets through and Avro cannot hold (a lone surrogate) is named here.
+        raise _rejected(RejectReason.INVALID_VALUE, f"{name} cannot be encoded: {error}") from error
+    return out.getvalue()
+
+
+def _schema(value: bytes, name: str | None = None) -> Schema:
+    if len(value) < HEADER_BYTES or not value.startswith(MARKER):
+        begin = value[:HEADER_BYTES].hex()
+        raise _rejected(
+            RejectReason.NOT_SINGLE_OBJECT,
+            f"{len(value)} bytes that begin {begin}: not Avro single-object encoding",
+        )
+    schema = schemas().get(value[:HEADER_BYTES])
+    if schema is None:
+        raise _rejected(
+            RejectReason.UNKNOWN_SCHEMA, f"no schema has the fingerprint {value[2:HEADER_BYTES].hex()}"
+        )
+    if name is not None and schema.name != name:
+        raise _rejected(RejectReason.UNKNOWN_SCHEMA, f"a {schema.name} where a {name} was expected")
+    return schema
+
+
+def _read(value: bytes, schema: Schema) -> dict[str, Any]:
+    reader = newest(schema.name)
+    stream = io.BytesIO(value)
+    stream.seek(HEADER_BYTES)
+    try:
+        if reader is schema:
+            fields = schemaless_reader(stream, schema.parsed, None)
+        else:
+            fields = schemaless_reader(stream, schema.parsed, reader.parsed)
+    except EOFError as error:
+        raise _rejected(
+            RejectReason.TRUNCATED, f"{schema.name} ends within a field, after {len(value)} bytes"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _rejected(RejectReason.INVALID_VALUE, f"{schema.name} holds text that is not UTF-8") from error
+    except (
+        IndexError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        SchemaParseException,
+    ) as error:
+        raise _rejected(
+            RejectReason.INVALID_VALUE, f"{schema.name} version {schema.version} cannot be read: {error}"
+        ) from error
+    rest_bytes = len(value) - stream.tell()
+    if rest_bytes:
+        raise _rejected(RejectReason.INVALID_VALUE, f"{rest_bytes} bytes follow the {schema.name}")
+    return fields  # type: ignore[no-any-return]
+
+
+def _sample(fields: dict[str, Any], check_payload: bool) -> Sample:
+    def build() -> Sample:
+        fields["time_quality"] = TimeQuality(fields["time_quality"])
+        fields["window_role"] = WindowRole(fields["window_role"])
+        fields["provenance"] = Provenance(fields["provenance"])
+        fields["value_class"] = ValueClass.from_label(fields["value_class"])
+        for name in ("probabilities", "embedding", "subject_refs"):
+            fields[name] = tuple(fields[name])
+        fields["scores"] = Scores(**fields["scores"])
+        return Sample(**fields)
+
+    sample = _built(build)
+    sample.validate()
+    if check_payload and not sample.payload_uri:
+        digest = hashlib.sha256(sample.payload).hexdigest()
+        if digest != sample.payload_sha256:
+            raise _rejected(
+                RejectReason.PAYLOAD_HASH_MISMATCH,
+                f"the payload hashes to {digest}; payload_sha256 is {sample.payload_sha256}",
+            )
+    return sample
+
+
+def _telemetry(fields: dict[str, Any]) -> Telemetry:
+    def build() -> Telemetry:
+        fields["model_state"] = ModelState(fields["model_state"])
+        fields["ledger"] = LedgerCounts(**fields["ledger"])
+        fields["health"] = Health(**fields["health"])
+        fields["model_events"] = tuple(ModelEvent(**event) for event in fields["model_events"])
+        return Telemetry(**fields)
+
+    telemetry = _built(build)
+    telemetry.validate()
+    return telemetry
+
+
+def _notice(fields: dict[str, Any]) -> Notice:
+    notice = _built(lambda: Notice(**fields))
+    notice.validate()
+    return notice
+
+
+def _built(build: Callable[[], _T]) -> _T:
+    try:
+        return build()
+    except (ValueError, KeyError, TypeError) as error:
+        raise _rejected(RejectReason.INVALID_VALUE, f"a field has a value from no list: {error}") from error
+
+
+def _rejected(reason: RejectReason, message: str) -> RejectedError:
+    return RejectedError(message, reason=reason)

@@ -1,0 +1,140 @@
+"""Which public keys are a vehicle's own: the list that ingest trusts, as plain JSON that a person can read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Self
+
+from foundation.errors import CorruptError, MisconfiguredError
+from foundation.files import write_atomic
+from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
+
+FORMAT: Final = 1
+_FIELDS: Final = {"vehicle_id", "key_id", "public_b64", "enrolled_time_ns", "revoked_time_ns"}
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledKey:
+    """One public key of one vehicle. `key_id` is the first 16 hex characters of the sha256 of the raw public key.
+
+    Raises:
+        CorruptError: a field is out of its bounds, or the key id is not that of the key.
+    """
+
+    vehicle_id: str
+    key_id: str
+    public_b64: str
+    enrolled_time_ns: int
+    revoked_time_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_vehicle_id(self.vehicle_id):
+            raise CorruptError(f"vehicle_id {self.vehicle_id!r} is not of the form {VEHICLE_ID_PATTERN}")
+        try:
+            raw = base64.b64decode(self.public_b64, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise CorruptError(f"public_b64 of {self.vehicle_id} is not base64") from error
+        if len(raw) != 32 or hashlib.sha256(raw).hexdigest()[:16] != self.key_id:
+            raise CorruptError(f"key_id {self.key_id!r} of {self.vehicle_id} is not that of its public_b64")
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Vehicle -> its keys, oldest first. Never changed in place: each change gives a new one."""
+
+    vehicles: Mapping[str, tuple[EnrolledKey, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def of(cls, *keys: EnrolledKey) -> Self:
+        """An enrolment of these keys.
+
+        Raises:
+            MisconfiguredError: one key is given to two vehicles, or twice.
+        """
+        vehicles: dict[str, tuple[EnrolledKey, ...]] = {}
+        owner: dict[str, str] = {}
+        for key in keys:
+            if key.key_id in owner:
+                raise MisconfiguredError(
+                    f"key {key.key_id} is enrolled for {owner[key.key_id]} already; it cannot be {key.vehicle_id}'s"
+                )
+            owner[key.key_id] = key.vehicle_id
+            vehicles[key.vehicle_id] = (*vehicles.get(key.vehicle_id, ()), key)
+        return cls(MappingProxyType(vehicles))
+
+    @property
+    def keys(self) -> tuple[EnrolledKey, ...]:
+        """Every key, by vehicle."""
+        return tuple(key for name in sorted(self.vehicles) for key in self.vehicles[name])
+
+    def with_key(self, key: EnrolledKey) -> Self:
+        """Also this key. Raises MisconfiguredError when it is enrolled already."""
+        return self.of(*self.keys, key)
+
+    def with_revoked(self, vehicle_id: str, revoked_time_ns: int, key_id: str | None = None) -> Self:
+        """The vehicle's key (all of them, without `key_id`) revoked; one revoked before keeps its time.
+
+        Raises:
+            MisconfiguredError: the vehicle has no such key.
+        """
+        if not any(k.vehicle_id == vehicle_id and key_id in (None, k.key_id) for k in self.keys):
+            raise MisconfiguredError(f"{vehicle_id} has no key {key_id or ''}".rstrip())
+        return self.of(
+            *(
+                replace(key, revoked_time_ns=revoked_time_ns)
+                if key.vehicle_id == vehicle_id
+                and key_id in (None, key.key_id)
+                and key.revoked_time_ns is None
+                else key
+                for key in self.keys
+            )
+        )
+
+    def to_json(self) -> str:
+        """Sorted keys, indent 2, a newline at the end."""
+        rows = [{name: getattr(key, name) for name in sorted(_FIELDS)} for key in self.keys]
+        return json.dumps({"format": FORMAT, "keys": rows}, sort_keys=True, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, path: Path | str = "") -> Self:
+        """What `to_json` wrote. Raises CorruptError naming `path`, MisconfiguredError."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise CorruptError(f"not JSON: {error}", path=path) from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise CorruptError(f"not an enrolment of format {FORMAT}", path=path)
+        rows = document.get("keys")
+        if not isinstance(rows, list):
+            raise CorruptError("keys is not a list", path=path)
+        return cls.of(*(_key(row, path) for row in rows))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """The enrolment in a file; an empty one when there is no file yet. Raises CorruptError."""
+        try:
+            return cls.from_json(Path(path).read_bytes(), path=path)
+        except FileNotFoundError:
+            return cls()
+
+    def save(self, path: Path | str) -> None:
+        """Replace the file atomically."""
+        write_atomic(path, self.to_json().encode())
+
+
+def _key(row: object, path: Path | str) -> EnrolledKey:
+    if not isinstance(row, dict) or set(row) != _FIELDS:
+        raise CorruptError(f"a key needs exactly {sorted(_FIELDS)}: {str(row)[:200]}", path=path)
+    for name in ("vehicle_id", "key_id", "public_b64"):
+        if not isinstance(row[name], str):
+            raise CorruptError(f"{name} is {row[name]!r}; it must be text", path=path)
+    if type(row["enrolled_time_ns"]) is not int or type(row["revoked_time_ns"]) not in (int, type(None)):
+        raise CorruptError(f"enrolled_time_ns and revoked_time_ns must be whole numbers: {row}", path=path)
+    return EnrolledKey(**row)

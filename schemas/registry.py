@@ -1,0 +1,83 @@
+"""Every version of every schema that FleetLoop ever wrote, found by its fingerprint.
+
+Versions are the files schemas/avro/<name>.v<N>.avsc; the newest is written, all of them are read. A version that was
+released is never edited: `python -m schemas.compatibility` compares it with its frozen copy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
+
+from foundation.errors import CorruptError
+
+NAMES: Final = ("sample", "telemetry", "notice")
+MARKER: Final = b"\xc3\x01"
+"""Avro 1.12 specification, "Single object encoding": marker, then the fingerprint, little endian."""
+HEADER_BYTES: Final = 10
+
+_file_name = re.compile(r"(?P<name>[a-z]+)\.v(?P<version>[1-9][0-9]*)\.avsc").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """One version. `raw` is the file's JSON, `parsed` is what fastavro uses, `header` begins each of its records."""
+
+    name: str
+    version: int
+    raw: Mapping[str, Any]
+    parsed: Any
+    header: bytes
+
+
+@cache
+def schemas() -> Mapping[bytes, Schema]:
+    """Header (10 bytes) -> schema, of every version shipped.
+
+    Raises:
+        CorruptError: two versions have the same fingerprint, or one is missing from 1..newest.
+    """
+    found: dict[bytes, Schema] = {}
+    for entry in sorted(resources.files("schemas").joinpath("avro").iterdir(), key=lambda item: item.name):
+        match = _file_name(entry.name)
+        if match is None:
+            continue
+        schema = load(match["name"], int(match["version"]), entry.read_text("utf-8"))
+        twin = found.get(schema.header)
+        if twin is not None:
+            raise CorruptError(
+                f"has the fingerprint of {twin.name} version {twin.version}; a reader could not tell them apart",
+                path=entry.name,
+            )
+        found[schema.header] = schema
+    for name in NAMES:
+        versions = sorted(schema.version for schema in found.values() if schema.name == name)
+        if versions != list(range(1, len(versions) + 1)) or not versions:
+            raise CorruptError(
+                f"versions of {name} are {versions}; they must be 1, 2, ...", path="schemas/avro"
+            )
+    return MappingProxyType(found)
+
+
+@cache
+def newest(name: str) -> Schema:
+    """The version that is written. Raises KeyError for a name that is not one of NAMES."""
+    if name not in NAMES:
+        raise KeyError(name)
+    return max((s for s in schemas().values() if s.name == name), key=lambda schema: schema.version)
+
+
+def load(name: str, version: int, text: str) -> Schema:
+    """A schema from the text of its file. The fingerprint is CRC-64-AVRO over the parsing canonical form."""
+    raw = json.loads(text)
+    # fastavro gives the fingerprint in the byte order of the specification's single object encoding.
+    rabin = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))
+    return Schema(name, version, raw, parse_schema(raw), MARKER + rabin)
