@@ -1,0 +1,182 @@
+"""ONNX Runtime behind the port: loads from verified bytes, never from a path, and tells where each node runs.
+
+The old trap: asking for a provider that cannot take the graph yields a session on the CPU without a word.
+So the session records which provider got which node, and a contract that forbids the fall-back is refused
+on that record.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import MisconfiguredError, RejectedError
+from modelkit.contract import ModelContract
+from modelkit.runtime import NodePlacement, RawOutputs, RuntimeOptions
+from modelkit.verify import VerifiedModel
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+CPU: Final = "CPUExecutionProvider"
+_FATAL_ONLY: Final = 4
+
+
+class OnnxRuntimeBackend:
+    """The default backend. Imports onnxruntime when the first model is loaded."""
+
+    def load(self, model: VerifiedModel, options: RuntimeOptions) -> OnnxRuntimeModel:
+        """See `Backend.load`."""
+        if not isinstance(model, VerifiedModel):
+            raise MisconfiguredError(f"a backend loads a VerifiedModel, not {type(model).__name__}")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MisconfiguredError(
+                f"onnxruntime cannot be imported: {error}; install fleetloop[agent]"
+            ) from error
+        providers, is_missing = _choose(model.contract, options, onnxruntime.get_available_providers())
+        try:
+            session = onnxruntime.InferenceSession(
+                model.data,
+                _session_options(options),
+                providers=providers,
+                provider_options=[dict(options.provider_options.get(name, {})) for name in providers],
+            )
+            session.disable_fallback()
+            placement = _placement(session)
+        except _errors() as error:
+            message = f"model {model.digest[:12]} cannot be loaded: {str(error)[:500]}"
+            raise RejectedError(message, reason="load_failed") from error
+        loaded = OnnxRuntimeModel(model, session, providers[0], placement, is_provider_missing=is_missing)
+        if model.contract.cpu_fallback == "refuse" and loaded.is_fallen_back:
+            on_cpu = [p.node or p.op for p in placement if p.provider == CPU]
+            raise RejectedError(
+                f"{len(on_cpu)} of {len(placement)} nodes would run on the CPU "
+                f"(first: {on_cpu[:3]}), the contract allows "
+                f"only {model.contract.allowed_providers}",
+                reason="cpu_fallback",
+            )
+        return loaded
+
+
+class OnnxRuntimeModel:
+    """A session on one model. Safe to call from several threads; close by letting it go."""
+
+    def __init__(
+        self,
+        model: VerifiedModel,
+        session: ort.InferenceSession,
+        provider: str,
+        placement: tuple[NodePlacement, ...],
+        *,
+        is_provider_missing: bool,
+    ) -> None:
+        self.contract: ModelContract = model.contract
+        self.digest: str = model.digest
+        self.provider: str = provider
+        self._session = session
+        self._placement = placement
+        self._is_provider_missing = is_provider_missing
+
+    @property
+    def is_fallen_back(self) -> bool:
+        """See `LoadedModel.is_fallen_back`; also true when the preferred provider is not installed."""
+        wants_cpu_first = self.contract.allowed_providers[0] == CPU and self.provider == CPU
+        if wants_cpu_first:
+            return False
+        return self._is_provider_missing or any(node.provider == CPU for node in self._placement)
+
+    def placement(self) -> tuple[NodePlacement, ...]:
+        """See `LoadedModel.placement`."""
+        return self._placement
+
+    def run(self, batch: NDArray[np.float32]) -> RawOutputs:
+        """See `LoadedModel.run`."""
+        spec, out = self.contract.input, self.contract.outputs
+        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[0] < 1:
+            raise RejectedError(
+                f"batch of {batch.dtype} {batch.shape}, not float32 (N, C, H, W)", reason="wrong_io"
+            )
+        if batch.shape[1:] != (spec.channels, spec.height, spec.width):
+            wanted = (spec.channels, spec.height, spec.width)
+            raise RejectedError(
+                f"batch of rows {batch.shape[1:]}, the contract says {wanted}", reason="wrong_io"
+            )
+        try:
+            logits, embedding = self._session.run([out.logits, out.embedding], {spec.name: batch})
+        except _errors() as error:
+            raise RejectedError(
+                f"model {self.digest[:12]} failed: {str(error)[:500]}", reason="run_failed"
+            ) from error
+        rows = batch.shape[0]
+        if logits.shape != (rows, len(self.contract.classes)) or embedding.shape != (
+            rows,
+            out.embedding_size,
+        ):
+            raise RejectedError(
+                f"outputs of shape {logits.shape} and {embedding.shape} are not the contract's",
+                reason="wrong_io",
+            )
+        return RawOutputs(logits, embedding)
+
+
+def _choose(contract: ModelContract, options: RuntimeOptions, available: list[str]) -> tuple[list[str], bool]:
+    """Providers to ask for, best first, and whether one of higher preference is missing."""
+    wanted = options.providers or contract.allowed_providers
+    foreign = [name for name in wanted if name not in contract.allowed_providers]
+    if foreign:
+        raise MisconfiguredError(
+            f"providers {foreign} are not in the contract's {contract.allowed_providers}"
+        )
+    chosen = [name for name in wanted if name in available]
+    is_missing = not chosen or chosen[0] != wanted[0]
+    if not chosen and contract.cpu_fallback == "refuse":
+        raise MisconfiguredError(f"none of the providers {list(wanted)} is installed, only {available}")
+    if CPU not in chosen and contract.cpu_fallback == "allow":
+        chosen.append(CPU)
+    return chosen, is_missing
+
+
+def _session_options(options: RuntimeOptions) -> ort.SessionOptions:
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _FATAL_ONLY
+    settings.graph_optimization_level = {
+        "none": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[options.graph_optimisation]
+    settings.add_session_config_entry(
+        "session.intra_op.allow_spinning", "1" if options.allow_spinning else "0"
+    )
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Bytes that are at once ONNX and the runtime's own format must be read as what was verified.
+    settings.add_session_config_entry("session.load_model_format", "ONNX")
+    return settings
+
+
+def _placement(session: ort.InferenceSession) -> tuple[NodePlacement, ...]:
+    return tuple(
+        NodePlacement(node.name, node.op_type, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Every error that the runtime raises; they share no root of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = (
+        "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf ModelLoaded NoModel NoSuchFile "
+        "NotImplemented RuntimeException"
+    )
+    return (*(getattr(state, name) for name in names.split()), RuntimeError, ValueError)

@@ -1,0 +1,92 @@
+"""The port behind which models run. A backend loads verified bytes only, and says where each node runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkit.contract import ModelContract
+from modelkit.verify import VerifiedModel
+
+_NO_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """How to run, never what.
+
+    `providers` narrows the contract's allowed providers, in order of preference; empty means the contract's
+    own. `allow_spinning` buys latency on an idle machine with every other process's time: off on a vehicle.
+    """
+
+    threads: int = 1
+    allow_spinning: bool = False
+    graph_optimisation: Literal["none", "basic", "extended", "all"] = "all"
+    providers: tuple[str, ...] = ()
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: _NO_OPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class RawOutputs:
+    """What the graph returned: logits float32 (N, classes) and embedding float32 (N, embedding_size)."""
+
+    logits: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlacement:
+    """One node of the optimised graph and the execution provider that the runtime gave it to."""
+
+    node: str
+    op: str
+    provider: str
+
+
+class LoadedModel(Protocol):
+    """A model that is ready to run in this process."""
+
+    @property
+    def contract(self) -> ModelContract:
+        """The contract of the verified bytes."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the verified bytes."""
+
+    @property
+    def provider(self) -> str:
+        """The provider that was asked for first; `placement` says what it really got."""
+
+    def run(self, batch: NDArray[np.float32]) -> RawOutputs:
+        """Run float32 (N, C, H, W), N at least 1.
+
+        Raises:
+            RejectedError: reason `run_failed` (the runtime refused) or `wrong_io` (shapes are not the
+            contract's).
+        """
+
+    def placement(self) -> tuple[NodePlacement, ...]:
+        """Which node runs where, by the runtime's own word."""
+
+    @property
+    def is_fallen_back(self) -> bool:
+        """At least one node runs on the CPU although another provider was asked for first."""
+
+
+class Backend(Protocol):
+    """Loads verified models; one a runtime library."""
+
+    def load(self, model: VerifiedModel, options: RuntimeOptions) -> LoadedModel:
+        """Ready to run.
+
+        Raises:
+            RejectedError: reason `load_failed` (the runtime refuses the graph) or `cpu_fallback` (a node
+                would run on the CPU and the contract forbids it).
+            MisconfiguredError: the runtime library or every allowed provider is missing here.
+        """

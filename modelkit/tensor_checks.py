@@ -1,0 +1,80 @@
+"""A tensor inside a model holds exactly the bytes that its header claims, and refers to nothing outside."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from foundation.errors import RejectedError
+
+if TYPE_CHECKING:
+    from onnx import SparseTensorProto, TensorProto
+
+# Bits an element, by the numbers of onnx.proto's TensorProto.DataType; strings (8) are refused.
+_BITS: Final = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
+    14: 64, 15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8,
+}  # fmt: skip
+_EXTERNAL: Final = 1
+_TYPED_FIELDS: Final = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+_COMPLEX_TYPES: Final = (14, 15)
+_FOUR_BIT_TYPES: Final = (21, 22, 23)
+
+
+def check_tensor(tensor: TensorProto, max_bytes: int) -> None:
+    """Raise unless the tensor's data is here, whole and of the size in its header.
+
+    Raises:
+        RejectedError: `external_data` (it points outside), or `bad_tensor` (size, type or shape is false).
+    """
+    if tensor.data_location == _EXTERNAL or tensor.external_data:
+        where = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        raise RejectedError(
+            f"tensor {tensor.name!r} keeps its data outside, in {where[:200]!r}", reason="external_data"
+        )
+    if tensor.HasField("segment"):
+        raise RejectedError(f"tensor {tensor.name!r} is a segment of another", reason="bad_tensor")
+    bits = _BITS.get(tensor.data_type)
+    if bits is None or tensor.string_data:
+        raise RejectedError(f"tensor {tensor.name!r} has data type {tensor.data_type}", reason="bad_tensor")
+    dims = list(tensor.dims)
+    if any(size < 0 for size in dims):
+        raise RejectedError(f"tensor {tensor.name!r} has shape {dims}", reason="bad_tensor")
+    elements = math.prod(dims)
+    claimed_bytes = (elements * bits + 7) // 8
+    if claimed_bytes > max_bytes:
+        message = f"tensor {tensor.name!r} of shape {dims[:8]} claims "
+        f"{claimed_bytes} bytes, the limit is {max_bytes}"
+        raise RejectedError(message, reason="bad_tensor")
+    _check_length(tensor, elements, claimed_bytes)
+
+
+def _check_length(tensor: TensorProto, elements: int, claimed_bytes: int) -> None:
+    lengths = {name: len(getattr(tensor, name)) for name in _TYPED_FIELDS}
+    filled = [name for name, length in lengths.items() if length]
+    if tensor.HasField("raw_data"):
+        if filled:
+            raise RejectedError(f"tensor {tensor.name!r} keeps its data twice", reason="bad_tensor")
+        if len(tensor.raw_data) != claimed_bytes:
+            message = f"tensor {tensor.name!r} claims {claimed_bytes} bytes and has {len(tensor.raw_data)}"
+            raise RejectedError(message, reason="bad_tensor")
+        return
+    wanted = elements
+    if tensor.data_type in _COMPLEX_TYPES:
+        wanted = 2 * elements
+    elif tensor.data_type in _FOUR_BIT_TYPES:
+        wanted = (elements + 1) // 2
+    if len(filled) > 1 or sum(lengths.values()) != wanted:
+        message = f"tensor {tensor.name!r} claims {wanted} values and has {sum(lengths.values())}"
+        raise RejectedError(message, reason="bad_tensor")
+
+
+def check_sparse_tensor(sparse: SparseTensorProto, max_bytes: int) -> None:
+    """As `check_tensor`, for both halves of a sparse tensor and for the dense size that it unfolds to."""
+    check_tensor(sparse.values, max_bytes)
+    check_tensor(sparse.indices, max_bytes)
+    dims = list(sparse.dims)
+    if any(size < 0 for size in dims) or math.prod(dims) * 16 > max_bytes:
+        raise RejectedError(
+            f"sparse tensor {sparse.values.name!r} unfolds to shape {dims[:8]}", reason="bad_tensor"
+        )
