@@ -1,0 +1,114 @@
+"""What may be removed from the lake, and nothing that a dataset version still names.
+
+Whoever makes a dataset version pins the lake lock that it was made on (`pin`, a file a dataset under
+`<lake>/pins`). Trimming the log and removing files take the pins first and refuse to reach behind the oldest
+one. The newest version is always kept too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+from connectors.lake import LakeTable
+from connectors.lake_lock import LakeLock, lock_json, parse_lake_lock
+from foundation import syscalls
+from foundation.clock import Clock, SystemClock
+from foundation.errors import MisconfiguredError
+from foundation.files import fsync_folder, read_json, write_json_atomic
+
+PINS_FOLDER = "pins"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
+_LOG_ENTRY = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
+
+
+def pin(lake_folder: Path, dataset: str, lock: LakeLock) -> None:
+    """Keep the versions that `lock` names readable for as long as the pin of `dataset` stands."""
+    if not _NAME.fullmatch(dataset):
+        raise MisconfiguredError(f"dataset name {dataset!r} cannot name a pin: it must match {_NAME.pattern}")
+    folder = lake_folder / PINS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / f"{dataset}.json", lock_json(lock))
+
+
+def unpin(lake_folder: Path, dataset: str) -> None:
+    """Give up the versions of a withdrawn dataset. No pin, nothing to do."""
+    found = lake_folder / PINS_FOLDER / f"{dataset}.json"
+    if found.is_file():
+        syscalls.unlink(found)
+        fsync_folder(found.parent)
+
+
+def pinned_versions(lake_folder: Path, name: str, table: LakeTable) -> list[int]:
+    """Versions of table `name` that some dataset names, ascending. Raises CorruptError for a damaged pin."""
+    versions = set()
+    table_id = table.table_id()
+    for path in sorted((lake_folder / PINS_FOLDER).glob("*.json")):
+        held = parse_lake_lock(read_json(path), path).get(name)
+        if held is not None and held.table_id == table_id:
+            versions.add(held.version)
+    return sorted(versions)
+
+
+def trim_log(table: LakeTable, named_versions: Iterable[int]) -> int:
+    """Remove log entries that no named version (nor the newest) needs, and return how many.
+
+    A version is read from the last checkpoint at or before it and the entries after that; so everything
+    before the last checkpoint at or before the oldest needed version may go. Without such a checkpoint
+    nothing is removed.
+    """
+    oldest = min([*named_versions, table.version()])
+    log = table.folder / "_delta_log"
+    names = [path.name for path in log.iterdir()]
+    checkpoints = [int(m[1]) for m in map(_CHECKPOINT.fullmatch, names) if m]
+    start = max((version for version in checkpoints if version <= oldest), default=None)
+    if start is None:
+        return 0
+    removed = 0
+    for name in sorted(names):
+        entry = _LOG_ENTRY.fullmatch(name) or _CHECKPOINT.fullmatch(name)
+        if entry and int(entry[1]) < start:
+            syscalls.unlink(log / name)
+            removed += 1
+    fsync_folder(log)
+    return removed
+
+
+def vacuum(
+    table: LakeTable,
+    named_versions: Iterable[int],
+    *,
+    older_than: timedelta = timedelta(days=7),
+    dry_run: bool = False,
+    clock: Clock | None = None,
+) -> list[str]:
+    """Remove data files that neither the newest nor a named version holds and that are older than
+    `older_than`.
+
+    Returns the removed paths, relative to the table. The age protects a writer that has not committed yet.
+    Raises MisconfiguredError for an age below one hour.
+    """
+    hours = int(older_than.total_seconds() // 3600)
+    if hours < 1:
+        raise MisconfiguredError(
+            f"vacuum age {older_than} is too small: at least 1 hour, for writers at work"
+        )
+    keep = sorted({*named_versions, table.version()})
+    held: set[str] = set()
+    for version in keep:
+        held.update(table.snapshot(version).files().column("path").to_pylist())
+    now_ns = (clock or SystemClock()).now_ns()
+    removed = []
+    for path in sorted(table.folder.rglob("*.parquet")):
+        relative = path.relative_to(table.folder)
+        if relative.parts[0].startswith("_") or relative.as_posix() in held:
+            continue
+        if now_ns - path.stat().st_mtime_ns < hours * 3600 * 10**9:
+            continue
+        removed.append(relative.as_posix())
+        if not dry_run:
+            syscalls.unlink(path)
+    return removed

@@ -1,0 +1,148 @@
+"""The columns of the lake's tables, in one place, with what each holds.
+
+`arrivals` holds one row an offset of the log (`origin` "log"), and beside them, never counted as offsets: a
+replayed dead letter (`origin` "replay"), an interval that retention took before it was read ("loss") and an
+interval that the log never shows, because it was compacted away or holds transaction markers ("gap"). Both
+intervals are [offset, offset_end). So for every partition, over the rows that are not replays: the sum of
+offset_end - offset is the next offset to read, and no two rows overlap. Times are integers in nanoseconds;
+digests are lower-case hex.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Origin(StrEnum):
+    """Where a row of `arrivals` comes from. Only `LOG` rows stand for one record of the log each."""
+
+    LOG = "log"
+    REPLAY = "replay"
+    LOSS = "loss"
+    GAP = "gap"
+
+
+PLACE_FIELDS = (
+    pa.field("origin", pa.string()),
+    pa.field("cluster", pa.string()),
+    pa.field("topic", pa.string()),
+    pa.field("topic_id", pa.string()),
+    pa.field("partition", pa.int32()),
+    pa.field("offset", pa.int64()),
+    pa.field("offset_end", pa.int64()),
+    pa.field("kafka_time_ms", pa.int64()),
+    pa.field("ingest_time_ns", pa.int64()),
+)
+"""A replay row repeats the place of the rejection that it supersedes. A record's offset_end is offset + 1."""
+
+OUTCOME_FIELDS = (
+    pa.field("outcome", pa.string()),  # landed | resent | rejected; null for a loss or a gap
+    pa.field("reason", pa.string()),  # why it was rejected
+    pa.field("detail", pa.string()),  # the value and the bound, for a person
+    pa.field("resend_of", pa.string()),  # place of the row that a resent row repeats
+    pa.field("supersedes", pa.string()),  # place of the rejection that a replay row supersedes
+    pa.field("vehicle_id", pa.string()),  # the identity columns are null until the signature holds
+    pa.field("epoch", pa.string()),
+    pa.field("seq", pa.int64()),
+    pa.field("value_sha256", pa.string()),
+    pa.field("key_id", pa.string()),
+    pa.field("signature", pa.binary()),
+    pa.field("headers_json", pa.string()),  # rejected only: [[name, base64], ...] as they arrived
+    pa.field("raw_value", pa.binary()),  # rejected only
+    pa.field("raw_key", pa.binary()),  # rejected only
+)
+
+SAMPLE_FIELDS = (
+    pa.field("previous_epoch", pa.string()),
+    pa.field("drive_id", pa.string()),
+    pa.field("sensor_id", pa.string()),
+    pa.field("modality", pa.string()),
+    pa.field("content_type", pa.string()),
+    pa.field("calibration_ref", pa.string()),
+    pa.field("capture_time_ns", pa.int64()),
+    pa.field("capture_time_uncertainty_ns", pa.int64()),
+    pa.field("monotonic_ns", pa.int64()),
+    pa.field("boot_id", pa.string()),
+    pa.field("spool_time_ns", pa.int64()),
+    pa.field("time_quality", pa.string()),
+    pa.field("frame_id", pa.string()),
+    pa.field("track_id", pa.string()),
+    pa.field("incident_id", pa.string()),
+    pa.field("window_role", pa.string()),
+    pa.field("model_name", pa.string()),
+    pa.field("model_digest", pa.string()),
+    pa.field("predicted_class", pa.string()),
+    pa.field("probabilities", pa.list_(pa.field("element", pa.float32()))),
+    pa.field("embedding", pa.list_(pa.field("element", pa.float32()))),
+    pa.field("score_entropy", pa.float64()),
+    pa.field("score_margin", pa.float64()),
+    pa.field("score_least_confidence", pa.float64()),
+    pa.field("score_novelty", pa.float64()),
+    pa.field("campaign_id", pa.string()),
+    pa.field("rule_id", pa.string()),
+    pa.field("rule_score", pa.float64()),
+    pa.field("value_class", pa.string()),
+    pa.field("selection_probability", pa.float64()),
+    pa.field("privacy_policy", pa.string()),
+    pa.field("consent_ref", pa.string()),
+    pa.field("subject_refs", pa.list_(pa.field("element", pa.string()))),
+    pa.field("provenance", pa.string()),
+    pa.field("payload_sha256", pa.string()),
+    pa.field("payload_bytes", pa.int64()),  # a size
+    pa.field("payload_uri", pa.string()),
+    pa.field("payload", pa.binary()),
+)
+"""What the sample itself says; null unless the row landed. Its identity is among the columns above."""
+
+ARRIVALS = pa.schema([*PLACE_FIELDS, *OUTCOME_FIELDS, *SAMPLE_FIELDS])
+
+LABELS = pa.schema(
+    [
+        pa.field("payload_sha256", pa.string()),
+        pa.field("class_name", pa.string()),
+        pa.field("labeller", pa.string()),
+        pa.field("labelled_time_ns", pa.int64()),
+        pa.field("cost", pa.float64()),
+        pa.field("request_id", pa.string()),
+    ]
+)
+
+REFERENCE = pa.schema(
+    [
+        pa.field("payload_sha256", pa.string()),
+        pa.field("payload", pa.binary()),
+        pa.field("class_name", pa.string()),
+        pa.field("drive_id", pa.string()),
+        pa.field("track_id", pa.string()),
+        pa.field("condition", pa.string()),
+        pa.field("origin", pa.string()),
+    ]
+)
+
+TABLES = {"arrivals": ARRIVALS, "labels": LABELS, "reference": REFERENCE}
+
+STATISTICS_COLUMNS = (
+    "origin",
+    "cluster",
+    "topic_id",
+    "partition",
+    "offset",
+    "outcome",
+    "reason",
+    "vehicle_id",
+    "epoch",
+    "seq",
+    "value_sha256",
+    "payload_sha256",
+    "drive_id",
+    "capture_time_ns",
+    "labelled_time_ns",
+)
+"""Columns whose smallest and largest value a file's commit entry carries, so that readers leave files out."""
+
+
+def place(topic_id: str, partition: int, offset: int) -> str:
+    """Name one row: "topic_id/partition/offset", the form of `resend_of` and `supersedes`."""
+    return f"{topic_id}/{partition}/{offset}"

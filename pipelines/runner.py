@@ -1,0 +1,148 @@
+"""One way to run a pipeline: on the runner that was named, and never with a read that this runner would lose.
+
+`direct` is Beam's local runner (FnApiRunner), in this process: bounded only. It makes an endless read final
+before its data got past a shuffle, so a crash would lose everything read; that is refused before anything
+starts. `prism` and `portable` (a Flink job server, for one) take endless reads. No runner is ever downloaded:
+Beam's own default would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+from apache_beam.runners.common import DoFnSignature
+from apache_beam.runners.runner import PipelineRunner
+
+from foundation.errors import FleetLoopError, MisconfiguredError
+
+MAX_WORKERS = 256
+
+
+class Runner(StrEnum):
+    """The runners that may be named."""
+
+    DIRECT = "direct"
+    PRISM = "prism"
+    PORTABLE = "portable"
+
+
+class PipelineFailedError(FleetLoopError):
+    """A step of the pipeline failed; nothing of it was committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """Which runner, and how wide.
+
+    `workers` is for `direct`: 1 runs in this process, more run as threads, or as processes when
+    `multi_processing`. `job_endpoint` (HOST:PORT) is for `portable`, `prism_path` for `prism`; `environment`
+    is how workers are started.
+    """
+
+    runner: Runner = Runner.DIRECT
+    workers: int = 1
+    multi_processing: bool = False
+    job_endpoint: str = ""
+    prism_path: str = ""
+    environment: str = "LOOPBACK"
+    extra: tuple[str, ...] = field(default=())
+    """Further Beam options, as on a command line: for a runner's own ones."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise MisconfiguredError(f"workers is {self.workers}; it must be in [1, {MAX_WORKERS}]")
+        if self.runner is Runner.PORTABLE and not self.job_endpoint:
+            raise MisconfiguredError("runner 'portable' needs job_endpoint HOST:PORT of its job server")
+        if self.runner is Runner.PRISM and not Path(self.prism_path or "/nonexistent").is_file():
+            raise MisconfiguredError(
+                f"runner 'prism' needs prism_path, the program itself; got {self.prism_path!r}"
+            )
+
+
+def runner_named(name: str) -> Runner:
+    """Raises MisconfiguredError that lists the runners there are."""
+    try:
+        return Runner(name)
+    except ValueError as error:
+        raise MisconfiguredError(f"there is no runner {name!r}; name one of {', '.join(Runner)}") from error
+
+
+def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None:
+    """Build the pipeline and run it to its end.
+
+    Raises:
+        MisconfiguredError: an endless read on a runner that would lose it; nothing was started.
+        PipelineFailedError: a step failed; its message has the step's own last words.
+    """
+    runner, options = _runner_and_options(settings)
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline)
+    endless = endless_steps(pipeline)
+    if endless and settings.runner is Runner.DIRECT:
+        raise MisconfiguredError(
+            f"step {endless[0]!r} reads without end, and the runner 'direct' makes such a read final before its"
+            " data is safe: name the runner 'prism' or 'portable', or read a bounded range"
+        )
+    try:
+        result = pipeline.run()
+        result.wait_until_finish()
+    except RuntimeError as error:
+        raise PipelineFailedError(f"the pipeline failed: {_last_words(error)}") from error
+
+
+def endless_steps(pipeline: beam.Pipeline) -> list[str]:
+    """Full labels of the steps whose output has no end."""
+    visitor = _EndlessVisitor()
+    pipeline.visit(visitor)
+    return visitor.labels
+
+
+class _EndlessVisitor(PipelineVisitor):
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def enter_composite_transform(self, transform_node: AppliedPTransform) -> None:
+        self._look(transform_node)
+
+    def visit_transform(self, transform_node: AppliedPTransform) -> None:
+        self._look(transform_node)
+
+    def _look(self, node: AppliedPTransform) -> None:
+        is_endless = any(not output.is_bounded for output in node.outputs.values())
+        if isinstance(node.transform, beam.ParDo):
+            is_endless = is_endless or DoFnSignature(node.transform.fn).is_unbounded_per_element()
+        if is_endless:
+            self.labels.append(node.full_label)
+
+
+def _runner_and_options(settings: RunnerSettings) -> tuple[PipelineRunner, PipelineOptions]:
+    flags = list(settings.extra)
+    if settings.runner is Runner.DIRECT:
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        mode = "in_memory" if settings.workers == 1 else "multi_threading"
+        if settings.multi_processing and settings.workers > 1:
+            mode = "multi_processing"
+        flags += [f"--direct_num_workers={settings.workers}", f"--direct_running_mode={mode}"]
+        return FnApiRunner(), PipelineOptions(flags)
+    flags.append(f"--environment_type={settings.environment}")
+    if settings.runner is Runner.PRISM:
+        from apache_beam.runners.portability.prism_runner import PrismRunner
+
+        return PrismRunner(), PipelineOptions([*flags, f"--prism_location={settings.prism_path}"])
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+
+    return PortableRunner(), PipelineOptions([*flags, f"--job_endpoint={settings.job_endpoint}"])
+
+
+def _last_words(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "Error" in line and not line.startswith(("File ", "Traceback"))]
+    return (told or lines or ["no message"])[-1][:2000]
