@@ -1,7 +1,7 @@
 """Time comes in through one small port, so that no test waits and a clock that jumps can be tried.
 
-Wall time (`now_ns`) may jump by decades on a vehicle; only monotonic time measures how long something took, and
-only within one `boot_id`. This module never orders anything by wall time.
+Wall time (`now_ns`) may jump by decades on a vehicle; only monotonic time measures how long something took,
+and only within one `boot_id`. This module never orders anything by wall time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What happened, one JSON line each, in words a program can count; writing them never stops the one who tells.
+"""What happened, one JSON line each, countable; writing it never stops the one who tells.
 
-A full disk loses events, and `lost_events` counts them; the next line that can be written says how many. A file is
-bounded: past `max_bytes` it is renamed to `<name>.1`, which replaces the one before. Refuses to hold secrets: a
+A full disk loses events, and `lost_events` counts them; the next line that can be written says how many. A
+file is
+bounded: past `max_bytes` it is renamed to `<name>.1`, which replaces the one before. Refuses to hold
+    secrets: a
 Secret shows as its mask.
 """
 
@@ -50,7 +52,7 @@ class EventLog:
         self.lost_events = 0
 
     def emit(self, name: str, level: str = "info", **fields: Any) -> None:
-        """Write one event. Whatever the disk does, this returns; a field that JSON cannot hold is shown by repr.
+        """Write one event. Whatever the disk does, this returns; what JSON cannot hold is shown by repr.
 
         Raises:
             MisconfiguredError: `level` is not one of LEVELS (a defect of the caller, not of the disk).

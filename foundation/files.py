@@ -1,4 +1,4 @@
-"""A file written here is, after any crash, either the old one or the new one, whole; never a mix, never empty.
+"""A file written here is, after any crash, either the old or the new one, whole; never a mix, never empty.
 
 Temporary file in the same folder, fsync, rename, fsync of the folder. Refuses to guess at damaged content.
 """
@@ -21,7 +21,7 @@ _LOCK_POLL_S = 0.05
 
 
 def fsync_folder(path: Path | str) -> None:
-    """Make the names in folder `path` durable (a rename or a new file is not, until this returns). Raises OSError."""
+    """Make the names in folder `path` durable; a rename or a new file is not before. Raises OSError."""
     fd = syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         syscalls.fsync(fd)
@@ -57,7 +57,7 @@ def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> None:
-    """`write_atomic` of JSON with sorted keys, an indent of 2 and a newline at the end. Not a number is refused."""
+    """`write_atomic` of JSON: sorted keys, indent 2, a newline at the end. Not a number is refused."""
     text = json.dumps(obj, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, text.encode() + b"\n", mode=mode)
 

@@ -1,7 +1,8 @@
-"""One framing for spool, ledger and acknowledgements: what was synced is found again, whatever was damaged beside it.
+"""One framing for all journals: what was synced is found again, whatever was damaged beside it.
 
-A frame is a head and a body. The head is 24 fixed bytes and `meta`, under one CRC; the body is under its own. So a
-frame whose body was damaged still says which record it was, and an index is built without reading bodies.
+A frame is a head and a body. The head is 24 fixed bytes and `meta`, under one CRC; the body is under its
+own. So a frame whose body was damaged still says which record it was, and an index is built without reading
+bodies.
 
     offset  bytes
     0       4     magic F4 4C 46 4A
@@ -14,8 +15,9 @@ frame whose body was damaged still says which record it was, and an index is bui
     20      4     CRC-32 of bytes [0, 20) and meta
     24            meta, then body
 
-After damage a reader goes on at the next magic whose head has a right CRC. The length in a damaged frame's head is
-believed only when a frame (or the end) really follows there. This module never repairs anything but a torn tail.
+After damage a reader goes on at the next magic whose head has a right CRC. The length in a damaged frame's
+head is believed only when a frame (or the end) really follows there. This module never repairs anything but
+a torn tail.
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ def encode_frame(kind: int, meta: Buffer, body: Buffer) -> bytes:
         raise RejectedError(f"kind is {kind}; it must be in [0, 255]", reason="invalid_value")
     if len(meta) > MAX_META_BYTES or len(body) > MAX_BODY_BYTES:
         raise RejectedError(
-            f"meta has {len(meta)} bytes (at most {MAX_META_BYTES}), body {len(body)} (at most {MAX_BODY_BYTES})",
+            f"meta has {len(meta)} bytes (at most {MAX_META_BYTES}),"
+            f" body {len(body)} (at most {MAX_BODY_BYTES})",
             reason="oversize",
         )
     head = _HEAD.pack(MAGIC, VERSION, kind, 0, len(meta), len(body), crc32(body))
@@ -114,7 +117,7 @@ def encode_frame(kind: int, meta: Buffer, body: Buffer) -> bytes:
 def scan(
     source: Buffer | Path | int, start: int = 0, end: int | None = None, *, check_bodies: bool = True
 ) -> Iterator[ScannedFrame | Damage]:
-    """Every frame in [start, end) in order, and every stretch between them that is none. A torn tail is Damage.
+    """Every frame in [start, end) in order, and every stretch between them that is none, as Damage.
 
     Args:
         source: bytes, a file, or an open descriptor (which keeps its position).
@@ -141,7 +144,7 @@ def scan(
 
 
 def read_body(fd: int, frame: ScannedFrame) -> bytes:
-    """The body of a frame found by `scan`, as it is on the disk now. Raises CorruptError when it is cut short."""
+    """The body of a frame found by `scan`, as it is now. Raises CorruptError when it is cut short."""
     body = os.pread(fd, frame.body_bytes, frame.body_offset)
     if len(body) != frame.body_bytes:
         raise CorruptError(

@@ -1,7 +1,7 @@
-"""An append-only file of frames: an entry counts once `sync` returned, and after a failed sync nothing counts again.
+"""An append-only file of frames: an entry counts once `sync` returned, and after a failed one none does.
 
-Written by one process only; others may `scan` it. Refuses to go on after a failed fsync: the kernel may have dropped
-the pages and a second fsync would claim success (fsyncgate, PostgreSQL 2018).
+Written by one process only; others may `scan` it. Refuses to go on after a failed fsync: the kernel may have
+dropped the pages and a second fsync would claim success (fsyncgate, PostgreSQL 2018).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class SealedError(CorruptError):
-    """This journal accepts nothing more: a sync or a repair failed. What was synced before can still be read."""
+    """This journal accepts nothing more: a sync or a repair failed. What was synced before stays readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Journal:
             raise
 
     def _recover(self) -> tuple[Damage, ...]:
-        """Damage in the file; a torn tail is cut off. Then all that is there is synced, so that it may count."""
+        """Damage in the file; a torn tail is cut off. The rest is synced, so that it may count."""
         damage = tuple(item for item in scan(self._fd) if isinstance(item, Damage))
         size_bytes = os.fstat(self._fd).st_size
         if damage and damage[-1].end == size_bytes:
@@ -151,8 +151,8 @@ class Journal:
         """Return once everything appended is on the disk.
 
         Raises:
-            SealedError: it failed now or before. The journal is sealed for ever; entries after `synced_bytes` never
-                counted and are cut off where the disk still allows it.
+            SealedError: it failed now or before. The journal is sealed for ever; entries after
+                `synced_bytes` never counted and are cut off where the disk still allows it.
         """
         self._check_open()
         if self._synced_bytes == self._size_bytes:

@@ -1,4 +1,4 @@
-"""Trying again is bounded by a deadline, spread by full jitter, and only for the errors named by the caller."""
+"""Trying again is bounded by a deadline, spread by full jitter, and only for errors the caller named."""
 
 from __future__ import annotations
 

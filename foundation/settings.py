@@ -1,8 +1,8 @@
-"""A component's settings are one frozen dataclass, read once from TOML; whatever does not fit is an error that says so.
+"""A component's settings are one frozen dataclass, read once from TOML; what does not fit is an error.
 
-Tables are nested dataclasses, keys are field names with their unit. An unknown key, a wrong type and a value out of
-bounds are each refused with the key, the value, the bound and the file. Secrets never stand in a file: they come
-from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wherever they are shown.
+Tables are nested dataclasses, keys are field names with their unit. An unknown key, a wrong type and a value
+out of bounds are each refused with the key, the value, the bound and the file. Secrets never stand in a
+file: they come from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wherever they are shown.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def setting(
     help: str = "",
     default_factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field with its bounds (inclusive; for text and lists they bound the length) and its explanation."""
+    """A dataclass field with its inclusive bounds (of the length, for text and lists) and its explanation."""
     metadata = {"min": min, "max": max, "secret": secret, "help": help}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)

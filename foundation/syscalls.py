@@ -1,6 +1,7 @@
 """Every change to a file that must survive a crash goes through these few functions, one system call each.
 
-They are a seam: a test replaces one (`monkeypatch.setattr(syscalls, "fsync", ...)`) to record the order of calls
+They are a seam: a test replaces one (`monkeypatch.setattr(syscalls, "fsync", ...)`) to record the order of
+    calls
 or to fail one of them. Callers use `syscalls.fsync(fd)`, never `from ... import fsync`. Nothing here retries.
 """
 
@@ -21,7 +22,7 @@ def write(fd: int, data: bytes | bytearray | memoryview) -> int:
 
 
 def fsync(fd: int) -> None:
-    """Returns once the bytes of `fd` are on the disk. After a failure nothing is known of them. Raises OSError."""
+    """Return once the bytes of `fd` are on the disk; after a failure nothing is known. Raises OSError."""
     os.fsync(fd)
 
 

@@ -1,4 +1,4 @@
-"""The bounds of every field, and the one place where they are checked. Each message names field, value and bound."""
+"""The bounds of every field, checked in one place. Each message names field, value and bound."""
 
 from __future__ import annotations
 

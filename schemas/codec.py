@@ -1,4 +1,4 @@
-"""Bytes on the wire, in Avro single-object encoding: encoded once, at the newest version; read at every version.
+"""Bytes on the wire, Avro single-object encoding: written at the newest version, read at every version.
 
 Every failure to read is a RejectedError with its reason; no input, however hostile, raises anything else.
 """
@@ -101,7 +101,8 @@ def _write(name: str, fields: Mapping[str, Any]) -> bytes:
     try:
         schemaless_writer(out, schema.parsed, fields)
     except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
-        # validate() names a field; what it lets through and Avro cannot hold (a lone surrogate) is named here.
+        # validate() names a field; what it lets through and Avro cannot hold (a lone surrogate) is named
+        # here.
         raise _rejected(RejectReason.INVALID_VALUE, f"{name} cannot be encoded: {error}") from error
     return out.getvalue()
 

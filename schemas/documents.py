@@ -1,6 +1,7 @@
 """The documents that flow down to vehicles: a release, and the plan by which vehicles take it.
 
-They are targets of the TUF repository: whoever reads one has verified it already. Each is checked against its JSON
+They are targets of the TUF repository: whoever reads one has verified it already. Each is checked against
+    its JSON
 Schema (schemas/json) when it is read and when it is written. A vehicle finds its own wave; nothing names it.
 """
 
@@ -61,7 +62,7 @@ class Release:
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """What `to_json` wrote. Raises RejectedError (invalid_value, oversize) naming place, value and bound."""
+        """What `to_json` wrote. Raises RejectedError (invalid_value, oversize) with place and bound."""
         fields = json_check.parse(data, "release")
         gate = fields.pop("gate")
         override = gate.pop("override")
@@ -80,7 +81,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """One wave: the `exact_count` vehicles whose position is below `threshold_hex` and not in an earlier wave."""
+    """One wave: `exact_count` vehicles, of positions below `threshold_hex`, none in an earlier wave."""
 
     number: int
     exact_count: int
@@ -89,7 +90,7 @@ class Wave:
 
 @dataclass(frozen=True, slots=True)
 class HealthGate:
-    """When the next wave may start. A vehicle that reports nothing within `report_within_s` is not healthy."""
+    """When the next wave may start. A vehicle that is silent for `report_within_s` is not healthy."""
 
     min_reports: int = 1
     max_error_ratio: float = 0.0
@@ -114,8 +115,9 @@ class RolloutPlan:
     def wave_of(self, vehicle_id: str, tags: Collection[str] = ()) -> int | None:
         """The number of the vehicle's wave among those opened; None when it is (still) in none.
 
-        Excluded beats included; an included vehicle is in the first wave, whatever its position and tags. Otherwise
-        it needs every tag of the plan, and is in the first wave whose threshold is above its position.
+        Excluded beats included; an included vehicle is in the first wave, whatever its position and tags.
+        Otherwise it needs every tag of the plan, and is in the first wave whose threshold is above its
+        position.
         """
         if vehicle_id in self.exclude:
             return None
@@ -140,13 +142,13 @@ class RolloutPlan:
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """What `to_json` wrote. Raises RejectedError (invalid_value, oversize) naming place, value and bound."""
+        """What `to_json` wrote. Raises RejectedError (invalid_value, oversize) with place and bound."""
         fields = json_check.parse(data, "rollout_plan")
         del fields["format"]
         waves = tuple(Wave(**wave) for wave in fields.pop("waves"))
         health = HealthGate(**fields.pop("health"))
-        lists = {name: tuple(fields.pop(name)) for name in ("tags", "include", "exclude")}
-        plan = cls(waves=waves, health=health, **lists, **fields)
+        fields |= {name: tuple(fields[name]) for name in ("tags", "include", "exclude")}
+        plan = cls(waves=waves, health=health, **fields)
         plan._check_waves()
         return plan
 

@@ -1,4 +1,4 @@
-"""Which public keys are a vehicle's own: the list that ingest trusts, as plain JSON that a person can read."""
+"""Which public keys are a vehicle's own: the list that ingest trusts, as JSON that a person can read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIELDS: Final = {"vehicle_id", "key_id", "public_b64", "enrolled_time_ns", "rev
 
 @dataclass(frozen=True, slots=True)
 class EnrolledKey:
-    """One public key of one vehicle. `key_id` is the first 16 hex characters of the sha256 of the raw public key.
+    """One public key of one vehicle. `key_id`: first 16 hex characters of the sha256 of the raw key.
 
     Raises:
         CorruptError: a field is out of its bounds, or the key id is not that of the key.
@@ -63,7 +63,8 @@ class Enrolment:
         for key in keys:
             if key.key_id in owner:
                 raise MisconfiguredError(
-                    f"key {key.key_id} is enrolled for {owner[key.key_id]} already; it cannot be {key.vehicle_id}'s"
+                    f"key {key.key_id} is enrolled for {owner[key.key_id]} already;"
+                    f" it cannot be {key.vehicle_id}'s"
                 )
             owner[key.key_id] = key.vehicle_id
             vehicles[key.vehicle_id] = (*vehicles.get(key.vehicle_id, ()), key)

@@ -1,7 +1,7 @@
 """A sample has one name for its whole life: (vehicle_id, epoch, seq).
 
-An epoch is drawn at every start of the agent; seq counts from 0 without gaps inside it. Order comes from here,
-never from wall time.
+An epoch is drawn at every start of the agent; seq counts from 0 without gaps inside it. Order comes from
+here, never from wall time.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """JSON documents are checked against the JSON Schema files that we publish, with no library on the vehicle.
 
-Exactly the keywords in KEYWORDS (JSON Schema 2020-12) are understood; a schema that uses another is refused when it
-is loaded, so that a rule is never silently ignored. Numbers with a zero fraction are not integers here: our own
-documents never need it, and a reader in another language would disagree about them.
+Exactly the keywords in KEYWORDS (JSON Schema 2020-12) are understood; a schema that uses another is refused
+when it is loaded, so that a rule is never silently ignored. Numbers with a zero fraction are not integers
+here: our own documents never need it, and a reader in another language would disagree about them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from schemas.reasons import RejectReason
 KEYWORDS: Final = frozenset(
     {
         "$schema", "$id", "title", "description", "type", "const", "enum", "anyOf", "properties", "required",
-        "additionalProperties", "items", "minItems", "maxItems", "minLength", "maxLength", "pattern", "minimum",
-        "maximum",
+        "additionalProperties", "items", "minItems", "maxItems", "minLength", "maxLength", "pattern",
+        "minimum", "maximum",
     }
 )  # fmt: skip
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
@@ -161,7 +161,7 @@ def _same(value: Any, other: Any) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a key is given twice")  # noqa: TRY003 - becomes a RejectedError in parse
+        raise ValueError("a key is given twice")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Every reason is a word from a closed list, so that counters add up and nothing is dropped "for some reason"."""
+"""Every reason is a word from a closed list, so that counts add up and nothing is lost "somehow"."""
 
 from __future__ import annotations
 

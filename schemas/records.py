@@ -1,7 +1,7 @@
 """The records that cross a border, each field with its unit and its bound.
 
-Building a record checks nothing, so that a bad one can be held and named; `validate` says what is wrong with it.
-The codec validates on both sides.
+Building a record checks nothing, so that a bad one can be held and named; `validate` says what is wrong with
+it. The codec validates on both sides.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Sample:
     """One frame that a vehicle chose to keep, where it is from, what the model said and why it was taken.
 
     `payload_sha256` and `payload_bytes` describe the payload, which is inline in `payload`, or elsewhere at
-    `payload_uri` (then `payload` is empty). `seq` and `epoch` are given by the spool. Times are nanoseconds; wall
-    times may be wrong, `time_quality` says how far they can be believed.
+    `payload_uri` (then `payload` is empty). `seq` and `epoch` are given by the spool. Times are nanoseconds;
+    wall times may be wrong, `time_quality` says how far they can be believed.
     """
 
     vehicle_id: str
@@ -166,7 +166,7 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """ "Look now": it says where to look and is never itself trusted. An empty `target` means every vehicle."""
+    """Look now: it says where to look and is never itself trusted. An empty `target` means every vehicle."""
 
     notice_id: str
     published_time_ns: int

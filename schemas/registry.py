@@ -1,7 +1,7 @@
 """Every version of every schema that FleetLoop ever wrote, found by its fingerprint.
 
-Versions are the files schemas/avro/<name>.v<N>.avsc; the newest is written, all of them are read. A version that was
-released is never edited: `python -m schemas.compatibility` compares it with its frozen copy.
+Versions are the files schemas/avro/<name>.v<N>.avsc; the newest is written, all of them are read. A version
+that was released is never edited: `python -m schemas.compatibility` compares it with its frozen copy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _file_name = re.compile(r"(?P<name>[a-z]+)\.v(?P<version>[1-9][0-9]*)\.avsc").fu
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One version. `raw` is the file's JSON, `parsed` is what fastavro uses, `header` begins each of its records."""
+    """One version: the file's JSON, what fastavro made of it, and the 10 bytes that begin each record."""
 
     name: str
     version: int
@@ -54,7 +54,7 @@ def schemas() -> Mapping[bytes, Schema]:
         twin = found.get(schema.header)
         if twin is not None:
             raise CorruptError(
-                f"has the fingerprint of {twin.name} version {twin.version}; a reader could not tell them apart",
+                f"has the fingerprint of {twin.name} version {twin.version}; no reader could tell them apart",
                 path=entry.name,
             )
         found[schema.header] = schema

@@ -1,7 +1,8 @@
-"""A record is its vehicle's own: signed with the vehicle's Ed25519 key, checked against the keys enrolled for it.
+"""A record is its vehicle's own: signed with its Ed25519 key, checked against the keys enrolled for it.
 
-The signature covers the kind, the identity and the sha256 of the value, so that none of them can be exchanged. A
-broker's access list cannot tie a key to a vehicle on a shared topic; this can. Refuses keys that others may read.
+The signature covers the kind, the identity and the sha256 of the value, so that none of them can be
+exchanged. A broker's access list cannot tie a key to a vehicle on a shared topic; this can. Refuses keys
+that others may read.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class VehicleKey:
 
 
 def seal(topic: str, kind: str, identity: Identity, value: bytes, key: VehicleKey) -> wire.WireRecord:
-    """The wire record of `value`: headers and signature such that `verify` accepts it. Kafka key = vehicle_id.
+    """The wire record of `value`, such that `verify` accepts it. Kafka key = vehicle_id.
 
     Raises:
         RejectedError: (unknown_schema) `kind` is not a kind of record.
@@ -141,12 +142,12 @@ def verify(
 ) -> Identity:
     """The identity of a record whose signer is its vehicle; everything else is rejected with its reason.
 
-    Cheap checks come first, the signature last but for nothing. Any key of the vehicle that is revoked is refused,
-    whatever time the record claims: a vehicle's clock proves nothing.
+    Cheap checks come first, the signature last but for nothing. Any key of the vehicle that is revoked is
+    refused, whatever time the record claims: a vehicle's clock proves nothing.
 
     Raises:
-        RejectedError: reason missing_header, malformed_identity, identity_mismatch, unknown_vehicle, revoked_key,
-            hash_mismatch, unknown_schema or bad_signature.
+        RejectedError: reason missing_header, malformed_identity, identity_mismatch, unknown_vehicle,
+            revoked_key, hash_mismatch, unknown_schema or bad_signature.
     """
     found = dict(headers)
     if len(found) != len(headers):
@@ -163,8 +164,8 @@ def verify(
     if key != vehicle or found[wire.CE_ID] != name or found[wire.CE_SOURCE] != b"/vehicles/" + vehicle:
         raise _rejected(
             RejectReason.IDENTITY_MISMATCH,
-            f"key {key[:80]!r}, ce_id {found[wire.CE_ID][:120]!r} and ce_source {found[wire.CE_SOURCE][:80]!r}"
-            f" do not all name {identity}",
+            f"key {key[:80]!r}, ce_id {found[wire.CE_ID][:120]!r} and"
+            f" ce_source {found[wire.CE_SOURCE][:80]!r} do not all name {identity}",
         )
     if found[wire.CE_TYPE] != wire.CE_TYPES.get(kind):
         raise _rejected(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_RECORD_BYTES: Final = 1_000_000
-"""The largest value of a record. Larger payloads go to the blob store and the record carries uri, sha256 and size."""
+"""The largest value of a record; a larger payload goes to the blob store, its uri and sha256 in the record."""
 
 _DAY_S: Final = 86_400
 

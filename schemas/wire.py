@@ -60,7 +60,7 @@ class WireRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """One record of a broker's log. Nothing in it is trusted: key and value may be missing, headers anything."""
+    """One record of a broker's log. Nothing in it is trusted: key and value may be missing."""
 
     partition: int
     offset: int
