@@ -32,7 +32,7 @@ class Backoff:
         self._first_s = first_s
         self._max_s = max_s
         self._multiplier = multiplier
-        self._rng = rng if rng is not None else random.Random()
+        self._rng = rng if rng is not None else random.Random()  # noqa: S311 - jitter, not a secret
         self._ceiling_s = first_s
 
     def next_s(self) -> float:

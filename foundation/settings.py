@@ -47,10 +47,10 @@ class Secret(str):
 def setting(
     default: Any = MISSING,
     *,
-    min: float | None = None,
-    max: float | None = None,
+    min: float | None = None,  # noqa: A002 - reads as the bound that it is
+    max: float | None = None,  # noqa: A002
     secret: bool = False,
-    help: str = "",
+    help: str = "",  # noqa: A002
     default_factory: Any = MISSING,
 ) -> Any:
     """A dataclass field with its inclusive bounds (of the length, for text and lists) and its explanation."""
@@ -129,10 +129,8 @@ class _Loader:
             elif name in table:
                 values[name] = self._bounded(item, self._value(hints[name], table[name], where), where)
             elif is_dataclass(hints[name]):
-                if (
-                    item.default is MISSING
-                    and item.default_factory is MISSING
-                    or _has_secret(cast("type[Any]", hints[name]))
+                if (item.default is MISSING and item.default_factory is MISSING) or _has_secret(
+                    cast("type[Any]", hints[name])
                 ):
                     values[name] = self.table(cast("type[Any]", hints[name]), {}, where)
             elif item.default is MISSING and item.default_factory is MISSING:

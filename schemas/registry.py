@@ -47,10 +47,10 @@ def schemas() -> Mapping[bytes, Schema]:
     """
     found: dict[bytes, Schema] = {}
     for entry in sorted(resources.files("schemas").joinpath("avro").iterdir(), key=lambda item: item.name):
-        match = _file_name(entry.name)
-        if match is None:
+        parts = file_name_parts(entry.name)
+        if parts is None:
             continue
-        schema = load(match["name"], int(match["version"]), entry.read_text("utf-8"))
+        schema = load(*parts, entry.read_text("utf-8"))
         twin = found.get(schema.header)
         if twin is not None:
             raise CorruptError(
@@ -73,6 +73,12 @@ def newest(name: str) -> Schema:
     if name not in NAMES:
         raise KeyError(name)
     return max((s for s in schemas().values() if s.name == name), key=lambda schema: schema.version)
+
+
+def file_name_parts(file_name: str) -> tuple[str, int] | None:
+    """Name and version of a schema file, or None for any other file."""
+    match = _file_name(file_name)
+    return None if match is None else (match["name"], int(match["version"]))
 
 
 def load(name: str, version: int, text: str) -> Schema:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_RECORD_BYTES: Final = 1_000_000
-"""The largest value of a record; a larger payload goes to the blob store, its uri and sha256 in the record."""
+"""The largest value of a record; a larger payload goes to the blob store, its uri in the record."""
 
 _DAY_S: Final = 86_400
 
