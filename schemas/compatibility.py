@@ -1,10 +1,11 @@
 """A change of a schema that would break a reader is refused before it is merged.
 
-    python -m schemas.compatibility            compare schemas/avro with the frozen copies; exit 0 when all is well
-    python -m schemas.compatibility --freeze   also freeze versions that have no frozen copy yet
+    python -m schemas.compatibility            compare schemas/avro with the frozen copies; exit 0 when all
+    is well python -m schemas.compatibility --freeze   also freeze versions that have no frozen copy yet
 
-Two rules. A version that is frozen never changes: vehicles that wrote it are on the road. And every version reads
-every other, both ways: new readers old records (backward), and old readers new records (forward). What may be read
+Two rules. A version that is frozen never changes: vehicles that wrote it are on the road. And every version
+reads every other, both ways: new readers old records (backward), and old readers new records (forward). What
+    may be read
 follows "Schema Resolution" of the Avro 1.12 specification.
 """
 
@@ -57,8 +58,10 @@ def check_folder(folder: Path) -> list[str]:
             problems.append(f"{name} was removed; records of it are in brokers and lakes")
         elif live[key] != schema:
             problems.append(f"{name} is frozen and was changed; add version {key[1] + 1} instead")
-    for key in sorted(set(live) - set(frozen)):
-        problems.append(f"{key[0]} version {key[1]} is not frozen (python -m schemas.compatibility --freeze)")
+    problems += [
+        f"{name} version {version} is not frozen (python -m schemas.compatibility --freeze)"
+        for name, version in sorted(set(live) - set(frozen))
+    ]
     keys = sorted(live)
     for index, old in enumerate(keys):
         for new in keys[index + 1 :]:

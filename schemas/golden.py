@@ -1,0 +1,279 @@
+"""Golden vectors: bytes that must decode to the same record for ever, in any implementation.
+
+    python -m schemas.golden           check every vector in schemas/vectors; exit 0 when all hold
+    python -m schemas.golden --write   write those that are missing; an existing one is never changed
+
+A vector is two files: NAME.avro (one record in single-object encoding) and NAME.json (what it says; bytes in
+    hex, and
+schema version). signed.json is one whole wire record, made with a key that is written in it and used nowhere
+else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastavro import schemaless_writer
+
+from foundation.errors import FleetLoopError
+from schemas import codec, reasons, records
+from schemas.registry import HEADER_BYTES, newest, schemas
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
+from schemas.topics import TOPICS
+
+FOLDER: Final = Path(__file__).parent / "vectors"
+_SIGNED: Final = "signed.json"
+_SEED: Final = bytes(range(32))
+_PAYLOAD: Final = b"\xff\xd8not really a picture\xff\xd9"
+
+Record = records.Sample | records.Telemetry | records.Notice
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """The record as plain JSON: enums by their word, bytes in hex, tuples as lists."""
+    plain = _plain(dataclasses.asdict(record))
+    return dict(plain)
+
+
+def check(folder: Path) -> list[str]:
+    """Every vector in `folder` that does not hold, in words. None at all is a problem too."""
+    problems = []
+    paths = sorted(folder.glob("*.avro"))
+    if not paths or not (folder / _SIGNED).exists():
+        problems.append(f"{folder} lacks vectors")
+    for path in paths:
+        try:
+            problems += _check_one(path)
+        except (FleetLoopError, OSError, ValueError, KeyError) as error:
+            problems.append(f"{path.name}: {error}")
+    if (folder / _SIGNED).exists():
+        try:
+            problems += _check_signed(json.loads((folder / _SIGNED).read_text("utf-8")))
+        except (FleetLoopError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{_SIGNED}: {error}")
+    return problems
+
+
+def _check_one(path: Path) -> list[str]:
+    value = path.read_bytes()
+    expected = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    record = codec.decode(value)
+    schema = schemas()[value[:HEADER_BYTES]]
+    found = {"schema": schema.name, "version": schema.version, "record": as_json(record)}
+    problems = [] if found == expected else [f"{path.name}: decodes to {json.dumps(found)[:300]}"]
+    if schema is newest(schema.name) and _encode(record) != value:
+        problems.append(f"{path.name}: encodes to other bytes")
+    return problems
+
+
+def _check_signed(vector: dict[str, Any]) -> list[str]:
+    headers = tuple((name, bytes.fromhex(value)) for name, value in vector["headers"])
+    value = bytes.fromhex(vector["value"])
+    enrolment = Enrolment.of(EnrolledKey(**vector["enrolled"]))
+    identity = verify(headers, bytes.fromhex(vector["key"]), value, vector["kind"], enrolment)
+    key = VehicleKey(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(vector["private_seed"])))
+    problems = []
+    if str(identity) != vector["identity"]:
+        problems.append(f"{_SIGNED}: identity {identity}")
+    if seal(vector["topic"], vector["kind"], identity, value, key).headers != headers:
+        problems.append(f"{_SIGNED}: sealing gives other headers")
+    return problems
+
+
+def write(folder: Path) -> list[str]:
+    """Write the vectors that are missing; the names of those."""
+    done = []
+    vectors = {name: _encode(record) for name, record in _examples().items()}
+    vectors["sample-version-1"] = _old_sample(_examples()["sample-full"])
+    for name, value in vectors.items():
+        path = folder / f"{name}.avro"
+        if path.exists():
+            continue
+        schema = schemas()[value[:HEADER_BYTES]]
+        said = {"schema": schema.name, "version": schema.version, "record": as_json(codec.decode(value))}
+        path.write_bytes(value)
+        path.with_suffix(".json").write_text(_text(said), "utf-8")
+        done.append(name)
+    if not (folder / _SIGNED).exists():
+        (folder / _SIGNED).write_text(_text(_signed()), "utf-8")
+        done.append(_SIGNED)
+    return done
+
+
+def _examples() -> dict[str, Record]:
+    minimal = records.Sample(
+        vehicle_id="v",
+        epoch="0123456789abcdef",
+        previous_epoch="",
+        seq=0,
+        drive_id="d",
+        sensor_id="s",
+        capture_time_ns=0,
+        capture_time_uncertainty_ns=0,
+        monotonic_ns=0,
+        boot_id="b",
+        spool_time_ns=0,
+        frame_id="f",
+        model_name="m",
+        model_digest="0" * 64,
+        predicted_class="red",
+        probabilities=(),
+        payload_sha256=hashlib.sha256(b"").hexdigest(),
+        payload_bytes=0,
+        payload=b"",
+    )
+    full = dataclasses.replace(
+        minimal,
+        vehicle_id="truck-0042",
+        previous_epoch="fedcba9876543210",
+        seq=2**40,
+        drive_id="Fahrt/ä-7",
+        capture_time_ns=-1,
+        capture_time_uncertainty_ns=5_000_000,
+        monotonic_ns=2**62,
+        spool_time_ns=1_790_000_000_000_000_001,
+        calibration_ref="cal-3",
+        time_quality=reasons.TimeQuality.BEFORE_BUILD,
+        track_id="t1",
+        incident_id="i1",
+        window_role=reasons.WindowRole.TRIGGER,
+        probabilities=(0.5, 0.25, 0.25),
+        embedding=(-1.5, 0.0, 3.25),
+        scores=records.Scores(0.125, 0.5, None, 1.0),
+        campaign_id="c1",
+        rule_id="entropy",
+        rule_score=-2.5,
+        value_class=reasons.ValueClass.CRITICAL,
+        selection_probability=0.1,
+        privacy_policy="blur-1",
+        consent_ref="consent-9",
+        subject_refs=("p1", "p2"),
+        provenance=reasons.Provenance.SIMULATED,
+        payload_sha256=hashlib.sha256(_PAYLOAD).hexdigest(),
+        payload_bytes=len(_PAYLOAD),
+        payload=_PAYLOAD,
+    )
+    by_uri = dataclasses.replace(
+        minimal, payload_uri="s3://bucket/object", payload_bytes=3_000_000, payload_sha256="a" * 64
+    )
+    telemetry = records.Telemetry(
+        vehicle_id="v",
+        epoch="0123456789abcdef",
+        previous_epoch="",
+        seq=7,
+        telemetry_time_ns=1_790_000_000_000_000_000,
+        monotonic_ns=12,
+        boot_id="b",
+        agent_version="0.1.0",
+        model_digest="1" * 64,
+        model_name="m",
+        model_state=reasons.ModelState.ROLLED_BACK,
+        swaps=2,
+        rollbacks=1,
+        frames_seen=100,
+        ledger=records.LedgerCounts(10, 5, 2, 1, {"quota": 2}, {"not_selected": 90}),
+        health=records.Health(1, 2, 1_600_000, 4_000_000, "no output"),
+        model_events=(records.ModelEvent(5, "1" * 64, "m", "rolled_back", "nan", "r3"),),
+        bytes_captured=1000,
+        bytes_uploaded=500,
+    )
+    notice = records.Notice("n1", 1_790_000_000_000_000_000, target="v", detail="look")
+    return {
+        "sample-minimal": minimal,
+        "sample-full": full,
+        "sample-by-uri": by_uri,
+        "telemetry-full": telemetry,
+        "notice": notice,
+    }
+
+
+def _old_sample(record: Record) -> bytes:
+    """The record as an agent that knew only version 1 of the sample would have written it."""
+    (old,) = (s for s in schemas().values() if s.name == "sample" and s.version == 1)
+    fields: dict[str, Any] = {name: getattr(record, name) for name in record.__slots__}
+    fields["scores"] = dataclasses.asdict(fields["scores"])
+    fields["value_class"] = fields["value_class"].label
+    out = io.BytesIO()
+    schemaless_writer(out, old.parsed, fields)
+    return old.header + out.getvalue()
+
+
+def _signed() -> dict[str, Any]:
+    key = VehicleKey(Ed25519PrivateKey.from_private_bytes(_SEED))
+    sample = _examples()["sample-full"]
+    if not isinstance(sample, records.Sample):
+        raise TypeError(type(sample))
+    record = seal(TOPICS.samples, "sample", sample.identity, codec.encode_sample(sample), key)
+    return {
+        "kind": "sample",
+        "identity": str(sample.identity),
+        "private_seed": _SEED.hex(),
+        "enrolled": {
+            "vehicle_id": sample.vehicle_id,
+            "key_id": key.key_id,
+            "public_b64": key.public_b64,
+            "enrolled_time_ns": 1,
+        },
+        "topic": record.topic,
+        "key": record.key.hex(),
+        "value": record.value.hex(),
+        "headers": [[name, value.hex()] for name, value in record.headers],
+    }
+
+
+def _encode(record: Record) -> bytes:
+    match record:
+        case records.Sample():
+            return codec.encode_sample(record)
+        case records.Telemetry():
+            return codec.encode_telemetry(record)
+        case records.Notice():
+            return codec.encode_notice(record)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case bytes():
+            return value.hex()
+        case reasons.ValueClass():
+            return value.label
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case str():
+            return str(value)
+    return value
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print every problem; 0 when there is none, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m schemas.golden", description=__doc__.split("\n")[0])
+    parser.add_argument("--write", action="store_true", help="write the vectors that are missing")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the vectors are")
+    options = parser.parse_args(arguments)
+    if options.write:
+        for name in write(options.folder):
+            print(f"written: {name}")
+    problems = check(options.folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not problems:
+        print(f"{len(list(options.folder.glob('*.avro')))} vectors and one signed record hold")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
