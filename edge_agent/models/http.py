@@ -1,0 +1,205 @@
+"""Downloads are bounded in bytes, in time and in slowness, and go on where they were cut.
+
+One fetcher serves metadata (through python-tuf's interface) and model files (with ranges), from `http://`,
+`https://` or a folder. It decides nothing about trust. Redirects are not followed, proxies of the environment
+    are not used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
+from tuf.ngclient.fetcher import FetcherInterface
+
+from edge_agent.models.settings import DownloadSettings
+from foundation.clock import Clock
+from foundation.errors import MisconfiguredError
+
+
+class Transport(Protocol):
+    """Opens a byte range of something. Tests and other protocols stand behind it."""
+
+    def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+        """The offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its
+        chunks.
+
+        Raises:
+            DownloadHTTPError: the server said 400 or above; SlowRetrievalError, DownloadError.
+        """
+
+
+class UrlTransport:
+    """HTTP through urllib3, or files below a folder named by `file://` or a plain path."""
+
+    def __init__(self, settings: DownloadSettings) -> None:
+        self._settings = settings
+        self._pool = urllib3.PoolManager(num_pools=2, maxsize=1)
+
+    def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+        """See `Transport.open`."""
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https"):
+            return self._open_http(url, start_bytes)
+        if parts.scheme in ("", "file"):
+            return start_bytes, self._read_file(Path(unquote(parts.path)), start_bytes)
+        raise MisconfiguredError(
+            f"base_url {url!r} has scheme {parts.scheme!r}; use http, https, file or a path"
+        )
+
+    def _open_http(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+        headers = {"Accept-Encoding": "identity"}
+        if start_bytes:
+            headers["Range"] = f"bytes={start_bytes}-"
+        timeout = urllib3.Timeout(
+            connect=self._settings.connect_timeout_s, read=self._settings.read_timeout_s
+        )
+        try:
+            response = self._pool.request(
+                "GET",
+                url,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=timeout,
+            )
+        except urllib3.exceptions.TimeoutError as error:
+            raise SlowRetrievalError(
+                f"no answer from {url} within {self._settings.read_timeout_s} s"
+            ) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise DownloadError(f"cannot reach {url}: {error}") from error
+        if response.status not in (200, 206):
+            response.close()
+            raise DownloadHTTPError(f"{url} answered {response.status}", response.status)
+        begins = start_bytes if response.status == 206 else 0
+        if response.status == 206 and not _starts_at(response.headers.get("Content-Range", ""), start_bytes):
+            response.close()
+            raise DownloadError(
+                f"{url} answered range {response.headers.get('Content-Range')!r}, asked from {start_bytes}"
+            )
+        return begins, self._read_http(response, url)
+
+    def _read_http(self, response: Any, url: str) -> Iterator[bytes]:
+        with closing(response):
+            try:
+                # read1 returns what is there: a trickle is seen as a trickle, not as one long silence.
+                while chunk := response.read1(self._settings.chunk_bytes):
+                    yield chunk
+            except urllib3.exceptions.TimeoutError as error:
+                raise SlowRetrievalError(f"{url}: nothing for {self._settings.read_timeout_s} s") from error
+            except urllib3.exceptions.HTTPError as error:
+                raise DownloadError(f"{url} was cut: {error}") from error
+
+    def _read_file(self, path: Path, start_bytes: int) -> Iterator[bytes]:
+        if not path.is_file():
+            raise DownloadHTTPError(f"no file {path}", 404)
+        return self._file_chunks(path, start_bytes)
+
+    def _file_chunks(self, path: Path, start_bytes: int) -> Iterator[bytes]:
+        try:
+            with path.open("rb") as stream:
+                stream.seek(start_bytes, os.SEEK_SET)
+                while chunk := stream.read(self._settings.chunk_bytes):
+                    yield chunk
+        except OSError as error:
+            raise DownloadError(f"cannot read {path}: {error.strerror}") from error
+
+
+class BoundedFetcher(FetcherInterface):  # type: ignore[misc]  # python-tuf is untyped here
+    """python-tuf's port: every metadata file ends within its deadline, python-tuf bounds its bytes."""
+
+    def __init__(self, transport: Transport, settings: DownloadSettings, clock: Clock) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._clock = clock
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        deadline_ns = self._clock.monotonic_ns() + round(self._settings.metadata_deadline_s * 1e9)
+        _start, chunks = self._transport.open(url, 0)
+        return self._within(chunks, deadline_ns, url)
+
+    def _within(self, chunks: Iterator[bytes], deadline_ns: int, url: str) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self._clock.monotonic_ns() > deadline_ns:
+                raise SlowRetrievalError(f"{url} took longer than {self._settings.metadata_deadline_s} s")
+            yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """How far a staged download is: complete, or to be continued in the next step."""
+
+    bytes_total: int
+    is_complete: bool
+
+
+class StagedDownload:
+    """Brings a file of known length into `path`, a slice of time at a call, resuming after any interruption.
+
+    What is staged is untrusted until its hash is checked by the caller. Never writes more than
+    `length_bytes`.
+    """
+
+    def __init__(self, transport: Transport, settings: DownloadSettings, clock: Clock) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._clock = clock
+
+    def advance(self, url: str, path: Path, length_bytes: int, slice_s: float) -> Downloaded:
+        """Download for at most about `slice_s` seconds.
+
+        Raises:
+            SlowRetrievalError: slower than the bound over the whole slice, or silent; what came is kept.
+            DownloadError: cut, refused, or more bytes than `length_bytes` (endless data: the staged file is
+                removed).
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        have = path.stat().st_size if path.exists() else 0
+        if have > length_bytes:
+            path.unlink()
+            have = 0
+        if have == length_bytes:
+            return Downloaded(have, True)
+        began_ns = self._clock.monotonic_ns()
+        begins, chunks = self._transport.open(url, have)
+        received = 0
+        with path.open("r+b" if path.exists() else "w+b") as stream:
+            stream.truncate(begins)
+            stream.seek(begins)
+            at = begins
+            for chunk in chunks:
+                if at + len(chunk) > length_bytes:
+                    path.unlink()
+                    raise DownloadError(f"{url} gives more than the signed {length_bytes} bytes")
+                stream.write(chunk)
+                at += len(chunk)
+                received += len(chunk)
+                elapsed_s = (self._clock.monotonic_ns() - began_ns) / 1e9
+                if at < length_bytes and elapsed_s >= slice_s:
+                    self._check_speed(url, received, elapsed_s)
+                    break
+            else:
+                if at < length_bytes:
+                    raise DownloadError(f"{url} ended at {at} of {length_bytes} bytes")
+            stream.flush()
+            os.fsync(stream.fileno())
+        return Downloaded(at, at == length_bytes)
+
+    def _check_speed(self, url: str, received: int, elapsed_s: float) -> None:
+        if received < self._settings.min_bytes_per_s * elapsed_s:
+            raise SlowRetrievalError(
+                f"{url} gave {received} bytes in {elapsed_s:.1f} s, the least is {self._settings.min_bytes_per_s} bytes/s"
+            )
+
+
+def _starts_at(content_range: str, start_bytes: int) -> bool:
+    return content_range.startswith(f"bytes {start_bytes}-")

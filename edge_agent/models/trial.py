@@ -1,0 +1,172 @@
+"""A candidate proves itself on this vehicle, in a process of its own that may die without anyone noticing.
+
+    python -m edge_agent.models.trial '{"digest": ..., "frames": FOLDER, "limits": {...}}' < model.onnx
+
+The model comes in by an inherited file descriptor and is verified again from those bytes; no path of it is
+ever opened. Limits (address space, CPU time, open files, file size, wall time) are set before any library is
+loaded; Python's sockets and subprocesses are closed off. The frames are those that this vehicle recorded
+lately. The answer is one JSON object on standard output; no answer is a refusal too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_agent.models.settings import TrialLimits
+
+if TYPE_CHECKING:
+    from modelkit.images import Pixels
+    from modelkit.predictor import Predictor
+
+_FORBIDDEN_EVENTS = (
+    "socket.connect",
+    "socket.bind",
+    "socket.getaddrinfo",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+)
+_GREY_PIXELS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """What came of a trial. `reason` is empty when it passed, else one word; `detail` says it with values."""
+
+    passed: bool
+    reason: str
+    detail: str = ""
+    frames: int = 0
+    latency_p50_ns: int = 0
+    latency_p99_ns: int = 0
+    growth_bytes: int = 0
+
+
+def confine(limits: TrialLimits) -> None:
+    """Give up, for good and for this process, what a model's trial does not need."""
+    _lower(resource.RLIMIT_AS, limits.address_space_bytes)
+    _lower(resource.RLIMIT_CPU, limits.cpu_s)
+    _lower(resource.RLIMIT_NOFILE, limits.open_files)
+    _lower(resource.RLIMIT_FSIZE, 1_048_576)
+    _lower(resource.RLIMIT_CORE, 0)
+    signal.alarm(limits.wall_s)  # kills this process even when its parent has died
+    os.nice(10)
+    sys.addaudithook(_refuse)
+
+
+def run_trial(model_bytes: bytes, digest: str, frames_folder: Path, limits: TrialLimits) -> TrialResult:
+    """Verify, load and run the model on the recorded frames (a grey one when there are none)."""
+    from foundation.errors import FleetLoopError, RejectedError
+    from modelkit.onnx_backend import OnnxRuntimeBackend
+    from modelkit.predictor import Predictor
+    from modelkit.runtime import RuntimeOptions
+    from modelkit.verify import verify_model
+
+    try:
+        verified = verify_model(model_bytes, digest)
+        loaded = OnnxRuntimeBackend().load(verified, RuntimeOptions(threads=limits.threads))
+        return _measure(Predictor(loaded, verified.contract), frames_folder, limits)
+    except RejectedError as error:
+        return TrialResult(False, error.reason, str(error))
+    except MemoryError:
+        return TrialResult(
+            False, "out_of_memory", f"more than {limits.address_space_bytes} bytes of address space"
+        )
+    except FleetLoopError as error:
+        return TrialResult(False, "model_error", str(error))
+
+
+def _measure(predictor: Predictor, frames_folder: Path, limits: TrialLimits) -> TrialResult:
+    images = _images(frames_folder, limits)
+    latencies: list[int] = []
+    before_bytes = 0
+    for run in range(max(limits.min_runs, len(images)) + 1):
+        image = images[run % len(images)]
+        began_ns = time.monotonic_ns()
+        (prediction,) = predictor.predict([image])
+        if run:  # the first run allocates and is not typical
+            latencies.append(time.monotonic_ns() - began_ns)
+        else:
+            before_bytes = _resident_bytes()
+        if not prediction.logits_finite:
+            return TrialResult(
+                False, "not_finite", f"output on frame {run % len(images)} is not finite", run + 1
+            )
+    latencies.sort()
+    p50 = latencies[len(latencies) // 2]
+    p99 = latencies[min(len(latencies) - 1, len(latencies) * 99 // 100)]
+    growth = max(0, _resident_bytes() - before_bytes)
+    found = {"frames": len(images), "latency_p50_ns": p50, "latency_p99_ns": p99, "growth_bytes": growth}
+    if p50 > limits.max_latency_p50_ns:
+        return TrialResult(
+            False, "too_slow", f"p50 {p50} ns, the limit is {limits.max_latency_p50_ns} ns", **found
+        )
+    if growth > limits.max_growth_bytes:
+        return TrialResult(
+            False, "leaks_memory", f"grew {growth} bytes, the limit is {limits.max_growth_bytes}", **found
+        )
+    return TrialResult(True, "", "", **found)
+
+
+def _images(folder: Path, limits: TrialLimits) -> list[Pixels]:
+    import numpy as np
+
+    from foundation.errors import RejectedError
+    from modelkit.images import decode_image
+
+    images: list[Pixels] = []
+    for path in sorted(folder.glob("*.frame"))[-limits.max_frames :]:
+        try:
+            images.append(decode_image(path.read_bytes()))
+        except RejectedError:
+            continue  # a recorded frame that cannot be read says nothing about the model
+    return images or [np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)]
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def _lower(what: int, limit: int) -> None:
+    _soft, hard = resource.getrlimit(what)
+    bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(what, (bound, bound))
+
+
+def _refuse(event: str, _arguments: object) -> None:
+    if event in _FORBIDDEN_EVENTS:
+        raise PermissionError(f"{event} in a model trial")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one trial: the specification is the argument, the model's bytes are standard input."""
+    specification = json.loads(arguments[0])
+    known = {field.name for field in fields(TrialLimits)}
+    limits = TrialLimits(
+        **{key: int(value) for key, value in specification["limits"].items() if key in known}
+    )
+    answer = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints is not the answer
+    confine(limits)
+    try:
+        model_bytes = sys.stdin.buffer.read()
+        result = run_trial(model_bytes, specification["digest"], Path(specification["frames"]), limits)
+    except MemoryError:
+        result = TrialResult(
+            False, "out_of_memory", f"more than {limits.address_space_bytes} bytes of address space"
+        )
+    os.write(answer, json.dumps(asdict(result)).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

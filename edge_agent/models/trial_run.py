@@ -1,0 +1,99 @@
+"""Starts a trial and asks for its end without waiting: deliver goes on delivering meanwhile. Every end is an
+answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import edge_agent
+from edge_agent.models.settings import TrialLimits
+from edge_agent.models.trial import TrialResult
+from foundation.clock import Clock
+
+_MAX_ANSWER_BYTES = 65_536
+_GRACE_S = 5.0
+_KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+_TIME_SIGNALS = (signal.SIGALRM, signal.SIGXCPU)
+
+
+class TrialRun:
+    """One trial process. `poll` until it gives a result, or `cancel`."""
+
+    def __init__(self, slot_path: Path, digest: str, frames: Path, limits: TrialLimits, clock: Clock) -> None:
+        self.digest = digest
+        self._limits = limits
+        self._clock = clock
+        specification = {"digest": digest, "frames": str(frames), "limits": asdict(limits)}
+        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        environment |= {
+            "PYTHONPATH": str(Path(edge_agent.__file__).resolve().parent.parent),
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(limits.threads),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        with slot_path.open("rb") as model:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edge_agent.models.trial", json.dumps(specification)],
+                stdin=model,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+                close_fds=True,
+            )
+        self._deadline_ns = clock.monotonic_ns() + round((limits.wall_s + _GRACE_S) * 1e9)
+
+    def poll(self) -> TrialResult | None:
+        """The result, or None while it runs. Past its time it is killed: that is a result too."""
+        if self._process.poll() is None:
+            if self._clock.monotonic_ns() < self._deadline_ns:
+                return None
+            self._kill()
+            return TrialResult(False, "too_slow", f"no answer within {self._limits.wall_s} s")
+        return self._result()
+
+    def wait(self, timeout_s: float) -> TrialResult:
+        """Block until the result is there (a command line has nothing else to do)."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return TrialResult(False, "too_slow", f"no answer within {timeout_s} s")
+        return self._result()
+
+    def cancel(self) -> None:
+        """End the trial, whatever it would have said."""
+        if self._process.poll() is None:
+            self._kill()
+        elif self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _result(self) -> TrialResult:
+        code = self._process.returncode
+        data = b""
+        if self._process.stdout is not None and not self._process.stdout.closed:
+            with self._process.stdout as stream:
+                data = stream.read(_MAX_ANSWER_BYTES)
+        if code < 0 and -code in _TIME_SIGNALS:
+            return TrialResult(False, "too_slow", f"ended by {signal.Signals(-code).name}")
+        if code != 0:
+            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            return TrialResult(False, "crashed", f"the trial process ended with {how}")
+        try:
+            document = json.loads(data)
+            return TrialResult(**document)
+        except (ValueError, TypeError) as error:
+            return TrialResult(False, "crashed", f"the trial gave no readable answer: {error}")

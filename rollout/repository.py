@@ -1,0 +1,407 @@
+"""The downlink is a TUF repository of plain files: whatever a crash leaves behind, clients can still use it.
+
+Layout under `tuf_path`, servable by any static web server, object store or CDN:
+
+    metadata/<N>.root.json  <N>.targets.json  <N>.models.json  <N>.rollouts.json  <N>.snapshot.json 
+    timestamp.json
+    targets/models/<sha256>.<name>   targets/rollouts/<sha256>.<name>
+
+`timestamp.json` names what is published; nothing else counts. A publication writes target files, then the
+role, then the snapshot, then the timestamp, each atomically: before the last rename clients see the old state
+whole, after it the new one. One writer at a time (a lock beside the files). The roles `models` (paths
+`models/*`) and `rollouts` (paths `rollouts/*`) are delegated to keys of their own. `*` matches no slash, so
+names are flat.
+
+The timestamp carries when it was issued (a signed extra field): vehicles keep it as a floor under their
+clocks. This module decides nothing about releases or waves. Source: TUF specification 1.0.34, sections 3 to
+6.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from foundation.clock import Clock, SystemClock
+from foundation.errors import MisconfiguredError, RejectedError
+from foundation.files import FileLock, write_atomic
+from foundation.settings import setting
+from rollout.keys import DELEGATED_ROLES, ONLINE_ROLES, ROOT, KeyStore
+
+ISSUED_FIELD = "x-fleetloop-issued-s"
+"""Signed field of timestamp.json: whole seconds since 1970 when it was issued."""
+TOP_LEVEL = ("root", "timestamp", "snapshot", "targets")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
+_DAY_S = 86_400
+
+OnStep = Callable[[str], None]
+"""Called after each step of a publication has reached the disk; tests kill the writer there."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """How long each role's word is good for. A vehicle that hears nothing newer stops activating after the
+    shortest.
+    """
+
+    root_expiry_s: int = setting(default=730 * _DAY_S, min=60, help="life of a root document")
+    targets_expiry_s: int = setting(default=365 * _DAY_S, min=60, help="life of targets, models and rollouts")
+    snapshot_expiry_s: int = setting(default=30 * _DAY_S, min=60, help="life of a snapshot")
+    timestamp_expiry_s: int = setting(
+        default=7 * _DAY_S, min=1, help="life of a timestamp: freeze protection"
+    )
+    lock_wait_s: float = setting(default=10.0, min=0.0, help="how long a second writer waits")
+
+
+def init_repository(
+    tuf_path: Path,
+    keys_path: Path,
+    *,
+    threshold: int = 1,
+    root_keys: int | None = None,
+    settings: RepositorySettings | None = None,
+    clock: Clock | None = None,
+    passphrase: str | None = None,
+) -> Repository:
+    """Make the keys and the first, empty state of a repository. A second call on the same folder is refused.
+
+    Args:
+        threshold: how many of the offline root keys must sign a root document.
+        root_keys: how many offline root keys to make; `threshold` of them when not given.
+
+    Raises:
+        MisconfiguredError: the repository exists already, or fewer keys than the threshold were asked for.
+    """
+    settings = settings or RepositorySettings()
+    count = threshold if root_keys is None else root_keys
+    if not 1 <= threshold <= count <= 16:
+        raise MisconfiguredError(
+            f"root threshold {threshold} of {count} keys: need 1 <= threshold <= keys <= 16"
+        )
+    repository = Repository(tuf_path, keys_path, settings=settings, clock=clock, passphrase=passphrase)
+    with repository.lock():
+        if (tuf_path / "metadata" / "timestamp.json").exists():
+            raise MisconfiguredError(
+                f"{tuf_path} already holds a repository; it is never made anew over an old one"
+            )
+        repository.bootstrap(threshold, count)
+    return repository
+
+
+class Repository:
+    """One writer's view of the repository at `tuf_path`, signing with the keys under `keys_path`."""
+
+    def __init__(
+        self,
+        tuf_path: Path,
+        keys_path: Path,
+        *,
+        settings: RepositorySettings | None = None,
+        clock: Clock | None = None,
+        passphrase: str | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.path = tuf_path
+        self.keys = KeyStore(keys_path, passphrase)
+        self._settings = settings or RepositorySettings()
+        self._clock: Clock = clock or SystemClock()
+        self._on_step: OnStep = on_step or (lambda _step: None)
+
+    def lock(self) -> FileLock:
+        """The right to write: one holder at a time, whichever process it is in."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / ".writer.lock", wait_s=self._settings.lock_wait_s, clock=self._clock)
+
+    # Reading: only what the timestamp names.
+
+    def root_bytes(self, version: int | None = None) -> bytes:
+        """A root document: the newest, or the one of `version`. The newest is what an enrolment installs.
+
+        Raises:
+            MisconfiguredError: there is no repository here, or no such version.
+        """
+        number = self._newest_root_version() if version is None else version
+        path = self._metadata(f"{number}.root")
+        if not path.exists():
+            raise MisconfiguredError(f"no root version {number} in {self.path}: run `fleetloop init` first")
+        return path.read_bytes()
+
+    def read_target(self, role: str, name: str) -> bytes | None:
+        """The published bytes of target `role/name`, or None when the role lists no such target."""
+        info = self.load(role).signed.targets.get(f"{role}/{name}")
+        if info is None:
+            return None
+        data = self._target(role, info.hashes["sha256"], name).read_bytes()
+        info.verify_length_and_hashes(data)
+        return data
+
+    def load(self, role: str) -> Any:
+        """The published metadata of `role`, as the timestamp (and the snapshot that it names) say."""
+        if role == ROOT:
+            return Metadata.from_bytes(self.root_bytes())
+        path = self._metadata("timestamp")
+        if not path.exists():
+            raise MisconfiguredError(f"no repository in {self.path}: run `fleetloop init` first")
+        timestamp = Metadata.from_bytes(path.read_bytes())
+        if role == "timestamp":
+            return timestamp
+        snapshot_version = timestamp.signed.snapshot_meta.version
+        snapshot = Metadata.from_bytes(self._metadata(f"{snapshot_version}.snapshot").read_bytes())
+        if role == "snapshot":
+            return snapshot
+        version = snapshot.signed.meta[f"{role}.json"].version
+        return Metadata.from_bytes(self._metadata(f"{version}.{role}").read_bytes())
+
+    # Writing.
+
+    def bootstrap(self, threshold: int, root_keys: int) -> None:
+        """Keys and first documents; the caller holds the lock. An interrupted one is simply made again."""
+        for role, count in ((ROOT, root_keys), *((role, 1) for role in ONLINE_ROLES)):
+            for _ in range(count - len(self.keys.signers(role))):
+                self.keys.create(role)
+        root = Root(version=1, consistent_snapshot=True, expires=self._expiry(ROOT))
+        root.roles[ROOT].threshold = threshold
+        for role in TOP_LEVEL:
+            for signer in self.keys.signers(role):
+                root.add_key(signer.public_key, role)
+        targets = Targets(version=1, expires=self._expiry("targets"))
+        targets.delegations = Delegations(keys={}, roles={})
+        snapshot = Snapshot(version=1, expires=self._expiry("snapshot"), meta={})
+        for role in DELEGATED_ROLES:
+            delegation = DelegatedRole(role, [], 1, terminating=True, paths=[f"{role}/*"])
+            targets.delegations.roles[role] = delegation
+            for signer in self.keys.signers(role):
+                targets.add_key(signer.public_key, role)
+            self._write_role(role, Targets(version=1, expires=self._expiry(role)), snapshot, role)
+        self._write_role("targets", targets, snapshot, "targets")
+        self._write_root(root, self.keys.signers(ROOT))
+        self._write_signed("1.snapshot", snapshot, self.keys.signers("snapshot"))
+        timestamp = Timestamp(version=1, expires=self._expiry("timestamp"))
+        self._write_timestamp(timestamp, 1, self.keys.signers("timestamp"))
+
+    def publish(self, role: str, add: Mapping[str, bytes], *, signing_role: str | None = None) -> int:
+        """Publish targets `role/<name>` and return the new version of the role. See `transact`."""
+        return self.transact(role, lambda: add, signing_role=signing_role)
+
+    def transact(
+        self, role: str, build: Callable[[], Mapping[str, bytes]], *, signing_role: str | None = None
+    ) -> int:
+        """Read, decide and publish under one lock: `build` is called with the lock held and returns name ->
+        bytes.
+
+        Args:
+            signing_role: whose key signs the role's document; the role itself unless a test or a
+                demonstration of the attack "a key of the wrong role" names another. Clients refuse what such
+                a call publishes.
+
+        Raises:
+            RejectedError: `role` is not a delegated one or a name is not flat (reason invalid_value).
+            RetryLaterError: another writer holds the repository.
+        """
+        if role not in DELEGATED_ROLES:
+            raise RejectedError(f"role {role!r} is not one of {DELEGATED_ROLES}", reason="invalid_value")
+        with self.lock():
+            published = self.load(role).signed
+            snapshot = self.load("snapshot").signed
+            for name, data in build().items():
+                if not _NAME.match(name):
+                    raise RejectedError(
+                        f"target name {name!r} is not flat: {_NAME.pattern}", reason="invalid_value"
+                    )
+                info = TargetFile.from_data(f"{role}/{name}", data, ["sha256"])
+                path = self._target(role, info.hashes["sha256"], name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, data)
+                published.targets[info.path] = info
+            self._on_step("targets")
+            published.version = snapshot.meta[f"{role}.json"].version + 1
+            published.expires = self._expiry(role)
+            self._write_role(role, published, snapshot, signing_role or role)
+            self._on_step("role")
+            self._publish_snapshot(snapshot)
+            return int(published.version)
+
+    def refresh(self) -> list[str]:
+        """Say again that the published state is the newest: a new timestamp, and anew whatever is past half
+        its life.
+
+        Run it more often than `timestamp_expiry_s` (a timer, or any publication). Returns the roles signed.
+        """
+        with self.lock():
+            snapshot = self.load("snapshot").signed
+            signed = ["timestamp"]
+            for role in (*DELEGATED_ROLES, "targets"):
+                document = self.load(role).signed
+                if self._is_past_half(role, document):
+                    document.version += 1
+                    document.expires = self._expiry(role)
+                    self._write_role(role, document, snapshot, role)
+                    signed.append(role)
+            if len(signed) > 1 or self._is_past_half("snapshot", snapshot):
+                signed.append("snapshot")
+                self._publish_snapshot(snapshot)
+            else:
+                self._publish_timestamp(snapshot.version)
+            return signed
+
+    def rotate_root(self, *, threshold: int | None = None, root_keys: int = 1) -> int:
+        """Replace the offline root keys; the new root is signed by the old and by the new ones. Returns its
+        version.
+
+        The old key files stay where they are and are trusted no more: move them to the archive or destroy
+        them.
+        """
+        with self.lock():
+            root = self.load(ROOT).signed
+            old = self.keys.trusted_signers(ROOT, root.roles[ROOT].keyids, root.roles[ROOT].threshold)
+            new = [self.keys.create(ROOT) for _ in range(root_keys)]
+            for signer in old:
+                root.revoke_key(signer.public_key.keyid, ROOT)
+            for key_id in list(root.roles[ROOT].keyids):
+                root.revoke_key(key_id, ROOT)
+            for signer in new:
+                root.add_key(signer.public_key, ROOT)
+            root.roles[ROOT].threshold = threshold or min(root.roles[ROOT].threshold, root_keys)
+            return self._next_root(root, [*old, *new])
+
+    def rotate_key(self, role: str) -> str:
+        """Give an online role a new key, without a moment at which clients would refuse. Returns the new
+        key's id.
+
+        A top-level role: a root that trusts both keys, everything signed by both, a root that trusts the new
+        one only. A delegated role: its delegation and its document change in one publication.
+        """
+        if role not in ONLINE_ROLES:
+            raise RejectedError(f"role {role!r} is not one of {ONLINE_ROLES}", reason="invalid_value")
+        with self.lock():
+            new = self.keys.create(role).public_key
+            if role in DELEGATED_ROLES:
+                targets = self.load("targets").signed
+                for key_id in list(targets.delegations.roles[role].keyids):
+                    targets.revoke_key(key_id, role)
+                targets.add_key(new, role)
+                self._republish([("targets", targets), (role, self.load(role).signed)], targets)
+                return str(new.keyid)
+            root = self.load(ROOT).signed
+            old_ids = list(root.roles[role].keyids)
+            root.add_key(new, role)
+            self._next_root(root, self._root_signers(root))
+            self._on_step("root-both")
+            self._republish([("targets", self.load("targets").signed)] if role == "targets" else [])
+            self._on_step("republished")
+            for key_id in old_ids:
+                root.revoke_key(key_id, role)
+            self._next_root(root, self._root_signers(root))
+            if role != "targets":
+                self._republish([])
+            return str(new.keyid)
+
+    # Parts of a publication; the lock is held.
+
+    def _republish(self, documents: list[tuple[str, Any]], delegator: Any = None) -> None:
+        snapshot = self.load("snapshot").signed
+        for role, document in documents:
+            document.version = snapshot.meta[f"{role}.json"].version + 1
+            self._write_role(role, document, snapshot, role, delegator)
+        self._publish_snapshot(snapshot)
+
+    def _publish_snapshot(self, snapshot: Any) -> None:
+        snapshot.version = self.load("timestamp").signed.snapshot_meta.version + 1
+        snapshot.expires = self._expiry("snapshot")
+        self._write_signed(f"{snapshot.version}.snapshot", snapshot, self._online_signers("snapshot"))
+        self._on_step("snapshot")
+        self._publish_timestamp(snapshot.version)
+
+    def _publish_timestamp(self, snapshot_version: int) -> None:
+        timestamp = self.load("timestamp").signed
+        timestamp.version += 1
+        timestamp.expires = self._expiry("timestamp")
+        self._write_timestamp(timestamp, snapshot_version, self._online_signers("timestamp"))
+        self._on_step("timestamp")
+
+    def _write_timestamp(self, timestamp: Any, snapshot_version: int, signers: list[Any]) -> None:
+        data = self._metadata(f"{snapshot_version}.snapshot").read_bytes()
+        timestamp.snapshot_meta = MetaFile.from_data(snapshot_version, data, ["sha256"])
+        timestamp.unrecognized_fields[ISSUED_FIELD] = self._clock.now_ns() // 1_000_000_000
+        self._write_signed("timestamp", timestamp, signers)
+
+    def _write_role(
+        self, role: str, document: Any, snapshot: Any, signing_role: str, delegator: Any = None
+    ) -> None:
+        signers = self._signers_of(signing_role, delegator)
+        data = self._write_signed(f"{document.version}.{role}", document, signers)
+        snapshot.meta[f"{role}.json"] = MetaFile.from_data(document.version, data, ["sha256"])
+
+    def _signers_of(self, role: str, delegator: Any = None) -> list[Any]:
+        if not self._metadata("timestamp").exists():
+            return self.keys.signers(role)
+        if role in DELEGATED_ROLES:
+            delegation = (delegator or self.load("targets").signed).delegations.roles[role]
+            return self.keys.trusted_signers(role, delegation.keyids, delegation.threshold)
+        return self._online_signers(role)
+
+    def _online_signers(self, role: str) -> list[Any]:
+        trusted = self.load(ROOT).signed.roles[role]
+        return self.keys.trusted_signers(role, trusted.keyids, trusted.threshold)
+
+    def _root_signers(self, root: Any) -> list[Any]:
+        return self.keys.trusted_signers(ROOT, root.roles[ROOT].keyids, root.roles[ROOT].threshold)
+
+    def _next_root(self, root: Any, signers: list[Any]) -> int:
+        root.version = self._newest_root_version() + 1
+        root.expires = self._expiry(ROOT)
+        self._write_root(root, signers)
+        return int(root.version)
+
+    def _write_root(self, root: Any, signers: list[Any]) -> None:
+        self._write_signed(f"{root.version}.root", root, signers)
+
+    def _write_signed(self, name: str, document: Any, signers: list[Any]) -> bytes:
+        metadata = Metadata(document)
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        data: bytes = metadata.to_bytes()
+        path = self._metadata(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+        return data
+
+    def _is_past_half(self, role: str, document: Any) -> bool:
+        left_s = (document.expires - self._now()).total_seconds()
+        return bool(left_s < self._life_s(role) / 2)
+
+    def _expiry(self, role: str) -> datetime:
+        return (self._now() + timedelta(seconds=self._life_s(role))).replace(microsecond=0)
+
+    def _life_s(self, role: str) -> int:
+        name = role if role in ("root", "snapshot", "timestamp") else "targets"
+        return int(getattr(self._settings, f"{name}_expiry_s"))
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)
+
+    def _newest_root_version(self) -> int:
+        versions = [int(path.name.split(".")[0]) for path in (self.path / "metadata").glob("*.root.json")]
+        return max(versions, default=0)
+
+    def _metadata(self, name: str) -> Path:
+        return self.path / "metadata" / f"{name}.json"
+
+    def _target(self, role: str, sha256: str, name: str) -> Path:
+        return self.path / "targets" / role / f"{sha256}.{name}"
