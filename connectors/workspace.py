@@ -1,0 +1,162 @@
+"""Where everything of a workspace is: one folder, which is the user's own git and DVC repository.
+
+    fleetloop.toml dvc.yaml params.yaml lake.lock .gitignore
+    lake/       tables (arrivals, labels, reference); never in git, never in DVC
+    datasets/   current/ is an output of DVC
+    registry/   vehicles.json, models/, datasets/ (one manifest a version), tuf/
+    models/     candidate/ and package/, outputs of DVC
+    reports/    what the stages found
+    .fleetloop/ locks, caches, unfinished work: may be removed when nothing runs
+Private keys are never inside; by default they are in the sibling folder "<workspace>.keys". This module reads
+`fleetloop.toml` and makes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from foundation.errors import MisconfiguredError
+from foundation.settings import load_settings, setting
+
+CONFIG_NAME = "fleetloop.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDeskSettings:
+    """Who answers when a label is asked for."""
+
+    file: str = ""
+    """A Parquet, JSON-lines or CSV file with payload_sha256 and class_name; relative to the workspace. Empty: no desk."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSettings:
+    """The contents of fleetloop.toml."""
+
+    name: str = "fleet"
+    lake: str = "lake"
+    """Folder of the lake, relative to the workspace or absolute."""
+    keys: str = ""
+    """Folder of the private keys. Empty: the sibling folder "<workspace>.keys"."""
+    bootstrap: str = "127.0.0.1:9092"
+    """HOST:PORT of the Kafka-compatible broker."""
+    licence: str = ""
+    """Licence and attribution of the data, shown on every dataset card."""
+    provenance: str = ""
+    """A sentence on where the data comes from, and on what of it is simulated."""
+    lock_wait_s: float = setting(60.0, min=0.0, max=3600.0)
+    label_desk: LabelDeskSettings = LabelDeskSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One workspace: its folder, its settings and the paths that follow from them."""
+
+    root: Path
+    settings: WorkspaceSettings = WorkspaceSettings()
+
+    @classmethod
+    def open(cls, root: Path | str) -> Workspace:
+        """Raises MisconfiguredError when `root` is no workspace, or its fleetloop.toml has a mistake."""
+        folder = Path(root).resolve()
+        config = folder / CONFIG_NAME
+        if not config.is_file():
+            raise MisconfiguredError(f"{folder} is no FleetLoop workspace: it has no {CONFIG_NAME}; run `fleetloop init {root}`")
+        return cls(folder, load_settings(WorkspaceSettings, config, env={}))
+
+    def path(self, text: str) -> Path:
+        """`text` as a path: as it is when absolute, else inside the workspace."""
+        return self.root / text
+
+    @property
+    def lake_path(self) -> Path:
+        """Folder of the lake's tables."""
+        return self.path(self.settings.lake)
+
+    @property
+    def lake_uri(self) -> str:
+        """Where the lake is, as `connectors.lake` takes it."""
+        return str(self.lake_path)
+
+    @property
+    def arrivals_uri(self) -> str:
+        """One row an offset."""
+        return str(self.lake_path / "arrivals")
+
+    @property
+    def labels_uri(self) -> str:
+        """One row an answer of the label desk."""
+        return str(self.lake_path / "labels")
+
+    @property
+    def reference_uri(self) -> str:
+        """Frames that did not come through the vehicles."""
+        return str(self.lake_path / "reference")
+
+    @property
+    def lake_lock_path(self) -> Path:
+        """Which versions of the tables the dataset is made from."""
+        return self.root / "lake.lock"
+
+    @property
+    def params_path(self) -> Path:
+        """The parameters of all stages."""
+        return self.root / "params.yaml"
+
+    @property
+    def registry_path(self) -> Path:
+        """What is known about vehicles, models, releases and dataset versions."""
+        return self.root / "registry"
+
+    @property
+    def enrolment_path(self) -> Path:
+        """Public keys of the vehicles."""
+        return self.registry_path / "vehicles.json"
+
+    @property
+    def models_path(self) -> Path:
+        """Released models, a folder each."""
+        return self.registry_path / "models"
+
+    @property
+    def serving_path(self) -> Path:
+        """Name and digest of the model that the fleet is served."""
+        return self.registry_path / "serving.json"
+
+    @property
+    def dataset_versions_path(self) -> Path:
+        """One JSON file a dataset version."""
+        return self.registry_path / "datasets"
+
+    @property
+    def tuf_path(self) -> Path:
+        """The signed repository that vehicles read: metadata/ and targets/."""
+        return self.registry_path / "tuf"
+
+    @property
+    def datasets_path(self) -> Path:
+        """Datasets; `current` is the output of the stage curate."""
+        return self.root / "datasets"
+
+    @property
+    def dataset_path(self) -> Path:
+        """The dataset that the next training would read."""
+        return self.datasets_path / "current"
+
+    @property
+    def reports_path(self) -> Path:
+        """What the stages found."""
+        return self.root / "reports"
+
+    @property
+    def private_path(self) -> Path:
+        """Locks, caches and unfinished work."""
+        return self.root / ".fleetloop"
+
+    @property
+    def keys_path(self) -> Path:
+        """Private keys: outside the workspace unless fleetloop.toml says otherwise."""
+        if self.settings.keys:
+            return self.path(self.settings.keys)
+        return self.root.with_name(self.root.name + ".keys")

@@ -1,0 +1,45 @@
+"""Of frames with the same bytes one stays, whatever order they came in: of a test drive first, then the smallest identity.
+
+A copy in training of a frame of a test drive leaves as a near-duplicate of test at distance 0 (guarantee 5); every
+other copy leaves as an exact duplicate. Both name the identity that stays.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from schemas.reasons import RemovalReason, Split
+
+
+def remove_exact_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with reason, match_sha256, match_identity and distance on the copies that leave.
+
+    Needs the columns reason, payload_sha256, identity, split, source, vehicle_id, epoch, seq, drive_id, track_id. A fleet
+    row stays before a reference row of the same split; rows that have a reason already are not looked at.
+    """
+    order = [
+        pl.col("split") != str(Split.TEST), pl.col("source") != "fleet", "vehicle_id", "epoch", "seq", "drive_id", "track_id",
+    ]  # fmt: skip
+    present = rows.filter(pl.col("reason").is_null())
+    ranked = present.sort("payload_sha256", *order, nulls_last=True).select(
+        "fragment_id",
+        "row",
+        pl.col("identity").first().over("payload_sha256").alias("kept_identity"),
+        pl.col("split").first().over("payload_sha256").alias("kept_split"),
+        pl.int_range(pl.len()).over("payload_sha256").alias("rank"),
+    )
+    copies = ranked.filter(pl.col("rank") > 0)
+    marked = rows.join(copies, on=["fragment_id", "row"], how="left", maintain_order="left")
+    is_copy = pl.col("rank").is_not_null()
+    of_test = (pl.col("kept_split") == str(Split.TEST)) & (pl.col("split") != str(Split.TEST))
+    reason = (
+        pl.when(of_test)
+        .then(pl.lit(str(RemovalReason.NEAR_DUPLICATE_OF_TEST)))
+        .otherwise(pl.lit(str(RemovalReason.EXACT_DUPLICATE)))
+    )
+    return marked.with_columns(
+        pl.when(is_copy).then(reason).otherwise("reason").alias("reason"),
+        pl.when(is_copy).then("payload_sha256").otherwise("match_sha256").alias("match_sha256"),
+        pl.when(is_copy).then("kept_identity").otherwise("match_identity").alias("match_identity"),
+        pl.when(is_copy).then(0.0).otherwise("distance").alias("distance"),
+    ).drop("kept_identity", "kept_split", "rank")

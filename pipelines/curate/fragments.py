@@ -1,0 +1,162 @@
+"""Every row of the lake at the locked versions is in exactly one fragment, and a fragment can be read anywhere.
+
+A fragment is a range of row groups of one immutable Parquet file. It travels through the pipeline as its JSON text.
+Fleet rows and reference rows get the same columns here; what a reference row cannot know is null. It refuses to
+read a table without a version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from connectors.lake import LakeTable, Snapshot
+from connectors.lake_lock import LakeLock, locked_snapshot
+from connectors.lake_schema import TABLES
+
+FRAGMENT_BYTES = 128 * 1024 * 1024
+"""A fragment ends after the row group that passes this size (uncompressed), so that a worker holds about as much."""
+
+FLEET_COLUMNS: dict[str, pl.DataType] = {
+    "origin": pl.String(),
+    "outcome": pl.String(),
+    "vehicle_id": pl.String(),
+    "epoch": pl.String(),
+    "seq": pl.Int64(),
+    "drive_id": pl.String(),
+    "sensor_id": pl.String(),
+    "track_id": pl.String(),
+    "capture_time_ns": pl.Int64(),
+    "time_quality": pl.String(),
+    "provenance": pl.String(),
+    "model_name": pl.String(),
+    "model_digest": pl.String(),
+    "predicted_class": pl.String(),
+    "score_entropy": pl.Float64(),
+    "score_margin": pl.Float64(),
+    "score_least_confidence": pl.Float64(),
+    "score_novelty": pl.Float64(),
+    "embedding": pl.List(pl.Float32()),
+    "rule_id": pl.String(),
+    "selection_probability": pl.Float64(),
+    "payload_sha256": pl.String(),
+    "payload_uri": pl.String(),
+}
+"""What curation reads of an arrival, payload apart. Places and times of arrival are left out on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Row groups [first_group, end_group) of one file. `kind` is "arrivals" or "reference"."""
+
+    fragment_id: str
+    kind: str
+    path: str
+    first_group: int
+    end_group: int
+    rows: int
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Fragment:
+        """The fragment that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def plan_fragments(snapshots: dict[str, Snapshot]) -> list[Fragment]:
+    """The fragments of the tables `arrivals` and `reference`, those of one file in order."""
+    fragments = []
+    for kind in ("arrivals", "reference"):
+        if kind not in snapshots:
+            continue
+        folder = snapshots[kind].table.folder
+        paths = sorted(str(path) for path in snapshots[kind].files().column("path").to_pylist())
+        for number, path in enumerate(paths):
+            for part, (first, end, rows) in enumerate(_ranges(pq.ParquetFile(folder / path).metadata)):
+                name = f"{kind}-{number:06d}-{part:03d}"
+                fragments.append(Fragment(name, kind, str(folder / path), first, end, rows))
+    return fragments
+
+
+def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
+    first, size_bytes, rows = 0, 0, 0
+    for group in range(metadata.num_row_groups):
+        size_bytes += metadata.row_group(group).total_byte_size
+        rows += metadata.row_group(group).num_rows
+        if size_bytes >= FRAGMENT_BYTES or group == metadata.num_row_groups - 1:
+            yield first, group + 1, rows
+            first, size_bytes, rows = group + 1, 0, 0
+
+
+def read_metadata(fragment: Fragment) -> pl.DataFrame:
+    """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text `identity`."""
+    file = pq.ParquetFile(fragment.path)
+    present = [name for name in [*FLEET_COLUMNS, "class_name"] if name in file.schema_arrow.names]
+    groups = list(range(fragment.first_group, fragment.end_group))
+    rows = pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, columns=present)))
+    rows = rows.with_columns(
+        [pl.lit(None, kind).alias(name) for name, kind in FLEET_COLUMNS.items() if name not in rows.columns]
+    )
+    if fragment.kind == "reference":
+        rows = rows.rename({"class_name": "reference_class"}).with_columns(
+            pl.lit("landed").alias("outcome"),
+            pl.lit("reference").alias("source"),
+            pl.lit("ok").alias("time_quality"),
+            pl.coalesce("provenance", pl.lit("recorded")).alias("provenance"),
+            pl.col("origin").alias("reference_origin"),
+            pl.concat_str(pl.lit("reference/"), "drive_id", pl.lit("/"), "payload_sha256").alias("identity"),
+        )
+    else:
+        rows = rows.with_columns(
+            pl.lit("fleet").alias("source"),
+            pl.lit(None, pl.String).alias("reference_class"),
+            pl.lit(None, pl.String).alias("reference_origin"),
+            pl.concat_str(
+                "vehicle_id", pl.lit("/"), "epoch", pl.lit("/"), pl.col("seq").cast(pl.String)
+            ).alias("identity"),
+        )
+    return rows.with_columns(
+        pl.lit(fragment.fragment_id).alias("fragment_id"),
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
+    ).select(
+        "fragment_id", "row", "source", "identity", "reference_class", "reference_origin",
+        *[pl.col(name).cast(kind) for name, kind in FLEET_COLUMNS.items() if name != "origin"],
+    )  # fmt: skip
+
+
+def read_payloads(fragment: Fragment, rows: list[int]) -> Iterator[tuple[int, bytes | None]]:
+    """(row, payload) for the wanted rows of the fragment, ascending, one row group in memory at a time."""
+    wanted = sorted(rows)
+    file = pq.ParquetFile(fragment.path)
+    begin, at = 0, 0
+    for group in range(fragment.first_group, fragment.end_group):
+        end = begin + file.metadata.row_group(group).num_rows
+        upto = at
+        while upto < len(wanted) and wanted[upto] < end:
+            upto += 1
+        if upto > at:
+            column = file.read_row_group(group, columns=["payload"]).column("payload")
+            picked = column.take(pa.array([row - begin for row in wanted[at:upto]]))
+            yield from zip(wanted[at:upto], picked.to_pylist(), strict=True)
+        begin, at = end, upto
+
+
+def open_snapshots(lake: Path, lock: LakeLock) -> dict[str, Snapshot]:
+    """The locked tables that curation reads, each at its locked version.
+
+    Raises MisconfiguredError when a table was made anew since or has no such version.
+    """
+    return {
+        name: locked_snapshot(lock, name, LakeTable.open(lake / name))
+        for name in sorted(lock)
+        if name in TABLES
+    }

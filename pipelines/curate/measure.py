@@ -1,0 +1,61 @@
+"""Step 1: every row of a fragment is read once and every payload is measured once, in parallel over fragments.
+
+In: a fragment's JSON. Out: the path of a Parquet file with the fragment's rows, their features, and no payloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import apache_beam as beam
+import polars as pl
+
+from foundation.errors import MisconfiguredError
+from pipelines.curate.fragments import Fragment, read_metadata, read_payloads
+from pipelines.curate.quality import FEATURES, measure
+
+
+class MeasureFragment(beam.DoFn):
+    """Measures what the cache does not know. `features_path` need not exist."""
+
+    def __init__(self, work: str, features_path: str) -> None:
+        self._work = work
+        self._features_path = features_path
+        self._known: pl.DataFrame | None = None
+
+    def process(self, element: str) -> Iterator[str]:
+        """One output path a fragment, always of the same name, so that a bundle that is run again changes nothing."""
+        fragment = Fragment.from_json(element)
+        rows = read_metadata(fragment)
+        measured = rows.join(self._features(fragment, rows), on="payload_sha256", how="left", maintain_order="left")
+        path = Path(self._work) / "measured" / f"{fragment.fragment_id}.parquet"
+        temporary = path.with_suffix(".tmp")
+        measured.write_parquet(temporary, compression="lz4")
+        temporary.replace(path)
+        yield str(path)
+
+    def _features(self, fragment: Fragment, rows: pl.DataFrame) -> pl.DataFrame:
+        if self._known is None:
+            path = Path(self._features_path)
+            self._known = pl.read_parquet(path) if path.is_file() else pl.DataFrame(schema=FEATURES)
+        landed = rows.filter(pl.col("outcome") == "landed").unique("payload_sha256", keep="first", maintain_order=True)
+        known = self._known.join(landed.select("payload_sha256"), on="payload_sha256", how="semi")
+        fresh = landed.join(known, on="payload_sha256", how="anti").sort("row")
+        names = dict(zip(fresh["row"], fresh.select("payload_sha256", "payload_uri").iter_rows(), strict=True))
+        found = [
+            asdict(measure(_inline(payload, *names[row]), names[row][0]))
+            for row, payload in read_payloads(fragment, list(names))
+        ]
+        return pl.concat([known.select(list(FEATURES)), pl.DataFrame(found, schema=FEATURES)])
+
+
+def _inline(payload: bytes | None, payload_sha256: str, payload_uri: str | None) -> bytes:
+    if payload:
+        return payload
+    if payload_uri:
+        raise MisconfiguredError(
+            f"payload {payload_sha256} is kept at {payload_uri}; curation reads payloads that are inline in the lake"
+        )
+    return b""

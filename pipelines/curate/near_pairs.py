@@ -1,0 +1,100 @@
+"""Every pair of frames at most a threshold apart is found: exactly, whatever the order of the frames or of the blocks.
+
+All pairs are compared, block against block; the first machine word decides for most of them (a distance over 64
+bits is never more than the whole). Two measures: bits of the perceptual hash, and cosine distance of embeddings. The
+embeddings are rounded to 8 bits first, so that their products are whole numbers and no order of additions
+can change a verdict. It refuses to group: near is not transitive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+BLOCK_ROWS = 4096
+PAIR_SCHEMA = {"sha_a": pl.String, "sha_b": pl.String, "distance": pl.Float64, "measure": pl.String}
+"""One row a pair, sha_a < sha_b; `distance` in bits (measure "hash") or 0..2 (measure "embedding")."""
+_EMBEDDING_LEVELS = 127
+
+
+def blocks_to_compare(rows: int, first_new: int = 0, block_rows: int = BLOCK_ROWS) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks [begin_a, end_a) x [begin_b, end_b) that together meet every pair with a row >= `first_new` once.
+
+    Rows before `first_new` were compared with each other already; a pair is met with its larger row in block b.
+    """
+    for begin_b in range(first_new, rows, block_rows):
+        end_b = min(begin_b + block_rows, rows)
+        for begin_a in range(0, end_b, block_rows):
+            yield begin_a, min(begin_a + block_rows, end_b), begin_b, end_b
+
+
+def hash_pairs(
+    words: npt.NDArray[np.uint64], begin_a: int, end_a: int, begin_b: int, end_b: int, max_distance_bits: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Row numbers a < b with a in [begin_a, end_a), b in [begin_b, end_b), and their distances in bits."""
+    block_b = words[begin_b:end_b]
+    found_a, found_b, found_d = [], [], []
+    stripe = max(1, (1 << 22) // max(1, len(block_b)))
+    for begin in range(begin_a, end_a, stripe):
+        block_a = words[begin : min(begin + stripe, end_a)]
+        near = np.bitwise_count(block_a[:, None, 0] ^ block_b[None, :, 0]) <= max_distance_bits
+        rows_a, rows_b = np.nonzero(near)
+        keep = rows_a + begin < rows_b + begin_b
+        rows_a, rows_b = rows_a[keep], rows_b[keep]
+        distance = np.bitwise_count(block_a[rows_a] ^ block_b[rows_b]).sum(axis=1, dtype=np.int64)
+        keep = distance <= max_distance_bits
+        found_a.append(rows_a[keep] + begin)
+        found_b.append(rows_b[keep] + begin_b)
+        found_d.append(distance[keep])
+    return np.concatenate(found_a), np.concatenate(found_b), np.concatenate(found_d)
+
+
+def rounded_unit(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Shape (n, d): unit vectors rounded to whole numbers in [-127, 127]; a zero or non-finite vector stays zero."""
+    clean = np.where(np.isfinite(embeddings), embeddings, 0).astype(np.float64)
+    length = np.sqrt((clean**2).sum(axis=1, keepdims=True))
+    unit = np.divide(clean, length, out=np.zeros_like(clean), where=length > 0)
+    return np.rint(unit * _EMBEDDING_LEVELS).astype(np.float32)
+
+
+def embedding_pairs(
+    rounded: npt.NDArray[np.float32], begin_a: int, end_a: int, begin_b: int, end_b: int, max_distance: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """As `hash_pairs`, with the cosine distance of rows that `rounded_unit` gave (exact up to 1,040 dimensions)."""
+    a, b = rounded[begin_a:end_a], rounded[begin_b:end_b]
+    squares_a, squares_b = (a.astype(np.float64) ** 2).sum(axis=1), (b.astype(np.float64) ** 2).sum(axis=1)
+    length = np.sqrt(squares_a[:, None] * squares_b[None, :])
+    products = (a @ b.T).astype(np.float64)
+    distance = 1.0 - np.divide(products, length, out=np.full_like(length, -1.0), where=length > 0)
+    rows_a, rows_b = np.nonzero(distance <= max_distance)
+    keep = rows_a + begin_a < rows_b + begin_b
+    rows_a, rows_b = rows_a[keep], rows_b[keep]
+    return rows_a + begin_a, rows_b + begin_b, np.round(distance[rows_a, rows_b], 9)
+
+
+def pairs_frame(
+    sha256s: list[str],
+    rows_a: npt.NDArray[np.int64],
+    rows_b: npt.NDArray[np.int64],
+    distance: npt.NDArray[np.int64] | npt.NDArray[np.float64],
+    measure: str,
+) -> pl.DataFrame:
+    """The pairs by name, each once, the smaller sha256 first."""
+    names = pl.Series("name", sha256s, dtype=pl.String)
+    first, second = names.gather(rows_a), names.gather(rows_b)
+    return pl.DataFrame(
+        {
+            "x": first,
+            "y": second,
+            "distance": pl.Series(distance, dtype=pl.Float64),
+            "measure": pl.Series([measure], dtype=pl.String).new_from_index(0, len(first)),
+        }
+    ).select(
+        pl.min_horizontal("x", "y").alias("sha_a"),
+        pl.max_horizontal("x", "y").alias("sha_b"),
+        "distance",
+        "measure",
+    )

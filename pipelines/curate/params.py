@@ -1,0 +1,178 @@
+"""The parameters of curation, labelling and validation: read once from params.yaml, checked, then never changed.
+
+params.yaml is their only source, so that DVC sees every change. A section of another stage is not read here. It
+refuses an unknown key, a value out of its bound and ratios that leave nothing for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from foundation.errors import MisconfiguredError
+from foundation.settings import load_settings, setting
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitParams:
+    """Shares of the drives (not of the frames). Train gets what the other two leave."""
+
+    validation_ratio: float = setting(0.1, min=0.0, max=0.5)
+    test_ratio: float = setting(0.25, min=0.0, max=0.5)
+    salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityParams:
+    """Bounds inside which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures it."""
+
+    min_luma: float = setting(6.0, min=0.0, max=255.0)
+    max_luma: float = setting(249.0, min=0.0, max=255.0)
+    min_sharpness: float = setting(0.005, min=0.0)
+    min_side_pixels: int = setting(8, min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicateParams:
+    """How far apart two frames may be and still count as the same picture."""
+
+    max_distance_bits: int = setting(24, min=0, max=128)
+    """Of 256 bits of the perceptual hash."""
+    max_embedding_distance: float = setting(0.0, min=0.0, max=1.0)
+    """Cosine distance between embeddings of one and the same model; 0 compares none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardParams:
+    """How the frames are laid out in files. It changes no digest."""
+
+    target_bytes: int = setting(268_435_456, min=1_048_576, max=536_870_912)
+    row_group_rows: int = setting(1024, min=16, max=65_536)
+
+
+@dataclass(frozen=True, slots=True)
+class CurateParams:
+    """What the stage `curate` reads."""
+
+    quality: QualityParams = field(default_factory=QualityParams)
+    near_duplicates: NearDuplicateParams = field(default_factory=NearDuplicateParams)
+    shards: ShardParams = field(default_factory=ShardParams)
+
+
+class Strategy(StrEnum):
+    """Which frames are worth a label."""
+
+    RANDOM = "random"
+    ENTROPY = "entropy"
+    MARGIN = "margin"
+    LEAST_CONFIDENCE = "least_confidence"
+    CLASS_BALANCED = "class_balanced"
+    DIVERSE = "diverse"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelParams:
+    """How a labelling budget is spent. The three arms are the strategy, chance, and the test set (by chance, too)."""
+
+    strategy: Strategy = Strategy.CLASS_BALANCED
+    at_most_per_track: int = setting(1, min=1)
+    random_ratio: float = setting(0.1, min=0.0, max=1.0)
+    """Share of the budget drawn by chance among training and validation drives: the arm to compare with."""
+    test_ratio: float = setting(0.15, min=0.0, max=1.0)
+    """Share of the budget drawn by chance among test drives, so that the test set stays a fair sample."""
+    seed: int = setting(0, min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateParams:
+    """How much may fail before the stage does."""
+
+    max_failing_ratio: float = setting(0.02, min=0.0, max=1.0)
+    """Of the rows of one rule. Rows in quarantine are never trained on, whatever this says."""
+    min_rows: int = setting(1, min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """All that the parts of this layer take from params.yaml."""
+
+    classes: tuple[str, ...]
+    split: SplitParams
+    curate: CurateParams
+    label: LabelParams
+    validate: ValidateParams
+
+    def as_json(self) -> dict[str, object]:
+        """The parameters that decide what is in a dataset (not how it is labelled or judged)."""
+        return {"classes": list(self.classes), "split": asdict(self.split), "curate": asdict(self.curate)}
+
+
+def load_params(path: Path) -> Params:
+    """Read params.yaml.
+
+    Raises MisconfiguredError naming the file, the key, the value and the bound.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, Mapping):
+        raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
+    sections = cast("Mapping[str, Any]", document)
+    params = Params(
+        classes=_classes(sections.get("classes"), path),
+        split=_load(SplitParams, sections, "split", path),
+        curate=_load(CurateParams, sections, "curate", path),
+        label=_load(LabelParams, sections, "label", path),
+        validate=_load(ValidateParams, sections, "validate", path),
+    )
+    _check_together(params, path)
+    return params
+
+
+def _load(cls: type[T], sections: Mapping[str, Any], name: str, path: Path) -> T:
+    section = sections.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise MisconfiguredError(f"{path}: {name} holds {section!r}, expected a mapping")
+    try:
+        return load_settings(cls, section, env={})
+    except MisconfiguredError as error:
+        raise MisconfiguredError(f"{path}, section {name}: {error}") from error
+
+
+def _classes(value: object, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise MisconfiguredError(f"{path}: classes is {value!r}, expected a list of at least one name")
+    names = cast("list[str]", value)
+    if len(set(names)) != len(names):
+        raise MisconfiguredError(
+            f"{path}: classes names {sorted({n for n in names if names.count(n) > 1})} twice"
+        )
+    return tuple(names)
+
+
+def _check_together(params: Params, path: Path) -> None:
+    kept_back = params.split.validation_ratio + params.split.test_ratio
+    if kept_back >= 1.0:
+        raise MisconfiguredError(
+            f"{path}: split.validation_ratio + split.test_ratio is {kept_back}, must be below 1: nothing is left to train on"
+        )
+    if params.label.random_ratio + params.label.test_ratio > 1.0:
+        raise MisconfiguredError(
+            f"{path}: label.random_ratio + label.test_ratio is "
+            f"{params.label.random_ratio + params.label.test_ratio}, must be at most 1"
+        )
+    quality = params.curate.quality
+    if quality.min_luma >= quality.max_luma:
+        raise MisconfiguredError(
+            f"{path}: curate.quality.min_luma {quality.min_luma} must be below max_luma {quality.max_luma}"
+        )

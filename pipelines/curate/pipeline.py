@@ -1,0 +1,116 @@
+"""The whole graph of curation, from the fragments of the lake to shards, in one place.
+
+    fragments -> MeasureFragment -> GatherRows -> FindPairs -> ResolveRows -> CutPieces -> MergeShard
+                 (each fragment)    (once)        (each block)  (once)         (each       (each shard)
+                                                                               fragment)
+Elements are the JSON of fragments, block numbers and paths in the work folder, which all workers see; never rows. What a
+step writes has a name that follows from its element, so a bundle that is run again changes nothing. Labels stop after
+ResolveRows: selection needs no payloads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+
+from pipelines.curate.compare import FindPairs, GatherRows
+from pipelines.curate.fragments import Fragment
+from pipelines.curate.measure import MeasureFragment
+from pipelines.curate.params import Params
+from pipelines.curate.resolve import ResolveRows
+from pipelines.curate.shards import CutPieces, MergeShard
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFolder:
+    """Where one run keeps what is between its steps."""
+
+    path: Path
+
+    def make(self) -> None:
+        """Make the folders that the steps write to."""
+        for name in ("measured", "pairs", "pieces", "shards"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def plan(self) -> Path:
+        """A JSON list of the fragments' JSON texts."""
+        return self.path / "fragments.json"
+
+    @property
+    def labels(self) -> Path:
+        """The lake's labels at the locked version."""
+        return self.path / "labels.parquet"
+
+    @property
+    def resolved(self) -> Path:
+        """What became of every row."""
+        return self.path / "resolved.parquet"
+
+    @property
+    def shards(self) -> Path:
+        """The finished shards."""
+        return self.path / "shards"
+
+
+class CurateRows(beam.PTransform):
+    """Fragments -> the fragments that have kept rows; `resolved.parquet` is written then."""
+
+    def __init__(self, work: WorkFolder, cache: Path, features: Path, params: Params) -> None:
+        super().__init__()
+        self._work = work
+        self._cache = str(cache)
+        self._features = str(features)
+        self._params = params
+
+    def expand(self, fragments: beam.PCollection) -> beam.PCollection:
+        """See the module's graph."""
+        work = str(self._work.path)
+        measured = fragments | "MeasureFragment" >> beam.ParDo(MeasureFragment(work, self._features))
+        blocks = (
+            measured
+            | "AllMeasured" >> beam.combiners.ToList()
+            | "GatherRows" >> beam.ParDo(GatherRows(work, self._cache, str(self._work.labels), self._params))
+        )
+        pairs = blocks | "SpreadBlocks" >> beam.Reshuffle() | "FindPairs" >> beam.ParDo(FindPairs(work, self._params))
+        return (
+            fragments.pipeline
+            | "PlanPath" >> beam.Create([str(self._work.plan)])
+            | "ResolveRows" >> beam.ParDo(ResolveRows(work, self._cache, self._params), beam.pvalue.AsList(pairs))
+        )
+
+
+class WriteShards(beam.PTransform):
+    """Fragments with kept rows -> one JSON line a shard, in any order."""
+
+    def __init__(self, work: WorkFolder, params: Params) -> None:
+        super().__init__()
+        self._work = work
+        self._params = params
+
+    def expand(self, fragments: beam.PCollection) -> beam.PCollection:
+        """Cut by fragment, then merge by shard."""
+        return (
+            fragments
+            | "SpreadFragments" >> beam.Reshuffle()
+            | "CutPieces" >> beam.ParDo(CutPieces(str(self._work.path)))
+            | "PiecesOfShard" >> beam.GroupByKey()
+            | "MergeShard" >> beam.ParDo(MergeShard(str(self._work.shards), self._params.curate.shards))
+        )
+
+
+def fragments_of(pipeline: beam.Pipeline, fragments: list[Fragment]) -> beam.PCollection:
+    """The plan as a collection, spread over the workers."""
+    return (
+        pipeline
+        | "Fragments" >> beam.Create([fragment.to_json() for fragment in fragments])
+        | "Spread" >> beam.Reshuffle()
+    )
+
+
+def write_plan(work: WorkFolder, fragments: list[Fragment]) -> None:
+    """Leave the plan in the work folder for `ResolveRows`."""
+    work.plan.write_text(json.dumps([fragment.to_json() for fragment in fragments]), encoding="utf-8")

@@ -1,0 +1,93 @@
+"""A frame that cannot be learned from is removed with its reason and the value that decided; every other one stays.
+
+`measure` looks at one payload (size, luma, sharpness, condition, perceptual hash); `judge` compares whole columns
+with the bounds of params.yaml. It refuses to mend: a frame is kept as it is or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import polars as pl
+
+from foundation.errors import CorruptError, RejectedError
+from modelkit.images import decode_image
+from modelkit.images import measure as measure_image
+from pipelines.curate.params import QualityParams
+from pipelines.curate.perceptual_hash import HASH_VERSION, dct_hash
+from schemas.reasons import RemovalReason
+
+MEASURE_VERSION = f"measure-1+{HASH_VERSION}"
+"""Changes whenever the same payload would be measured otherwise: stored measures of another version are not used."""
+
+FEATURES: dict[str, pl.DataType] = {
+    "payload_sha256": pl.String(),
+    "width_pixels": pl.Int32(),
+    "height_pixels": pl.Int32(),
+    "payload_bytes": pl.Int64(),
+    "luma": pl.Float64(),
+    "sharpness": pl.Float64(),
+    "condition": pl.String(),
+    "image_hash": pl.Binary(),
+    "unreadable": pl.String(),
+}
+"""One row a payload. `unreadable` says why an image could not be decoded; the measures are null then."""
+_DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What one payload looks like; the fields of FEATURES."""
+
+    payload_sha256: str
+    width_pixels: int | None
+    height_pixels: int | None
+    payload_bytes: int
+    luma: float | None
+    sharpness: float | None
+    condition: str | None
+    image_hash: bytes | None
+    unreadable: str | None
+
+
+def measure(payload: bytes, payload_sha256: str) -> Features:
+    """Decode and measure one image.
+
+    Raises CorruptError when the payload does not have the hash that ingest verified: the lake's file is damaged.
+    """
+    found = hashlib.sha256(payload).hexdigest()
+    if found != payload_sha256:
+        raise CorruptError(f"a payload of the lake has sha256 {found}, its row says {payload_sha256}")
+    try:
+        image = decode_image(payload)
+    except RejectedError as error:
+        return Features(payload_sha256, None, None, len(payload), None, None, None, None, str(error))
+    height, width = image.shape[:2]
+    measures = measure_image(image)
+    return Features(
+        payload_sha256, int(width), int(height), len(payload), round(measures.luma, _DECIMALS),
+        round(measures.sharpness, _DECIMALS), str(measures.condition), dct_hash(image), None,
+    )  # fmt: skip
+
+
+def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
+    """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of unreadable, small,
+    dark, bright, blurred. Rows that have a reason already keep it."""
+    side = pl.min_horizontal("width_pixels", "height_pixels")
+    rules: list[tuple[pl.Expr, RemovalReason, pl.Expr]] = [
+        (pl.col("unreadable").is_not_null(), RemovalReason.UNREADABLE, pl.lit(None, pl.Float64)),
+        (side < params.min_side_pixels, RemovalReason.TOO_SMALL, side.cast(pl.Float64)),
+        (pl.col("luma") < params.min_luma, RemovalReason.TOO_DARK, pl.col("luma")),
+        (pl.col("luma") > params.max_luma, RemovalReason.TOO_BRIGHT, pl.col("luma")),
+        (pl.col("sharpness") < params.min_sharpness, RemovalReason.BLURRED, pl.col("sharpness")),
+    ]
+    failed = pl.col("reason").is_null()
+    reason, value = pl.lit(None, pl.String), pl.lit(None, pl.Float64)
+    for condition, name, measured in reversed(rules):
+        reason = pl.when(condition).then(pl.lit(str(name))).otherwise(reason)
+        value = pl.when(condition).then(measured).otherwise(value)
+    return rows.with_columns(
+        pl.when(failed).then(reason).otherwise("reason").alias("reason"),
+        pl.when(failed).then(value).otherwise("reason_value").alias("reason_value"),
+    )

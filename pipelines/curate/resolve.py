@@ -1,0 +1,112 @@
+"""Step 4: what becomes of every row that was read, once and for all.
+
+A row is removed (with its reason and match), unlabelled, quarantined (with the rules it breaks) or kept (with its shard).
+The four add up to what was read, or the run stops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import polars as pl
+
+from foundation.errors import GuaranteeBrokenError
+from pipelines.curate.measure_cache import MeasureCache
+from pipelines.curate.near_duplicates import remove_near_duplicates
+from pipelines.curate.near_pairs import PAIR_SCHEMA
+from pipelines.curate.params import Params, ShardParams
+from pipelines.validate.rules import broken_rules, failing, prepare, rules_for
+from schemas.reasons import Split
+
+REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"
+STATES = (REMOVED, UNLABELLED, QUARANTINED, KEPT)
+
+
+def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, params: Params) -> pl.DataFrame:
+    """`judged` with `state`, `class_index`, `rules` and `shard`.
+
+    Raises GuaranteeBrokenError when the states do not add up to the rows.
+    """
+    decisions = remove_near_duplicates(frames, pairs)
+    rows = judged.join(decisions, on="payload_sha256", how="left", suffix="_near", maintain_order="left")
+    is_near = pl.col("reason").is_null() & pl.col("reason_near").is_not_null()
+    rows = rows.with_columns(
+        [pl.when(is_near).then(f"{n}_near").otherwise(n).alias(n) for n in ("reason", "match_sha256", "distance")]
+    ).drop("reason_near", "match_sha256_near", "distance_near")
+    rows = rows.with_columns(
+        pl.when(pl.col("reason").is_not_null()).then(pl.lit(REMOVED))
+        .when(pl.col("class_name").is_null()).then(pl.lit(UNLABELLED))
+        .otherwise(pl.lit(KEPT)).alias("state"),
+        _class_index(params.classes),
+    )  # fmt: skip
+    labelled = rows.filter(pl.col("state") == KEPT)
+    verdicts = failing(
+        prepare(labelled, test_distances(labelled, pairs)), rules_for(params.classes, params.curate.near_duplicates.max_distance_bits)
+    )  # fmt: skip
+    broken = labelled.select("fragment_id", "row").with_columns(broken_rules(verdicts))
+    rows = rows.join(broken, on=["fragment_id", "row"], how="left", maintain_order="left")
+    rows = rows.with_columns(
+        pl.when(pl.col("rules").list.len() > 0).then(pl.lit(QUARANTINED)).otherwise("state").alias("state")
+    )
+    rows = _with_shards(rows, params.curate.shards)
+    counted = rows.group_by("state").len()["len"].sum()
+    if counted != judged.height or rows.height != judged.height:
+        raise GuaranteeBrokenError(f"{judged.height} rows were read, {rows.height} were resolved, {counted} counted")
+    return rows
+
+
+def test_distances(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """payload_sha256 and test_distance_bits of the payloads with a near test frame among `rows`."""
+    tests = rows.filter(pl.col("split") == str(Split.TEST)).select("payload_sha256")
+    by_hash = pairs.filter(pl.col("measure") == "hash")
+    both = [
+        by_hash.join(tests, left_on=other, right_on="payload_sha256", how="semi").select(
+            pl.col(mine).alias("payload_sha256"), pl.col("distance").alias("test_distance_bits")
+        )
+        for mine, other in (("sha_a", "sha_b"), ("sha_b", "sha_a"))
+    ]
+    return pl.concat(both).group_by("payload_sha256").agg(pl.col("test_distance_bits").min())
+
+
+def _class_index(classes: tuple[str, ...]) -> pl.Expr:
+    numbers = {name: number for number, name in enumerate(classes)}
+    return pl.col("class_name").replace_strict(numbers, default=None, return_dtype=pl.Int32).alias("class_index")
+
+
+def _with_shards(rows: pl.DataFrame, params: ShardParams) -> pl.DataFrame:
+    """Kept rows get "<split>-<number>", cut by payload bytes in order of (split, payload_sha256)."""
+    kept = rows.filter(pl.col("state") == KEPT).sort("split", "payload_sha256")
+    before = pl.col("payload_bytes").cum_sum().over("split") - pl.col("payload_bytes")
+    number = (before // params.target_bytes).cast(pl.String).str.zfill(5)
+    shards = kept.select("fragment_id", "row", pl.concat_str("split", pl.lit("-"), number).alias("shard"))
+    return rows.join(shards, on=["fragment_id", "row"], how="left", maintain_order="left")
+
+
+class ResolveRows(beam.DoFn):
+    """All pairs -> `resolved.parquet` and `pairs.parquet` in the work folder -> the fragments that have kept rows."""
+
+    def __init__(self, work: str, cache: str, params: Params) -> None:
+        self._work = Path(work)
+        self._cache = cache
+        self._params = params
+
+    def process(self, element: str, pair_paths: Iterable[str]) -> Iterator[str]:
+        """`element` is the path of the fragments' plan; yields each fragment's JSON."""
+        near = self._params.curate.near_duplicates
+        frames = pl.read_parquet(self._work / "frames.parquet")
+        stored, _ = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
+        present = frames.select("payload_sha256")
+        for side in ("sha_a", "sha_b"):
+            stored = stored.join(present, left_on=side, right_on="payload_sha256", how="semi")
+        found = [pl.read_parquet(path) for path in sorted(pair_paths)]
+        pairs = pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), stored, *found]).unique().sort("sha_a", "sha_b", "measure")
+        pairs.write_parquet(self._work / "pairs.parquet", compression="lz4")
+        rows = resolve(pl.read_parquet(self._work / "judged.parquet"), frames, pairs, self._params)
+        rows.write_parquet(self._work / "resolved.parquet", compression="lz4")
+        wanted = set(rows.filter(pl.col("state") == KEPT)["fragment_id"].unique())
+        for fragment in json.loads(Path(element).read_text()):
+            if json.loads(fragment)["fragment_id"] in wanted:
+                yield fragment

@@ -1,0 +1,124 @@
+"""Steps 5 and 6: kept frames with their payloads, in few large files, the same bytes every time.
+
+A fragment is cut into one piece a shard (each payload read once), then the pieces of a shard are merged, sorted by
+payload sha256 and written with fixed row groups. It refuses a payload whose bytes do not have their name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import apache_beam as beam
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foundation.errors import CorruptError
+from pipelines.curate.fragments import Fragment, read_payloads
+from pipelines.curate.params import ShardParams
+
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("payload", pa.binary()),
+        pa.field("payload_sha256", pa.string()),
+        pa.field("payload_bytes", pa.int64()),
+        pa.field("identity", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("class_name", pa.string()),
+        pa.field("class_index", pa.int32()),
+        pa.field("labeller", pa.string()),
+        pa.field("origin", pa.string()),
+        pa.field("drive_id", pa.string()),
+        pa.field("track_id", pa.string()),
+        pa.field("sensor_id", pa.string()),
+        pa.field("vehicle_id", pa.string()),
+        pa.field("epoch", pa.string()),
+        pa.field("seq", pa.int64()),
+        pa.field("capture_time_ns", pa.int64()),
+        pa.field("time_quality", pa.string()),
+        pa.field("width_pixels", pa.int32()),
+        pa.field("height_pixels", pa.int32()),
+        pa.field("luma", pa.float64()),
+        pa.field("sharpness", pa.float64()),
+        pa.field("condition", pa.string()),
+        pa.field("image_hash", pa.binary()),
+        pa.field("provenance", pa.string()),
+        pa.field("selection_probability", pa.float64()),
+        pa.field("rule_id", pa.string()),
+        pa.field("model_name", pa.string()),
+        pa.field("model_digest", pa.string()),
+        pa.field("predicted_class", pa.string()),
+        pa.field("score_entropy", pa.float64()),
+        pa.field("score_margin", pa.float64()),
+        pa.field("score_least_confidence", pa.float64()),
+        pa.field("score_novelty", pa.float64()),
+    ]
+)
+"""`origin` is "fleet" or "reference"; a reference row has no identity of a vehicle, its `identity` names drive and payload."""
+LOGICAL_COLUMNS = tuple(name for name in SHARD_SCHEMA.names if name != "payload")
+"""What the digest covers. The payload is covered by its sha256."""
+
+
+def logical_rows(resolved: pl.DataFrame) -> pa.Table:
+    """The kept rows in the columns of a shard without the payload, by payload sha256."""
+    rows = resolved.rename({"source": "origin"}).sort("payload_sha256").select(LOGICAL_COLUMNS)
+    return rows.to_arrow().cast(pa.schema([SHARD_SCHEMA.field(name) for name in LOGICAL_COLUMNS]))
+
+
+class CutPieces(beam.DoFn):
+    """A fragment's JSON -> (shard, path of the fragment's rows in it), one a shard."""
+
+    def __init__(self, work: str) -> None:
+        self._work = Path(work)
+        self._kept: dict[str, pl.DataFrame] | None = None
+
+    def process(self, element: str) -> Iterator[tuple[str, str]]:
+        """Reads the payloads of the fragment's kept rows once."""
+        fragment = Fragment.from_json(element)
+        if self._kept is None:
+            kept = pl.scan_parquet(self._work / "resolved.parquet").filter(pl.col("shard").is_not_null()).collect()
+            self._kept = {str(key[0]): part for key, part in kept.group_by("fragment_id")}
+        rows = self._kept[fragment.fragment_id].sort("row")
+        table = logical_rows(rows.sort("payload_sha256"))
+        payloads = dict(read_payloads(fragment, rows["row"].to_list()))
+        ordered = rows.sort("payload_sha256")
+        column = [
+            _checked(payloads[row], sha, fragment)
+            for row, sha in ordered.select("row", "payload_sha256").iter_rows()
+        ]
+        table = table.append_column(SHARD_SCHEMA.field("payload"), pa.array(column, pa.binary()))
+        shards = ordered["shard"]
+        for shard in sorted(shards.unique()):
+            path = self._work / "pieces" / f"{shard}.{fragment.fragment_id}.parquet"
+            pq.write_table(table.filter(pa.array(shards == shard)).select(SHARD_SCHEMA.names), path, compression="lz4")
+            yield shard, str(path)
+
+
+class MergeShard(beam.DoFn):
+    """(shard, its pieces) -> the JSON of {shard, rows, size_bytes}, the file written to `out`."""
+
+    def __init__(self, out: str, params: ShardParams) -> None:
+        self._out = Path(out)
+        self._params = params
+
+    def process(self, element: tuple[str, Iterable[str]]) -> Iterator[str]:
+        """The same rows give the same file, whatever pieces they came in."""
+        shard, pieces = element
+        table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in sorted(pieces)])
+        table = table.cast(SHARD_SCHEMA).sort_by("payload_sha256")
+        path = self._out / f"{shard}.parquet"
+        pq.write_table(
+            table, path, compression="zstd", compression_level=3, row_group_size=self._params.row_group_rows,
+            use_dictionary=[name for name in SHARD_SCHEMA.names if name not in {"payload", "payload_sha256", "image_hash"}],
+        )  # fmt: skip
+        yield json.dumps({"shard": shard, "rows": table.num_rows, "size_bytes": path.stat().st_size})
+
+
+def _checked(payload: bytes | None, payload_sha256: str, fragment: Fragment) -> bytes:
+    found = hashlib.sha256(payload or b"").hexdigest()
+    if payload is None or found != payload_sha256:
+        raise CorruptError(f"payload {payload_sha256} now has sha256 {found}", path=fragment.path)
+    return payload

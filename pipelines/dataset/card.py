@@ -1,0 +1,87 @@
+"""A dataset has a page that a person can read: what is in it, what was left out and why, and how it looks.
+
+`card.md` and `card.html` show the manifest's numbers and nothing else, with pictures that are drawn from the shards
+themselves. The same dataset draws the same card. The page loads nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, StrictUndefined, select_autoescape
+
+from foundation.files import write_atomic
+from pipelines.dataset.pictures import draw_contact_sheets
+from pipelines.dataset.plots import draw_plots
+from schemas.reasons import RemovalReason
+
+REASONS_IN_WORDS = {
+    RemovalReason.NOT_LANDED: "arrived, but is no sample: a resend, a dead letter or lost offsets",
+    RemovalReason.UNREADABLE: "the image cannot be decoded",
+    RemovalReason.TOO_SMALL: "smaller than the smallest allowed side",
+    RemovalReason.TOO_DARK: "darker than the lowest allowed luma",
+    RemovalReason.TOO_BRIGHT: "brighter than the highest allowed luma",
+    RemovalReason.BLURRED: "less sharp than allowed",
+    RemovalReason.EXACT_DUPLICATE: "the same bytes as a frame that stays",
+    RemovalReason.NEAR_DUPLICATE: "looks like a frame that is labelled or has a smaller hash",
+    RemovalReason.NEAR_DUPLICATE_OF_TEST: "looks like a frame of a test drive, so it may not be trained on",
+}
+
+
+def write_card(folder: Path, manifest: dict[str, Any], kept: pl.DataFrame) -> None:
+    """Write card.md, card.html and pictures/ into the dataset's folder."""
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    draw_plots(pictures, manifest, kept)
+    sheets = draw_contact_sheets(pictures, folder, kept, manifest["classes"])
+    view = {"m": manifest, "sheets": sheets, "rows": _count_rows(manifest["counts"]), "test_conditions": _conditions(manifest)}
+    for name in ("card.md", "card.html"):
+        write_atomic(folder / name, _environment().get_template(f"{name}.j2").render(view).encode())
+
+
+def _count_rows(counts: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """(what, how many, in words) for every place where a row that was read can be; they add up to read."""
+    rows = [("kept", int(counts["kept"]), "labelled, judged good, in the shards")]
+    rows.append(("unlabelled", int(counts["unlabelled"]), "good and unique, nobody has labelled it yet"))
+    rows.append(("quarantined", int(counts["quarantined"]), "breaks a rule; kept apart in quarantine.parquet"))
+    rows += [
+        (f"removed: {reason}", int(counts["removed"][reason]), REASONS_IN_WORDS[RemovalReason(reason)])
+        for reason in sorted(counts["removed"])
+    ]
+    return rows
+
+
+def _conditions(manifest: dict[str, Any]) -> list[str]:
+    return sorted(manifest["conditions"])
+
+
+def _environment() -> Environment:
+    from jinja2 import BaseLoader, TemplateNotFound
+
+    class PackageFiles(BaseLoader):
+        """Templates beside this module, from a folder or from a zip."""
+
+        def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:
+            file = resources.files("pipelines.dataset") / template
+            if not file.is_file():
+                raise TemplateNotFound(template)
+            return file.read_text(encoding="utf-8"), None, None
+
+    environment = Environment(
+        loader=PackageFiles(), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+    )  # fmt: skip
+    environment.filters["grouped"] = lambda number: f"{number:,}"
+    environment.filters["size"] = _size
+    environment.filters["share"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "0 %"
+    return environment
+
+
+def _size(size_bytes: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes} B"

@@ -1,0 +1,172 @@
+"""A dataset says what it was made from, what became of every row that was read, and the digest of what is in it.
+
+Nothing in it depends on the time, the machine or the number of workers, so the same inputs write the same bytes. The
+version's number and its parent are not here: they are given when it is committed (`versions.py`). It refuses counts
+that do not add up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.lake import Snapshot
+from connectors.workspace import WorkspaceSettings
+from foundation.errors import CorruptError, GuaranteeBrokenError
+from foundation.files import read_json
+from pipelines.curate.params import Params
+from pipelines.curate.quality import MEASURE_VERSION
+from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED, UNLABELLED
+from pipelines.curate.shards import SHARD_SCHEMA, logical_rows
+from pipelines.dataset.digest import rows_digest
+from schemas.reasons import Split
+
+FORMAT = 1
+Manifest = dict[str, Any]
+
+
+def build_manifest(
+    rows: pl.DataFrame,
+    folder: Path,
+    params: Params,
+    lake_lock: Mapping[str, object],
+    snapshots: Mapping[str, Snapshot],
+    settings: WorkspaceSettings,
+) -> Manifest:
+    """The manifest of the dataset in `folder`, whose rows were resolved as in `rows`.
+
+    Raises GuaranteeBrokenError when the shards do not hold exactly the kept rows, or the counts do not add up.
+    """
+    kept = rows.filter(pl.col("state") == KEPT)
+    digest = rows_digest(logical_rows(kept), ["payload_sha256"])
+    found = dataset_digest(folder)
+    if found != digest:
+        raise GuaranteeBrokenError(f"the shards in {folder} have digest {found}, the kept rows {digest}")
+    counts = _counts(rows)
+    return {
+        "format": FORMAT,
+        "digest": digest,
+        "rows": kept.height,
+        "classes": list(params.classes),
+        "counts": counts,
+        "splits": {str(split): _split(kept, str(split), params.classes) for split in Split},
+        "conditions": _histogram(kept, "condition"),
+        "origins": _histogram(kept, "origin" if "origin" in kept.columns else "source"),
+        "provenance": _histogram(kept, "provenance"),
+        "labellers": _histogram(kept, "labeller"),
+        "models": _histogram(kept.filter(pl.col("model_digest").is_not_null()), "model_digest"),
+        "quarantine": _quarantine(rows),
+        "made_from": {
+            "lake": dict(lake_lock),
+            "offsets": _offsets(snapshots.get("arrivals")),
+            "parameters": params.as_json(),
+            "code": {"version": _version(), "digest": code_digest(), "measures": MEASURE_VERSION},
+        },
+        "shards": [
+            {"name": path.name, "rows": pq.ParquetFile(path).metadata.num_rows, "size_bytes": path.stat().st_size}
+            for path in shard_paths(folder)
+        ],
+        "fleet": settings.name,
+        "licence": settings.licence,
+        "source": settings.provenance,
+    }
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the dataset in `folder`. Raises FileNotFoundError, CorruptError."""
+    path = folder / "manifest.json"
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CorruptError(f"no manifest of format {FORMAT}", path=path)
+    return cast("Manifest", document)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The dataset's shards by name."""
+    return sorted((folder / "shards").glob("*.parquet"))
+
+
+def read_rows(folder: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """Rows of all shards without their payloads, by payload sha256."""
+    chosen = columns or [name for name in SHARD_SCHEMA.names if name != "payload"]
+    empty = pl.DataFrame(pl.from_arrow(SHARD_SCHEMA.empty_table())).select(chosen)
+    parts = [pl.read_parquet(path, columns=chosen).select(chosen) for path in shard_paths(folder)]
+    rows = pl.concat([empty, *parts])
+    return rows.sort("payload_sha256") if "payload_sha256" in chosen else rows
+
+
+def dataset_digest(folder: Path) -> str:
+    """The digest of what the shards in `folder` hold now, whatever its manifest says."""
+    return rows_digest(logical_rows(read_rows(folder).rename({"origin": "source"})), ["payload_sha256"])
+
+
+def code_digest() -> str:
+    """sha256 over the source of what decides about rows: this layer's curation and rules, and the image measures."""
+    digest = hashlib.sha256()
+    for package in ("pipelines.curate", "pipelines.validate", "modelkit"):
+        for item in sorted(resources.files(package).iterdir(), key=lambda item: item.name):
+            if item.name.endswith(".py") and (package != "modelkit" or item.name == "images.py"):
+                digest.update(item.name.encode() + b"\0" + item.read_bytes())
+    return digest.hexdigest()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("fleetloop")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def _counts(rows: pl.DataFrame) -> dict[str, object]:
+    states = {str(k): int(n) for k, n in rows.group_by("state").len().iter_rows()}
+    removed = _histogram(rows.filter(pl.col("state") == REMOVED), "reason")
+    counts = {
+        "read": rows.height,
+        "kept": states.get(KEPT, 0),
+        "unlabelled": states.get(UNLABELLED, 0),
+        "quarantined": states.get(QUARANTINED, 0),
+        "removed": removed,
+        "read_by_origin": _histogram(rows, "source"),
+        "read_by_outcome": _histogram(rows.with_columns(pl.col("outcome").fill_null("no record")), "outcome"),
+    }
+    total = states.get(KEPT, 0) + states.get(UNLABELLED, 0) + states.get(QUARANTINED, 0) + sum(removed.values())
+    if total != rows.height:
+        raise GuaranteeBrokenError(f"{rows.height} rows were read, but {total} are accounted for: {counts}")
+    return counts
+
+
+def _split(kept: pl.DataFrame, split: str, classes: tuple[str, ...]) -> dict[str, object]:
+    part = kept.filter(pl.col("split") == split)
+    found = _histogram(part, "class_name")
+    return {
+        "rows": part.height,
+        "drives": part["drive_id"].n_unique(),
+        "classes": {name: found.get(name, 0) for name in classes},
+        "conditions": _histogram(part, "condition"),
+    }
+
+
+def _quarantine(rows: pl.DataFrame) -> dict[str, int]:
+    broken = rows.filter(pl.col("state") == QUARANTINED).select(pl.col("rules").list.explode().alias("rule"))
+    return _histogram(broken, "rule")
+
+
+def _histogram(rows: pl.DataFrame, column: str) -> dict[str, int]:
+    counted = rows.group_by(column).len().sort(column)
+    return {str(value): int(count) for value, count in counted.iter_rows()}
+
+
+def _offsets(arrivals: Snapshot | None) -> dict[str, int]:
+    """One past the last offset that was read, by "topic_id/partition"."""
+    if arrivals is None:
+        return {}
+    table = arrivals.read(["topic_id", "partition", "offset_end"], filter=pc.field("origin") != "replay")
+    grouped = pl.DataFrame(pl.from_arrow(table)).group_by("topic_id", "partition").agg(pl.col("offset_end").max())
+    return {f"{topic}/{partition}": int(end) for topic, partition, end in grouped.sort("topic_id", "partition").iter_rows()}
