@@ -1,8 +1,8 @@
 """Fakes of every port, which hold the same promises as the real parts and can be told to fail.
 
-`FakeBroker` is a Kafka log in memory: topics with ids, partitions with offsets, retention and compaction gaps. The
-contract tests run on these fakes, on the embedded broker and on Apache Kafka, so a test written on a fake means the
-same on a real broker. Nothing here starts a thread, sleeps or opens a socket.
+`FakeBroker` is a Kafka log in memory: topics with ids, partitions with offsets, retention and compaction
+gaps. The contract tests run on these fakes, on the embedded broker and on Apache Kafka, so a test written on
+a fake means the same on a real broker. Nothing here starts a thread, sleeps or opens a socket.
 """
 
 from __future__ import annotations
@@ -151,9 +151,9 @@ class FakeBroker:
 class FakeSink:
     """A sink into a FakeBroker. Acknowledges inside `send` unless it was told to hold, to fail or to drop.
 
-    `is_held`: queue and do nothing until `pump()` (a stall). `drops_acknowledgements`: the record lands in the log but
-    its callback comes only at `close`, with an error (a connection that died after the write). `fail_next(error)`: the
-    next record ends with that error and is not written.
+    `is_held`: queue and do nothing until `pump()` (a stall). `drops_acknowledgements`: the record lands in
+    the log but its callback comes only at `close`, with an error (a connection that died after the write).
+    `fail_next(error)`: the next record ends with that error and is not written.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class FakeSink:
                 except RetryLaterError as error:
                     self._last_error = str(error)
                     break
-                except RejectedError as error:
-                    outcome = error
+                except RejectedError as error:  # a missing topic is the cluster's trouble, not the record's
+                    outcome = RetryLaterError(str(error)) if error.reason == "no_such_topic" else error
             self._queue.popleft()
             if isinstance(outcome, Acknowledgement):
                 if self.drops_acknowledgements:
@@ -248,7 +248,7 @@ class FakeSink:
 
 
 class FakeSource:
-    """A source over a FakeBroker. `fail_after_records`: raise RetryLaterError once, after that many records."""
+    """A source over a FakeBroker. `fail_after_records`: raise RetryLaterError once, after so many records."""
 
     def __init__(self, broker: FakeBroker, *, batch_records: int = 100) -> None:
         self.broker = broker
@@ -318,7 +318,7 @@ class ListFrameSource:
         self.is_closed = False
 
     def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
-        """The frames after `resume_after`. Raises RejectedError (reason unknown_frame) when there is no such frame."""
+        """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""
         names = [frame.frame_id for frame in self._frames]
         if resume_after is None:
             return iter(self._frames)
@@ -332,7 +332,7 @@ class ListFrameSource:
 
 
 class DictLabelDesk:
-    """A desk that knows the labels of a dictionary payload_sha256 -> class_name, and remembers what it was asked."""
+    """A desk that knows a dictionary payload_sha256 -> class_name, and remembers what it was asked."""
 
     def __init__(
         self,

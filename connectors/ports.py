@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from foundation.errors import FleetLoopError
-from schemas.records import Provenance
+from schemas.reasons import Provenance
 from schemas.wire import StoredRecord, WireRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """The broker's word that one record is in its log."""
+    """The broker's word that one record is in its log. `offset` is -1 when it knows it only as a resend."""
 
     topic: str
     partition: int
@@ -45,7 +45,7 @@ class RecordSink(Protocol):
 
     @property
     def last_progress_ns(self) -> int:
-        """Monotonic time (ns) of the last acknowledgement, or of creation before the first: feeds the watchdog."""
+        """Monotonic time (ns) of the last acknowledgement, of creation before the first: for a watchdog."""
 
     @property
     def last_error(self) -> str:
@@ -66,7 +66,7 @@ class TopicInfo:
 
 
 class RecordSource(Protocol):
-    """Bounded reads of a topic's log by exact offsets. Never joins a group, never jumps over an offset silently."""
+    """Bounded reads of a topic's log by exact offsets. Never joins a group, never jumps silently."""
 
     def describe(self, topic: str) -> TopicInfo:
         """Raises RetryLaterError without a broker, RejectedError when there is no such topic."""
@@ -82,7 +82,8 @@ class RecordSource(Protocol):
             RetryLaterError: no progress within the deadline.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the connections back; never hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,16 @@ class FrameSource(Protocol):
     A source that can be replayed starts after `resume_after` (a frame_id) when it is given one.
     """
 
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]: ...
+    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
+        """The frames in order; RejectedError (reason unknown_frame) when there is no frame `resume_after`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give files and devices back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One annotator's answer about one payload. `cost` is in label units (1 a label unless the desk says otherwise)."""
+    """One annotator's answer about one payload. `cost` is in label units (1 a label by default)."""
 
     payload_sha256: str
     class_name: str
@@ -127,4 +130,4 @@ class LabelDesk(Protocol):
     """Annotators behind a desk: asked for payloads by hash, answers cost."""
 
     def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
-        """Labels for the payloads that the desk could answer, in the order asked; one it cannot answer is left out."""
+        """Labels in the order asked; a payload that the desk cannot answer is left out."""

@@ -4,7 +4,7 @@ KAFKA_LIBS ?= .cache/kafka/libs
 MAVEN_DEPENDENCY_PLUGIN := org.apache.maven.plugins:maven-dependency-plugin:3.8.1
 
 .PHONY: kafka
-kafka: $(KAFKA_LIBS)/.complete
+kafka: $(KAFKA_LIBS)/.complete ## Get a real Apache Kafka broker for tests and for use (Java 17 and Maven).
 
 $(KAFKA_LIBS)/.complete: mk/kafka-pom.xml
 	@command -v java >/dev/null || { echo "make kafka: Java 17 or newer is missing" >&2; exit 1; }

