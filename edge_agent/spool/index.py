@@ -1,0 +1,83 @@
+"""Where the records of one segment lie, in 24 bytes a record, found by reading frame heads only.
+
+Built when delivery comes to the segment and grown as commits extend it. Refuses to look beyond what the
+ledger counts, and to hide what it does not find: `missing` names every counted number that no frame holds.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+
+from edge_agent.spool.ledger import LiveSegment
+from edge_agent.spool.ranges import RangeSet
+from edge_agent.spool.segment import RecordEntry, read_record, scan_segment
+from foundation.errors import CorruptError
+from schemas.wire import WireRecord
+
+
+class SegmentIndex:
+    """The records of one live segment, in the order in which they were written."""
+
+    def __init__(self, path: Path, segment: LiveSegment) -> None:
+        self._path = path
+        self.segment = segment
+        self.cursor = 0
+        """The first record that was not looked at yet."""
+        self._seqs = array("Q")
+        self._offsets = array("Q")
+        self._ends = array("Q")
+        self._indexed = RangeSet()
+        self.scanned_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def extend(self) -> RangeSet:
+        """Index what the ledger counts by now; the numbers that are missing there. Raises CorruptError."""
+        end_bytes = self.segment.end_bytes
+        if self.scanned_bytes >= end_bytes:
+            return RangeSet()
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CorruptError(f"cannot be opened: {error.strerror}", path=self._path) from error
+        try:
+            for item in scan_segment(fd, self.scanned_bytes, end_bytes):
+                if isinstance(item, RecordEntry) and self._is_ours(item):
+                    self._indexed.add(item.seq)
+                    self._seqs.append(item.seq)
+                    self._offsets.append(item.offset)
+                    self._ends.append(item.end)
+        finally:
+            os.close(fd)
+        self.scanned_bytes = end_bytes
+        return self.segment.seqs.difference(self._indexed)
+
+    def _is_ours(self, entry: RecordEntry) -> bool:
+        return (
+            entry.epoch == self.segment.epoch
+            and entry.value_class == self.segment.value_class
+            and entry.seq in self.segment.seqs
+            and entry.seq not in self._indexed
+        )
+
+    def seq(self, at: int) -> int:
+        """The number of the record at position `at`."""
+        return self._seqs[at]
+
+    def size_bytes(self, at: int) -> int:
+        """Bytes of the frame of the record at position `at`."""
+        return self._ends[at] - self._offsets[at]
+
+    def read(self, at: int, fd: int) -> WireRecord | None:
+        """The record at position `at`, checked; None when it is damaged."""
+        found = read_record(fd, self._offsets[at], self._ends[at])
+        if found is None or found[0].seq != self._seqs[at] or found[0].epoch != self.segment.epoch:
+            return None
+        return found[1]
+
+    def open(self) -> int:
+        """A descriptor for `read`; the caller closes it. Raises OSError."""
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

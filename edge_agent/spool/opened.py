@@ -1,0 +1,121 @@
+"""Opening a spool to write: lock, ledger, recovery, a new epoch, and a fresh snapshot of it all on the
+disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.spool.delivery import DeliveryState
+from edge_agent.spool.evict import Keeper
+from edge_agent.spool.ledger import LedgerKind, LedgerState
+from edge_agent.spool.recovery import Recovery, recover
+from edge_agent.spool.segment import FOLDER, list_segments
+from edge_agent.spool.settings import SpoolSettings
+from edge_agent.spool.snapshot import DELIVERY_FILE, LEDGER_FILE
+from edge_agent.spool.statelog import Follower, StateLog
+from foundation import syscalls
+from foundation.clock import Clock
+from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
+from foundation.events import EventLog
+from foundation.files import FileLock, fsync_folder
+
+WRITER_LOCK = "writer.lock"
+READER_LOCK = "reader.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAccount:
+    """Everything that a writer needs, in order."""
+
+    lock: FileLock
+    account: LedgerState
+    log: StateLog
+    keeper: Keeper
+    delivery: Follower[DeliveryState]
+    recovery: Recovery
+    epoch: str
+
+
+def make_folders(folder: Path) -> None:
+    """The spool's folders, durably. Raises MisconfiguredError when they cannot be made."""
+    try:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        fsync_folder(folder)
+        fsync_folder(folder.parent)
+    except OSError as error:
+        raise MisconfiguredError(f"the spool folder {folder} cannot be made: {error.strerror}") from error
+
+
+def open_account(
+    folder: Path, settings: SpoolSettings, clock: Clock, events: EventLog, epoch: str
+) -> OpenedAccount:
+    """Recover and begin `epoch`. Raises RetryLaterError (locked, or not synced) and MisconfiguredError
+    (folder)."""
+    make_folders(folder)
+    lock = FileLock(folder / WRITER_LOCK, clock=clock)
+    lock.__enter__()
+    try:
+        begun_ns = clock.monotonic_ns()
+        ledger = Follower(folder / LEDGER_FILE, LedgerState)
+        is_damaged = read_state(ledger, folder / LEDGER_FILE, events)
+        account = ledger.state
+        ledger.close()
+        delivery = Follower(folder / DELIVERY_FILE, DeliveryState)
+        log = StateLog(
+            folder / LEDGER_FILE,
+            account,
+            reserve_bytes=settings.reserve_bytes,
+            before_snapshot=account.shrink,
+        )
+        keeper = Keeper(folder / FOLDER, account, log, delivery, events)
+        recovery = recover(folder / FOLDER, account, keeper, events, is_ledger_damaged=is_damaged)
+        files = list_segments(folder / FOLDER)
+        account.next_segment = max(account.next_segment, max(files, default=0) + 1)
+        account.apply(
+            LedgerKind.EPOCH,
+            {"epoch": epoch, "previous": account.last_epoch, "started_ns": clock.now_ns()},
+        )
+        if not log.rewrite():
+            events.emit("ledger_not_written", level="error", error=log.last_error)
+        keeper.tidy()
+    except OSError as error:
+        lock.__exit__(None, None, None)
+        raise RetryLaterError(f"the spool {folder} cannot be opened now: {error.strerror}") from error
+    except BaseException:
+        lock.__exit__(None, None, None)
+        raise
+    events.emit(
+        "spool_opened",
+        epoch=epoch,
+        previous_epoch=account.epochs[epoch].previous_epoch,
+        seconds=round((clock.monotonic_ns() - begun_ns) / 1e9, 4),
+        segments=recovery.segments,
+        adopted=recovery.adopted,
+        lost=recovery.lost,
+        gaps=recovery.gaps,
+        dropped_bytes=recovery.dropped_bytes,
+        missing_segments=recovery.missing_segments,
+        left_overs=recovery.left_overs,
+        is_ledger_damaged=is_damaged,
+    )
+    return OpenedAccount(lock, account, log, keeper, delivery, recovery, epoch)
+
+
+def read_state(
+    follower: Follower[LedgerState] | Follower[DeliveryState], path: Path, events: EventLog
+) -> bool:
+    """Read a journal of our own at start; whether it was damaged. An unreadable one is set aside for a
+    person."""
+    existed = path.exists()
+    try:
+        follower.poll()
+    except CorruptError as error:
+        events.emit("journal_unreadable", level="error", path=path.name, error=str(error))
+        aside = path.with_name(path.name + ".damaged")
+        syscalls.rename(path, aside)
+        return True
+    is_empty = existed and follower.read_bytes == 0
+    if follower.damaged or is_empty:
+        events.emit("journal_damaged", level="error", path=path.name, stretches=follower.damaged)
+    return bool(follower.damaged) or is_empty

@@ -1,0 +1,49 @@
+"""One line a record, after its fsync and never before: RECEIPT <epoch> <seq> <sha256 of the value>."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from foundation.events import EventLog
+from schemas import wire
+
+
+class ReceiptPrinter:
+    """Prints to a file or pipe ('-' is standard output). A reader that went away ends the receipts, not the
+    agent."""
+
+    def __init__(self, target: str, events: EventLog) -> None:
+        self._target = target
+        self._events = events
+        self._fd = -1
+        if target == "-":
+            self._fd = os.dup(sys.stdout.fileno())
+        elif target:
+            try:
+                self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+            except OSError as error:
+                events.emit("receipts_lost", level="error", target=target, error=error.strerror)
+
+    def print(self, epoch: str, records: Sequence[tuple[int, wire.WireRecord]]) -> None:
+        """Print the receipts of one commit in one write."""
+        if self._fd < 0 or not records:
+            return
+        lines = [
+            b"RECEIPT %s %d %s\n" % (epoch.encode(), seq, dict(record.headers)[wire.FL_SHA256])
+            for seq, record in records
+        ]
+        data = b"".join(lines)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            self._events.emit("receipts_lost", level="error", target=self._target, error=error.strerror)
+            self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,205 @@
+"""What a crash left is put in order: every record that may have been accepted is accepted, none is invented.
+
+The ledger says how far each segment counts. What lies behind that (the batch of the crash; after a power
+loss, what was committed since the ledger was last synced) is adopted when it is whole. Adopting writes the
+very same bytes once more in place before the fsync: after a fsync that failed in the life before, the
+kernel may hold pages that it believes clean. Bodies are read only there. Refuses to adopt a segment whose
+removal is recorded, and to drop a number without a word:
+one that is missing beside damaged bytes is accepted and evicted as damaged, one that was never written is a
+gap.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.spool.evict import Keeper
+from edge_agent.spool.ledger import EpochRow, LedgerKind, LedgerState, LiveSegment
+from edge_agent.spool.ranges import RangeSet
+from edge_agent.spool.segment import RecordEntry, SegmentHead, list_segments, scan_segment
+from foundation import syscalls
+from foundation.errors import CorruptError
+from foundation.events import EventLog
+from foundation.files import fsync_folder
+from foundation.journal import Damage
+from schemas.reasons import EvictReason, ValueClass
+
+_CHUNK_BYTES = 1_000_000
+
+
+@dataclass(slots=True)
+class _Tail:
+    """What lies behind the counted end of one segment."""
+
+    epoch: str = ""
+    previous_epoch: str = ""
+    seqs: RangeSet = field(default_factory=RangeSet)
+    begin: int = 0
+    end: int = 0
+    damaged_bytes: int = 0
+    record_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What recovery found."""
+
+    segments: int
+    adopted: int
+    lost: int
+    gaps: int
+    dropped_bytes: int
+    missing_segments: int
+    left_overs: int
+
+
+def recover(
+    folder: Path, account: LedgerState, keeper: Keeper, events: EventLog, *, is_ledger_damaged: bool
+) -> Recovery:
+    """Bring `account` in line with the files of `folder`. Changes are applied to memory; the caller writes
+    the ledger.
+
+    A segment that cannot be read is left as it is, with its tail unadopted, for the next start.
+    """
+    files = list_segments(folder)
+    missing = _settle_missing(account, keeper, set(files))
+    adopted = lost = gaps = dropped = left_overs = 0
+    damaged_epochs: set[str] = set()
+    touched: set[str] = set()
+    for number, (value_class, path) in files.items():
+        if account.was_removed(number):
+            keeper.doom(number, path)
+            keeper.set_size(number, _size(path))
+            left_overs += 1
+            continue
+        segment = account.segments.get(number)
+        must_scan = segment is None or is_ledger_damaged or number in account.unadopted
+        counted = segment if segment is not None else LiveSegment(number, value_class, "")
+        try:
+            tail = _adopt(path, counted, 0 if must_scan else counted.end_bytes)
+        except (OSError, CorruptError) as error:
+            events.emit("segment_unreadable", level="error", segment=number, error=str(error))
+            account.unadopted.add(number)
+            account.next_segment = max(account.next_segment, number + 1)
+            keeper.set_size(number, _size(path))
+            continue
+        account.unadopted.discard(number)
+        keeper.set_size(number, _size(path))
+        dropped += tail.damaged_bytes
+        epoch = tail.epoch
+        if tail.damaged_bytes:
+            damaged_epochs.add(epoch)
+        if not tail.seqs:
+            if segment is None:
+                keeper.doom(number, path)
+            continue
+        adopted += len(tail.seqs)
+        touched.add(epoch)
+        _count(account, number, value_class, epoch, tail)
+    for epoch in sorted(touched):
+        if not epoch:
+            continue
+        missing_seqs = RangeSet([(0, account.live_seqs(epoch).end)]).difference(account.known_seqs(epoch))
+        if missing_seqs:
+            is_damage = epoch in damaged_epochs or "" in damaged_epochs or is_ledger_damaged
+            lost += len(missing_seqs) if is_damage else 0
+            gaps += 0 if is_damage else len(missing_seqs)
+            account.apply(
+                LedgerKind.COMMIT,
+                {
+                    "epoch": epoch,
+                    "segments": [],
+                    "gaps": [] if is_damage else missing_seqs.to_json(),
+                    "lost": missing_seqs.to_json() if is_damage else [],
+                    "bytes": 0,
+                },
+            )
+    if files:
+        fsync_folder(folder)
+    return Recovery(len(account.segments), adopted, lost, gaps, dropped, missing, left_overs)
+
+
+def _settle_missing(account: LedgerState, keeper: Keeper, present: set[int]) -> int:
+    """Segments whose file is gone, and evictions that a crash interrupted."""
+    missing = 0
+    for segment in list(account.segments.values()):
+        if segment.evicting:
+            keeper.evict(segment, EvictReason(segment.evicting))
+        elif segment.number not in present:
+            keeper.evict(segment, EvictReason.DAMAGED)
+            missing += 1
+    return missing
+
+
+def _adopt(path: Path, counted: LiveSegment, start: int) -> _Tail:
+    """Make the whole records behind `start` durable, cut off what follows them, and say which they are."""
+    tail = _Tail(epoch=counted.epoch, begin=start, end=start)
+    fd = syscalls.open(path, os.O_RDWR)
+    try:
+        size_bytes = os.fstat(fd).st_size
+        if size_bytes <= start and counted.end_bytes:
+            return tail
+        for item in scan_segment(fd, start, size_bytes, check_bodies=True):
+            if isinstance(item, Damage):
+                tail.damaged_bytes += item.end - item.begin
+            elif isinstance(item, SegmentHead):
+                tail.epoch, tail.previous_epoch = tail.epoch or item.epoch, item.previous_epoch
+            elif isinstance(item, RecordEntry):
+                _take(tail, item, counted.seqs)
+        keep_bytes = max(tail.end, counted.end_bytes)
+        if tail.seqs:
+            _write_again(fd, tail.begin, tail.end)
+        if keep_bytes < size_bytes and keep_bytes:
+            syscalls.truncate(fd, keep_bytes)
+        if tail.seqs:
+            syscalls.fsync(fd)
+    finally:
+        syscalls.close(fd)
+    return tail
+
+
+def _take(tail: _Tail, entry: RecordEntry, known: RangeSet) -> None:
+    tail.epoch = tail.epoch or entry.epoch
+    if entry.epoch != tail.epoch:
+        tail.damaged_bytes += entry.end - entry.offset
+        return
+    tail.end = entry.end
+    if entry.seq not in known:
+        if not tail.seqs:
+            tail.begin = entry.offset
+        tail.seqs.add(entry.seq)
+        tail.record_bytes += entry.end - entry.body_offset
+
+
+def _write_again(fd: int, begin: int, end: int) -> None:
+    at = begin
+    while at < end:
+        data = os.pread(fd, min(_CHUNK_BYTES, end - at), at)
+        if not data:
+            raise CorruptError("the file became shorter while it was read", offset_bytes=at)
+        os.lseek(fd, at, os.SEEK_SET)
+        syscalls.write_all(fd, data)
+        at += len(data)
+
+
+def _count(account: LedgerState, number: int, value_class: ValueClass, epoch: str, tail: _Tail) -> None:
+    if epoch not in account.epochs:
+        account.epochs[epoch] = EpochRow(epoch, tail.previous_epoch)
+    account.apply(
+        LedgerKind.COMMIT,
+        {
+            "epoch": epoch,
+            "segments": [[number, int(value_class), tail.end, tail.seqs.to_json()]],
+            "gaps": [],
+            "bytes": tail.record_bytes,
+        },
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

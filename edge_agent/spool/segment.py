@@ -1,0 +1,179 @@
+"""One segment: a file of frames of one value class, whose name says what it holds, whose records are wire
+records.
+
+    frame 1       kind HEAD, meta = JSON: number, value_class, epoch, previous_epoch, created_ns
+    frame 2...    kind RECORD, meta = epoch (8 bytes), seq (8), class (1), topic, key, headers; body = the
+    wire value
+
+The head of a frame has its own CRC, so an index is built without reading a body. Refuses to know what is
+accepted:
+the ledger says how far a segment counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from foundation.errors import CorruptError
+from foundation.journal import Damage, encode_frame, scan
+from schemas.reasons import ValueClass
+from schemas.wire import WireRecord
+
+FOLDER: Final = "segments"
+_NAME: Final = re.compile(r"([0-9])-([a-z]+)-([0-9]{12})\.segment")
+_IDENTITY: Final = struct.Struct("<8sQB")
+_LENGTH: Final = struct.Struct("<H")
+
+
+class SegmentKind(IntEnum):
+    """The kinds of frame in a segment."""
+
+    HEAD = 1
+    RECORD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHead:
+    """The first frame of a segment."""
+
+    number: int
+    value_class: ValueClass
+    epoch: str
+    previous_epoch: str
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEntry:
+    """Where a record lies: its frame is [offset, end) of the segment."""
+
+    epoch: str
+    seq: int
+    value_class: ValueClass
+    offset: int
+    end: int
+    body_offset: int
+
+
+def segment_name(value_class: ValueClass, number: int) -> str:
+    """`ls` shows the lowest class first and, inside a class, the oldest segment first."""
+    return f"{int(value_class)}-{value_class.label}-{number:012d}.segment"
+
+
+def list_segments(folder: Path) -> dict[int, tuple[ValueClass, Path]]:
+    """The segments in `folder` by number; other files are left alone."""
+    found: dict[int, tuple[ValueClass, Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = _NAME.fullmatch(path.name)
+        if match is not None and any(match[1] == str(int(known)) for known in ValueClass):
+            found[int(match[3])] = (ValueClass(int(match[1])), path)
+    return found
+
+
+def encode_head(head: SegmentHead) -> bytes:
+    """The first frame."""
+    meta = json.dumps(
+        {
+            "number": head.number,
+            "value_class": head.value_class.label,
+            "epoch": head.epoch,
+            "previous_epoch": head.previous_epoch,
+            "created_ns": head.created_ns,
+        }
+    )
+    return encode_frame(SegmentKind.HEAD, meta.encode(), b"")
+
+
+def decode_head(meta: bytes) -> SegmentHead:
+    """The head of a segment. Raises CorruptError."""
+    try:
+        value = json.loads(meta)
+        return SegmentHead(
+            value["number"],
+            ValueClass.from_label(value["value_class"]),
+            value["epoch"],
+            value["previous_epoch"],
+            value["created_ns"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptError(f"not the head of a segment: {error!r}") from error
+
+
+def encode_record(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord) -> bytes:
+    """One record's frame; its body is `wire.value`, byte for byte."""
+    parts = [_IDENTITY.pack(bytes.fromhex(epoch), seq, int(value_class))]
+    topic = wire.topic.encode()
+    for text in (topic, wire.key):
+        parts += (_LENGTH.pack(len(text)), text)
+    for name, value in wire.headers:
+        word = name.encode()
+        parts += (_LENGTH.pack(len(word)), word, _LENGTH.pack(len(value)), value)
+    return encode_frame(SegmentKind.RECORD, b"".join(parts), wire.value)
+
+
+def decode_wire(meta: bytes, value: bytes) -> WireRecord:
+    """The wire record of a record frame. Raises CorruptError when `meta` is not what `encode_record`
+    wrote."""
+    texts: list[bytes] = []
+    at = _IDENTITY.size
+    while at < len(meta):
+        if at + _LENGTH.size > len(meta):
+            raise CorruptError(f"record meta of {len(meta)} bytes ends inside a length")
+        (length,) = _LENGTH.unpack_from(meta, at)
+        at += _LENGTH.size
+        if at + length > len(meta):
+            raise CorruptError(f"record meta of {len(meta)} bytes ends inside a text of {length} bytes")
+        texts.append(meta[at : at + length])
+        at += length
+    if len(texts) < 2 or len(texts) % 2:
+        raise CorruptError(
+            f"record meta holds {len(texts)} texts; topic, key and pairs of headers are needed"
+        )
+    names = [name.decode() for name in texts[2::2]]
+    return WireRecord(texts[0].decode(), texts[1], value, tuple(zip(names, texts[3::2], strict=True)))
+
+
+def scan_segment(
+    fd: int, start: int = 0, end: int | None = None, *, check_bodies: bool = False
+) -> Iterator[SegmentHead | RecordEntry | Damage]:
+    """Heads, records and damaged stretches of [start, end), in order; bodies are read only when told to.
+
+    Raises CorruptError when the file cannot be read.
+    """
+    for item in scan(fd, start, end, check_bodies=check_bodies):
+        if isinstance(item, Damage):
+            yield item
+        elif item.kind == SegmentKind.HEAD:
+            yield decode_head(item.meta)
+        elif item.kind == SegmentKind.RECORD and len(item.meta) >= _IDENTITY.size:
+            epoch, seq, rank = _IDENTITY.unpack_from(item.meta)
+            if rank in ValueClass.__members__.values():
+                yield RecordEntry(epoch.hex(), seq, ValueClass(rank), item.offset, item.end, item.body_offset)
+            else:
+                yield Damage(item.offset, item.end)
+        else:
+            yield Damage(item.offset, item.end)
+
+
+def read_record(fd: int, offset: int, end: int) -> tuple[RecordEntry, WireRecord] | None:
+    """The record at [offset, end), checked byte for byte; None when it is not there any more as it was
+    written."""
+    try:
+        data = os.pread(fd, end - offset, offset)
+    except OSError:
+        return None  # a sector that cannot be read is damage like any other
+    for item in scan(data):
+        if isinstance(item, Damage) or item.end != end - offset or item.kind != SegmentKind.RECORD:
+            return None
+        epoch, seq, rank = _IDENTITY.unpack_from(item.meta)
+        entry = RecordEntry(epoch.hex(), seq, ValueClass(rank), offset, end, offset + item.body_offset)
+        return entry, decode_wire(item.meta, data[item.body_offset : item.end])
+    return None

@@ -1,0 +1,405 @@
+"""Accepted means durable: a record counts once the fsync of its segment returned, and its receipt is
+printed after that.
+
+A commit, in this order:
+    1. the records that wait are framed and written, one segment a value class;
+    2. every touched segment is synced; one whose write or sync failed is cut back and never written again,
+       and its records of this commit are counted as not accepted;
+    3. one commit frame goes to the ledger: only now the reader sees the records (the segments are already
+       durable, so this frame need not be: recovery finds them again);
+    4. receipts are printed.
+One process writes (a lock file holds others off); `append` may be called while another thread commits.
+Refuses to block on the broker, to overwrite, to reuse a number, and to accept beyond the quota.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from edge_agent.spool.delivery import DeliveryState
+from edge_agent.spool.evict import Keeper
+from edge_agent.spool.ledger import LedgerKind, LedgerState
+from edge_agent.spool.opened import open_account
+from edge_agent.spool.ranges import RangeSet
+from edge_agent.spool.receipts import ReceiptPrinter
+from edge_agent.spool.recovery import Recovery
+from edge_agent.spool.segment import SegmentHead, encode_record
+from edge_agent.spool.segment_file import SegmentFile
+from edge_agent.spool.settings import SpoolSettings
+from edge_agent.spool.snapshot import Ledger, compute_ledger
+from edge_agent.spool.statelog import Follower, StateLog
+from foundation.clock import Clock
+from foundation.errors import MisconfiguredError, RejectedError
+from foundation.events import EventLog
+from foundation.files import FileLock
+from schemas import codec, signing, wire
+from schemas.identity import Identity, is_vehicle_id, new_epoch
+from schemas.reasons import NotAcceptedReason, ValueClass
+from schemas.records import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One commit: `count` records with numbers in [first_seq, last_seq] are durable. `bytes` are their
+    values'."""
+
+    epoch: str
+    first_seq: int
+    last_seq: int
+    count: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    seq: int
+    value_class: ValueClass
+    wire: wire.WireRecord
+
+
+class SpoolWriter:
+    """The perceive process's side of the spool. Make it with `open`, give it back with `close`."""
+
+    def __init__(
+        self,
+        *,
+        settings: SpoolSettings,
+        vehicle_id: str,
+        key: signing.VehicleKey,
+        clock: Clock,
+        events: EventLog,
+        lock: FileLock,
+        account: LedgerState,
+        log: StateLog,
+        keeper: Keeper,
+        delivery: Follower[DeliveryState],
+        recovery: Recovery,
+        epoch: str,
+    ) -> None:
+        self._settings = settings
+        self._vehicle_id = vehicle_id
+        self._key = key
+        self._clock = clock
+        self._events = events
+        self._lock = lock
+        self._account = account
+        self._log = log
+        self._keeper = keeper
+        self._delivery = delivery
+        self._receipts = ReceiptPrinter(settings.receipt_target, events)
+        self.recovery = recovery
+        self.epoch = epoch
+        self.previous_epoch = account.epochs[epoch].previous_epoch
+        self.on_commit: Callable[[Receipt], None] | None = None
+        self._append_lock = threading.Lock()
+        self._commit_lock = threading.RLock()
+        self._buffer_lock = threading.Lock()
+        self._buffer: list[_Waiting] = []
+        self._buffer_bytes = 0
+        self._oldest_ns = 0
+        self._next_seq = 0
+        self._open: dict[ValueClass, SegmentFile] = {}
+        self._counts = dict(account.not_accepted)
+        self._counts_bytes = account.not_accepted_bytes
+        self._counts_changed = False
+        self._hold_until_ns = 0
+        self._counted_ns = self._synced_ns = self._reclaimed_ns = clock.monotonic_ns()
+        self.last_error = ""
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        settings: SpoolSettings,
+        vehicle_id: str,
+        key: signing.VehicleKey,
+        clock: Clock,
+        events: EventLog,
+        *,
+        rng: random.Random | None = None,
+    ) -> Self:
+        """Recover what a crash left, draw a new epoch and be ready to accept.
+
+        Raises:
+            MisconfiguredError: the vehicle_id or the settings make no sense, or the folder cannot be made.
+            RetryLaterError: another process writes this spool, or the folder cannot be synced.
+        """
+        if not is_vehicle_id(vehicle_id):
+            raise MisconfiguredError(
+                f"vehicle_id {vehicle_id!r} is not 1 to 63 lower-case letters, digits, hyphens"
+            )
+        if settings.segment_bytes > settings.quota_bytes:
+            raise MisconfiguredError(
+                f"segment_bytes {settings.segment_bytes} is above quota_bytes {settings.quota_bytes}"
+            )
+        opened = open_account(folder, settings, clock, events, new_epoch(rng))
+        return cls(
+            settings=settings,
+            vehicle_id=vehicle_id,
+            key=key,
+            clock=clock,
+            events=events,
+            lock=opened.lock,
+            account=opened.account,
+            log=opened.log,
+            keeper=opened.keeper,
+            delivery=opened.delivery,
+            recovery=opened.recovery,
+            epoch=opened.epoch,
+        )
+
+    def append(self, sample: Sample) -> Identity:
+        """Encode, sign and line up one sample; it is accepted by the commit that follows, not yet.
+
+        vehicle_id, epoch, previous_epoch, seq and spool_time_ns are given by the spool, whatever `sample`
+        says.
+
+        Raises:
+            RejectedError: not taken, and not counted (that is the caller's): reason oversize, encode_error,
+                quota_full or disk_error (for `disk_error_hold_s` after a disk error).
+        """
+        with self._append_lock:
+            self._check_disk()
+            identity = Identity(self._vehicle_id, self.epoch, self._next_seq)
+            full = replace(
+                sample,
+                vehicle_id=self._vehicle_id,
+                epoch=self.epoch,
+                previous_epoch=self.previous_epoch,
+                seq=identity.seq,
+                spool_time_ns=self._clock.now_ns(),
+            )
+            sealed = self._seal(full, identity)
+            size_bytes = sealed.size_bytes
+            self._make_room(size_bytes, sample.value_class)
+            with self._buffer_lock:
+                if not self._buffer:
+                    self._oldest_ns = self._clock.monotonic_ns()
+                self._buffer.append(_Waiting(identity.seq, sample.value_class, sealed))
+                self._buffer_bytes += size_bytes
+                is_over = self._buffer_bytes >= self._settings.buffer_bytes
+            self._next_seq += 1
+        if is_over:
+            self.commit()
+        return identity
+
+    def _check_disk(self) -> None:
+        left_ns = self._hold_until_ns - self._clock.monotonic_ns()
+        if left_ns > 0:
+            raise RejectedError(
+                f"nothing is accepted for another {left_ns / 1e9:.3f} s after: {self.last_error}",
+                reason=NotAcceptedReason.DISK_ERROR,
+            )
+
+    def _seal(self, sample: Sample, identity: Identity) -> wire.WireRecord:
+        try:
+            value = codec.encode_sample(sample)
+        except RejectedError as error:
+            raise RejectedError(str(error), reason=NotAcceptedReason.ENCODE_ERROR) from error
+        if len(value) > self._settings.max_record_bytes:
+            raise RejectedError(
+                f"the record has {len(value)} bytes; at most {self._settings.max_record_bytes} are sent",
+                reason=NotAcceptedReason.OVERSIZE,
+            )
+        return signing.seal(wire.TOPICS.samples, wire.KIND_SAMPLE, identity, value, self._key)
+
+    def _make_room(self, size_bytes: int, value_class: ValueClass) -> None:
+        quota_bytes = self._settings.quota_bytes
+        if self._keeper.used_bytes + self._buffer_bytes + size_bytes <= quota_bytes:
+            return
+        with self._commit_lock:
+            if self._buffer:
+                self.commit()  # what waits can make room only once it is accepted
+            fits, gone = self._keeper.make_room(size_bytes, quota_bytes, value_class)
+            self._forget(gone)
+        if not fits:
+            raise RejectedError(
+                f"{self._keeper.used_bytes} bytes are spooled; {size_bytes} more do not fit under quota_bytes"
+                f" {quota_bytes} without evicting a class above {value_class.label}",
+                reason=NotAcceptedReason.QUOTA_FULL,
+            )
+
+    def _forget(self, numbers: list[int]) -> None:
+        """Segments that were taken away are not written any more."""
+        for value_class, segment in list(self._open.items()):
+            if segment.number in numbers:
+                segment.close()
+                del self._open[value_class]
+
+    def commit(self) -> Receipt | None:
+        """Make everything that waits durable and visible. None when nothing was accepted; never raises for
+        the disk."""
+        with self._commit_lock:
+            with self._buffer_lock:
+                batch, self._buffer = self._buffer, []
+                self._buffer_bytes = 0
+            receipt = self._commit(batch) if batch else None
+            self._journal_counts(is_forced=False)
+            self._housekeep()
+        if receipt is not None and self.on_commit is not None:
+            self.on_commit(receipt)
+        return receipt
+
+    def _commit(self, batch: list[_Waiting]) -> Receipt | None:
+        accepted: list[_Waiting] = []
+        segments: list[list[object]] = []
+        gaps = RangeSet()
+        for value_class in sorted({waiting.value_class for waiting in batch}, reverse=True):
+            part = [waiting for waiting in batch if waiting.value_class == value_class]
+            segment = self._write(value_class, part)
+            if segment is None:
+                gaps.update(RangeSet.of(waiting.seq for waiting in part))
+                continue
+            accepted += part
+            seqs = RangeSet.of(waiting.seq for waiting in part)
+            segments.append([segment.number, int(value_class), segment.end_bytes, seqs.to_json()])
+        if gaps:
+            self._refuse(len(gaps))
+        size_bytes = sum(len(waiting.wire.value) for waiting in accepted)
+        frame: dict[str, object] = {
+            "epoch": self.epoch,
+            "segments": segments,
+            "gaps": gaps.to_json(),
+            "bytes": size_bytes,
+        }
+        if self._counts_changed:
+            frame["counts"] = self._take_counts()
+        if not self._log.record(LedgerKind.COMMIT, frame):
+            self.last_error = self._log.last_error
+            self._events.emit("ledger_not_written", level="error", error=self._log.last_error)
+        if not accepted:
+            return None
+        accepted.sort(key=lambda waiting: waiting.seq)
+        self._receipts.print(self.epoch, [(waiting.seq, waiting.wire) for waiting in accepted])
+        return Receipt(self.epoch, accepted[0].seq, accepted[-1].seq, len(accepted), size_bytes)
+
+    def _write(self, value_class: ValueClass, part: list[_Waiting]) -> SegmentFile | None:
+        """The segment in which `part` is durable now, or None when the disk refused."""
+        data = b"".join(encode_record(self.epoch, one.seq, value_class, one.wire) for one in part)
+        segment = self._open.get(value_class)
+        if segment is not None and segment.end_bytes + len(data) > self._settings.segment_bytes:
+            segment.close()
+            del self._open[value_class]
+            segment = None
+            self._log.sync()
+        try:
+            if segment is None:
+                segment = self._new_segment(value_class)
+            segment.append(data)
+        except OSError as error:
+            self.last_error = f"{error.strerror} (spool segment)"
+            self._events.emit("disk_error", level="error", error=self.last_error, records=len(part))
+            self._hold_until_ns = self._clock.monotonic_ns() + round(self._settings.disk_error_hold_s * 1e9)
+            if segment is not None:
+                self._open.pop(value_class, None)
+                segment.abandon()
+                self._note_size(segment)
+            return None
+        self._open[value_class] = segment
+        self._keeper.set_size(segment.number, segment.end_bytes)
+        self.last_error = ""
+        return segment
+
+    def _new_segment(self, value_class: ValueClass) -> SegmentFile:
+        number = self._account.next_segment
+        self._account.next_segment += 1
+        head = SegmentHead(number, value_class, self.epoch, self.previous_epoch, self._clock.now_ns())
+        return SegmentFile(self._keeper.path(value_class, number), head)
+
+    def _note_size(self, segment: SegmentFile) -> None:
+        if segment.end_bytes:
+            self._keeper.set_size(segment.number, segment.end_bytes)
+
+    def maybe_commit(self) -> Receipt | None:
+        """Commit when enough records wait, or long enough; also keeps the counts of refused frames up to
+        date."""
+        now_ns = self._clock.monotonic_ns()
+        with self._buffer_lock:
+            count, oldest_ns = len(self._buffer), self._oldest_ns
+        if count >= self._settings.commit_count or (
+            count and now_ns - oldest_ns >= self._settings.commit_interval_s * 1e9
+        ):
+            return self.commit()
+        if not count and now_ns - self._counted_ns >= self._settings.commit_interval_s * 1e9:
+            with self._commit_lock:
+                self._journal_counts(is_forced=False)
+                self._housekeep()
+        return None
+
+    def not_accepted(self, reason: NotAcceptedReason, count: int = 1, bytes: int = 0) -> None:  # noqa: A002
+        """Count frames that were seen and not taken. Cumulative over restarts; written with the next
+        commit."""
+        with self._buffer_lock:
+            self._counts[str(reason)] = self._counts.get(str(reason), 0) + count
+            self._counts_bytes += bytes
+            self._counts_changed = True
+
+    def _refuse(self, count: int) -> None:
+        self.not_accepted(NotAcceptedReason.DISK_ERROR, count)
+
+    def _take_counts(self) -> dict[str, object]:
+        with self._buffer_lock:
+            self._counts_changed = False
+            return {"not_accepted": dict(self._counts), "bytes": self._counts_bytes}
+
+    def _journal_counts(self, *, is_forced: bool) -> None:
+        now_ns = self._clock.monotonic_ns()
+        if self._counts_changed and (
+            is_forced or now_ns - self._counted_ns >= self._settings.commit_interval_s * 1e9
+        ):
+            self._log.record(LedgerKind.COUNTS, self._take_counts())
+            self._counted_ns = now_ns
+
+    def _housekeep(self) -> None:
+        """From time to time: sync the ledger, take delivered segments away, finish what the disk refused."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._synced_ns >= self._settings.counts_sync_s * 1e9:
+            self._synced_ns = now_ns
+            self._log.sync()
+        if now_ns - self._reclaimed_ns >= 1e9:
+            self._reclaimed_ns = now_ns
+            self._keeper.tidy()
+            self._forget(self._keeper.reclaim())
+
+    @property
+    def waiting(self) -> int:
+        """Records that wait for their commit."""
+        return len(self._buffer)
+
+    def ledger(self) -> Ledger:
+        """The ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be
+        read."""
+        with self._commit_lock:
+            self._delivery.poll()
+            return compute_ledger(self._account, self._delivery.state, self._keeper.sizes)
+
+    def close(self) -> Receipt | None:
+        """Commit, write the counts, sync the ledger and give everything back."""
+        receipt = self.commit()
+        with self._commit_lock:
+            self._journal_counts(is_forced=True)
+            self._keeper.tidy()
+            self._keeper.reclaim()
+            self._log.sync()
+            for segment in self._open.values():
+                segment.close()
+            self._open.clear()
+            self._log.close()
+            self._delivery.close()
+            self._receipts.close()
+            self._lock.__exit__(None, None, None)
+        return receipt
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

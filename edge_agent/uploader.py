@@ -1,0 +1,342 @@
+"""Every spooled record goes to the sink until the broker has acknowledged it, most valuable class first.
+
+One step does, in this order:
+    1. take in what the sink reported since the last step: acknowledgements first, failures back into the
+       line;
+    2. drop a sink that makes no progress, or that a refused record may have poisoned (a new one is made
+       later);
+    3. make a sink when there is none and the backoff is over: starting without a broker is normal;
+    4. lease as many bytes as may be in flight and send them;
+    5. make acknowledgements durable from time to time.
+A failure, a refused certificate and silence are never taken for an acknowledgement. At least once is enough:
+identity makes it exact. Everything runs in the caller's thread; the sink's callbacks only put a note into a
+queue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from connectors.ports import Acknowledgement, RecordSink
+from edge_agent.spool.reader import SpooledRecord, SpoolReader
+from foundation.clock import Clock
+from foundation.errors import BackPressureError, FleetLoopError, RejectedError
+from foundation.events import EventLog
+from foundation.retry import Backoff
+from foundation.settings import setting
+from schemas.identity import Identity
+from schemas.reasons import EvictReason, RejectReason
+
+_MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class UploaderSettings:
+    """How much may be in flight, and how long without progress is too long."""
+
+    max_in_flight_bytes: int = setting(
+        default=8 * _MB, min=1_000, max=1_000 * _MB, help="bytes sent, not acknowledged"
+    )
+    lease_bytes: int = setting(
+        default=2 * _MB, min=1_000, max=1_000 * _MB, help="bytes leased at once; each lease is synced"
+    )
+    stall_s: float = setting(
+        default=60.0, min=0.1, max=86_400.0, help="without progress for so long, a new sink is made"
+    )
+    close_s: float = setting(default=5.0, min=0.0, max=600.0, help="how long closing a sink may take")
+    backoff_first_s: float = setting(
+        default=0.5, min=0.001, max=600.0, help="ceiling of the first pause after a failure"
+    )
+    backoff_max_s: float = setting(
+        default=30.0, min=0.001, max=3_600.0, help="ceiling of any pause after a failure"
+    )
+    sync_s: float = setting(
+        default=1.0, min=0.01, max=600.0, help="how often acknowledgements are made durable"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing could be done: nothing pending, or all that is allowed is in flight. Call again after
+    `wait_s`."""
+
+    wait_s: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Ok:
+    """Something moved."""
+
+    sent: int
+    acknowledged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No progress, and why. The next attempt is due after `wait_s`; nothing is lost by calling earlier."""
+
+    reason: str
+    wait_s: float
+
+
+StepResult = Idle | Ok | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class UploaderStatus:
+    """What the agent's status says about delivery. `connected`: acknowledged something since the last
+    trouble."""
+
+    connected: bool
+    last_error: str
+    in_flight: int
+    in_flight_bytes: int
+    bytes_uploaded: int
+    resent: int
+    sinks_made: int
+    stalls: int
+    refused: int
+
+
+class Uploader:
+    """Moves records from a spool to a sink of `sink_factory`, one bounded step at a time. Not thread-safe."""
+
+    def __init__(
+        self,
+        reader: SpoolReader,
+        sink_factory: Callable[[], RecordSink],
+        settings: UploaderSettings,
+        clock: Clock,
+        events: EventLog,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._reader = reader
+        self._sink_factory = sink_factory
+        self._settings = settings
+        self._clock = clock
+        self._events = events
+        self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
+        self._sink: RecordSink | None = None
+        self._generation = 0
+        self._done: deque[tuple[int, Identity, Acknowledgement | FleetLoopError]] = deque()
+        self._in_flight: dict[Identity, tuple[int, int]] = {}  # bytes, monotonic time of the send
+        self._in_flight_bytes = 0
+        self._waiting: deque[SpooledRecord] = deque()
+        self._not_before_ns = 0
+        self._synced_ns = clock.monotonic_ns()
+        self._has_unsynced = False
+        self._connected = False
+        self._last_error = ""
+        self._stalls = 0
+        self._refused = 0
+
+    def step(self) -> StepResult:
+        """One bounded amount of work. Raises nothing that the broker, the network or the disk can cause."""
+        acknowledged, failure = self._take_in()
+        failure = self._watch() or failure
+        now_ns = self._clock.monotonic_ns()
+        sent = 0
+        if now_ns >= self._not_before_ns:
+            failure = self._connect() or failure
+            if self._sink is not None:
+                sent, refusal = self._send()
+                failure = refusal or failure
+        self._sync(now_ns)
+        if acknowledged:
+            self._connected = True
+            if not failure:
+                self._backoff.reset()
+                self._last_error = ""
+        if failure:
+            self._connected = False
+            self._last_error = failure
+            wait_s = max(0.0, (self._not_before_ns - self._clock.monotonic_ns()) / 1e9)
+            return Failed(failure, wait_s)
+        return Ok(sent, acknowledged) if sent or acknowledged else Idle()
+
+    def _take_in(self) -> tuple[int, str]:
+        acknowledged: list[Identity] = []
+        again: list[Identity] = []
+        failure, poisoned = "", False
+        while self._done:
+            generation, identity, result = self._done.popleft()
+            if generation == self._generation:
+                size_bytes, _ = self._in_flight.pop(identity, (0, 0))
+                self._in_flight_bytes -= size_bytes
+            if isinstance(result, Acknowledgement):
+                acknowledged.append(identity)  # also a late one of an earlier sink: the broker has the record
+            elif generation == self._generation:
+                if isinstance(result, RejectedError):
+                    poisoned = True
+                    if result.reason == RejectReason.OVERSIZE:
+                        self._give_up(identity, result)
+                        continue
+                again.append(identity)
+                failure = _words(result)
+        if acknowledged:
+            self._reader.acknowledge(acknowledged)
+            self._has_unsynced = True
+        if again:
+            self._reader.release(again)
+        if failure:
+            self._pause(failure)
+        if poisoned:
+            self._drop_sink()
+        return len(acknowledged), failure
+
+    def _give_up(self, identity: Identity, error: RejectedError) -> None:
+        """The broker can never take this record: the ledger says so, and the others go on."""
+        self._refused += 1
+        self._reader.give_up([identity], EvictReason.POLICY)
+        self._has_unsynced = True
+        self._events.emit(
+            "record_refused", level="error", identity=str(identity), reason=error.reason, error=str(error)
+        )
+
+    def _watch(self) -> str:
+        """The watchdog: a client can be wedged for good, and only a new one helps."""
+        if self._sink is None or not self._in_flight:
+            return ""
+        oldest_ns = next(iter(self._in_flight.values()))[1]
+        since_ns = max(self._sink.last_progress_ns, oldest_ns)
+        quiet_s = (self._clock.monotonic_ns() - since_ns) / 1e9
+        if quiet_s < self._settings.stall_s:
+            return ""
+        reason = f"no progress for {quiet_s:.1f} s (bound {self._settings.stall_s} s)"
+        if self._sink.last_error:
+            reason += f": {self._sink.last_error}"
+        self._stalls += 1
+        self._events.emit("sink_stalled", level="warning", reason=reason, in_flight=len(self._in_flight))
+        self._pause(reason)
+        self._drop_sink()
+        return reason
+
+    def _connect(self) -> str:
+        if self._sink is not None:
+            return ""
+        try:
+            self._sink = self._sink_factory()
+        except FleetLoopError as error:
+            reason = _words(error)
+            self._pause(reason)
+            return reason
+        self._generation += 1
+        self._events.emit("sink_made", generation=self._generation)
+        return ""
+
+    def _send(self) -> tuple[int, str]:
+        sent = 0
+        while True:
+            room = self._settings.max_in_flight_bytes - self._in_flight_bytes
+            if not self._waiting:
+                if room <= 0:
+                    return sent, ""
+                self._waiting.extend(self._reader.lease(min(room, self._settings.lease_bytes)))
+            if not self._waiting:
+                return sent, self._reader.last_error
+            sink = self._sink
+            if sink is None:
+                return sent, ""
+            while self._waiting:
+                record = self._waiting[0]
+                size_bytes = record.wire.size_bytes
+                if (
+                    self._in_flight
+                    and self._in_flight_bytes + size_bytes > self._settings.max_in_flight_bytes
+                ):
+                    return sent, ""
+                self._note_in_flight(record.identity, size_bytes)
+                try:
+                    sink.send(record.wire, self._note(self._generation, record.identity))
+                except BackPressureError:
+                    self._forget(record.identity, size_bytes)
+                    return sent, ""
+                except FleetLoopError as error:
+                    self._forget(record.identity, size_bytes)
+                    self._waiting.popleft()
+                    if isinstance(error, RejectedError) and error.reason == RejectReason.OVERSIZE:
+                        self._give_up(record.identity, error)
+                        continue
+                    reason = _words(error)
+                    self._reader.release([record.identity])
+                    self._pause(reason)
+                    self._drop_sink()
+                    return sent, reason
+                self._waiting.popleft()
+                sent += 1
+
+    def _note(
+        self, generation: int, identity: Identity
+    ) -> Callable[[Acknowledgement | FleetLoopError], None]:
+        return lambda result: self._done.append((generation, identity, result))
+
+    def _note_in_flight(self, identity: Identity, size_bytes: int) -> None:
+        self._in_flight[identity] = (size_bytes, self._clock.monotonic_ns())
+        self._in_flight_bytes += size_bytes
+
+    def _forget(self, identity: Identity, size_bytes: int) -> None:
+        del self._in_flight[identity]
+        self._in_flight_bytes -= size_bytes
+
+    def _drop_sink(self) -> None:
+        """Close the sink within its deadline; the next one sends again what was not acknowledged."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            try:
+                sink.close(self._settings.close_s)
+            except FleetLoopError as error:
+                self._events.emit("sink_close_failed", level="warning", error=str(error))
+        for _, identity, result in self._done:
+            if isinstance(result, Acknowledgement):
+                self._in_flight.pop(identity, None)
+        self._reader.release([*self._in_flight, *(record.identity for record in self._waiting)])
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        self._waiting.clear()
+        self._generation += 1
+
+    def _pause(self, reason: str) -> None:
+        wait_s = self._backoff.next_s()
+        self._not_before_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
+        if reason != self._last_error:
+            self._events.emit("upload_failed", level="warning", reason=reason, wait_s=round(wait_s, 3))
+
+    def _sync(self, now_ns: int) -> None:
+        if self._has_unsynced and now_ns - self._synced_ns >= self._settings.sync_s * 1e9:
+            self._has_unsynced = not self._reader.sync()
+            self._synced_ns = now_ns
+
+    def status(self) -> UploaderStatus:
+        """How delivery stands now. `bytes_uploaded` and `resent` count since the spool was made."""
+        error = self._last_error or (self._sink.last_error if self._sink is not None else "")
+        return UploaderStatus(
+            connected=self._connected and not error,
+            last_error=error,
+            in_flight=len(self._in_flight),
+            in_flight_bytes=self._in_flight_bytes,
+            bytes_uploaded=self._reader.bytes_uploaded,
+            resent=self._reader.resent,
+            sinks_made=self._generation,
+            stalls=self._stalls,
+            refused=self._refused,
+        )
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether nothing is in flight and nothing is left to send."""
+        return not self._in_flight and not self._waiting and not self._done and self._reader.pending == 0
+
+    def close(self) -> None:
+        """Stop the sink, take in its last words and make every acknowledgement durable."""
+        self._take_in()
+        self._drop_sink()
+        self._take_in()
+        self._reader.sync()
+
+
+def _words(error: FleetLoopError) -> str:
+    return f"{type(error).__name__}: {error}"
