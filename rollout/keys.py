@@ -28,7 +28,7 @@ from securesystemslib.signer import CryptoSigner
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
 
-PASSPHRASE_VARIABLE = "FLEETLOOP_KEYS_PASSPHRASE"
+PASSPHRASE_VARIABLE = "FLEETLOOP_KEYS_PASSPHRASE"  # noqa: S105 - the name, not the value
 ROOT = "root"
 ONLINE_ROLES = ("targets", "snapshot", "timestamp", "models", "rollouts")
 DELEGATED_ROLES = ("models", "rollouts")
@@ -89,7 +89,8 @@ class KeyStore:
         found = [signer for signer in self.signers(role) if signer.public_key.keyid in key_ids]
         if len(found) < threshold:
             raise MisconfiguredError(
-                f"role {role} needs {threshold} signature(s), {self.folder(role)} holds {len(found)} of its trusted keys"
+                f"role {role} needs {threshold} signature(s); "
+                f"{self.folder(role)} holds {len(found)} of its trusted keys"
             )
         return found
 

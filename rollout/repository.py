@@ -2,7 +2,7 @@
 
 Layout under `tuf_path`, servable by any static web server, object store or CDN:
 
-    metadata/<N>.root.json  <N>.targets.json  <N>.models.json  <N>.rollouts.json  <N>.snapshot.json 
+    metadata/<N>.root.json  <N>.targets.json  <N>.models.json  <N>.rollouts.json  <N>.snapshot.json
     timestamp.json
     targets/models/<sha256>.<name>   targets/rollouts/<sha256>.<name>
 

@@ -73,7 +73,7 @@ def check_release(release: Release, info: TargetInfo | None) -> TargetInfo:
         )
     if info.sha256 != release.model_digest or info.length_bytes != release.model_bytes:
         raise UntrustedError(
-            f"release {release.release_id} says {release.model_bytes} bytes with sha256 {release.model_digest}, "
+            f"release {release.release_id} says {release.model_bytes} bytes, sha256 {release.model_digest}; "
             f"the role says {info.length_bytes} bytes with {info.sha256}"
         )
     return info

@@ -197,7 +197,8 @@ class StagedDownload:
     def _check_speed(self, url: str, received: int, elapsed_s: float) -> None:
         if received < self._settings.min_bytes_per_s * elapsed_s:
             raise SlowRetrievalError(
-                f"{url} gave {received} bytes in {elapsed_s:.1f} s, the least is {self._settings.min_bytes_per_s} bytes/s"
+                f"{url} gave {received} bytes in {elapsed_s:.1f} s; "
+                f"the least is {self._settings.min_bytes_per_s} bytes/s"
             )
 
 

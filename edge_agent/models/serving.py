@@ -336,6 +336,8 @@ class ServingModel:
             return self._slots.read_active()
         except CorruptError as error:
             factory = self._slots.read_factory()
+            self._slots.keep_damaged()
+            self._is_unsaved = True
             self._log.emit("active_state_damaged", level="error", reason=str(error))
             event = self._event(factory, "activated", "active_state_damaged")
             return ActiveState(factory, events=(event,))

@@ -1,5 +1,4 @@
-"""Every bound of the model slots, with its unit. Imports no library: reading a configuration costs nothing.
-"""
+"""Every bound of the model slots, with its unit. Imports no library."""
 
 from __future__ import annotations
 

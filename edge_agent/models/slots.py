@@ -72,6 +72,8 @@ class FetchState:
     """What deliver knows: releases refused for good (release_id -> reason), and what happened."""
 
     refused: Mapping[str, str] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    """release_id -> trials begun that came to no end (the machine or deliver died in them)."""
     events: tuple[ModelEvent, ...] = ()
 
 
@@ -86,8 +88,7 @@ class SlotFolder:
         return FileLock(self.path / ".lock", wait_s=wait_s, clock=clock)
 
     def slot_path(self, digest: str) -> Path:
-        """Where the model of `digest` is. Raises RejectedError for anything but a digest (no path gets in).
-        """
+        """Where the model of `digest` is. Raises RejectedError for anything but a digest."""
         if _DIGEST.fullmatch(digest) is None:
             raise RejectedError(f"{digest[:100]!r} is not a lower-case sha256", reason="invalid_value")
         return self.path / "slots" / f"{digest}.onnx"
@@ -125,14 +126,19 @@ class SlotFolder:
         write_json_atomic(self.path / "factory.json", {"format": FORMAT, **dataclasses.asdict(slot)})
 
     def read_active(self) -> ActiveState:
-        """What serves. Raises CorruptError (damaged or missing: the caller falls back to the factory model).
-        """
+        """What serves. Raises CorruptError: damaged or missing."""
         path = self.path / "active.json"
         return _active_state(_document(path), path)
 
     def write_active(self, state: ActiveState) -> None:
         """Perceive's word: atomic and durable."""
         write_json_atomic(self.path / "active.json", {"format": FORMAT, **_plain(state)})
+
+    def keep_damaged(self) -> None:
+        """Put a damaged `active.json` aside for a person."""
+        path = self.path / "active.json"
+        if path.exists():
+            syscalls.rename(path, path.with_name("active.json.damaged"))
 
     def read_candidate(self) -> Candidate | None:
         """The candidate, or None. Raises CorruptError."""
@@ -160,7 +166,9 @@ class SlotFolder:
         if not path.exists():
             return FetchState()
         document = _document(path)
-        return FetchState(_strings(document, "refused", path), _events(document, path))
+        return FetchState(
+            _strings(document, "refused", path), _counts(document, "attempts", path), _events(document, path)
+        )
 
     def write_fetch(self, state: FetchState) -> None:
         """Atomic and durable."""
@@ -279,6 +287,13 @@ def _strings(document: dict[str, object], key: str, path: Path) -> dict[str, str
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise CorruptError(f"{key} is {value!r}, not an object of strings", path=path)
     return value
+
+
+def _counts(document: dict[str, object], key: str, path: Path) -> dict[str, int]:
+    value = document.get(key)
+    if not isinstance(value, dict):
+        raise CorruptError(f"{key} is {value!r}, not an object", path=path)
+    return {name: _int(value, name, path) for name in value}
 
 
 def _events(document: dict[str, object], path: Path) -> tuple[ModelEvent, ...]:

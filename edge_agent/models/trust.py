@@ -41,6 +41,7 @@ ISSUED_FIELD = "x-fleetloop-issued-s"
 ROLES = ("rollouts", "models")
 INDEX = "index.json"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOLD_NS = 60 * 1_000_000_000
 _LAST_S = 253_402_300_799
 """The last second that a datetime can hold."""
 
@@ -73,7 +74,7 @@ class TrustFolder:
 
     def install(self, root_bytes: bytes) -> None:
         """Pin the first root, at enrolment. Raises UntrustedError when it does not even sign itself."""
-        with _our_errors():
+        with our_errors():
             TrustedMetadataSet(root_bytes, EnvelopeType.METADATA)
         self.metadata.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "bootstrap_root.json", root_bytes)
@@ -112,8 +113,7 @@ class TrustFolder:
         return tuple(stamps)
 
     def read_floor(self) -> TimeFloor | None:
-        """The saved floor; None when there is none or it is damaged (the saved timestamp then stands for it).
-        """
+        """The saved floor; None when there is none or it is damaged."""
         try:
             document = read_json(self.path / "floor.json")
         except (OSError, CorruptError):
@@ -144,6 +144,14 @@ class TrustFolder:
         }
         write_json_atomic(self.path / "floor.json", document)
         return floor
+
+    def hold_floor(self, clock: Clock) -> None:
+        """Save how far the floor has moved in this boot, so that a reboot with a clock in 1970 does not set
+        it back.
+        """
+        floor = self.read_floor()
+        if floor is not None and floor.at(clock) - floor.floor_ns > _HOLD_NS:
+            self.raise_floor(0, floor.key_ids, clock)
 
     def reference_ns(self, root: Any, clock: Clock) -> int:
         """The time by which documents are judged: the wall clock, but never below the floor."""
@@ -217,7 +225,7 @@ class OnlineTrust:
         self._clock = clock
         self._base_url = base_url.rstrip("/")
         self._fetcher = fetcher
-        with _our_errors():
+        with our_errors():
             self._updater = _FleetUpdater(trust, self._base_url, fetcher, clock)
 
     def refresh(self) -> None:
@@ -227,7 +235,7 @@ class OnlineTrust:
             UntrustedError: signature, version, hash or expiry does not hold; nothing of it was saved as
             trusted. RetryLaterError: not reachable, cut or too slow.
         """
-        with _our_errors():
+        with our_errors():
             self._updater.refresh()
             trusted = self._updater.trusted
             issued = issued_ns(trusted.timestamp)
@@ -240,7 +248,7 @@ class OnlineTrust:
     def target(self, role: str, name: str) -> TargetInfo | None:
         """What `role` (and only it) says of target `role/name`; None when it lists no such target."""
         path = f"{role}/{name}"
-        with _our_errors():
+        with our_errors():
             info = self._updater.get_targetinfo(path)
             if info is None:
                 return None
@@ -256,7 +264,7 @@ class OnlineTrust:
         saved = self._trust.path / "targets" / f"{role}.{INDEX}"
         if saved.exists() and _matches(saved.read_bytes(), info):
             return saved.read_bytes()
-        with _our_errors():
+        with our_errors():
             data: bytes = self._fetcher.download_bytes(info.url(self._base_url), info.length_bytes)
         if not _matches(data, info):
             raise UntrustedError(
@@ -288,7 +296,7 @@ class SavedTrust:
             UntrustedError: a signature, a version or an expiry does not hold.
             RetryLaterError: nothing was saved yet.
         """
-        with _our_errors():
+        with our_errors():
             trusted = TrustedMetadataSet(trust.newest_root(), EnvelopeType.METADATA)
             reference = trust.reference_ns(trusted.root, clock) if fresh else 0
             trusted.reference_time = as_datetime(reference)
@@ -301,7 +309,7 @@ class SavedTrust:
         """The saved index of a role, its delegation, signature, version and hash checked; None when it has
         none.
         """
-        with _our_errors():
+        with our_errors():
             if role not in self._trusted:
                 self._trusted.update_delegated_targets(_saved(self._trust, role), role, "targets")
             info = _only_by(self._trusted, role, f"{role}/{INDEX}")
@@ -385,7 +393,7 @@ def _saved(trust: TrustFolder, role: str) -> bytes:
         raise RetryLaterError(f"no saved {role} metadata yet ({error.strerror})") from error
 
 
-class _our_errors:  # noqa: N801 - reads as a statement: with _our_errors()
+class our_errors:  # noqa: N801 - reads as a statement: with our_errors()
     """The one map from python-tuf's errors to ours, most specific first."""
 
     _MAP: tuple[tuple[type[Exception], Callable[[str], FleetLoopError]], ...] = (

@@ -1,0 +1,342 @@
+"""Brings the release that the signed plans want of this vehicle into a slot, tried and ready; refuses what is
+not fit.
+
+One bounded step at a call, so that deliver goes on delivering: refresh the chain, decide, download a slice
+(resuming), verify, try in a subprocess, name it the candidate. A release that fails verification or trial is
+refused for good, with its reason, and not downloaded again; a trial that never came to an end (the machine
+died in it) counts as an attempt, and three of them are a refusal too. Never touches what serves: that is
+perceive's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from edge_agent.models.desired import check_release, desired, plans_of, releases_of, target_name
+from edge_agent.models.http import BoundedFetcher, StagedDownload, Transport, UrlTransport
+from edge_agent.models.settings import FetchSettings
+from edge_agent.models.slots import Candidate, FetchState, SlotFolder, SlotRef, with_event
+from edge_agent.models.trial import TrialResult
+from edge_agent.models.trial_run import TrialRun
+from edge_agent.models.trust import OnlineTrust, TargetInfo, TrustFolder, our_errors
+from edge_agent.models.vehicle import read_vehicle
+from foundation.clock import Clock
+from foundation.errors import (
+    CorruptError,
+    FleetLoopError,
+    MisconfiguredError,
+    RejectedError,
+    RetryLaterError,
+    UntrustedError,
+)
+from foundation.events import EventLog
+from foundation.retry import Backoff
+from modelkit.digest import sha256_hex
+from modelkit.verify import ModelLimits, verify_model
+from schemas.documents import Release
+from schemas.records import ModelEvent
+
+MAX_TRIAL_ATTEMPTS = 3
+_TRIAL_POLL_S = 0.2
+StartTrial = Callable[[Path, str, Path], TrialRun]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStep:
+    """What one step did, and when the next one is worth while."""
+
+    outcome: Literal["idle", "ok", "failed"]
+    detail: str
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStatus:
+    """For the agent's status. `phase` is idle, download or trial."""
+
+    phase: str
+    release_id: str
+    bytes_staged: int
+    bytes_total: int
+    last_error: str
+    refreshes: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """The release that is being brought in."""
+
+    release: Release
+    info: TargetInfo
+    staged_bytes: int = 0
+    trial: TrialRun | None = None
+
+    @property
+    def slot(self) -> SlotRef:
+        return SlotRef(self.release.model_digest, self.release.model_name, self.release.release_id)
+
+
+class ModelFetcher:
+    """The model duty of deliver; the only writer of `candidate.json`, `fetch.json` and `state/trust`. Not
+    thread-safe.
+
+    Raises:
+        MisconfiguredError: no base_url, or the vehicle was never enrolled.
+    """
+
+    def __init__(
+        self,
+        settings: FetchSettings,
+        state_folder: Path,
+        clock: Clock,
+        events: EventLog,
+        *,
+        transport: Transport | None = None,
+        start_trial: StartTrial | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not settings.base_url:
+            raise MisconfiguredError("fetch.base_url is empty: name the folder or address of the repository")
+        self._settings = settings
+        self._slots = SlotFolder(state_folder)
+        self._trust = TrustFolder(state_folder)
+        self._vehicle = read_vehicle(state_folder)
+        self._clock = clock
+        self._log = events
+        self._transport: Transport = transport or UrlTransport(settings.download)
+        self._download = StagedDownload(self._transport, settings.download, clock)
+        self._start_trial: StartTrial = start_trial or self._start_real_trial
+        self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
+        self._work: _Work | None = None
+        self._not_before_ns = 0
+        self._last_error = ""
+        self._refreshes = 0
+
+    def step(self) -> FetchStep:
+        """One bounded amount of work. Raises nothing that network, repository or disk can cause."""
+        wait_s = (self._not_before_ns - self._clock.monotonic_ns()) / 1e9
+        if wait_s > 0 and (self._work is None or self._work.trial is None):
+            return FetchStep("idle", "", wait_s)
+        try:
+            done = self._refresh() if self._work is None else self._bring(self._work)
+        except RejectedError as error:
+            return self._refuse(error.reason, str(error))
+        except (RetryLaterError, UntrustedError, CorruptError) as error:
+            return self._fail(error)
+        except OSError as error:
+            return self._fail(RetryLaterError(f"disk: {error}"))
+        self._backoff.reset()
+        self._last_error = ""
+        return done
+
+    def look_now(self) -> None:
+        """Somebody says that there is news: the next step refreshes, unless a failure is being waited out."""
+        if not self._last_error:
+            self._not_before_ns = 0
+
+    def status(self) -> FetchStatus:
+        """What it is at."""
+        work = self._work
+        if work is None:
+            return FetchStatus("idle", "", 0, 0, self._last_error, self._refreshes)
+        phase = "download" if work.trial is None else "trial"
+        return FetchStatus(
+            phase,
+            work.release.release_id,
+            work.staged_bytes,
+            work.release.model_bytes,
+            self._last_error,
+            self._refreshes,
+        )
+
+    def close(self) -> None:
+        """End a running trial; what is staged stays for the next start."""
+        if self._work is not None and self._work.trial is not None:
+            self._work.trial.cancel()
+        self._work = None
+
+    # Deciding.
+
+    def _refresh(self) -> FetchStep:
+        fetcher = BoundedFetcher(self._transport, self._settings.download, self._clock)
+        self._trust.hold_floor(self._clock)
+        online = OnlineTrust(self._trust, self._settings.base_url, fetcher, self._clock)
+        online.refresh()
+        self._refreshes += 1
+        plans = plans_of(
+            online.fetch_index("rollouts")
+        )  # first: a halt must come through whatever else is wrong
+        releases = releases_of(online.fetch_index("models"))
+        intent = desired(plans, self._vehicle)
+        self._work = self._choose(intent.release_id, releases, online)
+        if self._work is None:
+            self._wait(self._settings.poll_interval_s)
+            return FetchStep("idle", f"the plans want {intent.release_id}", self._settings.poll_interval_s)
+        return FetchStep("ok", f"fetching release {self._work.release.release_id}", 0.0)
+
+    def _choose(self, wanted: str | None, releases: dict[str, Release], online: OnlineTrust) -> _Work | None:
+        state, fetched = self._slots.read_active(), self._fetched()
+        candidate = self._candidate()
+        if candidate is not None and candidate.slot.release_id != wanted:
+            self._slots.write_candidate(None)
+            candidate = None
+        settled = {state.active.release_id, *state.blocked, *fetched.refused}
+        if wanted is None or wanted in settled:
+            if candidate is not None:
+                self._slots.write_candidate(None)
+            self._tidy()
+            return None
+        if candidate is not None and self._slots.slot_path(candidate.slot.digest).exists():
+            return None  # perceive has it
+        release = releases.get(wanted)
+        if release is None:
+            raise RetryLaterError(f"a plan names release {wanted}, which the role models does not list")
+        return _Work(release, check_release(release, online.target("models", target_name(release))))
+
+    # Bringing in.
+
+    def _bring(self, work: _Work) -> FetchStep:
+        if work.trial is not None:
+            return self._ask_trial(work, work.trial)
+        if work.release.model_bytes > self._settings.max_model_bytes:
+            limit = self._settings.max_model_bytes
+            raise RejectedError(f"{work.release.model_bytes} bytes, the limit is {limit}", reason="too_large")
+        data = self._slot_bytes(work)
+        if data is None:
+            data = self._slice(work)
+            if data is None:
+                detail = f"{work.staged_bytes} of {work.release.model_bytes} bytes"
+                return FetchStep("ok", detail, 0.0)
+            verify_model(
+                data, work.release.model_digest, ModelLimits(max_bytes=self._settings.max_model_bytes)
+            )
+            self._slots.add_slot(data)
+            self._staged(work).unlink(missing_ok=True)
+        self._count_attempt(work)
+        slot_path = self._slots.slot_path(work.release.model_digest)
+        work.trial = self._start_trial(
+            slot_path, work.release.model_digest, self._slots.path / "trial_frames"
+        )
+        return FetchStep("ok", "trial started", _TRIAL_POLL_S)
+
+    def _slot_bytes(self, work: _Work) -> bytes | None:
+        """The slot's bytes when an earlier start brought them; a damaged slot is fetched again."""
+        try:
+            return self._slots.read_slot(work.release.model_digest)
+        except CorruptError:
+            return None
+
+    def _slice(self, work: _Work) -> bytes | None:
+        """Download for a while; the whole file once its hash is right, else None."""
+        staged = self._staged(work)
+        url = work.info.url(self._settings.base_url.rstrip("/"))
+        with our_errors():
+            got = self._download.advance(url, staged, work.info.length_bytes, self._settings.slice_s)
+        work.staged_bytes = got.bytes_total
+        if not got.is_complete:
+            return None
+        data = staged.read_bytes()
+        if sha256_hex(data) != work.info.sha256:
+            staged.unlink()
+            raise UntrustedError(f"{work.info.path}: {len(data)} bytes came, but not those that were signed")
+        return data
+
+    def _count_attempt(self, work: _Work) -> None:
+        release_id = work.release.release_id
+        fetched = self._fetched()
+        attempts = fetched.attempts.get(release_id, 0)
+        if attempts >= MAX_TRIAL_ATTEMPTS:
+            raise RejectedError(f"{attempts} trials never came to an end", reason="trial_never_ended")
+        self._slots.write_fetch(replace(fetched, attempts={**fetched.attempts, release_id: attempts + 1}))
+
+    def _ask_trial(self, work: _Work, trial: TrialRun) -> FetchStep:
+        result = trial.poll()
+        if result is None:
+            return FetchStep("idle", "trial runs", _TRIAL_POLL_S)
+        if not result.passed:
+            raise RejectedError(result.detail or result.reason, reason=result.reason)
+        return self._offer(work, result)
+
+    def _offer(self, work: _Work, result: TrialResult) -> FetchStep:
+        self._slots.write_candidate(Candidate(work.slot, result.latency_p50_ns, result.frames))
+        self._journal("trial_passed", work, f"{result.frames} frames, p50 {result.latency_p50_ns} ns")
+        self._work = None
+        self._wait(self._settings.poll_interval_s)
+        return FetchStep("ok", f"release {work.release.release_id} is ready", self._settings.poll_interval_s)
+
+    # Failing.
+
+    def _refuse(self, reason: str, detail: str) -> FetchStep:
+        work, self._work = self._work, None
+        if work is None:
+            return self._fail(UntrustedError(detail))
+        self._journal("refused", work, f"{reason}: {detail}"[:500], refused=reason)
+        self._staged(work).unlink(missing_ok=True)
+        self._log.emit(
+            "model_refused", level="warning", release_id=work.release.release_id, reason=reason, detail=detail
+        )
+        self._wait(self._settings.poll_interval_s)
+        return FetchStep("failed", f"release {work.release.release_id} refused: {reason}", 0.0)
+
+    def _fail(self, error: FleetLoopError) -> FetchStep:
+        text = str(error)[:500]
+        if text != self._last_error:
+            self._log.emit("model_fetch_failed", level="warning", kind=type(error).__name__, reason=text)
+            if isinstance(error, UntrustedError):
+                self._journal("untrusted", self._work, text)
+        self._last_error = text
+        if self._work is not None and self._work.trial is None:
+            self._work = None  # the next step looks at the repository again; what is staged stays
+        wait_s = self._backoff.next_s()
+        self._wait(wait_s)
+        return FetchStep("failed", text, wait_s)
+
+    def _journal(self, word: str, work: _Work | None, reason: str, *, refused: str = "") -> None:
+        fetched = self._fetched()
+        slot = work.slot if work is not None else SlotRef("", "")
+        event = ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
+        if fetched.events and word == "untrusted" and fetched.events[-1].reason == reason:
+            return
+        refusals = {**fetched.refused, slot.release_id: refused} if refused else fetched.refused
+        attempts = {key: count for key, count in fetched.attempts.items() if key != slot.release_id}
+        self._slots.write_fetch(FetchState(refusals, attempts, with_event(fetched.events, event)))
+
+    # Small parts.
+
+    def _fetched(self) -> FetchState:
+        """Damage costs only knowledge of what was refused: it would be tried, and refused, again."""
+        try:
+            return self._slots.read_fetch()
+        except CorruptError as error:
+            self._log.emit("fetch_state_damaged", level="error", reason=str(error))
+            return FetchState()
+
+    def _candidate(self) -> Candidate | None:
+        try:
+            return self._slots.read_candidate()
+        except CorruptError as error:
+            self._log.emit("candidate_damaged", level="error", reason=str(error))
+            self._slots.write_candidate(None)
+            return None
+
+    def _start_real_trial(self, slot_path: Path, digest: str, frames: Path) -> TrialRun:
+        return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock)
+
+    def _staged(self, work: _Work) -> Path:
+        return self._slots.path / "staging" / f"{work.release.model_digest}.part"
+
+    def _tidy(self) -> None:
+        """Nothing is wanted: what was staged and slots that nothing names can go."""
+        for path in (self._slots.path / "staging").glob("*.part"):
+            path.unlink(missing_ok=True)
+        try:
+            self._slots.remove_unreferenced(self._clock)
+        except RetryLaterError:
+            return  # perceive is swapping; another time
+
+    def _wait(self, seconds: float) -> None:
+        self._not_before_ns = self._clock.monotonic_ns() + round(seconds * 1e9)
