@@ -133,14 +133,19 @@ def _read(value: bytes, schema: Schema) -> dict[str, Any]:
             fields = schemaless_reader(stream, schema.parsed, None)
         else:
             fields = schemaless_reader(stream, schema.parsed, reader.parsed)
-    except EOFError as error:
+    except (EOFError, IndexError) as error:
+        # fastavro raises IndexError at the end of the bytes only within a number, whose last byte then says
+        # "more"; otherwise it is an index into a union or an enum that does not exist.
+        if isinstance(error, EOFError) or (stream.tell() == len(value) and value[-1] & 0x80):
+            raise _rejected(
+                RejectReason.TRUNCATED, f"{schema.name} ends within a field, after {len(value)} bytes"
+            ) from error
         raise _rejected(
-            RejectReason.TRUNCATED, f"{schema.name} ends within a field, after {len(value)} bytes"
+            RejectReason.INVALID_VALUE, f"{schema.name} holds a choice that does not exist"
         ) from error
     except UnicodeDecodeError as error:
         raise _rejected(RejectReason.INVALID_VALUE, f"{schema.name} holds text that is not UTF-8") from error
     except (
-        IndexError,
         ValueError,
         TypeError,
         KeyError,

@@ -92,7 +92,9 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(alphabet=st.characters(codec="utf-8")), json_values, max_size=4))
-def test_json_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: dict[str, object]) -> None:
+def test_json_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, value: dict[str, object]
+) -> None:
     path = tmp_path_factory.mktemp("json") / "f.json"
     try:
         write_json_atomic(path, value)

@@ -96,7 +96,7 @@ def test_secrets_are_masked_wherever_they_hide(tmp_path: Path) -> None:
 
 def test_a_field_cannot_pretend_to_be_another_event() -> None:
     stream = io.StringIO()
-    EventLog(stream).emit("x", **{"time_ns": 1, "component": "other"})
+    EventLog(stream).emit("x", time_ns=1, component="other")
     event = json.loads(stream.getvalue())
     assert event["component"] == "fleetloop"
     assert event["field_component"] == "other"

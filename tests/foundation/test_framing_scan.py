@@ -119,7 +119,9 @@ def test_a_frame_stored_inside_a_good_body_is_never_taken_for_one() -> None:
 
 
 def test_a_body_damaged_around_an_inner_frame_yields_no_inner_frame() -> None:
-    data = bytearray(encode_frame(1, b"", b"abc" + encode_frame(9, b"", b"inner")) + encode_frame(2, b"", b""))
+    data = bytearray(
+        encode_frame(1, b"", b"abc" + encode_frame(9, b"", b"inner")) + encode_frame(2, b"", b"")
+    )
     data[HEADER_BYTES] ^= 1
     assert [frame.kind for frame in whole(list(scan(bytes(data))))] == [2]
 

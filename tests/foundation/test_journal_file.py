@@ -43,7 +43,7 @@ def test_a_new_journal_makes_its_own_name_durable(tmp_path: Path, monkeypatch: p
     real = syscalls.fsync
 
     def record(fd: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         real(fd)
 
     monkeypatch.setattr(syscalls, "fsync", record)
@@ -154,7 +154,9 @@ def test_a_half_frame_that_cannot_be_removed_seals(tmp_path: Path, monkeypatch: 
     journal.close()
 
 
-def test_a_sync_with_nothing_new_costs_no_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_with_nothing_new_costs_no_system_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.append(1, b"", b"x")
         journal.sync()

@@ -68,7 +68,9 @@ FULL: dict[str, Any] = {
 
 def test_a_file_becomes_typed_settings(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
-    path.write_text('vehicle_id = "car-1"\nsize = [2, 3]\n[broker]\ntimeout_s = 7\n[rules.x]\nshare_ratio = 1\n')
+    path.write_text(
+        'vehicle_id = "car-1"\nsize = [2, 3]\n[broker]\ntimeout_s = 7\n[rules.x]\nshare_ratio = 1\n'
+    )
     loaded = load_settings(Agent, path, env={})
     assert loaded == Agent("car-1", size=(2, 3.0), broker=Broker(timeout_s=7.0), rules={"x": Rule(1.0)})
     assert isinstance(loaded.broker.timeout_s, float)
@@ -180,7 +182,9 @@ def test_a_value_of_zero_or_false_is_not_taken_for_a_missing_one() -> None:
     assert loaded.vehicle_id == ""
 
 
-@given(st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+@given(
+    st.dictionaries(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
+)
 def test_no_mapping_raises_anything_but_the_one_error(table: dict[str, Any]) -> None:
     try:
         load_settings(Agent, table, env={})

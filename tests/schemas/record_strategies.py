@@ -1,0 +1,123 @@
+"""Hypothesis strategies of valid records, for every test that needs any record at all."""
+
+from __future__ import annotations
+
+import hashlib
+
+from hypothesis import strategies as st
+
+from schemas.reasons import (
+    EvictReason,
+    ModelState,
+    NotAcceptedReason,
+    Provenance,
+    TimeQuality,
+    ValueClass,
+    WindowRole,
+)
+from schemas.records import Health, LedgerCounts, ModelEvent, Notice, Sample, Scores, Telemetry
+
+LONG = st.integers(0, 2**63 - 1)
+TIME = st.integers(-(2**63) + 1, 2**63 - 1)
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+vehicle_id = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+epoch = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+digest = st.binary(max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
+score = st.none() | st.floats(0, 1)
+float32s = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8).map(tuple)
+shares = st.lists(st.floats(0, 1, width=32), max_size=8).map(tuple)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    payload = draw(st.binary(max_size=300))
+    uri = draw(st.just("") | name)
+    own = draw(epoch)
+    return Sample(
+        vehicle_id=draw(vehicle_id),
+        epoch=own,
+        previous_epoch=draw((st.just("") | epoch).filter(lambda other: other != own)),
+        seq=draw(LONG),
+        drive_id=draw(name),
+        sensor_id=draw(name),
+        capture_time_ns=draw(TIME),
+        capture_time_uncertainty_ns=draw(LONG),
+        monotonic_ns=draw(LONG),
+        boot_id=draw(name),
+        spool_time_ns=draw(TIME),
+        frame_id=draw(name),
+        model_name=draw(name),
+        model_digest=draw(digest),
+        predicted_class=draw(name),
+        probabilities=draw(shares),
+        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        payload_bytes=len(payload),
+        payload=b"" if uri else payload,
+        modality=draw(name),
+        content_type=draw(name),
+        calibration_ref=draw(text),
+        time_quality=draw(st.sampled_from(TimeQuality)),
+        track_id=draw(st.none() | name),
+        incident_id=draw(st.none() | name),
+        window_role=draw(st.sampled_from(WindowRole)),
+        embedding=draw(float32s),
+        scores=Scores(draw(score), draw(score), draw(score), draw(score)),
+        campaign_id=draw(text),
+        rule_id=draw(text),
+        rule_score=draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+        value_class=draw(st.sampled_from(ValueClass)),
+        selection_probability=draw(st.floats(0, 1, exclude_min=True)),
+        privacy_policy=draw(name),
+        consent_ref=draw(text),
+        subject_refs=draw(st.lists(name, max_size=3).map(tuple)),
+        provenance=draw(st.sampled_from(Provenance)),
+        payload_uri=uri,
+    )
+
+
+SMALL = st.integers(0, 2**40)
+
+
+@st.composite
+def ledgers(draw: st.DrawFn) -> LedgerCounts:
+    delivered, pending, in_doubt = draw(SMALL), draw(SMALL), draw(SMALL)
+    evicted = draw(st.dictionaries(st.sampled_from(EvictReason).map(str), SMALL))
+    return LedgerCounts(
+        delivered + pending + in_doubt + sum(evicted.values()),
+        delivered,
+        pending,
+        in_doubt,
+        evicted,
+        draw(st.dictionaries(st.sampled_from(NotAcceptedReason).map(str), SMALL)),
+    )
+
+
+@st.composite
+def telemetries(draw: st.DrawFn) -> Telemetry:
+    return Telemetry(
+        vehicle_id=draw(vehicle_id),
+        epoch=draw(epoch),
+        previous_epoch="",
+        seq=draw(LONG),
+        telemetry_time_ns=draw(TIME),
+        monotonic_ns=draw(LONG),
+        boot_id=draw(name),
+        agent_version=draw(name),
+        model_digest=draw(st.just("") | digest),
+        model_name=draw(text),
+        model_state=draw(st.sampled_from(ModelState)),
+        swaps=draw(LONG),
+        rollbacks=draw(LONG),
+        frames_seen=draw(LONG),
+        ledger=draw(ledgers()),
+        health=Health(draw(LONG), draw(LONG), draw(LONG), draw(LONG), draw(text)),
+        model_events=tuple(
+            draw(st.lists(st.builds(ModelEvent, TIME, text, text, name, text, text), max_size=3))
+        ),
+        bytes_captured=draw(LONG),
+        bytes_uploaded=draw(LONG),
+    )
+
+
+notices = st.builds(Notice, name, LONG, kind=name, target=st.just("") | vehicle_id, detail=text)

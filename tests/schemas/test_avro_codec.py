@@ -1,0 +1,219 @@
+"""What is encoded is decoded as it was, at every version; every other input is rejected with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import random
+from typing import Any
+
+import pytest
+from fastavro import schemaless_writer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foundation.errors import RejectedError
+from schemas import codec, golden
+from schemas.reasons import RejectReason, ValueClass
+from schemas.records import MAX_MODEL_EVENTS, LedgerCounts, ModelEvent, Sample, Scores, Telemetry
+from schemas.registry import HEADER_BYTES, load, newest, schemas
+from tests.schemas.record_strategies import notices, samples, telemetries
+
+EXAMPLES = golden._examples()
+FULL = EXAMPLES["sample-full"]
+TELEMETRY = EXAMPLES["telemetry-full"]
+assert isinstance(FULL, Sample)
+assert isinstance(TELEMETRY, Telemetry)
+
+
+@given(samples())
+def test_a_sample_comes_back_as_it_was(sample: Sample) -> None:
+    value = codec.encode_sample(sample)
+    assert codec.decode_sample(value) == codec.decode(value) == sample
+
+
+@given(telemetries())
+def test_telemetry_comes_back_as_it_was(telemetry: Telemetry) -> None:
+    value = codec.encode_telemetry(telemetry)
+    assert codec.decode_telemetry(value) == codec.decode(value) == telemetry
+
+
+@given(notices)
+def test_a_notice_comes_back_as_it_was(notice: Any) -> None:
+    value = codec.encode_notice(notice)
+    assert codec.decode_notice(value) == codec.decode(value) == notice
+
+
+def encode_at(version: int, sample: Sample) -> bytes:
+    """The sample as an agent that knows `version` as its newest writes it."""
+    (schema,) = (s for s in schemas().values() if (s.name, s.version) == ("sample", version))
+    fields = {name: getattr(sample, name) for name in Sample.__slots__}
+    fields["scores"] = dataclasses.asdict(sample.scores)
+    fields["value_class"] = sample.value_class.label
+    out = io.BytesIO()
+    schemaless_writer(out, schema.parsed, fields)
+    return schema.header + out.getvalue()
+
+
+@given(samples())
+def test_a_sample_of_version_1_is_read_with_the_default_of_what_it_lacks(sample: Sample) -> None:
+    assert newest("sample").version == 2
+    assert codec.decode(encode_at(1, sample)) == dataclasses.replace(sample, calibration_ref="")
+    assert codec.decode(encode_at(2, sample)) == sample
+
+
+def reason_of(value: bytes) -> str:
+    with pytest.raises(RejectedError) as caught:
+        codec.decode(value)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_record_cut_at_any_byte_is_rejected(name: str) -> None:
+    value = golden._encode(EXAMPLES[name])
+    for cut in range(len(value)):
+        expected = {RejectReason.NOT_SINGLE_OBJECT} if cut < HEADER_BYTES else {RejectReason.TRUNCATED}
+        assert reason_of(value[:cut]) in expected, f"cut at {cut}"
+
+
+def test_bytes_after_the_record_are_rejected() -> None:
+    assert reason_of(codec.encode_sample(FULL) + b"\0") == RejectReason.INVALID_VALUE
+
+
+def test_a_fingerprint_that_nobody_knows_is_rejected() -> None:
+    value = codec.encode_sample(FULL)
+    assert reason_of(value[:2] + bytes(8) + value[10:]) == RejectReason.UNKNOWN_SCHEMA
+
+
+def test_bytes_that_are_no_single_object_are_rejected() -> None:
+    for value in (b"", b"\xc3", b"Obj\x01" + bytes(20), b"\xc3\x02" + codec.encode_sample(FULL)[2:]):
+        assert reason_of(value) == RejectReason.NOT_SINGLE_OBJECT
+
+
+def test_another_kind_of_record_is_rejected() -> None:
+    with pytest.raises(RejectedError, match="a telemetry where a sample") as caught:
+        codec.decode_sample(codec.encode_telemetry(TELEMETRY))
+    assert caught.value.reason == RejectReason.UNKNOWN_SCHEMA
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(sorted(EXAMPLES)), st.integers(0, 2**32), st.integers(1, 4))
+def test_damage_of_any_kind_is_read_or_rejected_and_nothing_else(name: str, seed: int, flips: int) -> None:
+    rng = random.Random(seed)
+    value = bytearray(golden._encode(EXAMPLES[name]))
+    for _ in range(flips):
+        value[rng.randrange(HEADER_BYTES, len(value))] = rng.randrange(256)
+    try:
+        codec.decode(bytes(value))
+    except RejectedError as error:
+        assert error.reason in set(RejectReason)
+
+
+@given(st.sampled_from(sorted(schemas())), st.binary(max_size=200))
+def test_any_bytes_behind_a_known_fingerprint_are_read_or_rejected(header: bytes, body: bytes) -> None:
+    try:
+        codec.decode(header + body)
+    except RejectedError as error:
+        assert error.reason in set(RejectReason)
+
+
+def test_a_payload_that_is_not_what_its_hash_says_is_rejected() -> None:
+    wrong = dataclasses.replace(FULL, payload=FULL.payload[:-1] + b"!")
+    value = codec.encode_sample(wrong)
+    assert reason_of(value) == RejectReason.PAYLOAD_HASH_MISMATCH
+    assert codec.decode_sample(value, check_payload=False) == wrong
+
+
+LONG_TEXT = "x" * 257
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"drive_id": ""}, ["drive_id", "1 to 256"]),
+        ({"rule_id": LONG_TEXT}, ["rule_id", "0 to 256"]),
+        ({"track_id": ""}, ["track_id"]),
+        ({"model_digest": "A" * 64}, ["model_digest", "lower-case hex"]),
+        ({"payload_sha256": "0" * 63}, ["payload_sha256"]),
+        ({"payload_bytes": 3}, ["payload_bytes", "3", str(len(FULL.payload))]),
+        ({"payload_uri": "s3://x"}, ["payload", "empty when payload_uri"]),
+        ({"probabilities": (0.5, 1.5)}, ["probabilities", "[0, 1]"]),
+        ({"probabilities": (0.5, float("nan"))}, ["probabilities", "nan"]),
+        ({"embedding": (float("inf"),)}, ["embedding", "finite"]),
+        ({"embedding": (float("inf"), float("-inf"))}, ["embedding", "finite"]),
+        ({"embedding": (0.0,) * 4097}, ["embedding", "4097", "4096"]),
+        ({"embedding": (1e300,)}, ["embedding"]),
+        ({"scores": Scores(entropy=1.01)}, ["scores.entropy", "1.01", "[0, 1]"]),
+        ({"scores": Scores(novelty=float("nan"))}, ["scores.novelty", "nan"]),
+        ({"rule_score": float("inf")}, ["rule_score", "inf"]),
+        ({"selection_probability": 0.0}, ["selection_probability", "0.0", "(0, 1]"]),
+        ({"selection_probability": 1.1}, ["selection_probability", "1.1"]),
+        ({"seq": -1}, ["seq", "-1"]),
+        ({"seq": 2**63}, ["seq", str(2**63)]),
+        ({"vehicle_id": "Car"}, ["vehicle_id", "Car"]),
+        ({"epoch": "xyz"}, ["epoch", "xyz"]),
+        ({"previous_epoch": FULL.epoch}, ["previous_epoch", "another epoch"]),
+        ({"capture_time_ns": 2**63}, ["capture_time_ns"]),
+        ({"capture_time_ns": 1.5}, ["capture_time_ns", "1.5", "whole"]),
+        ({"capture_time_uncertainty_ns": -1}, ["capture_time_uncertainty_ns", "-1"]),
+        ({"time_quality": "ok"}, ["time_quality", "TimeQuality"]),
+        ({"value_class": 2}, ["value_class", "ValueClass"]),
+        ({"subject_refs": ("",)}, ["subject_refs"]),
+        ({"frame_id": "\ud800"}, ["cannot be encoded"]),
+    ],
+)
+def test_a_field_out_of_bounds_is_named_and_never_encoded(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RejectedError) as caught:
+        codec.encode_sample(dataclasses.replace(FULL, **change))
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.reason in (RejectReason.INVALID_VALUE, RejectReason.MALFORMED_IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"ledger": LedgerCounts(accepted=3, delivered=1, pending=1)},
+            ["ledger.accepted", "3", "delivered 1"],
+        ),
+        ({"ledger": LedgerCounts(accepted=1, evicted={"mood": 1})}, ["ledger.evicted", "mood", "quota"]),
+        ({"ledger": LedgerCounts(not_accepted={"oversize": -1})}, ["not_accepted[oversize]", "-1"]),
+        ({"swaps": -1}, ["swaps"]),
+        ({"model_digest": "x"}, ["model_digest"]),
+        (
+            {"model_events": (ModelEvent(0, "", "", "e"),) * (MAX_MODEL_EVENTS + 1)},
+            ["model_events", "201", "at most 200"],
+        ),
+        ({"model_events": (ModelEvent(0, "", "", ""),)}, ["model_events.event"]),
+    ],
+)
+def test_telemetry_that_does_not_add_up_is_named(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(RejectedError) as caught:
+        codec.encode_telemetry(dataclasses.replace(TELEMETRY, **change))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_fingerprint_is_the_one_of_the_specification() -> None:
+    # Avro 1.12, "Schema Fingerprints": CRC-64-AVRO of "int" is 7275d51a3f395c8f; little endian here.
+    assert load("int", 1, '"int"').header == b"\xc3\x01" + (0x7275D51A3F395C8F).to_bytes(8, "little")
+
+
+def test_every_word_of_the_schema_is_a_word_of_the_code() -> None:
+    from schemas.reasons import Provenance, TimeQuality, WindowRole
+
+    fields = {field["name"]: field["type"] for field in newest("sample").raw["fields"]}
+    assert fields["value_class"]["symbols"] == [member.label for member in ValueClass]
+    assert fields["time_quality"]["symbols"] == list(TimeQuality)
+    assert fields["window_role"]["symbols"] == list(WindowRole)
+    assert fields["provenance"]["symbols"] == list(Provenance)
+    assert set(fields) == set(Sample.__slots__)
+    assert set(Telemetry.__slots__) == {field["name"] for field in newest("telemetry").raw["fields"]}
+
+
+def test_an_unbounded_count_in_hostile_bytes_ends_at_once() -> None:
+    value = codec.encode_sample(FULL)
+    at = value.index(b"\x06" + b"\0\0\0\x3f")  # three probabilities, the first 0.5
+    hostile = value[:at] + b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f" + value[at + 1 :]
+    assert reason_of(hostile) in (RejectReason.TRUNCATED, RejectReason.INVALID_VALUE)
