@@ -26,6 +26,7 @@ API_VERSION: Final = (4, 3)
 """
 
 _ADDRESS: Final = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})$")
+_PROXY: Final = re.compile(r"^(http|socks5|socks5h)://[^\s/@]+:[0-9]{1,5}$")
 _NO_TIMEOUT_MS: Final = 2**31 - 1
 
 
@@ -45,6 +46,7 @@ class KafkaSettings:
     tls_key_path: Path | None = setting(None, help="PEM file of this client's private key")
     tls_key_password: Secret = setting(Secret(""), secret=True)
     tls_max_version: str = setting("1.2", help="1.2: kafka-python reconnects without back-off under 1.3")
+    proxy_url: str = setting("", max=500, help="http://HOST:PORT (CONNECT) or socks5://HOST:PORT; none when empty")
     sasl_mechanism: str = setting("SCRAM-SHA-512")
     sasl_user: str = setting("")
     sasl_password: Secret = setting(Secret(""), secret=True)
@@ -56,6 +58,10 @@ class KafkaSettings:
 
     def __post_init__(self) -> None:
         """Refuse what no client could work with."""
+        if self.proxy_url and not _PROXY.match(self.proxy_url):
+            raise MisconfiguredError(
+                f"proxy_url is {self.proxy_url[:200]!r}; it must be http://HOST:PORT or socks5://HOST:PORT"
+            )
         for address in self.bootstrap.split(","):
             found = _ADDRESS.match(address.strip())
             if found is None or not 0 < int(found[2]) < 65_536:
@@ -139,6 +145,8 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
         "reconnect_backoff_max_ms": 1000,
         "metadata_max_age_ms": 30_000,
     }
+    if settings.proxy_url:
+        options["proxy_url"] = settings.proxy_url
     if settings.is_tls:
         options["ssl_context"] = FreshTlsContext(settings)
     if settings.is_sasl:
