@@ -66,10 +66,14 @@ class Snapshot:
     delta: DeltaTable
 
     def dataset(self) -> pads.Dataset:
-        """The rows as a pyarrow dataset; columns and filters are pushed down, files left out by statistics."""
+        """The rows as a pyarrow dataset: columns and filters are pushed down, files pruned."""
         return self.delta.to_pyarrow_dataset()
 
-    def read(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:  # noqa: A002
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,  # noqa: A002
+    ) -> pa.Table:
         """Rows that pass `filter`, in no promised order."""
         return self.dataset().to_table(columns=list(columns) if columns is not None else None, filter=filter)
 

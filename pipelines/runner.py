@@ -87,8 +87,8 @@ def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None
     endless = endless_steps(pipeline)
     if endless and settings.runner is Runner.DIRECT:
         raise MisconfiguredError(
-            f"step {endless[0]!r} reads without end, and the runner 'direct' makes such a read final before its"
-            " data is safe: name the runner 'prism' or 'portable', or read a bounded range"
+            f"step {endless[0]!r} reads without end, and the runner 'direct' makes such a read final"
+            " before its data is safe: name the runner 'prism' or 'portable', or read a bounded range"
         )
     try:
         result = pipeline.run()

@@ -1,0 +1,247 @@
+"""Decode: a batch of records becomes rows, each either verified and decoded or rejected with its reason and
+its bytes.
+
+A record is believed only when its vehicle's key signed it and its content names the same identity. Nothing in
+a record can stop this step: what cannot be read is a rejected row. Whether a good row is the first of its
+identity is decided later (`pipelines.ingest.mark`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from connectors.lake_schema import ARRIVALS, Origin
+from foundation.errors import RejectedError
+from pipelines import steps
+from pipelines.ingest.columns import sample_columns
+from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext
+from schemas.codec import decode_sample
+from schemas.identity import Identity
+from schemas.reasons import LandOutcome, RejectReason
+from schemas.records import Sample
+from schemas.signing import Enrolment, verify
+from schemas.wire import FL_KEYID, FL_SHA256, FL_SIGNATURE, KIND_SAMPLE, MAX_RECORD_BYTES, StoredRecord
+
+# The codec promises RejectedError for every input. A defect in it must not stop a topic for ever, so these
+# too become a rejection, which keeps the bytes for a replay after the fix.
+_DEFECTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one record is a dead letter; `identity` only when the signature held."""
+
+    record: StoredRecord
+    reason: str
+    detail: str
+    identity: Identity | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """One record whose signature and content hold."""
+
+    record: StoredRecord
+    sample: Sample
+    value_sha256: str
+    key_id: str
+    signature: bytes
+
+
+class Decode(beam.DoFn):
+    """LogBatch -> pa.Table of `ARRIVALS` that covers the batch's interval."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._enrolment: Enrolment | None = None
+
+    def process(self, element: LogBatch) -> Iterator[pa.Table]:
+        """One table."""
+        if self._enrolment is None:
+            self._enrolment = Enrolment.from_json(self._context.enrolment_json)
+        yield rows_of(element, self._enrolment, self._context.ingest_time_ns)
+        steps.reached("ingest.decode")
+
+
+def rows_of(batch: LogBatch, enrolment: Enrolment, ingest_time_ns: int) -> pa.Table:
+    """The rows of a batch; every offset in [begin, end) is in exactly one of them."""
+    source = batch.source
+    if batch.is_lost:
+        return _intervals(source, Origin.LOSS, "retention", [(batch.begin, batch.end)], ingest_time_ns)
+    accepted, rejected = verdicts(batch.records, enrolment)
+    gaps = _gaps(batch)
+    tables = [
+        accepted_rows(source, accepted, ingest_time_ns),
+        rejected_rows(source, rejected, ingest_time_ns),
+        _intervals(source, Origin.GAP, "compacted_or_marker", gaps, ingest_time_ns),
+    ]
+    return pa.concat_tables([table for table in tables if table.num_rows])
+
+
+def verdicts(records: Sequence[StoredRecord], enrolment: Enrolment) -> tuple[list[Accepted], list[Rejection]]:
+    """Each record verified and decoded, or rejected. Every record is in exactly one of the lists."""
+    accepted: list[Accepted] = []
+    rejected: list[Rejection] = []
+    for record in records:
+        identity: Identity | None = None
+        try:
+            identity = _verified(record, enrolment)
+            accepted.append(_decoded(record, identity))
+        except RejectedError as error:
+            rejected.append(Rejection(record, error.reason, str(error), identity))
+        except _DEFECTS as error:
+            detail = f"reading it failed with {type(error).__name__}: {error}"[:2000]
+            rejected.append(Rejection(record, RejectReason.INVALID_VALUE.value, detail, identity))
+    return accepted, rejected
+
+
+def _verified(record: StoredRecord, enrolment: Enrolment) -> Identity:
+    if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
+        raise RejectedError(
+            f"the value has {len(record.value)} bytes; the bound is {MAX_RECORD_BYTES} bytes",
+            reason=RejectReason.OVERSIZE,
+        )
+    return verify(record.headers, record.key, record.value, KIND_SAMPLE, enrolment)
+
+
+def _decoded(record: StoredRecord, identity: Identity) -> Accepted:
+    sample = decode_sample(record.value or b"")
+    if (sample.vehicle_id, sample.epoch, sample.seq) != (identity.vehicle_id, identity.epoch, identity.seq):
+        raise RejectedError(
+            f"the headers name {identity}, the sample {sample.identity}",
+            reason=RejectReason.IDENTITY_MISMATCH,
+        )
+    headers = dict(record.headers)
+    value_sha256, key_id = headers[FL_SHA256].decode("ascii"), headers[FL_KEYID].decode("ascii")
+    return Accepted(record, sample, value_sha256, key_id, headers[FL_SIGNATURE])
+
+
+def accepted_rows(source: OffsetRange, accepted: Sequence[Accepted], ingest_time_ns: int) -> pa.Table:
+    """Rows that land unless `mark` finds an earlier row of their identity."""
+    samples = [one.sample for one in accepted]
+    columns = _places(source, Origin.LOG, [one.record for one in accepted], ingest_time_ns)
+    columns |= sample_columns(samples)
+    columns |= {
+        "outcome": [LandOutcome.LANDED.value] * len(accepted),
+        "vehicle_id": [sample.vehicle_id for sample in samples],
+        "epoch": [sample.epoch for sample in samples],
+        "seq": [sample.seq for sample in samples],
+        "value_sha256": [one.value_sha256 for one in accepted],
+        "key_id": [one.key_id for one in accepted],
+        "signature": [one.signature for one in accepted],
+    }
+    return arrivals(columns, len(accepted))
+
+
+def rejected_rows(source: OffsetRange, rejected: Sequence[Rejection], ingest_time_ns: int) -> pa.Table:
+    """Dead letters: reason, detail and every byte that arrived."""
+    columns = _places(source, Origin.LOG, [one.record for one in rejected], ingest_time_ns)
+    columns |= {
+        "outcome": [LandOutcome.REJECTED.value] * len(rejected),
+        "reason": [str(one.reason) for one in rejected],
+        "detail": [one.detail for one in rejected],
+        "vehicle_id": [one.identity.vehicle_id if one.identity else None for one in rejected],
+        "epoch": [one.identity.epoch if one.identity else None for one in rejected],
+        "seq": [one.identity.seq if one.identity else None for one in rejected],
+        **raw_columns([one.record for one in rejected]),
+    }
+    return arrivals(columns, len(rejected))
+
+
+def raw_columns(records: Sequence[StoredRecord]) -> dict[str, list[Any]]:
+    """The bytes of records as they arrived."""
+    return {
+        "value_sha256": [None if r.value is None else hashlib.sha256(r.value).hexdigest() for r in records],
+        "headers_json": [headers_json(r) for r in records],
+        "raw_value": [r.value for r in records],
+        "raw_key": [r.key for r in records],
+    }
+
+
+def headers_json(record: StoredRecord) -> str:
+    """Headers in their order, repeated ones too: [[name, base64 or null], ...]."""
+    pairs = [
+        [name, None if content is None else base64.b64encode(content).decode("ascii")]
+        for name, content in record.headers
+    ]
+    return json.dumps(pairs)
+
+
+def headers_of(text: str) -> tuple[tuple[str, bytes], ...]:
+    """What `headers_json` wrote."""
+    return tuple(
+        (name, None if content is None else base64.b64decode(content))  # type: ignore[misc]
+        for name, content in json.loads(text)
+    )
+
+
+def arrivals(columns: dict[str, object], rows: int) -> pa.Table:
+    """A table of `ARRIVALS`; columns that are not given are null."""
+    arrays = [
+        _array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
+        for field in ARRIVALS
+    ]
+    return pa.Table.from_arrays(arrays, schema=ARRIVALS)
+
+
+def _array(values: object, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def _places(
+    source: OffsetRange, origin: Origin, records: Sequence[StoredRecord], ingest_time_ns: int
+) -> dict[str, object]:
+    columns = _constants(source, origin, len(records), ingest_time_ns)
+    columns["offset"] = [record.offset for record in records]
+    columns["offset_end"] = [record.offset + 1 for record in records]
+    columns["kafka_time_ms"] = [record.timestamp_ms for record in records]
+    return columns
+
+
+def _constants(source: OffsetRange, origin: Origin, rows: int, ingest_time_ns: int) -> dict[str, object]:
+    return {
+        "origin": pa.repeat(pa.scalar(origin.value, pa.string()), rows),
+        "cluster": pa.repeat(pa.scalar(source.cluster, pa.string()), rows),
+        "topic": pa.repeat(pa.scalar(source.topic, pa.string()), rows),
+        "topic_id": pa.repeat(pa.scalar(source.topic_id, pa.string()), rows),
+        "partition": pa.repeat(pa.scalar(source.partition, pa.int32()), rows),
+        "ingest_time_ns": pa.repeat(pa.scalar(ingest_time_ns, pa.int64()), rows),
+    }
+
+
+def _intervals(
+    source: OffsetRange,
+    origin: Origin,
+    reason: str,
+    intervals: Sequence[tuple[int, int]],
+    ingest_time_ns: int,
+) -> pa.Table:
+    columns = _constants(source, origin, len(intervals), ingest_time_ns)
+    columns["offset"] = [begin for begin, _ in intervals]
+    columns["offset_end"] = [end for _, end in intervals]
+    columns["reason"] = [reason] * len(intervals)
+    columns["detail"] = [f"{end - begin} offsets in [{begin}, {end})" for begin, end in intervals]
+    return arrivals(columns, len(intervals))
+
+
+def _gaps(batch: LogBatch) -> list[tuple[int, int]]:
+    """Intervals of [begin, end) that hold no record."""
+    if len(batch.records) == batch.end - batch.begin:
+        return []
+    gaps: list[tuple[int, int]] = []
+    expected = batch.begin
+    for record in batch.records:
+        if record.offset > expected:
+            gaps.append((expected, record.offset))
+        expected = record.offset + 1
+    if expected < batch.end:
+        gaps.append((expected, batch.end))
+    return gaps

@@ -1,0 +1,91 @@
+"""The ingest graph, in one place: its labels are the steps' names.
+
+    Plan -> Spread -> Read -> Decode -> Write -> Group identities -> Mark -> Join marks -> Seal -> Manifest
+
+Ranges are spread over the workers; between Read and Write a batch stays where it was read. Only identities
+are shuffled, never payloads. The manifest lists the sealed files for the one committer, which is outside of
+the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Tuple  # noqa: UP035 - Beam reads its type hints with typing's own
+
+import apache_beam as beam
+import pyarrow as pa
+
+from foundation.errors import CorruptError
+from foundation.files import read_json, write_json_atomic
+from pipelines.ingest.decode import Decode
+from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext, StagedFile, Unread
+from pipelines.ingest.mark import Mark
+from pipelines.ingest.read import UNREAD, Read
+from pipelines.ingest.seal import Seal
+from pipelines.ingest.write import INDEXED, Write
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one run of the graph made: files to commit, and where reading stopped early."""
+
+    files: tuple[StagedFile, ...]
+    unread: tuple[Unread, ...]
+
+
+def build(pipeline: beam.Pipeline, ranges: Sequence[OffsetRange], context: RunContext) -> None:
+    """Put the ingest of `ranges` on `pipeline`."""
+    read = (
+        pipeline
+        | "Plan" >> beam.Create(list(ranges)).with_output_types(OffsetRange)
+        | "Spread" >> beam.Reshuffle()
+        | "Read" >> beam.ParDo(Read(context)).with_outputs(UNREAD, main="batches")
+    )
+    unread = beam.pvalue.AsList(read[UNREAD] | "Unread" >> beam.Map(_same).with_output_types(Unread))
+    written = (
+        read.batches
+        | "Batches" >> beam.Map(_same).with_output_types(LogBatch)
+        | "Decode" >> beam.ParDo(Decode(context)).with_output_types(pa.Table)
+        | "Write" >> beam.ParDo(Write(context)).with_outputs(INDEXED, main="staged")
+    )
+    verdicts = (
+        written[INDEXED]
+        | "Identities" >> beam.Map(_same).with_output_types(Tuple[int, pa.Table])  # noqa: UP006
+        | "Group identities" >> beam.GroupByKey()
+        | "Mark" >> beam.ParDo(Mark(context), unread).with_output_types(Tuple[str, pa.Table])  # noqa: UP006
+    )
+    staged = written.staged | "Staged" >> beam.Map(_same).with_output_types(Tuple[str, StagedFile])  # noqa: UP006
+    _ = (
+        {"staged": staged, "verdicts": verdicts}
+        | "Join marks" >> beam.CoGroupByKey()
+        | "Seal" >> beam.ParDo(Seal(context), unread).with_output_types(StagedFile)
+        | "Collect" >> beam.combiners.ToList()
+        | "Manifest" >> beam.Map(_write_manifest, unread, str(context.staging_folder / MANIFEST))
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the graph left in `folder`. Raises CorruptError."""
+    document = read_json(folder / MANIFEST)
+    if not isinstance(document, dict):
+        raise CorruptError("not a manifest", path=folder / MANIFEST)
+    files = tuple(StagedFile(**entry) for entry in document["files"])
+    return Manifest(files, tuple(Unread(**entry) for entry in document["unread"]))
+
+
+def _same(element: Any) -> Any:
+    return element
+
+
+def _write_manifest(files: Sequence[StagedFile], unread: Sequence[Unread], path: str) -> None:
+    write_json_atomic(
+        path,
+        {
+            "files": [one._asdict() for one in sorted(files, key=lambda f: (f.partition, f.begin))],
+            "unread": [one._asdict() for one in sorted(unread)],
+        },
+    )

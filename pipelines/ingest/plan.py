@@ -1,0 +1,65 @@
+"""Plan: the offsets between where the lake ends and where the log ends, cut into ranges.
+
+Where the lake ends is read from the snapshot itself, a partition (cluster, topic id, number) at a time;
+Kafka's own group offsets are never asked. Raises nothing for an empty log: then there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectors.lake import Snapshot
+from connectors.ports import RecordSource, TopicInfo
+from pipelines.ingest.elements import OffsetRange, Unread
+from pipelines.ingest.settings import IngestSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run reads, made on one version of the table."""
+
+    topic: TopicInfo
+    version: int
+    ranges: tuple[OffsetRange, ...]
+    ends: dict[int, int]
+    """Partition to the next offset that the lake needs."""
+    unread: tuple[Unread, ...]
+
+
+def position_name(topic: TopicInfo, partition: int) -> str:
+    """The name under which the table keeps the next offset of a partition."""
+    return f"fleetloop-next-offset/{topic.cluster_id}/{topic.topic_id}/{partition}"
+
+
+def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings) -> Plan:
+    """Ranges for every partition that the topic has now, also those that were added since the last run.
+
+    Offsets below the first retained one that the lake does not have become a range that is lost. A log that
+    ends before the lake does is reported as unread: nothing of it may be guessed.
+
+    Raises RetryLaterError without a broker, RejectedError when there is no such topic.
+    """
+    topic = source.describe(settings.topic)
+    ranges: list[OffsetRange] = []
+    unread: list[Unread] = []
+    ends: dict[int, int] = {}
+    for partition in sorted(topic.partitions):
+        begin, end = source.bounds(settings.topic, partition)
+        start = snapshot.mark(position_name(topic, partition)) or 0
+        ends[partition] = start
+        if end < start:
+            why = f"the log ends at {end}, before offset {start} where the lake ends: the broker lost records"
+            unread.append(Unread(partition, start, why))
+            continue
+        end = min(end, max(start, begin) + settings.run_offsets)
+        if start < begin:
+            ranges.append(_range(topic, partition, start, begin, is_lost=True))
+        ranges += [
+            _range(topic, partition, cut, min(end, cut + settings.range_offsets))
+            for cut in range(max(start, begin), end, settings.range_offsets)
+        ]
+    return Plan(topic, snapshot.version, tuple(ranges), ends, tuple(unread))
+
+
+def _range(topic: TopicInfo, partition: int, begin: int, end: int, *, is_lost: bool = False) -> OffsetRange:
+    return OffsetRange(topic.cluster_id, topic.topic, topic.topic_id, partition, begin, end, is_lost)

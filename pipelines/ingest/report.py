@@ -1,0 +1,89 @@
+"""What one ingest did, in numbers that add up: offsets = landed + resent + rejected; losses beside."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from pipelines.ingest.elements import StagedFile, Unread
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Offsets [begin, end) of a partition that retention took before they were read."""
+
+    partition: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """Counts of one ingest. `gap_offsets` never held a record (compaction, transaction markers)."""
+
+    cluster: str
+    topic: str
+    topic_id: str
+    version_before: int
+    version_after: int
+    offsets: int = 0
+    landed: int = 0
+    resent: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    lost: tuple[Lost, ...] = ()
+    gap_offsets: int = 0
+    unread: tuple[Unread, ...] = ()
+    files: int = 0
+    file_bytes: int = 0
+    replans: int = 0
+    seconds: float = 0.0
+
+    def balances(self) -> bool:
+        """Whether every offset that was read has its row."""
+        return self.offsets == self.landed + self.resent + sum(self.rejected.values())
+
+    def with_files(self, files: Iterable[StagedFile]) -> IngestReport:
+        """This report with the rows of committed files added."""
+        files = list(files)
+        rejected = Counter(self.rejected)
+        lost = list(self.lost)
+        for file in files:
+            rejected.update(json.loads(file.rejected_json))
+            lost += [Lost(file.partition, begin, end) for begin, end in json.loads(file.lost_json)]
+        not_records = sum(end - begin for file in files for begin, end in json.loads(file.lost_json))
+        not_records += sum(file.gap_offsets for file in files)
+        return replace(
+            self,
+            offsets=self.offsets + sum(file.end - file.begin for file in files) - not_records,
+            landed=self.landed + sum(file.landed for file in files),
+            resent=self.resent + sum(file.resent for file in files),
+            rejected=dict(sorted(rejected.items())),
+            lost=tuple(sorted(lost, key=lambda one: (one.partition, one.begin))),
+            gap_offsets=self.gap_offsets + sum(file.gap_offsets for file in files),
+            files=self.files + len(files),
+            file_bytes=self.file_bytes + sum(file.size_bytes for file in files),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The report as a JSON object."""
+        return {
+            "cluster": self.cluster,
+            "topic": self.topic,
+            "topic_id": self.topic_id,
+            "version_before": self.version_before,
+            "version_after": self.version_after,
+            "offsets": self.offsets,
+            "landed": self.landed,
+            "resent": self.resent,
+            "rejected": self.rejected,
+            "lost": [{"partition": one.partition, "begin": one.begin, "end": one.end} for one in self.lost],
+            "lost_offsets": sum(one.end - one.begin for one in self.lost),
+            "gap_offsets": self.gap_offsets,
+            "unread": [one._asdict() for one in self.unread],
+            "files": self.files,
+            "file_bytes": self.file_bytes,
+            "replans": self.replans,
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,144 @@
+"""Run ingest: snapshot, plan, the graph, one commit; again when somebody else was first; again and again to
+follow.
+
+The order is the promise: rows first, ends last, both in one commit. Kafka's group offsets play no part.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from connectors.lake import LakeTable, StaleSnapshotError
+from connectors.ports import RecordSource
+from foundation.clock import Clock
+from foundation.errors import GuaranteeBrokenError, RetryLaterError
+from pipelines import steps
+from pipelines.ingest.commit import commit
+from pipelines.ingest.elements import RunContext, SourceFactory
+from pipelines.ingest.pipeline import build, read_manifest
+from pipelines.ingest.plan import Plan, make_plan
+from pipelines.ingest.report import IngestReport
+from pipelines.ingest.settings import IngestSettings
+from pipelines.ingest.staging import run_folder
+from pipelines.runner import RunnerSettings, run
+from schemas.signing import Enrolment
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """Everything that ingest meets. `load_enrolment` is asked before every run: a new vehicle is known."""
+
+    table: LakeTable
+    open_source: SourceFactory
+    load_enrolment: Callable[[], Enrolment]
+    settings: IngestSettings
+    runner: RunnerSettings
+    clock: Clock
+
+    def once(self) -> IngestReport:
+        """Ingest everything up to where the log ended when this began.
+
+        Raises:
+            RetryLaterError: no broker, or other committers were first `replans` times in a row.
+            RejectedError: there is no such topic.
+        """
+        started_ns = self.clock.monotonic_ns()
+        source = self.open_source()
+        try:
+            ends = self._ends(source)
+            report = self._planned_again(source)
+            while not report.unread and self._is_short_of(source, report, ends):
+                report = self._planned_again(source, report)
+        finally:
+            source.close()
+        if not report.balances():
+            raise GuaranteeBrokenError(f"ingest does not add up: {report.to_json()}")
+        return replace(report, seconds=(self.clock.monotonic_ns() - started_ns) / 1e9)
+
+    def follow(
+        self,
+        stop: threading.Event,
+        on_report: Callable[[IngestReport | RetryLaterError], None],
+        *,
+        poll_s: float,
+    ) -> None:
+        """`once` every `poll_s` until `stop` is set; a run that is at work is finished first.
+
+        What may pass (no broker, another committer) is told to `on_report` and tried again at the next poll.
+        """
+        while not stop.is_set():
+            try:
+                on_report(self.once())
+            except RetryLaterError as error:
+                on_report(error)
+            self.clock.wait(stop, poll_s)
+
+    def _ends(self, source: RecordSource) -> dict[int, int]:
+        topic = source.describe(self.settings.topic)
+        return {partition: source.bounds(self.settings.topic, partition)[1] for partition in topic.partitions}
+
+    def _is_short_of(self, source: RecordSource, report: IngestReport, ends: dict[int, int]) -> bool:
+        plan = make_plan(self.table.snapshot(), source, self.settings)
+        if plan.topic.topic_id != report.topic_id:
+            return True
+        return any(plan.ends.get(partition, end) < end for partition, end in ends.items()) and bool(
+            plan.ranges
+        )
+
+    def _planned_again(self, source: RecordSource, before: IngestReport | None = None) -> IngestReport:
+        stale: StaleSnapshotError | None = None
+        for replans in range(self.settings.replans + 1):
+            try:
+                report = self._attempt(source, before)
+                return replace(report, replans=report.replans + replans)
+            except StaleSnapshotError as error:
+                stale = error
+        raise RetryLaterError(
+            f"other committers were first {self.settings.replans + 1} times: {stale}"
+        ) from stale
+
+    def _attempt(self, source: RecordSource, before: IngestReport | None) -> IngestReport:
+        plan = make_plan(self.table.snapshot(), source, self.settings)
+        steps.reached("ingest.plan")
+        topic = plan.topic
+        report = before or IngestReport(
+            topic.cluster_id,
+            topic.topic,
+            topic.topic_id,
+            version_before=plan.version,
+            version_after=plan.version,
+        )
+        report = replace(report, topic_id=topic.topic_id, unread=plan.unread)
+        if not plan.ranges:
+            return report
+        with run_folder(self.table, self.settings.commit_wait_s, self.clock) as (run_id, folder):
+            context = RunContext(
+                table=str(self.table.folder.resolve()),
+                version=plan.version,
+                run_id=run_id,
+                staging=str(folder.resolve()),
+                ingest_time_ns=self.clock.now_ns(),
+                enrolment_json=self.load_enrolment().to_json(),
+                open_source=self.open_source,
+                settings=self.settings,
+            )
+            run(lambda pipeline: build(pipeline, plan.ranges, context), self.runner)
+            manifest = read_manifest(folder)
+            report = replace(report, unread=(*plan.unread, *manifest.unread))
+            if not manifest.files:
+                return report
+            self._check_topic(source, plan)
+            version = commit(self.table, plan, manifest.files, context, self.clock)
+        steps.reached("ingest.done")
+        return replace(report.with_files(manifest.files), version_after=version)
+
+    def _check_topic(self, source: RecordSource, plan: Plan) -> None:
+        """What was read by the topic's name must be from the topic that was planned."""
+        found = source.describe(self.settings.topic)
+        if (found.cluster_id, found.topic_id) != (plan.topic.cluster_id, plan.topic.topic_id):
+            raise StaleSnapshotError(
+                f"topic {found.topic} was made anew while it was read: it was {plan.topic.topic_id},"
+                f" it is {found.topic_id}"
+            )

@@ -1,0 +1,107 @@
+"""Seal: apply the marks to the files that have any, so that every staged file says what will be true.
+
+Most files have none and stay as they are. A resent row keeps its place, identity and hash, and drops what the
+row it repeats holds already; a conflict gets its bytes back from the log, because a rejected record keeps its
+bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.lake_schema import ARRIVALS, SAMPLE_FIELDS
+from connectors.ports import RecordSource
+from foundation import syscalls
+from foundation.errors import RetryLaterError
+from pipelines import steps
+from pipelines.ingest.decode import raw_columns
+from pipelines.ingest.elements import RunContext, StagedFile, Unread
+from pipelines.ingest.mark import first_unread
+from pipelines.ingest.write import stage
+from schemas.reasons import LandOutcome
+from schemas.wire import StoredRecord
+
+FetchRaw = Callable[[str, int, int], StoredRecord]
+"""The record at (topic, partition, offset), read again."""
+
+
+class Seal(beam.DoFn):
+    """(path, staged file and its verdicts) -> StagedFile that can be committed."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._source: RecordSource | None = None
+
+    def process(
+        self, element: tuple[str, Mapping[str, Iterable[object]]], unread: Sequence[Unread]
+    ) -> Iterator[StagedFile]:
+        """Nothing for a file after an unread offset: the next run reads it again."""
+        _, found = element
+        staged = next(iter(found["staged"]))
+        assert isinstance(staged, StagedFile)  # noqa: S101 - the graph joins exactly one file to its verdicts
+        stop = first_unread(unread).get(staged.partition)
+        if stop is not None and staged.begin >= stop:
+            return
+        tables = [table for table in found["verdicts"] if isinstance(table, pa.Table)]
+        if tables:
+            staged = seal(staged, pa.concat_tables(tables), self._fetch)
+            steps.reached("ingest.seal")
+        yield staged
+
+    def teardown(self) -> None:
+        """Give the connection back."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def _fetch(self, topic: str, partition: int, offset: int) -> StoredRecord:
+        if self._source is None:
+            self._source = self._context.open_source()
+        for records in self._source.read(topic, partition, offset, offset + 1):
+            for record in records:
+                return record
+        raise RetryLaterError(f"{topic}/{partition} no longer gives the record at offset {offset}")
+
+
+def seal(staged: StagedFile, verdicts: pa.Table, fetch: FetchRaw) -> StagedFile:
+    """The file with `verdicts` applied, in place of the staged one."""
+    path = Path(staged.path)
+    rows = apply_verdicts(pq.read_table(path, schema=ARRIVALS), verdicts, fetch)
+    sealed = stage(path.parent, rows, name=f"sealed-{path.name}")
+    syscalls.unlink(os.fspath(path))
+    return sealed
+
+
+def apply_verdicts(rows: pa.Table, verdicts: pa.Table, fetch: FetchRaw | None) -> pa.Table:
+    """`rows` of one partition with `verdicts` on their places. Without `fetch` conflicts keep no bytes."""
+    by_offset = {row["offset"]: row for row in verdicts.to_pylist()}
+    is_marked = pc.is_in(rows.column("offset"), pa.array(list(by_offset), pa.int64()))
+    marked = rows.filter(is_marked)
+    found = [by_offset[offset] for offset in marked.column("offset").to_pylist()]
+    columns = {name: marked.column(name) for name in marked.column_names}
+    for field in SAMPLE_FIELDS:
+        columns[field.name] = pa.nulls(marked.num_rows, field.type)
+    for name in ("outcome", "reason", "detail", "resend_of"):
+        columns[name] = pa.array([row[name] for row in found], pa.string())
+    if fetch is not None and any(row["outcome"] == LandOutcome.REJECTED.value for row in found):
+        topics, partitions = marked.column("topic").to_pylist(), marked.column("partition").to_pylist()
+        raw = [
+            fetch(topics[i], partitions[i], row["offset"])
+            if row["outcome"] == LandOutcome.REJECTED.value
+            else None
+            for i, row in enumerate(found)
+        ]
+        records = raw_columns([record for record in raw if record is not None])
+        for name in ("headers_json", "raw_value", "raw_key"):
+            values = iter(records[name])
+            kind = ARRIVALS.field(name).type
+            columns[name] = pa.array([None if record is None else next(values) for record in raw], kind)
+    changed = pa.Table.from_arrays([columns[name] for name in ARRIVALS.names], schema=ARRIVALS)
+    return pa.concat_tables([rows.filter(pc.invert(is_marked)), changed])

@@ -1,0 +1,44 @@
+"""How ingest cuts its work. Every bound is here, with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foundation.errors import MisconfiguredError
+from schemas.wire import TOPICS
+
+_BOUNDS = {
+    "range_offsets": (1, 10_000_000),
+    "batch_records": (1, 1_000_000),
+    "batch_bytes": (1_000, 1_000_000_000),
+    "run_offsets": (1, 1_000_000_000),
+    "mark_shards": (1, 4096),
+    "commit_wait_s": (0, 3600),
+    "replans": (0, 100),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """One topic's ingest.
+
+    `range_offsets`: offsets a worker reads at a time. `batch_records`, `batch_bytes`: what becomes one file,
+    and what is in a worker's memory at once (about four times `batch_bytes`). `run_offsets`: the most that
+    one commit takes from one partition. `commit_wait_s`: how long to wait for another committer. `replans`:
+    how often to plan again when another committer was first.
+    """
+
+    topic: str = TOPICS.samples
+    range_offsets: int = 20_000
+    batch_records: int = 20_000
+    batch_bytes: int = 32_000_000
+    run_offsets: int = 1_000_000
+    mark_shards: int = 4
+    commit_wait_s: float = 60.0
+    replans: int = 5
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise MisconfiguredError(f"ingest.{name} is {value}; it must be in [{least}, {most}]")

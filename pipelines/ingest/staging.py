@@ -1,0 +1,70 @@
+"""A run's own folder inside the table, and the safe removal of what dead runs left.
+
+`<table>/_staging/<run id>/` holds the run's files and a lock that lives as long as its process. Whoever makes
+a run folder, renames or commits holds `_staging/commit.lock`; so under that lock a run folder whose own lock
+is free belongs to a dead run, and its renamed files are in the newest version or will never be in one.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from connectors.lake import LakeTable
+from foundation import syscalls
+from foundation.clock import Clock
+from foundation.errors import RetryLaterError
+from foundation.files import FileLock
+
+STAGING = "_staging"
+LOG_FOLDER = "log"
+
+
+def commit_lock(table: LakeTable, wait_s: float, clock: Clock) -> FileLock:
+    """The lock of the one committer. Entering raises RetryLaterError when it is not free within `wait_s`."""
+    folder = table.folder / STAGING
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "commit.lock", wait_s=wait_s, clock=clock)
+
+
+@contextmanager
+def run_folder(table: LakeTable, wait_s: float, clock: Clock) -> Iterator[tuple[str, Path]]:
+    """A new run id and its folder; both are gone at the end, also when the run failed."""
+    run_id = secrets.token_hex(8)
+    folder = table.folder / STAGING / run_id
+    with commit_lock(table, wait_s, clock):
+        clean_leftovers(table)
+        folder.mkdir()
+        alive = FileLock(folder / "run.lock", clock=clock)
+        alive.__enter__()
+    try:
+        yield run_id, folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        alive.__exit__(None, None, None)
+
+
+def clean_leftovers(table: LakeTable) -> list[str]:
+    """Remove what dead runs left, and return the paths of renamed files that were never committed.
+
+    Only under the commit lock: a live run between rename and commit holds it.
+    """
+    removed: list[str] = []
+    held: set[str] | None = None
+    for folder in sorted(p for p in (table.folder / STAGING).iterdir() if p.is_dir()):
+        try:
+            with FileLock(folder / "run.lock"):
+                for path in sorted((table.folder / LOG_FOLDER).rglob(f"*-{folder.name}.parquet")):
+                    if held is None:
+                        held = set(table.snapshot().files().column("path").to_pylist())
+                    relative = path.relative_to(table.folder).as_posix()
+                    if relative not in held:
+                        syscalls.unlink(path)
+                        removed.append(relative)
+                shutil.rmtree(folder)
+        except RetryLaterError:
+            continue  # its process lives
+    return removed

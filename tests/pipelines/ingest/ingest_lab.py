@@ -1,0 +1,172 @@
+"""A fleet of test vehicles, a broker in memory and an ingest over both, for the tests beside this file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from schemas.codec import encode_sample
+from schemas.identity import Identity
+from schemas.records import Sample
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
+from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
+
+from connectors.fakes import FakeBroker, FakeSource
+from connectors.lake import LakeTable
+from connectors.lake_schema import ARRIVALS
+from connectors.ports import RecordSource
+from foundation.clock import Clock, SystemClock
+from pipelines.ingest.run import Ingest
+from pipelines.ingest.settings import IngestSettings
+from pipelines.runner import RunnerSettings
+
+TOPIC = TOPICS.samples
+EPOCH = "00000000000000aa"
+_BROKERS: dict[str, FakeBroker] = {}
+
+
+def fake_source(name: str) -> RecordSource:
+    """Opened inside pipeline steps, which get only this function's name and its argument."""
+    return FakeSource(_BROKERS[name], batch_records=7)
+
+
+def a_sample(
+    vehicle: str, seq: int, *, epoch: str = EPOCH, payload: bytes | None = None, **fields: Any
+) -> Sample:
+    payload = f"picture {vehicle} {epoch} {seq}".encode() if payload is None else payload
+    base = Sample(
+        vehicle_id=vehicle,
+        epoch=epoch,
+        previous_epoch="",
+        seq=seq,
+        drive_id=f"drive-{vehicle}",
+        sensor_id="front",
+        capture_time_ns=1_000 + seq,
+        capture_time_uncertainty_ns=5,
+        monotonic_ns=seq,
+        boot_id="boot",
+        spool_time_ns=2_000 + seq,
+        frame_id=f"frame-{seq}",
+        model_name="m",
+        model_digest="0" * 64,
+        predicted_class="stop",
+        probabilities=(0.25, 0.75),
+        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        payload_bytes=len(payload),
+        payload=payload,
+    )
+    return replace(base, **fields)
+
+
+@dataclass
+class Fleet:
+    """Vehicles with keys; `enrolment` trusts those that were enrolled."""
+
+    keys: dict[str, VehicleKey] = field(default_factory=dict)
+    enrolment: Enrolment = field(default_factory=Enrolment)
+
+    def key(self, vehicle: str) -> VehicleKey:
+        if vehicle not in self.keys:
+            self.keys[vehicle] = VehicleKey.generate()
+        return self.keys[vehicle]
+
+    def enrol(self, *vehicles: str) -> Fleet:
+        for vehicle in vehicles:
+            key = self.key(vehicle)
+            self.enrolment = self.enrolment.with_key(EnrolledKey(vehicle, key.key_id, key.public_b64, 1))
+        return self
+
+    def record(self, vehicle: str, seq: int, *, signer: str | None = None, **fields: Any) -> WireRecord:
+        sample = a_sample(vehicle, seq, **fields)
+        return seal(TOPIC, KIND_SAMPLE, sample.identity, encode_sample(sample), self.key(signer or vehicle))
+
+    def sealed(self, identity: Identity, value: bytes) -> WireRecord:
+        """A well signed record whose content is whatever is given."""
+        return seal(TOPIC, KIND_SAMPLE, identity, value, self.key(identity.vehicle_id))
+
+
+class Lab:
+    """One broker, one lake, one ingest."""
+
+    def __init__(self, folder: Path, *, partitions: int = 2, **settings: Any) -> None:
+        self.name = str(folder)
+        self.broker = FakeBroker({TOPIC: partitions})
+        _BROKERS[self.name] = self.broker
+        self.fleet = Fleet().enrol("v1", "v2", "v3")
+        self.settings = IngestSettings(
+            **{"range_offsets": 10, "batch_records": 4, "commit_wait_s": 5.0, **settings}
+        )
+        self.lake = folder / "lake"
+        self.table = LakeTable.create(self.lake / "arrivals", ARRIVALS)
+        self.clock: Clock = SystemClock()
+
+    def ingest(self, **changed: Any) -> Ingest:
+        parts: dict[str, Any] = {
+            "table": self.table,
+            "open_source": partial(fake_source, self.name),
+            "load_enrolment": lambda: self.fleet.enrolment,
+            "settings": self.settings,
+            "runner": RunnerSettings(),
+            "clock": self.clock,
+        }
+        return Ingest(**(parts | changed))
+
+    def produce(self, record: WireRecord, partition: int | None = None) -> int:
+        return self.broker.append(TOPIC, record.key, record.value, record.headers, partition=partition).offset
+
+    def rows(self) -> list[dict[str, Any]]:
+        return rows_of(self.table.snapshot().read())
+
+    def outcomes(self) -> Mapping[tuple[int, int], str]:
+        """(partition, offset) of the log to its outcome."""
+        return {(r["partition"], r["offset"]): r["outcome"] for r in self.rows() if r["origin"] == "log"}
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    found = table.to_pylist()
+    return sorted(found, key=lambda r: (r["topic_id"], r["partition"], r["offset"], r["origin"]))
+
+
+def assert_one_row_an_offset(lab: Lab) -> None:
+    """Every record of the log has one row, the rows carry its bytes or its hash, and no identity landed twice."""
+    rows = lab.rows()
+    info = lab.broker.describe(TOPIC)
+    of_log = [r for r in rows if r["origin"] == "log" and r["topic_id"] == info.topic_id]
+    stored = {(r.partition, r.offset): r for r in lab.broker.records(TOPIC)}
+    places = [(r["partition"], r["offset"]) for r in of_log]
+    assert len(places) == len(set(places)), "an offset has two rows"
+    assert set(places) >= set(stored), "an offset has no row"
+    landed = [(r["vehicle_id"], r["epoch"], r["seq"]) for r in rows if r["outcome"] == "landed"]
+    assert len(landed) == len(set(landed)), "an identity landed twice"
+    where = {(r["vehicle_id"], r["epoch"], r["seq"]): r for r in rows if r["outcome"] == "landed"}
+    for row in of_log:
+        record = stored.get((row["partition"], row["offset"]))
+        if record is None:
+            continue
+        if record.value is not None:
+            assert row["value_sha256"] == hashlib.sha256(record.value).hexdigest()
+        if row["outcome"] == "rejected":
+            assert (row["raw_value"], row["raw_key"]) == (record.value, record.key)
+            assert row["reason"]
+            assert row["detail"]
+        if row["outcome"] == "landed":
+            assert hashlib.sha256(row["payload"]).hexdigest() == row["payload_sha256"]
+        if row["outcome"] == "resent":
+            first = where[(row["vehicle_id"], row["epoch"], row["seq"])]
+            assert row["resend_of"] == f"{first['topic_id']}/{first['partition']}/{first['offset']}"
+            assert row["value_sha256"] == first["value_sha256"]
+    for partition in info.partitions:
+        covered = sorted(
+            (r["offset"], r["offset_end"])
+            for r in rows
+            if r["topic_id"] == info.topic_id and r["partition"] == partition and r["origin"] != "replay"
+        )
+        end = 0
+        for begin, stop in covered:
+            assert begin == end, f"partition {partition} has a hole or an overlap at {begin}"
+            end = stop

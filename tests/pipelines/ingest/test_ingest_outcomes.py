@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.pipelines.ingest.ingest_lab import EPOCH, TOPIC, Lab, assert_one_row_an_offset
+from schemas.identity import Identity
+from schemas.wire import MAX_RECORD_BYTES
+
+from foundation.errors import RejectedError, RetryLaterError
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def test_every_offset_becomes_one_row_and_the_report_adds_up(lab: Lab) -> None:
+    for seq in range(25):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+        lab.produce(lab.fleet.record("v2", seq), partition=1)
+    report = lab.ingest().once()
+    assert (report.offsets, report.landed, report.resent, report.rejected) == (50, 50, 0, {})
+    assert report.balances()
+    assert_one_row_an_offset(lab)
+    row = next(r for r in lab.rows() if r["vehicle_id"] == "v1" and r["seq"] == 3)
+    assert row["payload"] == f"picture v1 {EPOCH} 3".encode()
+    assert row["probabilities"] == [0.25, 0.75]
+    assert (row["value_class"], row["provenance"], row["track_id"]) == ("normal", "recorded", None)
+
+
+def test_ingest_goes_on_where_the_lake_ends(lab: Lab) -> None:
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    first = lab.ingest().once()
+    assert lab.ingest().once().offsets == 0
+    assert lab.table.version() == first.version_after
+    lab.produce(lab.fleet.record("v1", 1), partition=0)
+    second = lab.ingest().once()
+    assert (second.offsets, second.version_after) == (1, first.version_after + 1)
+    assert_one_row_an_offset(lab)
+
+
+def test_a_resend_points_at_the_row_it_repeats(lab: Lab) -> None:
+    first = lab.produce(lab.fleet.record("v1", 0), partition=0)
+    for seq in range(1, 12):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    report = lab.ingest().once()
+    assert (report.landed, report.resent) == (12, 1)
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    assert lab.ingest().once().resent == 1
+    resent = [r for r in lab.rows() if r["outcome"] == "resent"]
+    topic_id = lab.broker.describe(TOPIC).topic_id
+    assert [r["resend_of"] for r in resent] == [f"{topic_id}/0/{first}"] * 2
+    assert all(r["payload"] is None for r in resent)
+    assert_one_row_an_offset(lab)
+
+
+def test_the_same_identity_with_other_bytes_is_a_conflict_that_keeps_its_bytes(lab: Lab) -> None:
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    lab.produce(lab.fleet.record("v1", 0, frame_id="other"), partition=0)
+    report = lab.ingest().once()
+    assert report.rejected == {"conflict": 1}
+    lab.produce(lab.fleet.record("v1", 0, frame_id="third"), partition=1)
+    assert lab.ingest().once().rejected == {"conflict": 1}
+    conflicts = [r for r in lab.rows() if r["outcome"] == "rejected"]
+    assert all(r["vehicle_id"] == "v1" and "landed at" in r["detail"] for r in conflicts)
+    assert_one_row_an_offset(lab)
+
+
+def test_what_is_not_verified_claims_no_identity(lab: Lab) -> None:
+    lab.produce(lab.fleet.record("v1", 0, signer="v2"), partition=0)
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    report = lab.ingest().once()
+    assert (report.landed, report.rejected) == (1, {"bad_signature": 1})
+    assert_one_row_an_offset(lab)
+
+
+def test_poison_is_rejected_with_its_reason_and_bytes_and_stops_nothing(lab: Lab) -> None:
+    fleet = lab.fleet
+    good = fleet.record("v1", 0)
+    identity = Identity("v1", EPOCH, 7)
+    lab.produce(good, partition=0)
+    lab.broker.append(TOPIC, None, None, (), partition=0)
+    lab.broker.append(TOPIC, b"v1", b"garbage", (), partition=0)
+    lab.broker.append(TOPIC, b"v1", None, good.headers, partition=0)
+    lab.broker.append(TOPIC, b"v2", good.value, good.headers, partition=0)
+    lab.broker.append(TOPIC, b"v1", good.value + b"x", good.headers, partition=0)
+    lab.broker.append(TOPIC, b"v1", good.value, (*good.headers, good.headers[0]), partition=0)
+    lab.produce(fleet.record("v9", 0), partition=0)
+    lab.produce(fleet.sealed(identity, b""), partition=0)
+    lab.produce(fleet.sealed(identity, good.value[:-9]), partition=0)
+    lab.produce(fleet.sealed(identity, good.value), partition=0)
+    lab.produce(fleet.sealed(identity, b"\xc3\x01" + b"\xff" * 400), partition=0)
+    lab.produce(fleet.sealed(identity, good.value[:10] + b"\xff" * 400), partition=0)
+    lab.broker.max_record_bytes = 10 * MAX_RECORD_BYTES
+    lab.broker.append(TOPIC, b"v1", b"z" * (MAX_RECORD_BYTES + 1), good.headers, partition=0)
+    lab.produce(fleet.record("v1", 1), partition=0)
+    report = lab.ingest().once()
+    assert report.landed == 2
+    assert report.offsets == 15
+    assert report.rejected["oversize"] == 1
+    assert report.rejected["unknown_vehicle"] == 1
+    assert report.rejected["hash_mismatch"] == 1
+    assert report.rejected["truncated"] >= 1
+    assert {
+        "missing_header",
+        "malformed_identity",
+        "identity_mismatch",
+        "not_single_object",
+        "unknown_schema",
+    } <= set(report.rejected)
+    assert_one_row_an_offset(lab)
+
+
+def test_offsets_that_retention_took_are_a_counted_loss_with_their_interval(lab: Lab) -> None:
+    for seq in range(10):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+    assert lab.ingest().once().landed == 10
+    for seq in range(10, 20):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+    lab.broker.delete_records(TOPIC, 0, 14)
+    report = lab.ingest().once()
+    assert [(one.partition, one.begin, one.end) for one in report.lost] == [(0, 10, 14)]
+    assert (report.landed, report.offsets) == (6, 6)
+    assert report.to_json()["lost_offsets"] == 4
+    loss = next(r for r in lab.rows() if r["origin"] == "loss")
+    assert (loss["offset"], loss["offset_end"], loss["outcome"], loss["reason"]) == (
+        10,
+        14,
+        None,
+        "retention",
+    )
+    assert_one_row_an_offset(lab)
+
+
+def test_gaps_of_compaction_are_counted_but_are_no_loss(lab: Lab) -> None:
+    for seq in range(12):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+    lab.broker.compact(TOPIC, 0, [0, 5, 6, 11])
+    report = lab.ingest().once()
+    assert (report.landed, report.gap_offsets, report.lost) == (8, 4, ())
+    assert lab.ingest().once().offsets == 0
+    assert_one_row_an_offset(lab)
+
+
+def test_a_topic_made_anew_is_not_confused_with_the_old_one(lab: Lab) -> None:
+    record = lab.fleet.record("v1", 0)
+    lab.produce(record, partition=0)
+    lab.ingest().once()
+    lab.broker.create_topic(TOPIC, 2)
+    lab.produce(lab.fleet.record("v1", 1), partition=0)
+    lab.produce(record, partition=0)
+    report = lab.ingest().once()
+    assert (report.landed, report.resent) == (1, 1)
+    assert len({r["topic_id"] for r in lab.rows()}) == 2
+    resent = next(r for r in lab.rows() if r["outcome"] == "resent")
+    assert resent["resend_of"] == "topic-id-0001/0/0"
+
+
+def test_added_partitions_are_read_and_resends_found_across_them(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, partitions=1)
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    lab.ingest().once()
+    topic = lab.broker._topics[TOPIC]
+    topic.partitions.append(type(topic.partitions[0])())
+    lab.produce(lab.fleet.record("v1", 0), partition=1)
+    lab.produce(lab.fleet.record("v1", 1), partition=1)
+    report = lab.ingest().once()
+    assert (report.landed, report.resent) == (1, 1)
+    assert_one_row_an_offset(lab)
+
+
+def test_a_log_that_ends_before_the_lake_does_is_said_and_not_guessed(lab: Lab) -> None:
+    for seq in range(3):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+    lab.ingest().once()
+    log = lab.broker._topics[TOPIC].partitions[0]
+    log.records, log.end = log.records[:1], 1
+    report = lab.ingest().once()
+    assert report.offsets == 0
+    assert "ends at 1, before offset 3" in report.unread[0].why
+
+
+def test_without_a_broker_or_topic_ingest_says_so(lab: Lab) -> None:
+    lab.broker.stop()
+    with pytest.raises(RetryLaterError, match="broker"):
+        lab.ingest().once()
+    lab.broker.start()
+    lab.broker.delete_topic(TOPIC)
+    with pytest.raises(RejectedError, match="no topic"):
+        lab.ingest().once()
