@@ -53,7 +53,7 @@ class TrialResult:
 def confine(limits: TrialLimits) -> None:
     """Give up, for good and for this process, what a model's trial does not need."""
     _lower(resource.RLIMIT_AS, limits.address_space_bytes)
-    _lower(resource.RLIMIT_CPU, limits.cpu_s)
+    _lower(resource.RLIMIT_CPU, limits.cpu_s, slack=5)  # SIGXCPU first, which says what it was
     _lower(resource.RLIMIT_NOFILE, limits.open_files)
     _lower(resource.RLIMIT_FSIZE, 1_048_576)
     _lower(resource.RLIMIT_CORE, 0)
@@ -136,10 +136,10 @@ def _resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _lower(what: int, limit: int) -> None:
+def _lower(what: int, limit: int, slack: int = 0) -> None:
     _soft, hard = resource.getrlimit(what)
-    bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(what, (bound, bound))
+    bound = limit + slack if hard == resource.RLIM_INFINITY else min(limit + slack, hard)
+    resource.setrlimit(what, (min(limit, bound), bound))
 
 
 def _refuse(event: str, _arguments: object) -> None:

@@ -1,0 +1,221 @@
+"""The trial catches what only running can show, in a process that may die of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edge_agent.models.frames import TrialFrames
+from edge_agent.models.settings import TrialLimits
+from edge_agent.models.trial import TrialResult
+from edge_agent.models.trial_run import TrialRun
+from foundation.clock import SystemClock
+from modelkit.digest import sha256_hex
+from modelkit.embed import embed_contract, parse_model
+from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
+from modelkit.graph_edit import return_nan_when_dark
+from tests.edge_agent.models.model_bench import Bench
+
+LIMITS = TrialLimits(min_runs=3, wall_s=20, cpu_s=20)
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), level, dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def run(folder: Path, data: bytes, limits: TrialLimits = LIMITS, frames: tuple[bytes, ...] = ()) -> TrialResult:
+    path = folder / "model.onnx"
+    path.write_bytes(data)
+    shots = folder / "frames"
+    shots.mkdir(exist_ok=True)
+    for number, payload in enumerate(frames):
+        (shots / f"{number:04d}.frame").write_bytes(payload)
+    return TrialRun(path, sha256_hex(data), shots, limits, SystemClock()).wait(60)
+
+
+def with_loop(seconds_of_work: int) -> bytes:
+    """A valid model whose graph multiplies matrices for a long time before it answers."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    contract = tiny_contract(name="slow")
+    model = tiny_proto(contract)
+    graph = model.graph
+    size = 512
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state_in", "state_in"], ["product"]),
+            helper.make_node("Clip", ["product", "low", "high"], ["state_out"]),
+            helper.make_node("Identity", ["going_in"], ["going_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state_in", TensorProto.FLOAT, [size, size]),
+        ],
+        [
+            helper.make_tensor_value_info("going_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state_out", TensorProto.FLOAT, [size, size]),
+        ],
+    )
+    constants = {
+        "rounds": np.array(seconds_of_work * 1000, dtype=np.int64),
+        "going": np.array(True),
+        "start": np.full((size, size), 0.5, dtype=np.float32),
+        "low": np.array(0.0, dtype=np.float32),
+        "high": np.array(1.0, dtype=np.float32),
+        "zero": np.array(0.0, dtype=np.float32),
+    }
+    graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
+    graph.node[-1].output[0] = "clean_logits"
+    graph.node.extend(
+        [
+            helper.make_node("Loop", ["rounds", "going", "start"], ["finished"], body=body),
+            helper.make_node("ReduceMean", ["finished"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+            helper.make_node("Add", ["clean_logits", "nothing"], ["logits"]),
+        ]
+    )
+    return embed_contract(model.SerializeToString(), contract)
+
+
+def with_huge_tensor(gigabytes: int) -> bytes:
+    """A small file whose graph asks for a tensor of so many gigabytes when it runs."""
+    from onnx import helper, numpy_helper
+
+    contract = tiny_contract(name="greedy")
+    model = tiny_proto(contract)
+    shape = np.array([gigabytes * 1024, 1024, 256], dtype=np.int64)
+    model.graph.initializer.append(numpy_helper.from_array(shape, "shape"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.0, dtype=np.float32), "zero"))
+    model.graph.node[-1].output[0] = "clean_logits"
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["clean_logits"], ["seed"], keepdims=0),
+            helper.make_node("Mul", ["seed", "zero"], ["seed_zero"]),
+            helper.make_node("Expand", ["seed_zero", "shape"], ["huge"]),
+            helper.make_node("ReduceMax", ["huge"], ["nothing"], keepdims=0),
+            helper.make_node("Add", ["clean_logits", "nothing"], ["logits"]),
+        ]
+    )
+    return embed_contract(model.SerializeToString(), contract)
+
+
+def test_a_sound_model_passes_on_the_vehicles_own_frames(tmp_path: Path) -> None:
+    result = run(tmp_path, tiny_model(), frames=(png(90), png(200)))
+    assert result.passed, result
+    assert (result.reason, result.frames) == ("", 2)
+    assert 0 < result.latency_p50_ns <= result.latency_p99_ns
+
+
+def test_not_a_number_on_a_recorded_frame_is_refused(tmp_path: Path) -> None:
+    bad = return_nan_when_dark(tiny_model(), below_luma=50.0)
+    assert run(tmp_path, bad, frames=(png(90),)).passed
+    result = run(tmp_path, bad, frames=(png(90), png(10)))
+    assert (result.passed, result.reason) == (False, "not_finite")
+
+
+def test_an_unreadable_recorded_frame_says_nothing_about_the_model(tmp_path: Path) -> None:
+    assert run(tmp_path, tiny_model(), frames=(b"not a picture", png(90))).frames == 1
+
+
+def test_a_slow_model_is_refused(tmp_path: Path) -> None:
+    result = run(tmp_path, tiny_model(), replace(LIMITS, max_latency_p50_ns=1))
+    assert (result.passed, result.reason) == (False, "too_slow")
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_come_back_is_ended_by_its_own_limits(tmp_path: Path) -> None:
+    result = run(tmp_path, with_loop(3600), replace(LIMITS, wall_s=6, cpu_s=4))
+    assert (result.passed, result.reason) == (False, "too_slow")
+
+
+@pytest.mark.slow
+def test_a_model_that_asks_for_more_memory_than_it_may_is_refused(tmp_path: Path) -> None:
+    result = run(tmp_path, with_huge_tensor(20))
+    assert not result.passed
+    assert result.reason in ("run_failed", "out_of_memory", "crashed")
+
+
+def test_bytes_of_another_digest_are_refused_inside_the_trial_too(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model(seed=1))
+    result = TrialRun(path, "0" * 64, tmp_path, LIMITS, SystemClock()).wait(60)
+    assert (result.passed, result.reason) == (False, "wrong_hash")
+
+
+def test_a_trial_process_that_dies_is_a_refusal(tmp_path: Path) -> None:
+    trial = TrialRun(write(tmp_path), sha256_hex(tiny_model()), tmp_path, LIMITS, SystemClock())
+    trial._process.kill()
+    trial._process.wait()
+    result = trial.poll()
+    assert result is not None
+    assert (result.passed, result.reason) == (False, "crashed")
+    assert "SIGKILL" in result.detail
+
+
+def test_the_confined_process_reaches_no_network_and_starts_no_program() -> None:
+    code = (
+        "import json, socket, subprocess\n"
+        "from edge_agent.models.settings import TrialLimits\n"
+        "from edge_agent.models.trial import confine\n"
+        "confine(TrialLimits())\n"
+        "refused = []\n"
+        "for name, call in (('net', lambda: socket.create_connection(('127.0.0.1', 9), 1)),\n"
+        "                   ('run', lambda: subprocess.run(['true']))):\n"
+        "    try:\n        call()\n"
+        "    except PermissionError:\n        refused.append(name)\n"
+        "print(json.dumps(refused))\n"
+    )
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(done.stdout) == ["net", "run"]
+
+
+def test_a_vehicle_keeps_a_bounded_ring_of_frames_for_trials(tmp_path: Path) -> None:
+    ring = TrialFrames(tmp_path / "ring", count=3, every=2)
+    kept = [ring.offer(png(level)) for level in range(10)]
+    assert sum(kept) == 5
+    assert sorted(path.name for path in (tmp_path / "ring").iterdir()) == ["0000.frame", "0001.frame", "0002.frame"]
+    assert not TrialFrames(tmp_path / "none", count=0, every=1).offer(png(1))
+
+
+def test_a_model_that_fails_the_real_trial_is_refused_once_and_reported(bench: Bench) -> None:
+    frames = bench.slots.path / "trial_frames"
+    frames.mkdir()
+    (frames / "0000.frame").write_bytes(png(5))
+    bench.release("r2", 2, data=return_nan_when_dark(tiny_model(tiny_contract(name="r2")), below_luma=50.0))
+    bench.plan("r2")
+    fetcher = bench.fetcher(real_trial=True)
+    steps = bench.run(fetcher, limit=2)
+    while fetcher.status().phase == "trial":
+        SystemClock().sleep(0.1)  # a real process needs real time
+        steps.append(fetcher.step())
+    assert steps[-1].outcome == "failed"
+    assert bench.slots.read_fetch().refused == {"r2": "not_finite"}
+    assert bench.slots.read_candidate() is None
+    again = bench.fetcher(real_trial=True)
+    assert bench.run(again)[-1].outcome == "idle"
+    assert [event.event for event in bench.slots.read_fetch().events] == ["refused"]
+
+
+def write(folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(tiny_model())
+    return path
+
+
+def test_the_models_parser_and_contract_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    data = tiny_proto(tiny_contract()).SerializeToString()
+    assert run(tmp_path, data).reason == "no_contract"
+    assert parse_model(data).graph.node
