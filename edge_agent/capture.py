@@ -34,6 +34,7 @@ class Kept:
     window_role: WindowRole
     incident_id: str | None
     inclusion_probability: float
+    by_rule: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class _Held(Generic[T]):
     refused_for: NotAcceptedReason | None
     role: WindowRole | None = None
     decision: Decision | None = None
+    by_rule: bool = False
     rule_id: str = ""
     incident_id: str | None = None
 
@@ -190,7 +192,7 @@ class CaptureRing(Generic[T]):
         stream = held.stream
         if not self._keep(held, WindowRole.TRIGGER, None, decision.rule_id, selection):
             return
-        held.decision = decision
+        held.decision, held.by_rule = decision, selection.by_rule
         has_window = self.pre_frames + self.post_frames > 0
         if not has_window:
             held.role = WindowRole.SINGLE
@@ -251,7 +253,8 @@ class CaptureRing(Generic[T]):
                 value_class=head.decision.value_class if head.decision else CONTEXT_VALUE_CLASS,
                 window_role=head.role,
                 incident_id=head.incident_id,
-                inclusion_probability=chance_of_any(chances),
+                inclusion_probability=min(1.0, chance_of_any(chances)),
+                by_rule=head.by_rule,
             )
         stream.past.append(head.probability)
         stream.left_index = head.index

@@ -1,7 +1,7 @@
 """One JSON line a predicted frame, for whoever knows the truth and wants to judge the vehicle from outside.
 
 It is a convenience, not evidence: lines are buffered, a kill loses the last ones, and a full disk stops the
-log (counted) and never the vehicle. """
+log (counted) and never the vehicle."""
 
 from __future__ import annotations
 

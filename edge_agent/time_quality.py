@@ -28,7 +28,7 @@ class WallClockWatch:
 
         A frame that was recorded just now must also have a believable capture time; one that is played back
         may be as old as it likes. After a jump, times are `unsynchronised` until the process restarts:
-        frames from before and after it do not share a clock. """
+        frames from before and after it do not share a clock."""
         now_ns = self._clock.now_ns()
         offset_ns = now_ns - self._clock.monotonic_ns()
         if abs(offset_ns - self._offset_ns) > JUMP_NS:

@@ -17,7 +17,7 @@ class SelectionPolicy:
     round.
 
     A frame that a rule keeps has trigger probability 1, whatever the arm drew. A frame that no rule keeps
-    (none fired, or its track is full) has the arm's p. A frame that the budget cannot pay has 0. """
+    (none fired, or its track is full) has the arm's p. A frame that the budget cannot pay has 0."""
 
     rules: Sequence[Selector]
     random_arm: RandomArm

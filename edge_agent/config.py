@@ -1,0 +1,221 @@
+"""Every setting of the agent, read once from one TOML file; whatever does not fit is an error that says so.
+
+Relative paths are relative to the folder of the file. Nothing here opens a socket or reads the state folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from connectors.kafka_settings import KafkaSettings
+from edge_agent.models.settings import FetchSettings, ServingSettings
+from edge_agent.selection.budget import BudgetLimits
+from edge_agent.selection.uncertainty import UncertaintyMeasure
+from edge_agent.spool.settings import SpoolSettings
+from edge_agent.uploader import UploaderSettings
+from foundation.errors import MisconfiguredError
+from foundation.settings import load_settings, setting
+from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
+from schemas.reasons import ValueClass
+
+MAX_BYTES = 10**15
+
+
+class SourceKind(StrEnum):
+    """Where frames come from."""
+
+    IMAGE_FOLDER = "image_folder"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """A recording that is played back. `rate_hz` 0 plays as fast as the model runs.
+
+    `replay_id` names one playing of the same recording: a restart with the same id goes on where it was,
+    another id plays it from the beginning."""
+
+    kind: SourceKind = setting(help="image_folder or parquet")
+    path: Path = setting(help="the folder, or the Parquet file")
+    rate_hz: float = setting(
+        default=0.0, min=0.0, max=1000.0, help="frames a second; 0 = as fast as possible"
+    )
+    loop: bool = setting(default=False, help="begin again at the end, for ever")
+    replay_id: str = setting(default="", max=200, help="another id plays the recording again")
+
+
+@dataclass(frozen=True, slots=True)
+class UncertaintySettings:
+    """The uncertainty selector."""
+
+    enabled: bool = setting(default=True)
+    measure: UncertaintyMeasure = setting(
+        default=UncertaintyMeasure.ENTROPY, help="entropy, margin or least_confidence"
+    )
+    threshold: float = setting(default=0.5, min=0.0, max=1.0, help="0 keeps all, 1 only the wholly unsure")
+    value_class: ValueClass = setting(default=ValueClass.NORMAL, help="low, normal, high or critical")
+
+
+@dataclass(frozen=True, slots=True)
+class NoveltySettings:
+    """The novelty selector: against what this vehicle already kept."""
+
+    enabled: bool = setting(default=False)
+    threshold: float = setting(
+        default=0.3, min=0.0, max=1.0, help="half the cosine distance to the nearest kept frame"
+    )
+    memory_frames: int = setting(default=512, min=1, max=100_000, help="kept frames that are remembered")
+    value_class: ValueClass = setting(default=ValueClass.HIGH, help="low, normal, high or critical")
+
+
+@dataclass(frozen=True, slots=True)
+class RandomSettings:
+    """The random arm. 0 switches it off (and then no unbiased estimate is possible)."""
+
+    probability: float = setting(default=0.02, min=0.0, max=1.0, help="chance of each frame to be kept")
+    seed: int = setting(default=0, min=0, max=2**63 - 1)
+    value_class: ValueClass = setting(default=ValueClass.NORMAL, help="low, normal, high or critical")
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSettings:
+    """Payload bytes that may be kept; a missing key is no limit of that kind."""
+
+    per_drive_bytes: int | None = setting(default=None, min=0, max=MAX_BYTES, help="bytes of one drive")
+    per_hour_bytes: int | None = setting(default=None, min=0, max=MAX_BYTES, help="bytes in any 3,600 s")
+    total_bytes: int | None = setting(default=None, min=0, max=MAX_BYTES, help="bytes since enrolment")
+
+    def limits(self) -> BudgetLimits:
+        """Return the plain limits."""
+        return BudgetLimits(self.per_drive_bytes, self.per_hour_bytes, self.total_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """Which frames are kept. `max_per_track` limits what rules keep; the random arm is not limited by it."""
+
+    uncertainty: UncertaintySettings = field(default_factory=UncertaintySettings)
+    novelty: NoveltySettings = field(default_factory=NoveltySettings)
+    random: RandomSettings = field(default_factory=RandomSettings)
+    limits_tracks: bool = setting(default=True, help="false keeps any number a track")
+    max_per_track: int = setting(default=3, min=1, max=1_000_000, help="frames a track, by rule")
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+
+    @property
+    def track_limit(self) -> int | None:
+        """Frames a track, None for no limit."""
+        return self.max_per_track if self.limits_tracks else None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureSettings:
+    """The window around a trigger, in frames of its sensor, and the memory that it may take."""
+
+    pre_frames: int = setting(default=0, min=0, max=300, help="frames kept before a trigger")
+    post_frames: int = setting(default=0, min=0, max=300, help="frames kept after a trigger")
+    ring_bytes: int = setting(
+        default=64_000_000, min=1_000_000, max=10**10, help="payload bytes held in memory"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSettings:
+    """The broker, and how records are moved to it."""
+
+    kafka: KafkaSettings = field(default_factory=KafkaSettings)
+    pace: UploaderSettings = field(default_factory=UploaderSettings)
+    drain_s: float = setting(
+        default=60.0, min=0.0, max=86_400.0, help="longest wait for an empty spool at the end"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """How often the vehicle speaks of itself."""
+
+    interval_s: float = setting(default=10.0, min=0.1, max=86_400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PerceiveServing:
+    """The model runner, and the log that lets others judge it."""
+
+    model: ServingSettings = field(default_factory=ServingSettings)
+    prediction_log: Path | None = setting(
+        default=None, help="JSON lines, one a predicted frame; none by default"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """The health page, on loopback only."""
+
+    enabled: bool = setting(default=True)
+    port: int = setting(default=0, min=0, max=65_535, help="0 = any free port, told in run/supervisor.json")
+    stale_after_s: float = setting(default=15.0, min=0.5, max=3600.0, help="a silent process is unhealthy")
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    """How processes are restarted and stopped."""
+
+    stop_s: float = setting(default=20.0, min=0.1, max=600.0, help="SIGKILL so long after SIGTERM")
+    backoff_first_s: float = setting(default=0.5, min=0.001, max=600.0)
+    backoff_max_s: float = setting(default=30.0, min=0.001, max=3600.0)
+    steady_after_s: float = setting(
+        default=60.0, min=0.1, max=86_400.0, help="a run this long forgives the past"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """The whole agent of one vehicle. An empty `updates.base_url` never looks for a release."""
+
+    vehicle_id: str
+    state_folder: Path
+    source: SourceSettings
+    upload: UploadSettings = field(default_factory=UploadSettings)
+    serving: PerceiveServing = field(default_factory=PerceiveServing)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    spool: SpoolSettings = field(default_factory=SpoolSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    updates: FetchSettings = field(default_factory=FetchSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
+
+    def __post_init__(self) -> None:
+        if not is_vehicle_id(self.vehicle_id):
+            raise MisconfiguredError(
+                f"vehicle_id is {self.vehicle_id[:100]!r}; it must match {VEHICLE_ID_PATTERN}"
+            )
+
+
+def load_agent_settings(path: Path) -> AgentSettings:
+    """Read the settings of an agent.
+
+    Raises:
+        MisconfiguredError: names the file, the key, the value and the bound.
+    """
+    settings = load_settings(AgentSettings, path)
+    base = path.resolve().parent
+    log = settings.serving.prediction_log
+    kafka = settings.upload.kafka
+    tls = {
+        name: base / path
+        for name in ("tls_ca_path", "tls_certificate_path", "tls_key_path")
+        if (path := getattr(kafka, name)) is not None
+    }
+    updates = settings.updates
+    if updates.base_url and "://" not in updates.base_url:
+        updates = replace(updates, base_url=str(base / updates.base_url))
+    return replace(
+        settings,
+        updates=updates,
+        upload=replace(settings.upload, kafka=replace(kafka, **tls)),
+        state_folder=base / settings.state_folder,
+        source=replace(settings.source, path=base / settings.source.path),
+        serving=replace(settings.serving, prediction_log=None if log is None else base / log),
+    )

@@ -1,0 +1,253 @@
+"""The supervisor: perceive and deliver run, and run again when they die, until they are told to stop.
+
+It restarts either with backoff, stops both within a bounded time, and tells how they stand in
+run/supervisor.json and on the health page. A process that ends with an exit code that only a person can
+mend (settings, trust, a broken guarantee) ends the agent with that code. Refuses to do any of the agent's
+work itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import edge_agent
+from edge_agent.config import AgentSettings, load_agent_settings
+from edge_agent.health_http import HealthServer
+from edge_agent.models.vehicle import read_vehicle
+from edge_agent.process import StopSignal
+from edge_agent.state_folder import StateFolder, publish_json, read_status
+from edge_agent.status import build_status
+from foundation.clock import Clock, SystemClock
+from foundation.errors import GuaranteeBrokenError, MisconfiguredError, UntrustedError
+from foundation.events import EventLog
+from foundation.files import FileLock
+from foundation.retry import Backoff
+
+TICK_S = 0.1
+LOCK_WAIT_S = 2.0
+FATAL_CODES = frozenset(
+    {MisconfiguredError.exit_code, UntrustedError.exit_code, GuaranteeBrokenError.exit_code}
+)
+
+Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
+
+
+@dataclass(slots=True)
+class Child:
+    """One of the two processes."""
+
+    name: str
+    backoff: Backoff
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    started_ns: int = 0
+    not_before_ns: int = 0
+    last_exit: int | None = None
+    is_done: bool = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self.process.pid if self.process is not None else None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Two children and their state. `step` is one look at them; `run` looks until the end."""
+
+    settings: AgentSettings
+    config_path: Path
+    clock: Clock
+    events: EventLog
+    stop: StopSignal
+    until_source_ends: bool = False
+    spawn: Spawn = field(default_factory=lambda: _spawn)
+    children: dict[str, Child] = field(default_factory=dict)
+    exit_code: int | None = None
+    health_port: int | None = None
+    _word: str = "running"
+    _told: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        limits = self.settings.supervisor
+        for name in ("perceive", "deliver"):
+            self.children[name] = Child(name, Backoff(limits.backoff_first_s, limits.backoff_max_s))
+
+    @property
+    def state(self) -> StateFolder:
+        """The vehicle's state folder."""
+        return StateFolder(self.settings.state_folder)
+
+    def run(self) -> int:
+        """Supervise until stopped, finished or failed. Returns the exit code of the agent."""
+        self.state.drain_path.unlink(missing_ok=True)
+        try:
+            while self.exit_code is None and not self.stop.is_set():
+                self.step()
+                self.clock.wait(self.stop.event, TICK_S)
+        finally:
+            self._word = "stopping"
+            self._tell()
+            self.stop_children()
+            self._word = {None: "stopped", 0: "finished"}.get(self.exit_code, "failed")
+            self._tell()
+        return self.exit_code or 0
+
+    def step(self) -> None:
+        """Take in who ended, start who is due, and decide whether all is done."""
+        for child in self.children.values():
+            self._take_in(child)
+            if child.process is None and not child.is_done and self.exit_code is None:
+                self._start_when_due(child)
+        perceive, deliver = self.children["perceive"], self.children["deliver"]
+        if perceive.is_done and not self.state.drain_path.exists():
+            publish_json(self.state.drain_path, {"reason": "source_ended"})
+        if perceive.is_done and deliver.is_done:
+            self.exit_code = 0
+        self._tell()
+
+    def stop_children(self) -> None:
+        """SIGTERM to perceive, then to deliver (its last word includes perceive's), SIGKILL when time is
+        up.
+        """
+        half_s = self.settings.supervisor.stop_s / 2
+        for child in self.children.values():
+            if child.process is None:
+                continue
+            child.process.send_signal(signal.SIGTERM)
+            try:
+                child.last_exit = child.process.wait(half_s)
+            except subprocess.TimeoutExpired:
+                self.events.emit("killed", level="error", process=child.name, after_s=half_s)
+                child.process.kill()
+                child.last_exit = child.process.wait()
+            child.process = None
+
+    def is_healthy(self) -> tuple[bool, dict[str, object]]:
+        """Whether both run and spoke lately (a child that finished its work is well)."""
+        stale_ns = self.settings.health.stale_after_s * 1e9
+        found: dict[str, object] = {}
+        is_well = True
+        for child in self.children.values():
+            beat = read_status(self.state.status_path(child.name)).get("heartbeat_ns")
+            age_ns = self.clock.monotonic_ns() - beat if isinstance(beat, int) else None
+            if child.is_done:
+                word = "done"
+            elif child.process is None:
+                word, is_well = "down", False
+            elif age_ns is None or not 0 <= age_ns <= stale_ns:
+                word, is_well = "silent", False
+            else:
+                word = "ok"
+            found[child.name] = word
+        return is_well, {"ok": is_well, "processes": found}
+
+    def _take_in(self, child: Child) -> None:
+        if child.process is None:
+            return
+        code = child.process.poll()
+        if code is None:
+            return
+        child.process, child.last_exit = None, code
+        ran_s = (self.clock.monotonic_ns() - child.started_ns) / 1e9
+        if code == 0 and self.until_source_ends:
+            child.is_done = True
+            self.events.emit("done", process=child.name)
+            return
+        self.events.emit("died", level="error", process=child.name, code=code, ran_s=round(ran_s, 3))
+        if code in FATAL_CODES:
+            self.exit_code = code
+            return
+        if ran_s >= self.settings.supervisor.steady_after_s:
+            child.backoff.reset()
+        child.restarts += 1
+        child.not_before_ns = self.clock.monotonic_ns() + round(child.backoff.next_s() * 1e9)
+
+    def _start_when_due(self, child: Child) -> None:
+        if self.clock.monotonic_ns() < child.not_before_ns:
+            return
+        arguments = [
+            *(sys.executable, "-m", f"edge_agent.{child.name}", "--config", str(self.config_path)),
+            *("--parent-pid", str(os.getpid())),
+        ]
+        if self.until_source_ends:
+            arguments.append("--until-source-ends")
+        child.started_ns = self.clock.monotonic_ns()
+        child.process = self.spawn(arguments)
+        self.events.emit("spawned", process=child.name, pid=child.process.pid, restarts=child.restarts)
+
+    def _tell(self) -> None:
+        """Publish run/supervisor.json when something changed."""
+        document: dict[str, object] = {
+            "pid": os.getpid(),
+            "state": self._word,
+            "vehicle_id": self.settings.vehicle_id,
+            "health_port": self.health_port,
+            "exit_code": self.exit_code,
+            "children": {
+                child.name: {
+                    "pid": child.pid,
+                    "restarts": child.restarts,
+                    "last_exit": child.last_exit,
+                    "done": child.is_done,
+                }
+                for child in self.children.values()
+            },
+        }
+        if document == self._told:
+            return
+        try:
+            publish_json(self.state.status_path("supervisor"), document)
+            self._told = document
+        except OSError as error:
+            self.events.emit("status_not_written", level="warning", error=str(error))
+
+
+def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a child with this interpreter and this very code, wherever the working folder is."""
+    code = str(Path(edge_agent.__file__).parent.parent)
+    path = os.pathsep.join(part for part in (code, os.environ.get("PYTHONPATH", "")) if part)
+    return subprocess.Popen(list(arguments), env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL)
+
+
+def run_agent(config_path: Path, *, until_source_ends: bool = False) -> int:
+    """Run the agent of one vehicle until SIGTERM, or until its source has ended and the spool is drained.
+
+    Raises:
+        MisconfiguredError: a setting is wrong, the vehicle is not enrolled, or is another one.
+        RetryLaterError: another agent runs on this state folder.
+    """
+    settings = load_agent_settings(config_path)
+    state = StateFolder(settings.state_folder)
+    enrolled = read_vehicle(state.root)
+    if enrolled.vehicle_id != settings.vehicle_id:
+        raise MisconfiguredError(
+            f"{config_path}: vehicle_id is {settings.vehicle_id!r}; "
+            f"it must be {enrolled.vehicle_id!r}, as enrolled"
+        )
+    state.make()
+    clock = SystemClock()
+    stop = StopSignal(None)
+    stop.install()
+    events = EventLog(state.events / "supervisor.jsonl", clock, "supervisor")
+    with FileLock(state.lock_path("supervisor"), wait_s=LOCK_WAIT_S, clock=clock):
+        supervisor = Supervisor(settings, config_path.resolve(), clock, events, stop, until_source_ends)
+        health = None
+        if settings.health.enabled:
+            pages = {
+                "/healthz": supervisor.is_healthy,
+                "/status": lambda: (True, build_status(state.root)),
+            }
+            health = HealthServer(settings.health.port, pages)
+            supervisor.health_port = health.port
+        try:
+            events.emit("started", pid=os.getpid(), health_port=supervisor.health_port)
+            return supervisor.run()
+        finally:
+            if health is not None:
+                health.close()

@@ -1,0 +1,148 @@
+"""The deliver process: accepted samples out, models in. Started by the supervisor; may die without the other.
+
+Its work is a table of duties. Starting without a broker, and staying without one for months, is normal.
+Refuses to touch anything that perceive writes, but the segments that the broker has acknowledged."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+
+from connectors.kafka_sink import KafkaSink
+from connectors.ports import RecordSink
+from edge_agent.duties import Duty, DutyRunner, LaneThread
+from edge_agent.models.fetch import ModelFetcher
+from edge_agent.process import ProcessContext, run_process
+from edge_agent.spool.reader import SpoolReader
+from edge_agent.state_folder import publish_json
+from edge_agent.telemetry import TelemetryDuty
+from edge_agent.uploader import Failed, Idle, StepResult, Uploader
+from foundation.errors import MisconfiguredError
+from schemas.signing import VehicleKey
+
+STATUS_INTERVAL_S = 1.0
+LANE_STOP_S = 3.0
+LAST_WORD_S = 3.0
+
+
+class Deliver:
+    """Everything that the process holds, from start to stop."""
+
+    def __init__(self, context: ProcessContext) -> None:
+        settings, state, clock, events = context.settings, context.state, context.clock, context.events
+        self._context = context
+        self._state_word = "running"
+        key = VehicleKey.load(state.key_path)
+        self.reader = SpoolReader.open(state.spool, settings.spool, settings.vehicle_id, clock, events)
+        self.uploader = Uploader(self.reader, self._make_sink, settings.upload.pace, clock, events)
+        self.telemetry = TelemetryDuty(state, settings.vehicle_id, key, self._make_sink, clock)
+        self.fetcher = (
+            ModelFetcher(settings.updates, state.root, clock, events) if settings.updates.base_url else None
+        )
+        self.duties = (
+            Duty("upload", self.uploader.step, _always, 0.0),
+            Duty("telemetry", self.telemetry.step, _always, settings.telemetry.interval_s),
+            Duty("status", self._publish, _always, STATUS_INTERVAL_S),
+            Duty("models", self._fetch, lambda: self.fetcher is not None, 0.0, lane="downloads"),
+        )
+
+    def run(self) -> int:
+        """Go round the duties until the stop signal, or until a requested drain is done. Returns the exit
+        code.
+        """
+        context = self._context
+        stop = context.stop
+        lanes = {
+            lane: DutyRunner(
+                [duty for duty in self.duties if duty.lane == lane], context.clock, context.events
+            )
+            for lane in sorted({duty.lane for duty in self.duties})
+        }
+        threads = [LaneThread(lane, runner, stop.event) for lane, runner in lanes.items() if lane != "main"]
+        for thread in threads:
+            thread.start()
+        try:
+            self._go_round(lanes["main"])
+        finally:
+            stop.event.set()
+            self._state_word = "stopped"
+            has_joined = all(thread.join(LANE_STOP_S) for thread in threads)
+            if self.fetcher is not None and has_joined:
+                self.fetcher.close()
+            self.uploader.close()
+            self.telemetry.finish(LAST_WORD_S if self.uploader.status().connected else 0.0)
+            self._publish()
+            self.reader.close()
+        for thread in threads:
+            if thread.failure is not None:
+                raise thread.failure
+        return 0
+
+    def _go_round(self, runner: DutyRunner) -> None:
+        context = self._context
+        drain_until_ns: int | None = None
+        while not context.stop.is_set():
+            is_draining = drain_until_ns is not None
+            wait_s = runner.run_due()
+            if drain_until_ns is None and context.state.drain_path.exists():
+                drain_until_ns = context.clock.monotonic_ns() + round(context.settings.upload.drain_s * 1e9)
+                self._state_word = "draining"
+            elif is_draining and self.uploader.is_drained:
+                context.events.emit("drained")
+                return
+            elif drain_until_ns is not None and context.clock.monotonic_ns() >= drain_until_ns:
+                context.events.emit("drain_deadline", level="warning", pending=self.reader.pending)
+                return
+            context.clock.wait(context.stop.event, wait_s)
+
+    def _fetch(self) -> StepResult:
+        if self.fetcher is None:
+            return Idle(STATUS_INTERVAL_S)
+        done = self.fetcher.step()
+        if done.outcome == "failed":
+            return Failed(done.detail, done.wait_s)
+        return Idle(done.wait_s)
+
+    def _make_sink(self) -> RecordSink:
+        return KafkaSink(self._context.settings.upload.kafka, self._context.clock)
+
+    def _publish(self) -> StepResult:
+        """Tell the others how things stand; a disk that refuses is no reason to stop."""
+        uploader = self.uploader.status()
+        document = {
+            "pid": os.getpid(),
+            "state": self._state_word,
+            "heartbeat_ns": self._context.clock.monotonic_ns(),
+            "uploader": asdict(uploader),
+            "broker": {"connected": uploader.connected, "last_error": uploader.last_error},
+            "pending": self.reader.pending,
+            "models": asdict(self.fetcher.status()) if self.fetcher is not None else None,
+            "telemetry": {
+                "sent": self.telemetry.sent,
+                "acknowledged": self.telemetry.acknowledged,
+                "last_error": self.telemetry.last_error,
+            },
+        }
+        try:
+            publish_json(self._context.state.status_path("deliver"), document)
+        except OSError as error:
+            self._context.events.emit("status_not_written", level="warning", error=str(error))
+        return Idle(STATUS_INTERVAL_S)
+
+
+def _always() -> bool:
+    return True
+
+
+def body(context: ProcessContext) -> int:
+    """Run deliver. Raises MisconfiguredError when the vehicle is not enrolled, and what opening its parts
+    raises.
+    """
+    if not context.state.key_path.exists():
+        raise MisconfiguredError(f"{context.state.key_path} does not exist; enrol this vehicle first")
+    return Deliver(context).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_process("deliver", body))

@@ -1,0 +1,217 @@
+"""The perceive process: frames in, accepted samples out. Started by the supervisor; may die without the
+other.
+
+A source that ended leaves the process waiting (models may still be swapped), unless it was told to end with
+its source. Refuses to talk to any network."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+
+from edge_agent.config import AgentSettings
+from edge_agent.frame_loop import FrameLoop
+from edge_agent.models.serving import ServingModel
+from edge_agent.prediction_log import PredictionLog
+from edge_agent.process import ProcessContext, run_process
+from edge_agent.progress_journal import AcceptedSeq, ProgressJournal, ProgressLimits
+from edge_agent.selection.decision import Selector
+from edge_agent.selection.novelty import NoveltySelector
+from edge_agent.selection.policy import SelectionPolicy
+from edge_agent.selection.random_arm import RandomArm
+from edge_agent.selection.track_limit import TrackLimit
+from edge_agent.selection.uncertainty import UncertaintySelector
+from edge_agent.sources import frames_from, open_source, source_id
+from edge_agent.spool.snapshot import read_ledger
+from edge_agent.spool.writer import SpoolWriter
+from edge_agent.state_folder import StateFolder, publish_json
+from foundation.errors import MisconfiguredError
+from modelkit.onnx_backend import OnnxRuntimeBackend
+from schemas.signing import VehicleKey
+
+STATUS_INTERVAL_NS = 1_000_000_000
+IDLE_WAIT_S = 0.2
+
+
+def build_policy(settings: AgentSettings, track_limit: TrackLimit) -> SelectionPolicy:
+    """The selectors that the settings switch on, in the order in which they speak."""
+    selection = settings.selection
+    rules: list[Selector] = []
+    if selection.uncertainty.enabled:
+        rules.append(
+            UncertaintySelector(
+                selection.uncertainty.measure,
+                selection.uncertainty.threshold,
+                selection.uncertainty.value_class,
+            )
+        )
+    if selection.novelty.enabled:
+        rules.append(NoveltySelector(selection.novelty.threshold, selection.novelty.value_class))
+    arm = RandomArm(
+        settings.vehicle_id,
+        selection.random.seed,
+        selection.random.probability,
+        selection.random.value_class,
+    )
+    return SelectionPolicy(tuple(rules), arm, track_limit)
+
+
+def progress_limits(settings: AgentSettings) -> ProgressLimits:
+    """What bounds the state that survives a restart."""
+    selection = settings.selection
+    capacity = selection.novelty.memory_frames if selection.novelty.enabled else 0
+    return ProgressLimits(selection.budget.limits(), selection.track_limit, capacity)
+
+
+def accepted_by_ledger(state: StateFolder) -> AcceptedSeq:
+    """What the spool's own ledger says was accepted of an epoch."""
+    last_seq = {row.epoch: row.next_seq - 1 for row in read_ledger(state.spool).epochs}
+    return lambda epoch: last_seq.get(epoch, -1)
+
+
+class Perceive:
+    """Everything that the process holds, from start to stop."""
+
+    def __init__(self, context: ProcessContext) -> None:
+        settings, state, clock, events = context.settings, context.state, context.clock, context.events
+        self._context = context
+        self._status_ns = 0
+        self._source_state = "starting"
+        key = VehicleKey.load(state.key_path)
+        self.source = open_source(settings.source)
+        self.serving = ServingModel(state.root, OnnxRuntimeBackend(), settings.serving.model, clock, events)
+        self.writer = SpoolWriter.open(state.spool, settings.spool, settings.vehicle_id, key, clock, events)
+        limits = progress_limits(settings)
+        self.journal, trouble = ProgressJournal.open(
+            state.progress_path, limits, accepted_by_ledger(state), clock
+        )
+        if trouble:
+            events.emit("progress_damaged", level="error", error=trouble)
+        self.journal.progress.begin_source(source_id(settings.source))
+        running = self.journal.progress.copy_limits(
+            limits.budget, limits.max_per_track, limits.memory_capacity
+        )
+        self.log = PredictionLog(settings.serving.prediction_log)
+        self.loop = FrameLoop(
+            vehicle_id=settings.vehicle_id,
+            serving=self.serving,
+            policy=build_policy(settings, running.tracks),
+            capture=settings.capture,
+            spool=settings.spool,
+            writer=self.writer,
+            journal=self.journal,
+            running=running,
+            prediction_log=self.log,
+            clock=clock,
+            events=events,
+        )
+
+    def run(self) -> int:
+        """Play the source to its end or until the stop signal. Returns the exit code."""
+        context, progress = self._context, self.journal.progress
+        try:
+            if not progress.has_ended:
+                has_begun = progress.frame_id is not None
+                has_ended = self._play(progress.frame_id, progress.lap)
+                if has_ended:
+                    if not has_begun and self.loop.frames_this_run == 0:
+                        self.loop.empty_drive()
+                    self.loop.end_source()
+                else:
+                    self.loop.pause()
+            self._source_state = "source_ended" if progress.has_ended else "stopping"
+            self._publish()
+            while not (context.stop.is_set() or context.until_source_ends):
+                self.loop.poll_model()
+                self.loop.tick()
+                self._publish_when_due()
+                context.clock.wait(context.stop.event, IDLE_WAIT_S)
+        finally:
+            self._close()
+        return 0
+
+    def _play(self, resume_after: str | None, lap: int) -> bool:
+        """Whether the source came to its end."""
+        context = self._context
+        source = context.settings.source
+        interval_ns = round(1e9 / source.rate_hz) if source.rate_hz else 0
+        due_ns = context.clock.monotonic_ns()
+        self._source_state = "running"
+        for frame, turn in frames_from(
+            self.source, resume_after, lap, loop=source.loop, events=context.events
+        ):
+            if context.stop.is_set():
+                return False
+            due_ns = self._wait_until(due_ns) + interval_ns
+            if context.stop.event.is_set():
+                return False
+            self.loop.process(frame, turn)
+            self._publish_when_due()
+        return True
+
+    def _wait_until(self, due_ns: int) -> int:
+        """Wait for the frame's turn, committing meanwhile; a source that fell behind does not hurry to
+        catch up.
+        """
+        clock, stop = self._context.clock, self._context.stop
+        while (left_ns := due_ns - clock.monotonic_ns()) > 0 and not stop.is_set():
+            clock.wait(stop.event, min(left_ns / 1e9, IDLE_WAIT_S))
+            self.loop.tick()
+        return max(due_ns, clock.monotonic_ns())
+
+    def _publish_when_due(self) -> None:
+        now_ns = self._context.clock.monotonic_ns()
+        if now_ns - self._status_ns >= STATUS_INTERVAL_NS:
+            self._status_ns = now_ns
+            self._publish()
+
+    def _publish(self) -> None:
+        """Tell the others how things stand; a disk that refuses is no reason to stop."""
+        progress = self.journal.progress
+        document = {
+            "pid": os.getpid(),
+            "state": self._source_state,
+            "heartbeat_ns": self._context.clock.monotonic_ns(),
+            "epoch": self.writer.epoch,
+            "frames_seen": progress.frames_seen,
+            "frames_held": self.loop.ring.held,
+            "shortened_windows": self.loop.ring.counts.shortened_windows,
+            "prediction_log_lost_lines": self.log.lost_lines,
+            "bytes_kept": progress.budget.total_bytes,
+            "model": {
+                "name": self.serving.name,
+                "digest": self.serving.digest,
+                "state": self.serving.state.value,
+                "release_id": self.serving.release_id,
+            },
+            "swaps": self.serving.swaps,
+            "rollbacks": self.serving.rollbacks,
+            "health": dataclasses.asdict(self.serving.health()),
+            "model_events": [dataclasses.asdict(event) for event in self.serving.events],
+        }
+        try:
+            publish_json(self._context.state.status_path("perceive"), document)
+        except OSError as error:
+            self._context.events.emit("status_not_written", level="warning", error=str(error))
+
+    def _close(self) -> None:
+        self._source_state = "source_ended" if self.journal.progress.has_ended else "stopped"
+        self._publish()
+        self.source.close()
+        self.log.close()
+        self.journal.close()
+        self.writer.close()
+
+
+def body(context: ProcessContext) -> int:
+    """Run perceive. Raises MisconfiguredError when the vehicle is not enrolled, and what opening its parts
+    raises.
+    """
+    if not context.state.key_path.exists():
+        raise MisconfiguredError(f"{context.state.key_path} does not exist; enrol this vehicle first")
+    return Perceive(context).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_process("perceive", body))

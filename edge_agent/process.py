@@ -1,0 +1,90 @@
+"""What perceive and deliver have in common as processes: stop signals, a dead parent, one lock, exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from edge_agent.config import AgentSettings, load_agent_settings
+from edge_agent.state_folder import StateFolder
+from foundation.clock import Clock, SystemClock
+from foundation.errors import FleetLoopError
+from foundation.events import EventLog
+from foundation.files import FileLock
+
+LOCK_WAIT_S = 30.0
+"""Why a wait: after SIGKILL of the supervisor its children end by themselves, within seconds, before the
+next begin.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessContext:
+    """What a process's main function is given."""
+
+    settings: AgentSettings
+    state: StateFolder
+    clock: Clock
+    events: EventLog
+    stop: StopSignal
+    until_source_ends: bool
+
+
+class StopSignal:
+    """Set by SIGTERM and SIGINT, and when the parent that started this process is gone."""
+
+    def __init__(self, parent_pid: int | None) -> None:
+        self.event = threading.Event()
+        self._parent_pid = parent_pid
+
+    def install(self) -> None:
+        """Take the signals; only in the main thread."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def is_set(self) -> bool:
+        """Whether this process has to end cleanly now."""
+        if self._parent_pid is not None and os.getppid() != self._parent_pid:
+            self.event.set()
+        return self.event.is_set()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.event.set()
+
+
+def run_process(name: str, body: Callable[[ProcessContext], int], arguments: list[str] | None = None) -> int:
+    """Read the arguments and settings, take the lock of this kind of process, run `body`, return the exit
+    code.
+
+    A FleetLoopError ends the process with its exit code and one line on stderr; any other error is a defect
+    and keeps its traceback."""
+    parser = argparse.ArgumentParser(prog=f"python -m edge_agent.{name}")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--parent-pid", type=int, default=None)
+    parser.add_argument("--until-source-ends", action="store_true")
+    options = parser.parse_args(arguments)
+    stop = StopSignal(options.parent_pid)
+    stop.install()
+    clock = SystemClock()
+    try:
+        settings = load_agent_settings(options.config)
+        state = StateFolder(settings.state_folder)
+        state.make()
+        events = EventLog(state.events / f"{name}.jsonl", clock, name)
+        with FileLock(state.lock_path(name), wait_s=LOCK_WAIT_S, clock=clock):
+            events.emit("started", pid=os.getpid(), vehicle_id=settings.vehicle_id)
+            context = ProcessContext(settings, state, clock, events, stop, options.until_source_ends)
+            code = body(context)
+            events.emit("ended", code=code)
+    except FleetLoopError as error:
+        sys.stderr.write(f"{name}: {type(error).__name__}: {error}\n")
+        return error.exit_code
+    return code

@@ -1,0 +1,207 @@
+"""Writes perceive's progress down, a step before each sample, and finds the right place again after a kill.
+
+A step is appended before its sample is given to the spool, and counts only if the spool's ledger says that
+    the sample
+was accepted. So after SIGKILL at any instant:
+    - no frame of a replayed source that was accepted is captured a second time;
+    - frames after the last accepted one are judged again, and give the same answers, for nothing in them
+        depends on
+      chance or time (but the hour's budget may have room again). Their predictions are logged again. A kill
+          inside a
+      commit can leave the counts of not accepted frames off by the frames of that one commit.
+Steps are not fsynced: after a power loss the last commit's frames may be captured again, as new samples
+    with the same
+payload hash, which curation removes as exact duplicates.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_agent.progress import Progress, Step, step_from_json, step_to_json, tail_from_json, tail_to_json
+from edge_agent.selection.budget import BudgetLimits
+from foundation.clock import Clock, boot_id
+from foundation.errors import CorruptError
+from foundation.files import write_atomic
+from foundation.journal import Damage, Journal, encode_frame
+
+FORMAT = 1
+KIND_SNAPSHOT = 1
+KIND_STEP = 2
+COMPACT_AT_BYTES = 4_000_000
+_META = struct.Struct("<I")
+
+AcceptedSeq = Callable[[str], int]
+"""epoch -> the last seq of it that the spool accepted, -1 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLimits:
+    """What a fresh state is made with."""
+
+    budget: BudgetLimits
+    max_per_track: int | None
+    memory_capacity: int
+
+    def fresh(self) -> Progress:
+        """Return the state of a vehicle that has seen nothing."""
+        return Progress.fresh(self.budget, self.max_per_track, self.memory_capacity)
+
+
+class ProgressJournal:
+    """One file, written by perceive only; `progress` is what it says. Refuses to guess at a damaged
+    snapshot.
+    """
+
+    def __init__(self, path: Path, progress: Progress, clock: Clock) -> None:
+        self.progress = progress
+        self._path = path
+        self._clock = clock
+        self._journal = self._rewrite()
+
+    @classmethod
+    def open(
+        cls, path: Path, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
+    ) -> tuple[ProgressJournal, str]:
+        """Read, cut at what the spool accepted, and begin a new file.
+
+        Returns:
+            The journal, and in words what was lost (an empty string when nothing was).
+        """
+        progress, trouble = limits.fresh(), ""
+        if path.exists():
+            try:
+                progress, trouble = _read(path, limits, accepted_seq, clock)
+            except CorruptError as error:
+                trouble = str(error)
+                path.replace(path.with_name(path.name + ".damaged"))
+        return cls(path, progress, clock), trouble
+
+    def write(self, step: Step) -> None:
+        """Append a step, unsynced. Call `progress.apply` once it holds. Raises OSError when the disk
+        refuses.
+        """
+        self._journal.append_encoded(_encode_step(step))
+
+    def compact_if_large(self) -> None:
+        """Begin a new file when this one has grown; only when every step written holds."""
+        if self._journal.size_bytes >= COMPACT_AT_BYTES:
+            self._journal.close()
+            self._journal = self._rewrite()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._journal.close()
+
+    def _rewrite(self) -> Journal:
+        write_atomic(self._path, _encode_snapshot(self.progress))
+        return Journal(self._path)
+
+
+def _encode_step(step: Step) -> bytes:
+    text = json.dumps(step_to_json(step)).encode()
+    embedding = b"" if step.kept is None else step.kept.embedding.astype("<f4").tobytes()
+    return encode_frame(KIND_STEP, _META.pack(len(text)), text + embedding)
+
+
+def _encode_snapshot(progress: Progress) -> bytes:
+    matrix = progress.memory.matrix()
+    document = {
+        "format": FORMAT,
+        "boot_id": boot_id(),
+        "source_id": progress.source_id,
+        "frame_id": progress.frame_id,
+        "lap": progress.lap,
+        "has_ended": progress.has_ended,
+        "frames_seen": progress.frames_seen,
+        "tails": [tail_to_json(tail) for tail in progress.tails.values()],
+        "budget": progress.budget.to_json(),
+        "tracks": progress.tracks.to_rows(),
+        "memory": {"model_digest": progress.memory.model_digest, "shape": list(matrix.shape)},
+    }
+    text = json.dumps(document).encode()
+    return encode_frame(KIND_SNAPSHOT, _META.pack(len(text)), text + matrix.astype("<f4").tobytes())
+
+
+def _read(
+    path: Path, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
+) -> tuple[Progress, str]:
+    journal = Journal(path)
+    try:
+        entries = list(journal.replay())
+    finally:
+        journal.close()
+    progress: Progress | None = None
+    steps: list[Step] = []
+    trouble = ""
+    for entry in entries:
+        if isinstance(entry, Damage):
+            trouble = (
+                f"{path}: steps from byte {entry.begin} on are lost, bytes up to {entry.end} are damaged"
+            )
+            break
+        try:
+            (text_bytes,) = _META.unpack(entry.meta)
+            document = json.loads(entry.body[:text_bytes])
+            if entry.kind == KIND_SNAPSHOT:
+                progress = _restore(document, entry.body[text_bytes:], limits, clock)
+                steps.clear()
+            else:
+                steps.append(step_from_json(document, entry.body[text_bytes:]))
+        except (KeyError, TypeError, ValueError, struct.error) as error:
+            raise CorruptError(
+                f"not a progress entry: {error!r}", path=path, offset_bytes=entry.offset
+            ) from error
+    if progress is None:
+        raise CorruptError("no snapshot", path=path)
+    for step, counts_kept in _that_hold(steps, accepted_seq):
+        progress.apply(step, counts_kept=counts_kept)
+    return progress, trouble
+
+
+def _that_hold(steps: list[Step], accepted_seq: AcceptedSeq) -> Iterator[tuple[Step, bool]]:
+    """Steps up to the last accepted sample; False for a kept frame whose seq a later one got."""
+    accepted: dict[str, int] = {}
+    last_with_seq = {
+        (step.epoch, step.seq): place for place, step in enumerate(steps) if step.kept is not None
+    }
+    for place, step in enumerate(steps):
+        if step.epoch not in accepted:
+            accepted[step.epoch] = accepted_seq(step.epoch)
+        if step.seq > accepted[step.epoch]:
+            return
+        yield step, step.kept is None or last_with_seq[(step.epoch, step.seq)] == place
+
+
+def _restore(document: dict[str, object], body: bytes, limits: ProgressLimits, clock: Clock) -> Progress:
+    if document["format"] != FORMAT:
+        raise ValueError(f"format is {document['format']}; it must be {FORMAT}")
+    progress = limits.fresh()
+    budget, memory, tails = document["budget"], document["memory"], document["tails"]
+    tracks = document["tracks"]
+    if not (isinstance(budget, dict) and isinstance(memory, dict)):
+        raise TypeError("budget and memory are objects")
+    if not (isinstance(tails, list) and isinstance(tracks, list)):
+        raise TypeError("tails and tracks are lists")
+    progress.budget.restore(
+        budget, same_boot=document["boot_id"] == boot_id(), monotonic_ns=clock.monotonic_ns()
+    )
+    progress.tracks.restore([(str(drive), str(track), int(kept)) for drive, track, kept in tracks])
+    rows = np.frombuffer(body, dtype="<f4").reshape(memory["shape"])
+    progress.memory.restore(rows.astype(np.float32), str(memory["model_digest"]))
+    progress.source_id = str(document["source_id"])
+    frame_id = document["frame_id"]
+    progress.frame_id = None if frame_id is None else str(frame_id)
+    progress.lap = int(str(document["lap"]))
+    progress.has_ended = bool(document["has_ended"])
+    progress.frames_seen = int(str(document["frames_seen"]))
+    for tail in tails:
+        restored = tail_from_json(tail)
+        progress.tails[restored.sensor_id] = restored
+    return progress

@@ -1,0 +1,66 @@
+"""Opens the frame source that the settings name, and plays it from a place. Loads only the reader that is
+needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from connectors.ports import Frame, FrameSource
+from edge_agent.config import SourceKind, SourceSettings
+from foundation.errors import MisconfiguredError, RejectedError
+from foundation.events import EventLog
+
+
+def open_source(settings: SourceSettings) -> FrameSource:
+    """Return the source.
+
+    Raises:
+        MisconfiguredError: the path does not exist, or the reader of Parquet files is not installed.
+    """
+    if not settings.path.exists():
+        raise MisconfiguredError(f"source.path is {str(settings.path)!r}; it must exist")
+    if settings.kind is SourceKind.IMAGE_FOLDER:
+        from connectors.image_folder import ImageFolderSource
+
+        return ImageFolderSource(settings.path)
+    try:
+        from connectors.parquet_frames import ParquetFrameSource
+    except ImportError as error:
+        raise MisconfiguredError(
+            f"source.kind is 'parquet', which needs pyarrow: pip install 'fleetloop[replay]' ({error})"
+        ) from error
+    return ParquetFrameSource(settings.path)
+
+
+def source_id(settings: SourceSettings) -> str:
+    """Name one playing of one recording: a place in it means nothing in another."""
+    return json.dumps([settings.kind.value, str(settings.path), settings.replay_id])
+
+
+def frames_from(
+    source: FrameSource, resume_after: str | None, lap: int, *, loop: bool, events: EventLog
+) -> Iterator[tuple[Frame, int]]:
+    """Every frame from the place on, with its lap; a looped source never ends unless it is empty.
+
+    A place that is no longer in the recording is told, and the recording is played from its beginning.
+    """
+    while True:
+        has_any = resume_after is not None
+        for frame in _from(source, resume_after, events):
+            has_any = True
+            yield frame, lap
+        if not loop or not has_any:
+            return
+        resume_after, lap = None, lap + 1
+
+
+def _from(source: FrameSource, resume_after: str | None, events: EventLog) -> Iterator[Frame]:
+    try:
+        yield from source.frames(resume_after)
+    except RejectedError as error:
+        if resume_after is None or error.reason != "unknown_frame":
+            raise
+        events.emit("place_unknown", level="warning", frame_id=resume_after, error=str(error))
+        yield from source.frames(None)

@@ -1,0 +1,98 @@
+"""One JSON document says how the agent stands, read from the state folder, whether or not it runs.
+
+It says nothing of accuracy: a vehicle does not know the truth.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edge_agent.models.status import read_model_status
+from edge_agent.spool.snapshot import read_ledger
+from edge_agent.state_folder import StateFolder, read_status
+from foundation.errors import CorruptError, MisconfiguredError
+
+
+def build_status(root: Path) -> dict[str, object]:
+    """Return the status of the agent whose state folder is `root`.
+
+    Raises:
+        MisconfiguredError: there is no such folder.
+        CorruptError, RetryLaterError: the ledger cannot be read.
+    """
+    state = StateFolder(root)
+    if not root.is_dir():
+        raise MisconfiguredError(f"{root} is not the state folder of a vehicle: it does not exist")
+    supervisor, perceive, deliver = (
+        read_status(state.status_path(name)) for name in ("supervisor", "perceive", "deliver")
+    )
+    ledger = read_ledger(state.spool)
+    export = ledger.to_json()
+    return {
+        "vehicle_id": read_status(root / "vehicle.json").get("vehicle_id"),
+        "state": _state(supervisor),
+        "epoch": ledger.epochs[-1].epoch if ledger.epochs else None,
+        "frames_seen": perceive.get("frames_seen", 0),
+        "source": perceive.get("state", "never_started"),
+        **_model(root),
+        "ledger": {
+            name: export[name]
+            for name in (
+                "accepted",
+                "delivered",
+                "pending",
+                "in_doubt",
+                "evicted",
+                "not_accepted",
+                "balances",
+            )
+        },
+        "bytes": {"captured": ledger.bytes_captured, "uploaded": ledger.bytes_uploaded},
+        "resent": ledger.resent,
+        "broker": deliver.get("broker", {"connected": False, "last_error": ""}),
+        "telemetry": deliver.get("telemetry", {}),
+        "health": perceive.get("health", {}),
+        "processes": supervisor.get("children", {}),
+        "health_port": supervisor.get("health_port"),
+    }
+
+
+def _model(root: Path) -> dict[str, object]:
+    try:
+        models = read_model_status(root)
+    except CorruptError as error:
+        return {"model": None, "model_error": str(error), "swaps": 0, "rollbacks": 0}
+    return {
+        "model": {
+            "name": models.name,
+            "digest": models.digest,
+            "release_id": models.release_id,
+            "state": models.state.value,
+        },
+        "candidate_release_id": models.candidate_release_id,
+        "refused_releases": dict(models.refused),
+        "blocked_releases": dict(models.blocked),
+        "swaps": models.swaps,
+        "rollbacks": models.rollbacks,
+    }
+
+
+def _state(supervisor: dict[str, object]) -> str:
+    """Return running, stopping, stopped, finished or failed as told; dead when the one who told it is gone.
+    """
+    word, pid = str(supervisor.get("state", "never_started")), supervisor.get("pid")
+    if word not in ("running", "stopping") or not isinstance(pid, int):
+        return word
+    return word if is_alive(pid) else "dead"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,196 @@
+"""The vehicle speaks of itself: signed, cumulative, so that losing one record loses nothing.
+
+A record says all that happened since enrolment (ledger, swaps, the last 200 model events), never what
+changed since the one before. Refuses to queue: while one record waits for its acknowledgement, no second
+one is made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.ports import Acknowledgement, RecordSink
+from edge_agent import AGENT_VERSION
+from edge_agent.models.status import read_model_status
+from edge_agent.spool.snapshot import read_ledger
+from edge_agent.state_folder import StateFolder, read_status
+from edge_agent.uploader import Failed, Idle, Ok, StepResult
+from foundation.clock import Clock, boot_id
+from foundation.errors import CorruptError, FleetLoopError
+from foundation.files import read_json, write_json_atomic
+from schemas.codec import encode_telemetry
+from schemas.identity import Identity, is_epoch, new_epoch
+from schemas.records import Health, Telemetry
+from schemas.signing import VehicleKey, seal
+from schemas.wire import KIND_TELEMETRY, TOPICS
+
+SENT_WAIT_S = 60.0
+"""A record without acknowledgement for so long is given up, with its sink: the next one says the same and
+more.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverEpoch:
+    """The epoch of one run of deliver, and the one before it (empty for the first)."""
+
+    epoch: str
+    previous_epoch: str
+
+
+def draw_epoch(path: Path) -> DeliverEpoch:
+    """Draw the epoch of this run and remember it, durably, for the next."""
+    previous = ""
+    try:
+        document = read_json(path)
+    except (FileNotFoundError, CorruptError):
+        document = None
+    if isinstance(document, dict) and is_epoch(str(document.get("epoch"))):
+        previous = str(document["epoch"])
+    drawn = DeliverEpoch(new_epoch(), previous)
+    write_json_atomic(path, {"epoch": drawn.epoch})
+    return drawn
+
+
+def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, clock: Clock) -> Telemetry:
+    """All that there is to say, read from the state folder while other processes write there.
+
+    Raises:
+        CorruptError: the ledger or the model slots cannot be read.
+        RetryLaterError: they changed faster than they could be read.
+    """
+    ledger = read_ledger(state.spool)
+    models = read_model_status(state.root)
+    perceive = read_status(state.status_path("perceive"))
+    return Telemetry(
+        vehicle_id=vehicle_id,
+        epoch=epoch.epoch,
+        previous_epoch=epoch.previous_epoch,
+        seq=seq,
+        telemetry_time_ns=clock.now_ns(),
+        monotonic_ns=clock.monotonic_ns(),
+        boot_id=boot_id(),
+        agent_version=AGENT_VERSION,
+        model_digest=models.digest,
+        model_name=models.name,
+        model_state=models.state,
+        swaps=models.swaps,
+        rollbacks=models.rollbacks,
+        frames_seen=_number(perceive, "frames_seen"),
+        ledger=ledger.counts,
+        health=_health(perceive.get("health")),
+        model_events=models.events,
+        bytes_captured=ledger.bytes_captured,
+        bytes_uploaded=ledger.bytes_uploaded,
+    )
+
+
+class TelemetryDuty:
+    """Sends one record a step, over a sink of its own. Its counts are for the status page."""
+
+    def __init__(
+        self,
+        state: StateFolder,
+        vehicle_id: str,
+        key: VehicleKey,
+        sink_factory: Callable[[], RecordSink],
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._vehicle_id = vehicle_id
+        self._key = key
+        self._sink_factory = sink_factory
+        self._clock = clock
+        self._epoch = draw_epoch(state.deliver_epochs_path)
+        self._sink: RecordSink | None = None
+        self._waiting: threading.Event | None = None
+        self._answer: FleetLoopError | None = None
+        self._sent_ns = 0
+        self._seq = 0
+        self.sent = 0
+        self.acknowledged = 0
+        self.last_error = ""
+
+    def step(self) -> StepResult:
+        """Say how things stand, unless the record before still waits for its acknowledgement."""
+        if not self._is_free():
+            return Idle()
+        try:
+            record = collect(self._state, self._vehicle_id, self._epoch, self._seq, self._clock)
+            identity = Identity(self._vehicle_id, self._epoch.epoch, self._seq)
+            wire = seal(TOPICS.telemetry, KIND_TELEMETRY, identity, encode_telemetry(record), self._key)
+            if self._sink is None:
+                self._sink = self._sink_factory()
+            waiting = threading.Event()
+            self._sent_ns = self._clock.monotonic_ns()
+            self._waiting = waiting
+            self._sink.send(wire, lambda answer: self._on_done(waiting, answer))
+        except FleetLoopError as error:
+            self._waiting = None
+            return self._fail(f"{type(error).__name__}: {error}")
+        self._seq += 1
+        self.sent += 1
+        return Ok(1, 0)
+
+    def finish(self, deadline_s: float) -> None:
+        """Say the last word, wait for it to arrive within the deadline, and close."""
+        end_ns = self._clock.monotonic_ns() + round(deadline_s * 1e9)
+        for _ in range(2):  # the record that still waits may be older than the last count
+            if self._waiting is not None:
+                self._waiting.wait(max(0.0, (end_ns - self._clock.monotonic_ns()) / 1e9))
+            if not isinstance(self.step(), Ok):
+                break
+        if self._waiting is not None:
+            self._waiting.wait(max(0.0, (end_ns - self._clock.monotonic_ns()) / 1e9))
+        self._drop_sink()
+
+    def _on_done(self, waiting: threading.Event, answer: Acknowledgement | FleetLoopError) -> None:
+        if isinstance(answer, Acknowledgement):
+            self.acknowledged += 1
+        else:
+            self._answer = answer
+        waiting.set()
+
+    def _is_free(self) -> bool:
+        if self._waiting is None:
+            return True
+        if self._waiting.is_set():
+            self._waiting = None
+            if self._answer is not None:
+                self._fail(f"{type(self._answer).__name__}: {self._answer}")
+                self._answer = None
+            else:
+                self.last_error = ""
+            return True
+        if self._clock.monotonic_ns() - self._sent_ns < SENT_WAIT_S * 1e9:
+            return False
+        self._fail(f"no acknowledgement for {SENT_WAIT_S} s")
+        return True
+
+    def _fail(self, reason: str) -> Failed:
+        self.last_error = reason
+        self._drop_sink()
+        return Failed(reason, 0.0)
+
+    def _drop_sink(self) -> None:
+        sink, self._sink, self._waiting = self._sink, None, None
+        if sink is not None:
+            sink.close(1.0)
+            self._answer = None
+
+
+def _number(document: dict[str, object], key: str) -> int:
+    value = document.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _health(document: object) -> Health:
+    """Return what perceive published; an older or damaged file counts as nothing known."""
+    if not isinstance(document, dict):
+        return Health()
+    try:
+        return Health(**document)
+    except TypeError:
+        return Health()

@@ -1,0 +1,118 @@
+"""A vehicle on a bench: a state folder as enrolment makes it, a recording on disk, and the frame loop's real parts."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from connectors.ports import Frame
+from edge_agent.config import AgentSettings, SourceKind, SourceSettings
+from edge_agent.frame_loop import FrameLoop
+from edge_agent.models.serving import ServingModel
+from edge_agent.models.slots import install_initial
+from edge_agent.models.vehicle import Vehicle, write_vehicle
+from edge_agent.perceive import accepted_by_ledger, build_policy, progress_limits
+from edge_agent.prediction_log import PredictionLog
+from edge_agent.progress_journal import ProgressJournal
+from edge_agent.spool.writer import SpoolWriter
+from edge_agent.state_folder import StateFolder
+from foundation.clock import ManualClock
+from foundation.events import EventLog
+from modelkit.fakes import FakeBackend, tiny_model
+from modelkit.runtime import Backend
+from schemas.reasons import Provenance
+from schemas.signing import VehicleKey
+
+WALL_NS = 1_790_000_000_000_000_000  # September 2026
+VEHICLE = "car-1"
+
+
+def png(number: int, size: int = 32) -> bytes:
+    """A picture of noise, another for each number, the same for the same."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def make_frame(number: int, *, drive: str = "drive-1", track: str | None = None, payload: bytes | None = None) -> Frame:
+    return Frame(
+        frame_id=f"frame-{number:05d}",
+        drive_id=drive,
+        sensor_id="front",
+        track_id=track,
+        capture_time_ns=WALL_NS + number * 1_000_000,
+        capture_time_uncertainty_ns=1000,
+        content_type="image/png",
+        payload=png(number) if payload is None else payload,
+        provenance=Provenance.REPLAYED,
+    )
+
+
+def enrol(root: Path, vehicle_id: str = VEHICLE, model: bytes | None = None) -> VehicleKey:
+    """What `fleetloop enroll` leaves in a state folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    key = VehicleKey.generate()
+    key.save(root / "key.pem")
+    write_vehicle(root, Vehicle(vehicle_id, key.key_id, WALL_NS))
+    install_initial(root, model or tiny_model(), ManualClock(WALL_NS))
+    return key
+
+
+def settings_for(root: Path, **changes: object) -> AgentSettings:
+    source = SourceSettings(kind=SourceKind.IMAGE_FOLDER, path=root / "recording")
+    base = AgentSettings(vehicle_id=VEHICLE, state_folder=root / "state", source=source)
+    return replace(base, **changes)
+
+
+@dataclass
+class Vehicle1:
+    """The perceive side with real spool, journal and model slots; the runtime and the clock are fakes."""
+
+    settings: AgentSettings
+    backend: Backend = field(default_factory=FakeBackend)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(WALL_NS))
+
+    def __post_init__(self):
+        self.state = StateFolder(self.settings.state_folder)
+        if not self.state.key_path.exists():
+            enrol(self.state.root)
+        self.state.make()
+        self.start()
+
+    def start(self) -> None:
+        events = EventLog(self.state.events / "bench.jsonl", self.clock, "bench")
+        settings, state, clock = self.settings, self.state, self.clock
+        self.serving = ServingModel(state.root, self.backend, settings.serving.model, clock, events)
+        key = VehicleKey.load(state.key_path)
+        self.writer = SpoolWriter.open(state.spool, settings.spool, VEHICLE, key, clock, events)
+        limits = progress_limits(settings)
+        self.journal, self.trouble = ProgressJournal.open(
+            state.progress_path, limits, accepted_by_ledger(state), clock
+        )
+        self.journal.progress.begin_source("the recording")
+        self.running = self.journal.progress.copy_limits(
+            limits.budget, limits.max_per_track, limits.memory_capacity
+        )
+        self.loop = FrameLoop(
+            vehicle_id=VEHICLE,
+            serving=self.serving,
+            policy=build_policy(settings, self.running.tracks),
+            capture=settings.capture,
+            spool=settings.spool,
+            writer=self.writer,
+            journal=self.journal,
+            running=self.running,
+            prediction_log=PredictionLog(settings.serving.prediction_log),
+            clock=clock,
+            events=events,
+        )
+
+    def kill(self) -> None:
+        """Let go of everything as SIGKILL does: no commit, no close, no flush."""
+        self.writer._lock.__exit__(None, None, None)
+        self.writer._receipts.close()
