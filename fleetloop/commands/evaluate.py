@@ -1,0 +1,56 @@
+"""`fleetloop evaluate`: both models on the held-out test set, slice by slice, and the gate's verdict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    require_pass: Annotated[bool, typer.Option(help="Exit with 65 when the gate refuses.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Compare both models on the held-out test set and pass the gate, or not.
+
+    A refusal is a result: it is written into reports/gate.json, and release acts on it.
+    """
+    from connectors.workspace import Workspace
+    from foundation.errors import RejectedError
+    from training.judge import run_evaluate
+    from training.params import EvaluateParams, GateParams, load_section
+    from training.stages import Places
+
+    place = Workspace.open(workspace)
+    found = run_evaluate(
+        Places.of(place.root),
+        load_section(place.params_path, "evaluate", EvaluateParams),
+        load_section(place.params_path, "gate", GateParams),
+    )
+    gate = found["gate"]
+    if as_json:
+        print(json.dumps({"gate": gate, "slices": found["evaluation"]["summary"]}, sort_keys=True))
+    else:
+        table = Table("slice", "n", "before", "after", "difference")
+        for name, values in found["evaluation"]["summary"].items():
+            estimate, low, high = (100 * v for v in values["difference"])
+            table.add_row(
+                name,
+                str(values["n"]),
+                f"{values['before']:.1%}",
+                f"{values['after']:.1%}",
+                f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]",
+            )
+        console = Console()
+        console.print(table)
+        console.print(f"gate {'[green]passed' if gate['passed'] else '[red]refused'}[/]: {gate['reason']}")
+    if require_pass and not gate["passed"]:
+        raise RejectedError(f"the gate refused: {gate['reason']}", reason="gate_refused")

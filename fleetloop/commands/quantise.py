@@ -1,0 +1,35 @@
+"""`fleetloop quantise`: the int8 artefact of one target, with its parity to the trained network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def quantise(
+    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Make the int8 model (QDQ, unsigned activations, calibrated on training rows) and check its parity."""
+    from connectors.workspace import Workspace
+    from training.params import QuantiseParams, load_section
+    from training.stages import Places, run_quantise
+
+    place = Workspace.open(workspace)
+    report = run_quantise(Places.of(place.root), load_section(place.params_path, "quantise", QuantiseParams))
+    if as_json:
+        print(json.dumps(report, sort_keys=True))
+        return
+    typer.echo(f"int8 for {report['target']}: {report['int8_bytes']} bytes (fp32 {report['fp32_bytes']})")
+    for entry in cast(list[dict[str, Any]], report["parity"]):
+        typer.echo(
+            f"{entry['reference']} and {entry['compared']}: "
+            f"{entry['agreement_ratio']:.2%} of {entry['rows']} answers "
+            f"agree, largest difference of a logit {entry['max_difference']:.3g}"
+        )

@@ -1,0 +1,143 @@
+"""The stage evaluate: both served artefacts on the test split, the gate's verdict and the plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import MisconfiguredError
+from foundation.files import read_json, write_json_atomic
+from modelkit.images import BLURRED_BELOW_SHARPNESS, BRIGHT_ABOVE_LUMA, DARK_BELOW_LUMA
+from modelkit.onnx_backend import OnnxRuntimeBackend
+from modelkit.predictor import Predictor
+from modelkit.runtime import RuntimeOptions
+from modelkit.verify import VerifiedModel
+from schemas.reasons import Split
+from training.evaluation import OVERALL, Evaluation, Latency, SliceResult, answer, evaluate, measure_latency
+from training.gate import Budgets, GateResult, decide, target_slices
+from training.params import EvaluateParams, GateParams
+from training.plots import plot_by_class
+from training.registry import load_serving
+from training.rows import Row, dataset_digest, iter_rows
+from training.stages import INT8_FILE, Places, read_candidate
+
+
+def run_evaluate(places: Places, params: EvaluateParams, gate_params: GateParams) -> dict[str, Any]:
+    """Write evaluation.json, gate.json and accuracy_by_class.png; returns both documents.
+
+    A refusal of the gate is a result, not an error: package and release act on it.
+
+    Raises:
+        MisconfiguredError: a stage has not run, the test split is empty, or the candidate is of another base.
+    """
+    base = load_serving(places.registry)
+    candidate = read_candidate(places, INT8_FILE)
+    if candidate.contract.base_digest != base.model.digest:
+        raise MisconfiguredError(
+            f"the candidate was made from {candidate.contract.base_digest}, "
+            f"but {base.model.digest} serves; train again"
+        )
+    predictors = (_predictor(base.model), _predictor(candidate))
+    rows = iter_rows(places.dataset, Split.TEST)
+    first = next(rows, None)
+    if not first:
+        raise MisconfiguredError(f"the test split of {places.dataset} is empty: nothing can be proven on it")
+    batches: Iterator[Sequence[Row]] = chain([first], rows)
+    evaluation = evaluate(answer(batches, *predictors, params.cluster), params)
+    latency = measure_latency(predictors[0].loaded, predictors[1].loaded, first[0], params.latency_runs)
+    targets = target_slices(base.model.contract, gate_params)
+    budgets = Budgets(
+        len(candidate.data), latency.ratio, _agreement(places.reports / "parity.json", candidate.digest)
+    )
+    gate = decide(evaluation, targets, budgets, gate_params)
+    documents = _documents(places, base.model, candidate, evaluation, latency, gate, targets)
+    places.reports.mkdir(parents=True, exist_ok=True)
+    plot_by_class(
+        evaluation, places.reports / "accuracy_by_class.png", base.record.name, candidate.contract.name
+    )
+    write_json_atomic(places.reports / "evaluation.json", documents["evaluation"])
+    write_json_atomic(places.reports / "gate.json", documents["gate"])
+    return documents
+
+
+def _predictor(model: VerifiedModel) -> Predictor:
+    return Predictor(OnnxRuntimeBackend().load(model, RuntimeOptions()), model.contract)
+
+
+def _agreement(path: Path, digest: str) -> float:
+    """Agreement of the int8 artefact with the trained network, from parity.json of this very artefact."""
+    match read_json(path) if path.is_file() else None:
+        case {"int8_digest": found, "parity": [*entries]} if found == digest:
+            for entry in entries:
+                if entry["reference"] == "torch" and entry["compared"] == "int8":
+                    return float(entry["agreement_ratio"])
+        case _:
+            pass
+    raise MisconfiguredError(f"{path} says nothing about {digest}; run `fleetloop quantise` again")
+
+
+def _documents(
+    places: Places,
+    base: VerifiedModel,
+    candidate: VerifiedModel,
+    evaluation: Evaluation,
+    latency: Latency,
+    gate: GateResult,
+    targets: Sequence[str],
+) -> dict[str, Any]:
+    about = {
+        "base_digest": base.digest,
+        "base_name": base.contract.name,
+        "candidate_digest": candidate.digest,
+        "candidate_name": candidate.contract.name,
+        "dataset_digest": dataset_digest(places.dataset),
+    }
+    latency_seconds = {
+        "base_p50_s": latency.base_p50_s,
+        "candidate_p50_s": latency.candidate_p50_s,
+        "runs": latency.runs,
+    }
+    return {
+        "evaluation": {
+            **about,
+            **evaluation.to_json(),
+            "summary": {found.name: _summary(found) for found in evaluation.slices},
+            "latency": latency_seconds,
+            "base_untrained": {
+                "classes": list(base.contract.untrained_classes),
+                "conditions": list(base.contract.untrained_conditions),
+            },
+            "condition_thresholds": {
+                "dark_below_luma": DARK_BELOW_LUMA,
+                "bright_above_luma": BRIGHT_ABOVE_LUMA,
+                "blurred_below_sharpness": BLURRED_BELOW_SHARPNESS,
+            },
+        },
+        "gate": {
+            **about,
+            **gate.to_json(),
+            "targets": list(targets),
+            "overall": _summary_of(evaluation, OVERALL),
+        },
+    }
+
+
+def _summary_of(evaluation: Evaluation, name: str) -> dict[str, object]:
+    found = evaluation.by_name(name)
+    return _summary(found) if found is not None else {}
+
+
+def _summary(found: SliceResult) -> dict[str, object]:
+    return {
+        "n": found.n,
+        "before": round(found.base.estimate, 6),
+        "after": round(found.candidate.estimate, 6),
+        "interval_before": [round(found.base.low, 6), round(found.base.high, 6)],
+        "interval_after": [round(found.candidate.low, 6), round(found.candidate.high, 6)],
+        "difference": [
+            round(v, 6) for v in (found.difference.estimate, found.difference.low, found.difference.high)
+        ],
+        "mcnemar_p": found.mcnemar_p,
+    }

@@ -1,0 +1,111 @@
+"""The sections of params.yaml that training reads: checked once, then never changed.
+
+Each stage reads its own section only, so that DVC re-runs exactly what a change concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from foundation.errors import MisconfiguredError
+from foundation.settings import load_settings, setting
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainParams:
+    """Stage `train`. One thread and one seed make the weights repeatable on one machine."""
+
+    seed: int = setting(0, min=0, max=2**31 - 1)
+    epochs: int = setting(20, min=1, max=1000)
+    batch_size: int = setting(64, min=2, max=4096)
+    learning_rate: float = setting(2e-3, min=1e-7, max=1.0)
+    weight_decay: float = setting(1e-4, min=0.0, max=1.0)
+    label_smoothing: float = setting(0.05, min=0.0, max=0.5)
+    balance_power: float = setting(0.5, min=0.0, max=1.0, help="0: as the rows come; 1: every class as often")
+    replay_ratio: float = setting(
+        0.3, min=0.0, max=0.9, help="share of reference rows drawn while fine-tuning"
+    )
+    threads: int = setting(1, min=1, max=64)
+    name: str = setting(
+        "", help="name of the new model; empty: the base model's with its number raised by one"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class QuantiseParams:
+    """Stage `quantise`: one artefact a target. Calibration rows are of the train split, never of test."""
+
+    target: Literal["cpu", "npu"] = "cpu"
+    calibration_rows: int = setting(512, min=16, max=100_000)
+    parity_rows: int = setting(512, min=16, max=100_000)
+    seed: int = setting(0, min=0, max=2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateParams:
+    """Stage `evaluate`. `confidence` is that of every interval (two-sided) and bound (one-sided)."""
+
+    confidence: float = setting(0.95, min=0.5, max=0.999)
+    bootstrap_samples: int = setting(2000, min=100, max=100_000)
+    seed: int = setting(0, min=0, max=2**31 - 1)
+    cluster: Literal["track", "drive", "row"] = "track"
+    latency_runs: int = setting(200, min=10, max=100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class GateParams:
+    """The gate. Ratios are of 1; `margin` is how much worse a slice may be, in accuracy."""
+
+    margin: float = setting(0.05, min=0.0, max=0.5)
+    n_min: int = setting(50, min=2, max=1_000_000)
+    max_model_bytes: int = setting(2_000_000, min=1)
+    max_latency_ratio: float = setting(1.5, min=0.1, max=100.0)
+    min_parity_agreement: float = setting(0.98, min=0.0, max=1.0)
+    target_slices: tuple[str, ...] = setting(
+        (),
+        help="slices that must get better, such as class:yellow; empty: "
+        "what the base model was not trained on",
+    )
+
+
+def load_section(path: Path, name: str, cls: type[T]) -> T:
+    """The section `name` of params.yaml as `cls`; a missing section means the defaults.
+
+    Raises:
+        MisconfiguredError: names the file, the section, the key, the value and the bound.
+    """
+    section = read_params(path).get(name) or {}
+    if not isinstance(section, Mapping):
+        raise MisconfiguredError(f"{path}: {name} holds {section!r}, expected a mapping")
+    try:
+        return load_settings(cls, section, env={})
+    except MisconfiguredError as error:
+        raise MisconfiguredError(f"{path}, section {name}: {error}") from error
+
+
+def load_classes(path: Path) -> tuple[str, ...]:
+    """The list `classes` of params.yaml: every class of the contract, in the order of the logits."""
+    value = read_params(path).get("classes")
+    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) and v for v in value):
+        raise MisconfiguredError(f"{path}: classes is {value!r}, expected a list of at least two names")
+    return tuple(cast(list[str], value))
+
+
+def read_params(path: Path) -> Mapping[str, Any]:
+    """All of params.yaml as plain values."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MisconfiguredError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, Mapping):
+        raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
+    return document

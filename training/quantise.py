@@ -1,0 +1,117 @@
+"""The int8 artefact of one target: QDQ, unsigned activations, weights a channel, calibrated on training rows.
+
+Symmetric int8 activations are refused by construction: they run right on a CPU and wrong on an NPU, without
+an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkit.contract import ModelContract
+from modelkit.embed import embed_contract, parse_model
+from modelkit.images import normalise
+from modelkit.verify import VerifiedModel, verify_model
+
+CALIBRATION_BATCH: Final = 32
+_PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "npu": ("QNNExecutionProvider", "CPUExecutionProvider"),
+}
+
+
+def quantise(
+    fp32: VerifiedModel, pixels: NDArray[np.uint8], target: Literal["cpu", "npu"], name: str | None = None
+) -> VerifiedModel:
+    """The int8 form of a verified fp32 model for `target`; pixels are uint8 (N, H, W, 3) at the input's size.
+
+    Raises:
+        RejectedError: the quantised graph does not fit the contract any more.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize, quantize_static
+    from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
+    contract = fp32.contract
+    reader = _reader(contract, pixels)
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        source, out = Path(scratch) / "fp32.onnx", Path(scratch) / "int8.onnx"
+        source.write_bytes(fp32.data)
+        if target == "npu":
+            settings = get_qnn_qdq_config(
+                source, reader, activation_type=QuantType.QUInt8, weight_type=QuantType.QUInt8
+            )
+            quantize(source, out, settings)
+        else:
+            quantize_static(
+                source,
+                out,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            )
+        data = out.read_bytes()
+    made = dataclasses.replace(
+        contract,
+        target=target,
+        allowed_providers=_PROVIDERS[target],
+        name=name if name is not None else contract.name,
+    )
+    return verify_model(_with_contract_only(data, made), None)
+
+
+def pick_rows(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """At most `wanted` of `count` row numbers, drawn by `seed`, in order."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(count, size=min(count, wanted), replace=False)).astype(np.int64)
+
+
+def _with_contract_only(data: bytes, contract: ModelContract) -> bytes:
+    model = parse_model(data)
+    del model.metadata_props[:]
+    return embed_contract(model.SerializeToString(deterministic=True), contract)
+
+
+def _reader(contract: ModelContract, pixels: NDArray[np.uint8]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        """Hands the pictures out in batches, as the vehicle would prepare them."""
+
+        def __init__(self) -> None:
+            self.starts = iter(range(0, len(pixels), CALIBRATION_BATCH))
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            start = next(self.starts, None)
+            if start is None:
+                return None
+            batch = pixels[start : start + CALIBRATION_BATCH]
+            return {contract.input.name: normalise(batch, contract.preprocessing)}
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser advises a pre-processing step on the root logger; the exporter has already done it."""
+    root = logging.getLogger()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "before quantization" not in record.getMessage()
+
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)

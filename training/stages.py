@@ -1,0 +1,245 @@
+"""The stages train, quantise and package as functions of paths and parameters; files are written last.
+
+models/candidate/   fp32.onnx, weights.npz, model.json (train), int8.onnx (quantise)
+models/package/     model.onnx, weights.npz, model.json, package.json (package)
+reports/            training.json, parity.json, evaluation.json, gate.json, accuracy_by_class.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from foundation.errors import CorruptError, MisconfiguredError
+from foundation.files import read_json, write_atomic, write_json_atomic
+from modelkit.contract import ModelContract
+from modelkit.digest import digest_of_json, sha256_hex
+from modelkit.verify import VerifiedModel, verify_model
+from schemas.reasons import Split
+from training.params import QuantiseParams, TrainParams
+from training.registry import (
+    MODEL_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    BaseModel,
+    ModelRecord,
+    SplitOf,
+    check_lineage,
+    check_training_drives,
+    load_serving,
+    next_name,
+)
+from training.rows import TrainingSet, dataset_digest, drives_of, load_training_set
+
+FP32_FILE = "fp32.onnx"
+INT8_FILE = "int8.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a workspace keeps what the stages read and write."""
+
+    dataset: Path
+    registry: Path
+    candidate: Path
+    package: Path
+    reports: Path
+
+    @classmethod
+    def of(cls, root: Path) -> Places:
+        """The places of the workspace at `root`."""
+        models = root / "models"
+        return cls(
+            root / "datasets" / "current",
+            root / "registry",
+            models / "candidate",
+            models / "package",
+            root / "reports",
+        )
+
+
+def read_candidate(places: Places, file: str) -> VerifiedModel:
+    """A candidate's artefact, verified. Raises MisconfiguredError when its stage has not run yet."""
+    path = places.candidate / file
+    if not path.is_file():
+        raise MisconfiguredError(
+            f"there is no {path}; run `fleetloop {'train' if file == FP32_FILE else 'quantise'}`"
+        )
+    return verify_model(path.read_bytes(), None)
+
+
+def run_train(places: Places, params: TrainParams, split_of: SplitOf) -> dict[str, object]:
+    """Fine-tune the serving model on the dataset's train split; returns what it wrote into training.json.
+
+    Raises:
+        RejectedError: the base saw a test drive, or does not say what it saw (guarantee 5).
+        GuaranteeBrokenError: a training row is of a test drive.
+    """
+    from training.export import export_onnx
+    from training.fit import fit
+    from training.network import Architecture, build
+    from training.weights import pack_weights, weights_digest
+
+    base = load_serving(places.registry)
+    check_lineage(base, split_of, drives_of(places.dataset, Split.TEST))
+    contract = base.model.contract
+    train = load_training_set(places.dataset, Split.TRAIN, contract.classes, contract.input)
+    validation = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
+    check_training_drives({*train.drives, *validation.drives}, split_of)
+    architecture = Architecture.from_json(base.record.architecture)
+    network = build(architecture, base.weights(), params.seed)
+    found = fit(network, train, validation, contract.preprocessing, params)
+    tuned = build(architecture, found.weights)
+    drives = sorted({*base.record.training_drives, *train.drives, *validation.drives})
+    made = _fine_tuned_contract(base, train, drives, params)
+    exported = export_onnx(tuned, made)
+    places.candidate.mkdir(parents=True, exist_ok=True)
+    record = ModelRecord(
+        name=made.name,
+        digest=sha256_hex(exported),
+        weights_digest=weights_digest(found.weights),
+        architecture=architecture.as_json(),
+        training_drives=tuple(drives),
+        dataset_digest=dataset_digest(places.dataset),
+        base_digest=base.model.digest,
+    )
+    write_atomic(places.candidate / WEIGHTS_FILE, pack_weights(found.weights))
+    write_atomic(places.candidate / FP32_FILE, exported)
+    write_json_atomic(places.candidate / RECORD_FILE, record.to_json())
+    report: dict[str, object] = {
+        "model_name": made.name,
+        "base_name": base.record.name,
+        "base_digest": base.model.digest,
+        "dataset_digest": record.dataset_digest,
+        "fp32_digest": record.digest,
+        "weights_digest": record.weights_digest,
+        "rows": {
+            "train": len(train),
+            "validation": len(validation),
+            "reference": int(train.is_reference.sum()),
+        },
+        "rows_by_class": {name: int((train.labels == i).sum()) for i, name in enumerate(contract.classes)},
+        "best_epoch": found.best_epoch,
+        "selected_by": found.selected_by,
+        "epochs": [asdict(epoch) for epoch in found.epochs],
+        "params": asdict(params),
+    }
+    places.reports.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(places.reports / "training.json", report)
+    return {**report, "seconds": found.seconds}
+
+
+def _fine_tuned_contract(
+    base: BaseModel, train: TrainingSet, drives: list[str], params: TrainParams
+) -> ModelContract:
+    """The base's contract with what the new model has seen besides."""
+    old = base.model.contract
+    seen = {old.classes[i] for i in set(train.labels.tolist())} | set(old.trained_classes)
+    return dataclasses.replace(
+        old,
+        name=params.name or next_name(old.name),
+        trained_classes=tuple(name for name in old.classes if name in seen),
+        untrained_conditions=tuple(c for c in old.untrained_conditions if c not in train.conditions),
+        base_digest=base.model.digest,
+        training_drives_digest=digest_of_json(drives),
+        created_by="fleetloop train",
+        target="fp32",
+        allowed_providers=("CPUExecutionProvider",),
+    )
+
+
+def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
+    """Make the target's int8 artefact from the fp32 candidate; returns what it wrote into parity.json."""
+    from training.fit import infer
+    from training.network import Architecture, build
+    from training.parity import compare, logits_of
+    from training.quantise import pick_rows, quantise
+    from training.weights import load_weights
+
+    fp32 = read_candidate(places, FP32_FILE)
+    record = ModelRecord.read(places.candidate / RECORD_FILE)
+    if record.digest != fp32.digest:
+        raise CorruptError(
+            f"is the record of {record.digest}, not of {fp32.digest}", path=places.candidate / RECORD_FILE
+        )
+    contract = fp32.contract
+    train = load_training_set(places.dataset, Split.TRAIN, contract.classes, contract.input)
+    if not len(train):
+        raise MisconfiguredError("the train split is empty: nothing to calibrate on")
+    calibration = train.pixels[pick_rows(len(train), params.calibration_rows, params.seed)]
+    int8 = quantise(fp32, calibration, params.target)
+    probe = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
+    is_own = len(probe) >= 16
+    pixels = (probe if is_own else train).pixels
+    pixels = pixels[pick_rows(len(pixels), params.parity_rows, params.seed + 1)]
+    weights = load_weights(places.candidate / WEIGHTS_FILE, record.weights_digest)
+    torch_logits = infer(
+        build(Architecture.from_json(record.architecture), weights), pixels, contract.preprocessing
+    )
+    fp32_logits, int8_logits = logits_of(fp32, pixels), logits_of(int8, pixels)
+    report: dict[str, object] = {
+        "fp32_digest": fp32.digest,
+        "int8_digest": int8.digest,
+        "fp32_bytes": len(fp32.data),
+        "int8_bytes": len(int8.data),
+        "target": params.target,
+        "rows_of": "validation" if is_own else "train",
+        "parity": [
+            asdict(compare("torch", torch_logits, "fp32", fp32_logits)),
+            asdict(compare("fp32", fp32_logits, "int8", int8_logits)),
+            asdict(compare("torch", torch_logits, "int8", int8_logits)),
+        ],
+    }
+    write_atomic(places.candidate / INT8_FILE, int8.data)
+    places.reports.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(places.reports / "parity.json", report)
+    return report
+
+
+def run_package(places: Places) -> dict[str, object]:
+    """Put the shipped artefact and its evidence side by side; refuses evidence of another model.
+
+    Raises:
+        CorruptError: evaluation.json, gate.json or model.json is about other bytes than int8.onnx.
+    """
+    model = read_candidate(places, INT8_FILE)
+    record = ModelRecord.read(places.candidate / RECORD_FILE)
+    evaluation = _evidence(places.reports / "evaluation.json", model.digest)
+    gate = _evidence(places.reports / "gate.json", model.digest)
+    if (
+        record.training_drives
+        and digest_of_json(sorted(record.training_drives)) != model.contract.training_drives_digest
+    ):
+        raise CorruptError("is not the record of this candidate", path=places.candidate / RECORD_FILE)
+    shipped = dataclasses.replace(record, name=model.contract.name, digest=model.digest)
+    package: dict[str, object] = {
+        "format": 1,
+        "model_name": model.contract.name,
+        "model_digest": model.digest,
+        "model_bytes": len(model.data),
+        "model_target": model.contract.target,
+        "contract_digest": model.contract.digest,
+        "weights_digest": record.weights_digest,
+        "dataset_digest": record.dataset_digest,
+        "base_digest": record.base_digest,
+        "gate": {"passed": gate["passed"], "reason": gate["reason"]},
+        "evaluation": evaluation["summary"],
+    }
+    places.package.mkdir(parents=True, exist_ok=True)
+    write_atomic(places.package / MODEL_FILE, model.data)
+    write_atomic(places.package / WEIGHTS_FILE, (places.candidate / WEIGHTS_FILE).read_bytes())
+    write_json_atomic(places.package / RECORD_FILE, shipped.to_json())
+    write_json_atomic(places.package / "package.json", package)
+    return package
+
+
+def _evidence(path: Path, model_digest: str) -> dict[str, object]:
+    if not path.is_file():
+        raise MisconfiguredError(f"there is no {path}; run `fleetloop evaluate`")
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("candidate_digest") != model_digest:
+        raise CorruptError(
+            f"is not about the candidate {model_digest}; run `fleetloop evaluate` again", path=path
+        )
+    return document

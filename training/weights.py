@@ -1,0 +1,57 @@
+"""Weights on disk: an .npz of plain arrays, never a pickle, with a digest over names, types and bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import CorruptError
+
+MAX_WEIGHTS_BYTES: Final = 1_000_000_000
+
+
+def weights_digest(weights: Mapping[str, NDArray[Any]]) -> str:
+    """One digest for equal weights, in whatever file or order they are."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        found.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+def pack_weights(weights: Mapping[str, NDArray[Any]]) -> bytes:
+    """The .npz file of these weights; equal weights give equal bytes."""
+    out = io.BytesIO()
+    np.savez(out, allow_pickle=False, **{name: weights[name] for name in sorted(weights)})
+    return out.getvalue()
+
+
+def load_weights(path: Path, expected_digest: str) -> dict[str, NDArray[Any]]:
+    """The weights, if they are those that `expected_digest` names.
+
+    Raises:
+        CorruptError: missing, damaged, unpacking to more than 1 GB, holding an object, or other weights.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
+        if unpacked_bytes > MAX_WEIGHTS_BYTES:
+            raise CorruptError(
+                f"unpacks to {unpacked_bytes} bytes, the limit is {MAX_WEIGHTS_BYTES}", path=path
+            )
+        with np.load(path, allow_pickle=False) as archive:
+            weights = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise CorruptError(f"no weights can be read: {error}", path=path) from error
+    digest = weights_digest(weights)
+    if digest != expected_digest:
+        raise CorruptError(f"weights have digest {digest}, expected {expected_digest}", path=path)
+    return weights
