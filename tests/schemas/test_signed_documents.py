@@ -1,0 +1,189 @@
+"""A release or a plan is read only when it follows its JSON Schema; a vehicle finds its own wave."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundation.errors import CorruptError, RejectedError
+from schemas import json_check
+from schemas.documents import (
+    RUNNING,
+    Gate,
+    HealthGate,
+    Override,
+    Release,
+    RolloutPlan,
+    Wave,
+    rollout_position,
+)
+
+RELEASE = Release(
+    "r-2", "lights", "a" * 64, "models/lights-2.onnx", 1000, "b" * 64, Gate(True, "better on yellow"), 5
+)
+FORCED = replace(RELEASE, gate=Gate(False, "worse on red", Override("ann", "trial on one road", 7)))
+PLAN = RolloutPlan(
+    "p-1",
+    "r-2",
+    RUNNING,
+    (Wave(1, 1, "4" + "0" * 63), Wave(2, 2, "c" + "0" * 63)),
+    health=HealthGate(2, 0.1, 0, 60.0),
+    previous_release_id="r-1",
+)
+
+
+@pytest.mark.parametrize("release", [RELEASE, FORCED])
+def test_a_release_comes_back_as_it_was(release: Release) -> None:
+    data = release.to_json()
+    assert Release.from_json(data) == release
+    assert data == (json.dumps(json.loads(data), sort_keys=True, indent=2) + "\n").encode()
+
+
+def test_a_plan_comes_back_as_it_was() -> None:
+    plan = replace(PLAN, tags=("north",), include=("car-1",), exclude=("car-2", "car-3"))
+    assert RolloutPlan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"extra": 1}, ["release.extra", "left out"]),
+        ({"format": 2}, ["release.format", "2"]),
+        ({"model_digest": "A" * 64}, ["release.model_digest"]),
+        ({"model_digest": "a" * 64 + "\n"}, ["release.model_digest"]),
+        ({"model_target": "models/v2/m.onnx"}, ["release.model_target"]),
+        ({"model_target": "models/../root.json"}, ["release.model_target"]),
+        ({"model_bytes": 0}, ["release.model_bytes", "0", "[1,"]),
+        ({"model_bytes": 1.0}, ["release.model_bytes", "integer"]),
+        ({"model_bytes": True}, ["release.model_bytes", "integer"]),
+        ({"release_id": ""}, ["release.release_id"]),
+        ({"notes": "x" * 4097}, ["release.notes", "4097", "4096"]),
+        ({"gate": {"passed": "yes", "reason": "", "override": None}}, ["release.gate.passed", "boolean"]),
+        ({"gate": {"passed": False, "reason": "", "override": None}}, ["gate.override", "did not pass"]),
+        (
+            {"gate": {"passed": False, "reason": "", "override": {"by": "", "why": "x", "time_ns": 1}}},
+            ["override.by"],
+        ),
+        ({"gate": None}, ["release.gate", "object"]),
+    ],
+)
+def test_a_release_that_leaves_its_schema_is_named(change: dict[str, Any], words: list[str]) -> None:
+    document = {**json.loads(RELEASE.to_json()), **change}
+    with pytest.raises(RejectedError) as caught:
+        Release.from_json(json.dumps(document))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(json.loads(PLAN.to_json())))
+def test_a_plan_without_any_one_of_its_fields_is_refused(name: str) -> None:
+    document = json.loads(PLAN.to_json())
+    del document[name]
+    with pytest.raises(RejectedError, match=f"{name}.*missing"):
+        RolloutPlan.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"state": "paused"}, "one of 'running', 'halted', 'complete'"),
+        ({"waves": ()}, "1 to 100 items"),
+        ({"waves": (Wave(2, 1, "0" * 64),)}, "numbered 1, 2"),
+        ({"waves": (Wave(1, 1, "2" * 64), Wave(2, 1, "1" * 64))}, "rising thresholds"),
+        ({"waves": (Wave(1, -1, "2" * 64),)}, "exact_count"),
+        ({"include": ("Car",)}, r"include\[0\]"),
+        ({"include": ("car-1",), "exclude": ("car-1",)}, "apart from exclude"),
+        ({"health": HealthGate(1, 1.5, 0, 60)}, "max_error_ratio"),
+        ({"health": HealthGate(1, 0.5, 0, -1)}, "report_within_s"),
+    ],
+)
+def test_a_plan_out_of_bounds_is_not_even_written(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RejectedError, match=words):
+        replace(PLAN, **change).to_json()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"format": 1, "format": 1}',
+        b"[" * 100_000,
+        b'{"format": NaN}',
+        b"1e999",
+    ],
+)
+def test_what_is_no_document_is_rejected(data: bytes) -> None:
+    with pytest.raises(RejectedError):
+        RolloutPlan.from_json(data)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from(["release", "rollout_plan"]), st.data(), json_values)
+def test_our_checks_agree_with_the_reference_implementation(
+    schema_name: str, data: st.DataObject, value: Any
+) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    document = json.loads((RELEASE if schema_name == "release" else PLAN).to_json())
+    document[data.draw(st.sampled_from([*document, "other"]))] = value
+    is_valid = jsonschema.Draft202012Validator(json_check.load(schema_name)).is_valid(document)
+    if any(isinstance(item, float) and item.is_integer() for item in document.values()):
+        return  # 1.0 is an integer to JSON Schema; ours is stricter, on purpose
+    try:
+        json_check.check(document, schema_name)
+    except RejectedError:
+        assert not is_valid
+    else:
+        assert is_valid
+
+
+def test_a_schema_with_a_rule_that_is_not_checked_is_refused() -> None:
+    with pytest.raises(CorruptError, match="uniqueItems"):
+        json_check._check_keywords({"properties": {"a": {"items": {"uniqueItems": True}}}}, "x.schema.json")
+
+
+def test_a_position_is_the_hash_that_the_document_says() -> None:
+    # sha256 of b"r-2/car-1", written out so that another implementation can be checked against it
+    assert (
+        rollout_position("r-2", "car-1") == "863e7e4f3ac0f37713807a5310647fd3d0454ea1eb71be367531fbd5bdb301bd"
+    )
+
+
+@given(st.integers(0, 200))
+def test_a_vehicle_is_in_the_first_wave_above_its_position(number: int) -> None:
+    vehicle = f"car-{number}"
+    position = rollout_position("r-2", vehicle)
+    expected = (
+        1 if position < PLAN.waves[0].threshold_hex else 2 if position < PLAN.waves[1].threshold_hex else None
+    )
+    assert PLAN.wave_of(vehicle) == expected
+
+
+def test_tags_include_and_exclude_decide_before_the_position() -> None:
+    inside = next(f"car-{n}" for n in range(100) if PLAN.wave_of(f"car-{n}") == 2)
+    outside = next(f"car-{n}" for n in range(100) if PLAN.wave_of(f"car-{n}") is None)
+    assert replace(PLAN, exclude=(inside,)).wave_of(inside) is None
+    assert replace(PLAN, include=(outside,)).wave_of(outside) == 1
+    tagged = replace(PLAN, tags=("north", "new"))
+    assert tagged.wave_of(inside, {"north"}) is None
+    assert tagged.wave_of(inside, {"north", "new", "red"}) == 2
+
+
+def test_each_release_orders_the_vehicles_anew() -> None:
+    vehicles = [f"car-{n}" for n in range(50)]
+    orders = {tuple(sorted(vehicles, key=lambda v: rollout_position(r, v))) for r in ("r-1", "r-2")}
+    assert len(orders) == 2
