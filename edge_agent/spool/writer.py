@@ -240,7 +240,7 @@ class SpoolWriter:
                 batch, self._buffer = self._buffer, []
                 self._buffer_bytes = 0
             receipt = self._commit(batch) if batch else None
-            self._journal_counts(is_forced=False)
+            self._journal_counts(is_forced=True)
             self._housekeep()
         if receipt is not None and self.on_commit is not None:
             self.on_commit(receipt)

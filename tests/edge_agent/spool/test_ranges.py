@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ def test_ranges_hold_what_a_set_of_the_same_numbers_holds(
 @given(spans)
 def test_ranges_never_touch_and_stay_sorted(pairs: list[tuple[int, int]]) -> None:
     kept = list(RangeSet(pairs).pairs())
-    assert all(first[1] < second[0] for first, second in zip(kept, kept[1:], strict=False))
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(kept))
 
 
 def test_a_million_numbers_in_a_row_cost_one_range() -> None:
