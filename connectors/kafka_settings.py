@@ -46,7 +46,9 @@ class KafkaSettings:
     tls_key_path: Path | None = setting(None, help="PEM file of this client's private key")
     tls_key_password: Secret = setting(Secret(""), secret=True)
     tls_max_version: str = setting("1.2", help="1.2: kafka-python reconnects without back-off under 1.3")
-    proxy_url: str = setting("", max=500, help="http://HOST:PORT (CONNECT) or socks5://HOST:PORT; none when empty")
+    proxy_url: str = setting(
+        "", max=500, help="http://HOST:PORT (CONNECT) or socks5://HOST:PORT; none when empty"
+    )
     sasl_mechanism: str = setting("SCRAM-SHA-512")
     sasl_user: str = setting("")
     sasl_password: Secret = setting(Secret(""), secret=True)

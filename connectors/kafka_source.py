@@ -18,12 +18,15 @@ import kafka.errors as client_errors
 from kafka import KafkaConsumer, TopicPartition
 
 from connectors.bounded_call import call_within
+from connectors.cluster_names import EMBEDDED_CLUSTER
 from connectors.kafka_admin import KafkaAdmin
+from connectors.kafka_clients import made
 from connectors.kafka_errors import translating, trouble_log
 from connectors.kafka_settings import KafkaSettings, consumer_options
 from connectors.ports import TopicInfo
 from foundation.clock import Clock, SystemClock
 from foundation.errors import DeadlineError, OffsetsLostError, RejectedError, RetryLaterError
+from foundation.retry import Deadline
 from schemas.wire import StoredRecord
 
 T = TypeVar("T")
@@ -51,13 +54,18 @@ class KafkaSource:
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See `RecordSource.bounds`. Raises RejectedError (reason no_such_topic or no_such_partition)."""
-        partitions = self.describe(topic).partitions  # a broker may answer 0 for a topic that is not there
+        info = self.describe(topic)  # a broker may answer 0 for a topic that is not there
+        partitions = info.partitions
         if partition not in partitions:
             raise RejectedError(
                 f"topic {topic!r} has no partition {partition} (it has {len(partitions)})",
                 reason="no_such_partition",
             )
-        return self._bounds(TopicPartition(topic, partition))
+        place = TopicPartition(topic, partition)
+        begin, end = self._bounds(place)
+        if end > begin and info.cluster_id.startswith(EMBEDDED_CLUSTER):
+            end = max(end, self._high_watermark(place, end - 1))
+        return begin, end
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[StoredRecord]]:
         """See `RecordSource.read`."""
@@ -120,6 +128,21 @@ class KafkaSource:
         if position < begin:
             raise OffsetsLostError(place.topic, place.partition, position, begin)
 
+    def _high_watermark(self, place: Any, last: int) -> int:
+        """One past the last offset, as a fetch of the record at `last` tells it."""
+        consumer = self._connected()
+        consumer.assign([place])
+        consumer.seek(place, last)
+        deadline = Deadline(self._clock, self._deadline_s)
+        try:
+            while (found := consumer.highwater(place)) is None:
+                deadline.check(f"asking for the end of {place.topic}/{place.partition}")
+                with translating(f"asking for the end of {place.topic}/{place.partition}"):
+                    consumer.poll(timeout_ms=_POLL_MS, max_records=1)
+        finally:
+            consumer.assign([])
+        return int(found)
+
     def _bounds(self, place: Any) -> tuple[int, int]:
         doing = f"asking for the offsets of {place.topic}/{place.partition}"
         consumer = self._connected()
@@ -135,7 +158,7 @@ class KafkaSource:
             }
             self._consumer = self._call(
                 f"connecting to {self._settings.bootstrap}",
-                lambda: KafkaConsumer(**options),
+                lambda: made(KafkaConsumer, options),
                 give_back=lambda consumer: consumer.close(autocommit=False),
             )
         return self._consumer

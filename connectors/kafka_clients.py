@@ -1,0 +1,44 @@
+"""A client whose constructor fails leaves nothing behind.
+
+Why: kafka-python's consumer and administration client start a network thread before they look for a broker,
+and do not stop it when there is none; a caller that tries again every second would gather a thread a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import kafka.errors as client_errors
+from kafka.net.compat import KafkaNetClient
+
+from connectors.bounded_call import call_within
+from foundation.errors import RetryLaterError
+
+T = TypeVar("T")
+
+
+def made(make: Callable[..., T], options: dict[str, Any]) -> T:
+    """`make(**options)`; when it raises, its network thread and sockets are given back first."""
+    networks: list[Any] = []
+
+    def network(**configs: Any) -> Any:
+        networks.append(KafkaNetClient(**configs))
+        return networks[-1]
+
+    try:
+        return make(**options, kafka_client=network)
+    except BaseException:
+        for left in networks:
+            _give_back(left)
+        raise
+
+
+def _give_back(network: Any) -> None:
+    def stop() -> None:
+        network._manager._net.stop(timeout_ms=2000)
+        network.close()
+
+    with contextlib.suppress(RetryLaterError, client_errors.KafkaError, OSError):
+        call_within(5.0, stop, "stopping the client's network thread")
