@@ -27,7 +27,8 @@ class LabelDeskSettings:
     """Who answers when a label is asked for."""
 
     file: str = ""
-    """A Parquet, JSON-lines or CSV file with payload_sha256 and class_name; relative to the workspace. Empty: no desk."""
+    """A Parquet, JSON-lines or CSV file with payload_sha256 and class_name; relative to the workspace. Empty:
+    no desk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class Workspace:
         folder = Path(root).resolve()
         config = folder / CONFIG_NAME
         if not config.is_file():
-            raise MisconfiguredError(f"{folder} is no FleetLoop workspace: it has no {CONFIG_NAME}; run `fleetloop init {root}`")
+            raise MisconfiguredError(
+                f"{folder} is no FleetLoop workspace: it has no {CONFIG_NAME}; run `fleetloop init {root}`"
+            )
         return cls(folder, load_settings(WorkspaceSettings, config, env={}))
 
     def path(self, text: str) -> Path:

@@ -1,4 +1,5 @@
-"""Steps 2 and 3: from all measured rows, which payloads stay after quality and exact copies; then all near pairs of them.
+"""Steps 2 and 3: from all measured rows, which payloads stay after quality and exact copies; then all near
+pairs of them.
 
 `GatherRows` runs once, over columns. `FindPairs` runs in parallel over pairs of blocks; only blocks with a
 payload that no earlier run compared are looked at, because the cache holds the pairs of the others.
@@ -16,7 +17,15 @@ import polars as pl
 from pipelines.curate.exact_duplicates import remove_exact_duplicates
 from pipelines.curate.labels import join_labels
 from pipelines.curate.measure_cache import MeasureCache
-from pipelines.curate.near_pairs import PAIR_SCHEMA, blocks_to_compare, embedding_pairs, hash_pairs, pairs_frame, rounded_unit
+from pipelines.curate.near_pairs import (
+    PAIR_SCHEMA,
+    Block,
+    blocks_to_compare,
+    embedding_pairs,
+    hash_pairs,
+    pairs_frame,
+    rounded_unit,
+)
 from pipelines.curate.params import Params
 from pipelines.curate.perceptual_hash import as_words
 from pipelines.curate.quality import judge
@@ -27,20 +36,25 @@ HASH, EMBEDDING = "hash", "embedding"
 
 
 def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Every measured row with split, label, and the reason of the first step that removes it (null: still there)."""
+    """Every measured row with split, label, and the reason of the first step that removes it (null: still
+    there)."""
     empty = [
-        pl.when(pl.col("outcome") == "landed").then(None).otherwise(pl.lit(str(RemovalReason.NOT_LANDED))).alias("reason"),
+        pl.when(pl.col("outcome") == "landed")
+        .then(None)
+        .otherwise(pl.lit(str(RemovalReason.NOT_LANDED)))
+        .alias("reason"),
         pl.lit(None, pl.Float64).alias("reason_value"),
         pl.lit(None, pl.String).alias("match_sha256"),
         pl.lit(None, pl.String).alias("match_identity"),
         pl.lit(None, pl.Float64).alias("distance"),
-    ]  # fmt: skip
+    ]
     rows = with_split(rows.with_columns(empty), params.split)
     return remove_exact_duplicates(judge(join_labels(rows, labels), params.curate.quality))
 
 
 def frames_to_compare(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row a readable payload, by sha256: those still there, and those of test drives whatever their quality."""
+    """One row a readable payload, by sha256: those still there, and those of test drives whatever their
+    quality."""
     is_test = pl.col("split") == str(Split.TEST)
     readable = rows.filter((pl.col("outcome") == "landed") & pl.col("image_hash").is_not_null())
     present = readable.filter(pl.col("reason").is_null() | is_test)
@@ -48,15 +62,20 @@ def frames_to_compare(rows: pl.DataFrame) -> pl.DataFrame:
         present.sort("payload_sha256", pl.col("reason").is_not_null(), ~is_test, "identity")
         .unique("payload_sha256", keep="first", maintain_order=True)
         .select(
-            "payload_sha256", "split", "image_hash", "model_digest", "embedding",
+            "payload_sha256",
+            "split",
+            "image_hash",
+            "model_digest",
+            "embedding",
             pl.col("class_name").is_not_null().alias("is_labelled"),
             pl.col("reason").is_null().alias("is_good"),
         )
-    )  # fmt: skip
+    )
 
 
 class GatherRows(beam.DoFn):
-    """All measured files -> `judged.parquet` and `frames.parquet` in the work folder -> the comparisons to make."""
+    """All measured files -> `judged.parquet` and `frames.parquet` in the work folder -> the comparisons to
+    make."""
 
     def __init__(self, work: str, cache: str, labels_path: str, params: Params) -> None:
         self._work = Path(work)
@@ -65,7 +84,8 @@ class GatherRows(beam.DoFn):
         self._params = params
 
     def process(self, element: Iterable[str]) -> Iterator[str]:
-        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.parquet` to compare by that measure."""
+        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.parquet` to compare by that
+        measure."""
         rows = pl.concat([pl.read_parquet(path) for path in sorted(element)], how="vertical")
         judged = judge_rows(rows, pl.read_parquet(self._labels_path), self._params)
         judged.write_parquet(self._work / "judged.parquet", compression="lz4")
@@ -83,7 +103,8 @@ class GatherRows(beam.DoFn):
 
 
 class FindPairs(beam.DoFn):
-    """ "measure begin_a end_a begin_b end_b" -> the path of the pairs found between the blocks, if there are any."""
+    """ "measure begin_a end_a begin_b end_b" -> the path of the pairs found between the blocks, if there are
+    any."""
 
     def __init__(self, work: str, params: Params) -> None:
         self._work = Path(work)
@@ -94,14 +115,15 @@ class FindPairs(beam.DoFn):
     def process(self, element: str) -> Iterator[str]:
         """Pairs at most the threshold apart, by name."""
         measure, *numbers = element.split()
-        block = tuple(int(number) for number in numbers)
+        begin_a, end_a, begin_b, end_b = (int(number) for number in numbers)
+        block = (begin_a, end_a, begin_b, end_b)
         if self._frames is None:
             self._frames = pl.read_parquet(self._work / "frames.parquet")
         near = self._params.curate.near_duplicates
         if measure == HASH:
             if self._words is None:
                 self._words = as_words(self._frames["image_hash"].to_list())
-            found = hash_pairs(self._words, *block, near.max_distance_bits)
+            found = hash_pairs(self._words, block, near.max_distance_bits)
             pairs = pairs_frame(self._frames["payload_sha256"].to_list(), *found, measure)
         else:
             pairs = self._by_embedding(block, near.max_embedding_distance)
@@ -110,7 +132,7 @@ class FindPairs(beam.DoFn):
             pairs.write_parquet(path, compression="lz4")
             yield str(path)
 
-    def _by_embedding(self, block: tuple[int, ...], limit: float) -> pl.DataFrame:
+    def _by_embedding(self, block: Block, limit: float) -> pl.DataFrame:
         """Only embeddings of one model and one size are comparable; the others give no pairs."""
         assert self._frames is not None  # noqa: S101
         begin_a, end_a, begin_b, end_b = block
@@ -121,6 +143,6 @@ class FindPairs(beam.DoFn):
         found = []
         for _, group in part.group_by("model_digest", "size", maintain_order=True):
             vectors = rounded_unit(np.array(group["embedding"].to_list(), dtype=np.float32))
-            rows = embedding_pairs(vectors, 0, len(vectors), 0, len(vectors), limit)
+            rows = embedding_pairs(vectors, (0, len(vectors), 0, len(vectors)), limit)
             found.append(pairs_frame(group["payload_sha256"].to_list(), *rows, EMBEDDING))
         return pl.concat(found) if found else pl.DataFrame(schema=PAIR_SCHEMA)

@@ -1,7 +1,8 @@
-"""Of frames with the same bytes one stays, whatever order they came in: of a test drive first, then the smallest identity.
+"""Of frames with the same bytes one stays, whatever order they came in: of a test drive first, then the
+smallest identity.
 
-A copy in training of a frame of a test drive leaves as a near-duplicate of test at distance 0 (guarantee 5); every
-other copy leaves as an exact duplicate. Both name the identity that stays.
+A copy in training of a frame of a test drive leaves as a near-duplicate of test at distance 0 (guarantee 5);
+every other copy leaves as an exact duplicate. Both name the identity that stays.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from schemas.reasons import RemovalReason, Split
 def remove_exact_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` with reason, match_sha256, match_identity and distance on the copies that leave.
 
-    Needs the columns reason, payload_sha256, identity, split, source, vehicle_id, epoch, seq, drive_id, track_id. A fleet
-    row stays before a reference row of the same split; rows that have a reason already are not looked at.
+    Needs the columns reason, payload_sha256, identity, split, source, vehicle_id, epoch, seq, drive_id,
+    track_id. A fleet row stays before a reference row of the same split; rows that have a reason already are
+    not looked at.
     """
     order = [
-        pl.col("split") != str(Split.TEST), pl.col("source") != "fleet", "vehicle_id", "epoch", "seq", "drive_id", "track_id",
-    ]  # fmt: skip
+        pl.col("split") != str(Split.TEST),
+        pl.col("source") != "fleet",
+        "vehicle_id",
+        "epoch",
+        "seq",
+        "drive_id",
+        "track_id",
+    ]
     present = rows.filter(pl.col("reason").is_null())
     ranked = present.sort("payload_sha256", *order, nulls_last=True).select(
         "fragment_id",

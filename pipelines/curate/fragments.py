@@ -1,8 +1,9 @@
-"""Every row of the lake at the locked versions is in exactly one fragment, and a fragment can be read anywhere.
+"""Every row of the lake at the locked versions is in exactly one fragment, and a fragment can be read
+anywhere.
 
-A fragment is a range of row groups of one immutable Parquet file. It travels through the pipeline as its JSON text.
-Fleet rows and reference rows get the same columns here; what a reference row cannot know is null. It refuses to
-read a table without a version.
+A fragment is a range of row groups of one immutable Parquet file. It travels through the pipeline as its JSON
+text. Fleet rows and reference rows get the same columns here; what a reference row cannot know is null. It
+refuses to read a table without a version.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from connectors.lake_lock import LakeLock, locked_snapshot
 from connectors.lake_schema import TABLES
 
 FRAGMENT_BYTES = 128 * 1024 * 1024
-"""A fragment ends after the row group that passes this size (uncompressed), so that a worker holds about as much."""
+"""A fragment ends after the row group that passes this size (uncompressed), so that a worker holds about as
+much."""
 
 FLEET_COLUMNS: dict[str, pl.DataType] = {
     "origin": pl.String(),
@@ -98,7 +100,8 @@ def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
 
 
 def read_metadata(fragment: Fragment) -> pl.DataFrame:
-    """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text `identity`."""
+    """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text
+    `identity`."""
     file = pq.ParquetFile(fragment.path)
     present = [name for name in [*FLEET_COLUMNS, "class_name"] if name in file.schema_arrow.names]
     groups = list(range(fragment.first_group, fragment.end_group))
@@ -128,9 +131,14 @@ def read_metadata(fragment: Fragment) -> pl.DataFrame:
         pl.lit(fragment.fragment_id).alias("fragment_id"),
         pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
     ).select(
-        "fragment_id", "row", "source", "identity", "reference_class", "reference_origin",
+        "fragment_id",
+        "row",
+        "source",
+        "identity",
+        "reference_class",
+        "reference_origin",
         *[pl.col(name).cast(kind) for name, kind in FLEET_COLUMNS.items() if name != "origin"],
-    )  # fmt: skip
+    )
 
 
 def read_payloads(fragment: Fragment, rows: list[int]) -> Iterator[tuple[int, bytes | None]]:

@@ -1,7 +1,8 @@
-"""Every frame gets the one label that its payload has: the newest answer, and the lake's table before the reference's own.
+"""Every frame gets the one label that its payload has: the newest answer, and the lake's table before the
+reference's own.
 
-Labels belong to payloads, not to arrivals: a resent or copied frame is never labelled twice. It refuses to pick between
-answers by their order in the table: time decides, then the labeller's name, then the class.
+Labels belong to payloads, not to arrivals: a resent or copied frame is never labelled twice. It refuses to
+pick between answers by their order in the table: time decides, then the labeller's name, then the class.
 """
 
 from __future__ import annotations

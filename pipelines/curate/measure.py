@@ -1,6 +1,8 @@
-"""Step 1: every row of a fragment is read once and every payload is measured once, in parallel over fragments.
+"""Step 1: every row of a fragment is read once and every payload is measured once, in parallel over
+fragments.
 
-In: a fragment's JSON. Out: the path of a Parquet file with the fragment's rows, their features, and no payloads.
+In: a fragment's JSON. Out: the path of a Parquet file with the fragment's rows, their features, and no
+payloads.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ class MeasureFragment(beam.DoFn):
         self._known: pl.DataFrame | None = None
 
     def process(self, element: str) -> Iterator[str]:
-        """One output path a fragment, always of the same name, so that a bundle that is run again changes nothing."""
+        """One output path a fragment, always of the same name, so that a bundle that is run again changes
+        nothing."""
         fragment = Fragment.from_json(element)
         rows = read_metadata(fragment)
-        measured = rows.join(self._features(fragment, rows), on="payload_sha256", how="left", maintain_order="left")
+        measured = rows.join(
+            self._features(fragment, rows), on="payload_sha256", how="left", maintain_order="left"
+        )
         path = Path(self._work) / "measured" / f"{fragment.fragment_id}.parquet"
         temporary = path.with_suffix(".tmp")
         measured.write_parquet(temporary, compression="lz4")
@@ -40,10 +45,14 @@ class MeasureFragment(beam.DoFn):
         if self._known is None:
             path = Path(self._features_path)
             self._known = pl.read_parquet(path) if path.is_file() else pl.DataFrame(schema=FEATURES)
-        landed = rows.filter(pl.col("outcome") == "landed").unique("payload_sha256", keep="first", maintain_order=True)
+        landed = rows.filter(pl.col("outcome") == "landed").unique(
+            "payload_sha256", keep="first", maintain_order=True
+        )
         known = self._known.join(landed.select("payload_sha256"), on="payload_sha256", how="semi")
         fresh = landed.join(known, on="payload_sha256", how="anti").sort("row")
-        names = dict(zip(fresh["row"], fresh.select("payload_sha256", "payload_uri").iter_rows(), strict=True))
+        names = dict(
+            zip(fresh["row"], fresh.select("payload_sha256", "payload_uri").iter_rows(), strict=True)
+        )
         found = [
             asdict(measure(_inline(payload, *names[row]), names[row][0]))
             for row, payload in read_payloads(fragment, list(names))
@@ -56,6 +65,7 @@ def _inline(payload: bytes | None, payload_sha256: str, payload_uri: str | None)
         return payload
     if payload_uri:
         raise MisconfiguredError(
-            f"payload {payload_sha256} is kept at {payload_uri}; curation reads payloads that are inline in the lake"
+            f"payload {payload_sha256} is kept at {payload_uri}; "
+            "curation reads payloads that are inline in the lake"
         )
     return b""

@@ -1,7 +1,8 @@
 """What was measured once is not measured again: features a payload, and pairs a set of payloads.
 
-A cache, never a source: both files can be removed at any time and change no result, only time. Their names hold the
-version of the measures and the threshold of the pairs; another version starts an empty cache. Files are replaced whole.
+A cache, never a source: both files can be removed at any time and change no result, only time. Their names
+hold the version of the measures and the threshold of the pairs; another version starts an empty cache. Files
+are replaced whole.
 """
 
 from __future__ import annotations
@@ -38,12 +39,17 @@ class MeasureCache:
     def read_pairs(self, max_distance_bits: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """(pairs by hash, payloads that were compared with each other)."""
         stored = _read(self.pairs_path(max_distance_bits), {**PAIR_SCHEMA, "compared": pl.String()})
-        compared = stored.filter(pl.col("compared").is_not_null()).select(pl.col("compared").alias("payload_sha256"))
+        compared = stored.filter(pl.col("compared").is_not_null()).select(
+            pl.col("compared").alias("payload_sha256")
+        )
         return stored.filter(pl.col("compared").is_null()).drop("compared"), compared
 
     def write_features(self, features: pl.DataFrame) -> None:
         """Replace the features by these, one row a payload."""
-        _write(self.features_path, features.unique("payload_sha256").sort("payload_sha256").select(list(FEATURES)))
+        _write(
+            self.features_path,
+            features.unique("payload_sha256").sort("payload_sha256").select(list(FEATURES)),
+        )
 
     def write_pairs(self, max_distance_bits: int, pairs: pl.DataFrame, compared: pl.DataFrame) -> None:
         """Replace the pairs; one file holds both, so that they can never disagree."""

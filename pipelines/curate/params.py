@@ -1,7 +1,8 @@
-"""The parameters of curation, labelling and validation: read once from params.yaml, checked, then never changed.
+"""The parameters of curation, labelling and validation: read once from params.yaml, checked, then never
+changed.
 
-params.yaml is their only source, so that DVC sees every change. A section of another stage is not read here. It
-refuses an unknown key, a value out of its bound and ratios that leave nothing for training.
+params.yaml is their only source, so that DVC sees every change. A section of another stage is not read here.
+It refuses an unknown key, a value out of its bound and ratios that leave nothing for training.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class SplitParams:
 
 @dataclass(frozen=True, slots=True)
 class QualityParams:
-    """Bounds inside which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures it."""
+    """Bounds inside which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures
+    it."""
 
     min_luma: float = setting(6.0, min=0.0, max=255.0)
     max_luma: float = setting(249.0, min=0.0, max=255.0)
@@ -79,7 +81,8 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelParams:
-    """How a labelling budget is spent. The three arms are the strategy, chance, and the test set (by chance, too)."""
+    """How a labelling budget is spent. The three arms are the strategy, chance, and the test set (by chance,
+    too)."""
 
     strategy: Strategy = Strategy.CLASS_BALANCED
     at_most_per_track: int = setting(1, min=1)
@@ -164,7 +167,8 @@ def _check_together(params: Params, path: Path) -> None:
     kept_back = params.split.validation_ratio + params.split.test_ratio
     if kept_back >= 1.0:
         raise MisconfiguredError(
-            f"{path}: split.validation_ratio + split.test_ratio is {kept_back}, must be below 1: nothing is left to train on"
+            f"{path}: split.validation_ratio + split.test_ratio is {kept_back}, "
+            "must be below 1: nothing is left to train on"
         )
     if params.label.random_ratio + params.label.test_ratio > 1.0:
         raise MisconfiguredError(

@@ -1,9 +1,10 @@
-"""Frames that look alike get hashes few bits apart; the same pixels get the same bits on every machine and run.
+"""Frames that look alike get hashes few bits apart; the same pixels get the same bits on every machine and
+run.
 
-The hash is 256 signs: the 16 x 16 lowest frequencies of the discrete cosine transform of the 32 x 32 luma, each
-compared with their median (after Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010,
-with 4 times the bits, because 64 bits confuse different small signs). Measured on 13,069 traffic signs: at most 24
-bits apart are 180 pairs within a track, 10 across tracks, and none across classes.
+The hash is 256 signs: the 16 x 16 lowest frequencies of the discrete cosine transform of the 32 x 32 luma,
+each compared with their median (after Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+Functions", 2010, with 4 times the bits, because 64 bits confuse different small signs). Measured on 13,069
+traffic signs: at most 24 bits apart are 180 pairs within a track, 10 across tracks, and none across classes.
 It refuses to judge: what is near is the caller's threshold.
 """
 

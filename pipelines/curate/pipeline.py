@@ -3,8 +3,9 @@
     fragments -> MeasureFragment -> GatherRows -> FindPairs -> ResolveRows -> CutPieces -> MergeShard
                  (each fragment)    (once)        (each block)  (once)         (each       (each shard)
                                                                                fragment)
-Elements are the JSON of fragments, block numbers and paths in the work folder, which all workers see; never rows. What a
-step writes has a name that follows from its element, so a bundle that is run again changes nothing. Labels stop after
+Elements are the JSON of fragments, block numbers and paths in the work folder, which all workers see; never
+rows. What a step writes has a name that follows from its element, so a bundle that is run again changes
+nothing. Labels stop after
 ResolveRows: selection needs no payloads.
 """
 
@@ -75,11 +76,16 @@ class CurateRows(beam.PTransform):
             | "AllMeasured" >> beam.combiners.ToList()
             | "GatherRows" >> beam.ParDo(GatherRows(work, self._cache, str(self._work.labels), self._params))
         )
-        pairs = blocks | "SpreadBlocks" >> beam.Reshuffle() | "FindPairs" >> beam.ParDo(FindPairs(work, self._params))
+        pairs = (
+            blocks
+            | "SpreadBlocks" >> beam.Reshuffle()
+            | "FindPairs" >> beam.ParDo(FindPairs(work, self._params))
+        )
         return (
             fragments.pipeline
             | "PlanPath" >> beam.Create([str(self._work.plan)])
-            | "ResolveRows" >> beam.ParDo(ResolveRows(work, self._cache, self._params), beam.pvalue.AsList(pairs))
+            | "ResolveRows"
+            >> beam.ParDo(ResolveRows(work, self._cache, self._params), beam.pvalue.AsList(pairs))
         )
 
 

@@ -1,7 +1,8 @@
-"""A frame that cannot be learned from is removed with its reason and the value that decided; every other one stays.
+"""A frame that cannot be learned from is removed with its reason and the value that decided; every other one
+stays.
 
-`measure` looks at one payload (size, luma, sharpness, condition, perceptual hash); `judge` compares whole columns
-with the bounds of params.yaml. It refuses to mend: a frame is kept as it is or removed.
+`measure` looks at one payload (size, luma, sharpness, condition, perceptual hash); `judge` compares whole
+columns with the bounds of params.yaml. It refuses to mend: a frame is kept as it is or removed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pipelines.curate.perceptual_hash import HASH_VERSION, dct_hash
 from schemas.reasons import RemovalReason
 
 MEASURE_VERSION = f"measure-1+{HASH_VERSION}"
-"""Changes whenever the same payload would be measured otherwise: stored measures of another version are not used."""
+"""Changes whenever the same payload would be measured otherwise: stored measures of another version are not
+used."""
 
 FEATURES: dict[str, pl.DataType] = {
     "payload_sha256": pl.String(),
@@ -54,7 +56,8 @@ class Features:
 def measure(payload: bytes, payload_sha256: str) -> Features:
     """Decode and measure one image.
 
-    Raises CorruptError when the payload does not have the hash that ingest verified: the lake's file is damaged.
+    Raises CorruptError when the payload does not have the hash that ingest verified: the lake's file is
+    damaged.
     """
     found = hashlib.sha256(payload).hexdigest()
     if found != payload_sha256:
@@ -66,14 +69,21 @@ def measure(payload: bytes, payload_sha256: str) -> Features:
     height, width = image.shape[:2]
     measures = measure_image(image)
     return Features(
-        payload_sha256, int(width), int(height), len(payload), round(measures.luma, _DECIMALS),
-        round(measures.sharpness, _DECIMALS), str(measures.condition), dct_hash(image), None,
-    )  # fmt: skip
+        payload_sha256,
+        int(width),
+        int(height),
+        len(payload),
+        round(measures.luma, _DECIMALS),
+        round(measures.sharpness, _DECIMALS),
+        str(measures.condition),
+        dct_hash(image),
+        None,
+    )
 
 
 def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
-    """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of unreadable, small,
-    dark, bright, blurred. Rows that have a reason already keep it."""
+    """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of unreadable,
+    small, dark, bright, blurred. Rows that have a reason already keep it."""
     side = pl.min_horizontal("width_pixels", "height_pixels")
     rules: list[tuple[pl.Expr, RemovalReason, pl.Expr]] = [
         (pl.col("unreadable").is_not_null(), RemovalReason.UNREADABLE, pl.lit(None, pl.Float64)),

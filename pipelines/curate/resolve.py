@@ -1,7 +1,7 @@
 """Step 4: what becomes of every row that was read, once and for all.
 
-A row is removed (with its reason and match), unlabelled, quarantined (with the rules it breaks) or kept (with its shard).
-The four add up to what was read, or the run stops.
+A row is removed (with its reason and match), unlabelled, quarantined (with the rules it breaks) or kept (with
+its shard). The four add up to what was read, or the run stops.
 """
 
 from __future__ import annotations
@@ -34,18 +34,25 @@ def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, par
     rows = judged.join(decisions, on="payload_sha256", how="left", suffix="_near", maintain_order="left")
     is_near = pl.col("reason").is_null() & pl.col("reason_near").is_not_null()
     rows = rows.with_columns(
-        [pl.when(is_near).then(f"{n}_near").otherwise(n).alias(n) for n in ("reason", "match_sha256", "distance")]
+        [
+            pl.when(is_near).then(f"{n}_near").otherwise(n).alias(n)
+            for n in ("reason", "match_sha256", "distance")
+        ]
     ).drop("reason_near", "match_sha256_near", "distance_near")
     rows = rows.with_columns(
-        pl.when(pl.col("reason").is_not_null()).then(pl.lit(REMOVED))
-        .when(pl.col("class_name").is_null()).then(pl.lit(UNLABELLED))
-        .otherwise(pl.lit(KEPT)).alias("state"),
+        pl.when(pl.col("reason").is_not_null())
+        .then(pl.lit(REMOVED))
+        .when(pl.col("class_name").is_null())
+        .then(pl.lit(UNLABELLED))
+        .otherwise(pl.lit(KEPT))
+        .alias("state"),
         _class_index(params.classes),
-    )  # fmt: skip
+    )
     labelled = rows.filter(pl.col("state") == KEPT)
     verdicts = failing(
-        prepare(labelled, test_distances(labelled, pairs)), rules_for(params.classes, params.curate.near_duplicates.max_distance_bits)
-    )  # fmt: skip
+        prepare(labelled, test_distances(labelled, pairs)),
+        rules_for(params.classes, params.curate.near_duplicates.max_distance_bits),
+    )
     broken = labelled.select("fragment_id", "row").with_columns(broken_rules(verdicts))
     rows = rows.join(broken, on=["fragment_id", "row"], how="left", maintain_order="left")
     rows = rows.with_columns(
@@ -54,7 +61,9 @@ def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, par
     rows = _with_shards(rows, params.curate.shards)
     counted = rows.group_by("state").len()["len"].sum()
     if counted != judged.height or rows.height != judged.height:
-        raise GuaranteeBrokenError(f"{judged.height} rows were read, {rows.height} were resolved, {counted} counted")
+        raise GuaranteeBrokenError(
+            f"{judged.height} rows were read, {rows.height} were resolved, {counted} counted"
+        )
     return rows
 
 
@@ -73,7 +82,9 @@ def test_distances(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
 
 def _class_index(classes: tuple[str, ...]) -> pl.Expr:
     numbers = {name: number for number, name in enumerate(classes)}
-    return pl.col("class_name").replace_strict(numbers, default=None, return_dtype=pl.Int32).alias("class_index")
+    return (
+        pl.col("class_name").replace_strict(numbers, default=None, return_dtype=pl.Int32).alias("class_index")
+    )
 
 
 def _with_shards(rows: pl.DataFrame, params: ShardParams) -> pl.DataFrame:
@@ -86,7 +97,8 @@ def _with_shards(rows: pl.DataFrame, params: ShardParams) -> pl.DataFrame:
 
 
 class ResolveRows(beam.DoFn):
-    """All pairs -> `resolved.parquet` and `pairs.parquet` in the work folder -> the fragments that have kept rows."""
+    """All pairs -> `resolved.parquet` and `pairs.parquet` in the work folder -> the fragments that have kept
+    rows."""
 
     def __init__(self, work: str, cache: str, params: Params) -> None:
         self._work = Path(work)
@@ -102,7 +114,11 @@ class ResolveRows(beam.DoFn):
         for side in ("sha_a", "sha_b"):
             stored = stored.join(present, left_on=side, right_on="payload_sha256", how="semi")
         found = [pl.read_parquet(path) for path in sorted(pair_paths)]
-        pairs = pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), stored, *found]).unique().sort("sha_a", "sha_b", "measure")
+        pairs = (
+            pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), stored, *found])
+            .unique()
+            .sort("sha_a", "sha_b", "measure")
+        )
         pairs.write_parquet(self._work / "pairs.parquet", compression="lz4")
         rows = resolve(pl.read_parquet(self._work / "judged.parquet"), frames, pairs, self._params)
         rows.write_parquet(self._work / "resolved.parquet", compression="lz4")

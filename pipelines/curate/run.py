@@ -1,8 +1,8 @@
 """Make the dataset of the locked lake, whole or not at all.
 
-The new dataset is built beside the old one and takes its place by a rename; a run that dies in between leaves the old
-one (or, for an instant, none) and work that the next run removes. Two runs at once: the second waits for the lock. It
-refuses to write a dataset whose counts do not add up.
+The new dataset is built beside the old one and takes its place by a rename; a run that dies in between leaves
+the old one (or, for an instant, none) and work that the next run removes. Two runs at once: the second waits
+for the lock. It refuses to write a dataset whose counts do not add up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 
 from connectors.lake import Snapshot
 from connectors.lake_lock import LakeLock, lock_json, lock_of, read_lake_lock
@@ -36,9 +35,19 @@ from pipelines.runner import RunnerSettings, run
 from pipelines.steps import reached
 
 REMOVED_COLUMNS = (
-    "payload_sha256", "identity", "reason", "reason_value", "match_sha256", "match_identity", "distance", "drive_id",
-    "split", "source", "outcome", "class_name",
-)  # fmt: skip
+    "payload_sha256",
+    "identity",
+    "reason",
+    "reason_value",
+    "match_sha256",
+    "match_identity",
+    "distance",
+    "drive_id",
+    "split",
+    "source",
+    "outcome",
+    "class_name",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,8 @@ def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> Curati
 
 
 def resolve_lake(workspace: Workspace, runner: RunnerSettings | None = None) -> tuple[pl.DataFrame, LakeLock]:
-    """What would become of every row of the lake as it is now (not as locked): the rows of `resolve.resolve`."""
+    """What would become of every row of the lake as it is now (not as locked): the rows of
+    `resolve.resolve`."""
     from connectors.lake import LakeTable
 
     params = load_params(workspace.params_path)
@@ -115,20 +125,23 @@ def run_rows(
     *,
     with_shards: bool,
 ) -> None:
-    """Run the pipeline over the snapshots. Afterwards the work folder holds resolved.parquet, and the shards."""
+    """Run the pipeline over the snapshots. Afterwards the work folder holds resolved.parquet, and the
+    shards."""
     fragments = plan_fragments(snapshots)
     if not fragments:
         raise MisconfiguredError(
             f"the lake {workspace.lake_path} has no frames at the locked versions: run `fleetloop ingest`, then "
             "`fleetloop dataset lock`"
         )
-    labels = snapshots["labels"].read() if "labels" in snapshots else pa.table({f.name: pa.array([], f.type) for f in LABELS})
+    labels = snapshots["labels"].read() if "labels" in snapshots else LABELS.empty_table()
     pl.DataFrame(pl.from_arrow(labels)).write_parquet(work.labels)
     write_plan(work, fragments)
     cache = cache_of(workspace)
 
     def build(pipeline: object) -> None:
-        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(work, cache.folder, cache.features_path, params)
+        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(
+            work, cache.folder, cache.features_path, params
+        )
         if with_shards:
             _ = rows | "WriteShards" >> WriteShards(work, params)
 
@@ -154,7 +167,12 @@ def remember(workspace: Workspace, work: WorkFolder, params: Params) -> None:
 
 
 def _build(
-    workspace: Workspace, work: WorkFolder, staging: Path, params: Params, lock: LakeLock, snapshots: dict[str, Snapshot]
+    workspace: Workspace,
+    work: WorkFolder,
+    staging: Path,
+    params: Params,
+    lock: LakeLock,
+    snapshots: dict[str, Snapshot],
 ) -> dict[str, object]:
     rows = pl.read_parquet(work.resolved)
     shutil.rmtree(staging, ignore_errors=True)
@@ -163,8 +181,22 @@ def _build(
     removed = rows.filter(pl.col("state") == REMOVED).select(REMOVED_COLUMNS).rename({"source": "origin"})
     removed.sort(removed.columns).write_parquet(staging / "removed.parquet", compression="zstd")
     quarantined = rows.filter(pl.col("state") == QUARANTINED).rename({"source": "origin"})
-    hidden = ["fragment_id", "row", "embedding", "state", "shard", "reason", "reason_value", "match_sha256",
-              "match_identity", "distance", "reference_class", "reference_origin", "unreadable", "payload_uri"]  # fmt: skip
+    hidden = [
+        "fragment_id",
+        "row",
+        "embedding",
+        "state",
+        "shard",
+        "reason",
+        "reason_value",
+        "match_sha256",
+        "match_identity",
+        "distance",
+        "reference_class",
+        "reference_origin",
+        "unreadable",
+        "payload_uri",
+    ]
     quarantined.drop(hidden, strict=False).sort("payload_sha256", "identity").write_parquet(
         staging / "quarantine.parquet", compression="zstd"
     )

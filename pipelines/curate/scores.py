@@ -1,8 +1,8 @@
 """How much each unlabelled frame is worth a label, on one scale: 0 (nothing) to 1.
 
 The scores are those that the vehicle computed with `modelkit.scores` when it predicted; a frame without
-a prediction (or with a score that is no number) scores 0, so it is drawn by chance or not at all. The order of
-equal scores is a hash, never the order of arrival. This step refuses to run a model.
+a prediction (or with a score that is no number) scores 0, so it is drawn by chance or not at all. The order
+of equal scores is a hash, never the order of arrival. This step refuses to run a model.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int) -> pl.Da
 def farthest_first(candidates: pl.DataFrame, labelled: pl.DataFrame, count: int) -> list[int]:
     """Row numbers of `count` candidates, each as far as can be from all labelled and all taken before it.
 
-    Distances are cosine, over embeddings of the model that made most of the candidates (others count as unknown and
-    come last); between equally far ones the order of `candidates` decides. (Gonzalez, "Clustering to minimize the maximum
-    intercluster distance", 1985.)
+    Distances are cosine, over embeddings of the model that made most of the candidates (others count as
+    unknown and come last); between equally far ones the order of `candidates` decides. (Gonzalez, "Clustering
+    to minimize the maximum intercluster distance", 1985.)
     """
     digests = candidates["model_digest"].drop_null()
     if count <= 0 or candidates.is_empty() or digests.is_empty():
         return list(range(min(count, candidates.height)))
-    model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][0]
+    model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][
+        0
+    ]
     ours, size = _embeddings(candidates, model, 0)
     seen, _ = _embeddings(labelled, model, size)
     nearest = np.full(len(ours), np.inf)

@@ -1,9 +1,12 @@
-"""A labelling budget is spent on the frames worth most, at most so many a track, and the same frames every time.
+"""A labelling budget is spent on the frames worth most, at most so many a track, and the same frames every
+time.
 
-Three arms share the budget: `test` (by chance among test drives, so the test set stays a fair sample), `random` (by
-chance among the others: what the strategy is compared with) and the strategy. What one arm cannot spend, the next may.
-Why the limit a track: measured on traffic signs, 1,000 least-confident frames lost to 1,000 random ones (77.9 % against
-86.3 %), and won (90.7 %) once limited to one a track. It refuses to ask for a frame that has a label or was removed.
+Three arms share the budget: `test` (by chance among test drives, so the test set stays a fair sample),
+`random` (by chance among the others: what the strategy is compared with) and the strategy. What one arm
+cannot spend, the next may. Why the limit a track: measured on traffic signs, 1,000 least-confident frames
+lost to 1,000 random ones (77.9 % against
+86.3 %), and won (90.7 %) once limited to one a track. It refuses to ask for a frame that has a label or was
+removed.
 """
 
 from __future__ import annotations
@@ -20,8 +23,11 @@ _POOL_FACTOR = 10
 """The diverse strategy chooses among the frames worth most, so many times its budget."""
 
 
-def select(candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams) -> pl.DataFrame:
-    """The columns of SELECTED, at most `budget` rows, the test arm first, each arm in the order of its choice.
+def select(
+    candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams
+) -> pl.DataFrame:
+    """The columns of SELECTED, at most `budget` rows, the test arm first, each arm in the order of its
+    choice.
 
     Args:
         candidates: one row a frame that is kept and has no label.
@@ -32,7 +38,9 @@ def select(candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params
     """
     if budget < 0:
         raise MisconfiguredError(f"the labelling budget is {budget}, must be at least 0")
-    frames = with_worth(candidates, params.strategy, params.seed).with_columns(_track_key().alias("track_key"))
+    frames = with_worth(candidates, params.strategy, params.seed).with_columns(
+        _track_key().alias("track_key")
+    )
     used = labelled.with_columns(_track_key().alias("track_key")).group_by("track_key").len("used")
     frames = frames.join(used, on="track_key", how="left").with_columns(pl.col("used").fill_null(0))
     is_test = pl.col("split") == str(Split.TEST)
@@ -44,12 +52,16 @@ def select(candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params
     spare = budget - test.height - by_chance.height - strategy.height
     more = _within_tracks(_take_out(frames.filter(is_test), test), ["chance"], params).head(spare)
     arms = {"test": test, "random": by_chance, str(params.strategy): strategy, "test (spare)": more}
-    return pl.concat([chosen.with_columns(pl.lit(arm).alias("arm")).select(SELECTED) for arm, chosen in arms.items()])
+    return pl.concat(
+        [chosen.with_columns(pl.lit(arm).alias("arm")).select(SELECTED) for arm, chosen in arms.items()]
+    )
 
 
 def _track_key() -> pl.Expr:
     """Tracks are numbered within a drive; a frame without a track is a track of its own."""
-    return pl.concat_str("drive_id", pl.lit("\0"), pl.coalesce("track_id", pl.concat_str(pl.lit("\0"), "payload_sha256")))
+    return pl.concat_str(
+        "drive_id", pl.lit("\0"), pl.coalesce("track_id", pl.concat_str(pl.lit("\0"), "payload_sha256"))
+    )
 
 
 def _within_tracks(frames: pl.DataFrame, order: list[str], params: LabelParams) -> pl.DataFrame:
@@ -71,7 +83,9 @@ def _take_out(frames: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _by_strategy(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams) -> pl.DataFrame:
+def _by_strategy(
+    frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams
+) -> pl.DataFrame:
     if budget <= 0:
         return frames.clear()
     order = ["chance"] if params.strategy is Strategy.RANDOM else ["worth", "chance"]
@@ -85,7 +99,8 @@ def _by_strategy(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, para
 
 
 def _fewest_first(ordered: pl.DataFrame, labelled: pl.DataFrame) -> pl.DataFrame:
-    """Always the next frame of the predicted class that has the fewest labels by then, the classes by name."""
+    """Always the next frame of the predicted class that has the fewest labels by then, the classes by
+    name."""
     has = labelled.group_by(pl.col("class_name").alias("predicted_class")).len("labels")
     level = pl.col("labels").fill_null(0) + pl.int_range(pl.len()).over("predicted_class")
     return (

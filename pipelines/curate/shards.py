@@ -1,7 +1,8 @@
 """Steps 5 and 6: kept frames with their payloads, in few large files, the same bytes every time.
 
-A fragment is cut into one piece a shard (each payload read once), then the pieces of a shard are merged, sorted by
-payload sha256 and written with fixed row groups. It refuses a payload whose bytes do not have their name.
+A fragment is cut into one piece a shard (each payload read once), then the pieces of a shard are merged,
+sorted by payload sha256 and written with fixed row groups. It refuses a payload whose bytes do not have their
+name.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ SHARD_SCHEMA = pa.schema(
         pa.field("score_novelty", pa.float64()),
     ]
 )
-"""`origin` is "fleet" or "reference"; a reference row has no identity of a vehicle, its `identity` names drive and payload."""
+"""`origin` is "fleet" or "reference"; a reference row has no identity of a vehicle, its `identity` names
+drive and payload."""
 LOGICAL_COLUMNS = tuple(name for name in SHARD_SCHEMA.names if name != "payload")
 """What the digest covers. The payload is covered by its sha256."""
 
@@ -79,7 +81,11 @@ class CutPieces(beam.DoFn):
         """Reads the payloads of the fragment's kept rows once."""
         fragment = Fragment.from_json(element)
         if self._kept is None:
-            kept = pl.scan_parquet(self._work / "resolved.parquet").filter(pl.col("shard").is_not_null()).collect()
+            kept = (
+                pl.scan_parquet(self._work / "resolved.parquet")
+                .filter(pl.col("shard").is_not_null())
+                .collect()
+            )
             self._kept = {str(key[0]): part for key, part in kept.group_by("fragment_id")}
         rows = self._kept[fragment.fragment_id].sort("row")
         table = logical_rows(rows.sort("payload_sha256"))
@@ -93,7 +99,9 @@ class CutPieces(beam.DoFn):
         shards = ordered["shard"]
         for shard in sorted(shards.unique()):
             path = self._work / "pieces" / f"{shard}.{fragment.fragment_id}.parquet"
-            pq.write_table(table.filter(pa.array(shards == shard)).select(SHARD_SCHEMA.names), path, compression="lz4")
+            pq.write_table(
+                table.filter(pa.array(shards == shard)).select(SHARD_SCHEMA.names), path, compression="lz4"
+            )
             yield shard, str(path)
 
 
@@ -111,9 +119,15 @@ class MergeShard(beam.DoFn):
         table = table.cast(SHARD_SCHEMA).sort_by("payload_sha256")
         path = self._out / f"{shard}.parquet"
         pq.write_table(
-            table, path, compression="zstd", compression_level=3, row_group_size=self._params.row_group_rows,
-            use_dictionary=[name for name in SHARD_SCHEMA.names if name not in {"payload", "payload_sha256", "image_hash"}],
-        )  # fmt: skip
+            table,
+            path,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=self._params.row_group_rows,
+            use_dictionary=[
+                name for name in SHARD_SCHEMA.names if name not in {"payload", "payload_sha256", "image_hash"}
+            ],
+        )
         yield json.dumps({"shard": shard, "rows": table.num_rows, "size_bytes": path.stat().st_size})
 
 

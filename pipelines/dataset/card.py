@@ -1,7 +1,7 @@
 """A dataset has a page that a person can read: what is in it, what was left out and why, and how it looks.
 
-`card.md` and `card.html` show the manifest's numbers and nothing else, with pictures that are drawn from the shards
-themselves. The same dataset draws the same card. The page loads nothing from anywhere.
+`card.md` and `card.html` show the manifest's numbers and nothing else, with pictures that are drawn from the
+shards themselves. The same dataset draws the same card. The page loads nothing from anywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ def write_card(folder: Path, manifest: dict[str, Any], kept: pl.DataFrame) -> No
     pictures.mkdir(exist_ok=True)
     draw_plots(pictures, manifest, kept)
     sheets = draw_contact_sheets(pictures, folder, kept, manifest["classes"])
-    view = {"m": manifest, "sheets": sheets, "rows": _count_rows(manifest["counts"]), "test_conditions": _conditions(manifest)}
+    view = {
+        "m": manifest,
+        "sheets": sheets,
+        "rows": _count_rows(manifest["counts"]),
+        "test_conditions": _conditions(manifest),
+    }
     for name in ("card.md", "card.html"):
         write_atomic(folder / name, _environment().get_template(f"{name}.j2").render(view).encode())
 
@@ -46,7 +51,9 @@ def _count_rows(counts: dict[str, Any]) -> list[tuple[str, int, str]]:
     """(what, how many, in words) for every place where a row that was read can be; they add up to read."""
     rows = [("kept", int(counts["kept"]), "labelled, judged good, in the shards")]
     rows.append(("unlabelled", int(counts["unlabelled"]), "good and unique, nobody has labelled it yet"))
-    rows.append(("quarantined", int(counts["quarantined"]), "breaks a rule; kept apart in quarantine.parquet"))
+    rows.append(
+        ("quarantined", int(counts["quarantined"]), "breaks a rule; kept apart in quarantine.parquet")
+    )
     rows += [
         (f"removed: {reason}", int(counts["removed"][reason]), REASONS_IN_WORDS[RemovalReason(reason)])
         for reason in sorted(counts["removed"])
@@ -64,16 +71,19 @@ def _environment() -> Environment:
     class PackageFiles(BaseLoader):
         """Templates beside this module, from a folder or from a zip."""
 
-        def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, None]:
+        def get_source(self, _environment: Environment, template: str) -> tuple[str, str | None, None]:
             file = resources.files("pipelines.dataset") / template
             if not file.is_file():
                 raise TemplateNotFound(template)
             return file.read_text(encoding="utf-8"), None, None
 
     environment = Environment(
-        loader=PackageFiles(), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=PackageFiles(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
-    )  # fmt: skip
+    )
     environment.filters["grouped"] = lambda number: f"{number:,}"
     environment.filters["size"] = _size
     environment.filters["share"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "0 %"

@@ -1,9 +1,10 @@
 """The same logical rows have the same digest: however many files hold them, in whatever order they came.
 
 Rows are sorted by a unique key, then every column is written in one canonical form and hashed: its name and
-type, where it is null, and its values (little-endian numbers with every NaN alike and nulls as zero; text as lengths
-and bytes; lists as lengths and their flattened values). Payload bytes are stood for by their sha256, which whoever
-wrote them has checked. It refuses a key that is not unique, because then the order would decide.
+type, where it is null, and its values (little-endian numbers with every NaN alike and nulls as zero; text as
+lengths and bytes; lists as lengths and their flattened values). Payload bytes are stood for by their sha256,
+which whoever wrote them has checked. It refuses a key that is not unique, because then the order would
+decide.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A dataset says what it was made from, what became of every row that was read, and the digest of what is in it.
+"""A dataset says what it was made from, what became of every row that was read, and the digest of what is in
+it.
 
-Nothing in it depends on the time, the machine or the number of workers, so the same inputs write the same bytes. The
-version's number and its parent are not here: they are given when it is committed (`versions.py`). It refuses counts
-that do not add up.
+Nothing in it depends on the time, the machine or the number of workers, so the same inputs write the same
+bytes. The version's number and its parent are not here: they are given when it is committed (`versions.py`).
+It refuses counts that do not add up.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def build_manifest(
 ) -> Manifest:
     """The manifest of the dataset in `folder`, whose rows were resolved as in `rows`.
 
-    Raises GuaranteeBrokenError when the shards do not hold exactly the kept rows, or the counts do not add up.
+    Raises GuaranteeBrokenError when the shards do not hold exactly the kept rows, or the counts do not add
+    up.
     """
     kept = rows.filter(pl.col("state") == KEPT)
     digest = rows_digest(logical_rows(kept), ["payload_sha256"])
@@ -70,7 +72,11 @@ def build_manifest(
             "code": {"version": _version(), "digest": code_digest(), "measures": MEASURE_VERSION},
         },
         "shards": [
-            {"name": path.name, "rows": pq.ParquetFile(path).metadata.num_rows, "size_bytes": path.stat().st_size}
+            {
+                "name": path.name,
+                "rows": pq.ParquetFile(path).metadata.num_rows,
+                "size_bytes": path.stat().st_size,
+            }
             for path in shard_paths(folder)
         ],
         "fleet": settings.name,
@@ -108,7 +114,8 @@ def dataset_digest(folder: Path) -> str:
 
 
 def code_digest() -> str:
-    """sha256 over the source of what decides about rows: this layer's curation and rules, and the image measures."""
+    """sha256 over the source of what decides about rows: this layer's curation and rules, and the image
+    measures."""
     digest = hashlib.sha256()
     for package in ("pipelines.curate", "pipelines.validate", "modelkit"):
         for item in sorted(resources.files(package).iterdir(), key=lambda item: item.name):
@@ -136,7 +143,9 @@ def _counts(rows: pl.DataFrame) -> dict[str, object]:
         "read_by_origin": _histogram(rows, "source"),
         "read_by_outcome": _histogram(rows.with_columns(pl.col("outcome").fill_null("no record")), "outcome"),
     }
-    total = states.get(KEPT, 0) + states.get(UNLABELLED, 0) + states.get(QUARANTINED, 0) + sum(removed.values())
+    total = (
+        states.get(KEPT, 0) + states.get(UNLABELLED, 0) + states.get(QUARANTINED, 0) + sum(removed.values())
+    )
     if total != rows.height:
         raise GuaranteeBrokenError(f"{rows.height} rows were read, but {total} are accounted for: {counts}")
     return counts
@@ -168,5 +177,10 @@ def _offsets(arrivals: Snapshot | None) -> dict[str, int]:
     if arrivals is None:
         return {}
     table = arrivals.read(["topic_id", "partition", "offset_end"], filter=pc.field("origin") != "replay")
-    grouped = pl.DataFrame(pl.from_arrow(table)).group_by("topic_id", "partition").agg(pl.col("offset_end").max())
-    return {f"{topic}/{partition}": int(end) for topic, partition, end in grouped.sort("topic_id", "partition").iter_rows()}
+    grouped = (
+        pl.DataFrame(pl.from_arrow(table)).group_by("topic_id", "partition").agg(pl.col("offset_end").max())
+    )
+    return {
+        f"{topic}/{partition}": int(end)
+        for topic, partition, end in grouped.sort("topic_id", "partition").iter_rows()
+    }

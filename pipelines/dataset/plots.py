@@ -20,10 +20,20 @@ _INK, _SOFT, _GRID = "#1c2430", "#5c6a7a", "#e3e8ee"
 _STATE_COLOURS = {"kept": "#2a9d6f", "unlabelled": "#8fb8de", "quarantined": "#d1495b"}
 _REMOVED = "#b9c2cc"
 _STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.edgecolor": _GRID, "axes.labelcolor": _SOFT,
-    "xtick.color": _SOFT, "ytick.color": _INK, "axes.grid": True, "grid.color": _GRID, "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-}  # fmt: skip
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _SOFT,
+    "xtick.color": _SOFT,
+    "ytick.color": _INK,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+}
 MAX_CLASSES_SHOWN = 50
 
 
@@ -37,7 +47,10 @@ def draw_plots(pictures: Path, manifest: dict[str, Any], kept: pl.DataFrame) -> 
 
 def _rows(path: Path, counts: dict[str, Any]) -> None:
     bars = [(name, counts[name], _STATE_COLOURS[name]) for name in ("kept", "unlabelled", "quarantined")]
-    bars += [(reason.replace("_", " "), number, _REMOVED) for reason, number in sorted(counts["removed"].items(), key=_by_size)]
+    bars += [
+        (reason.replace("_", " "), number, _REMOVED)
+        for reason, number in sorted(counts["removed"].items(), key=_by_size)
+    ]
     figure = Figure(figsize=(7.2, 0.6 + 0.34 * len(bars)), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     places = range(len(bars))
@@ -45,9 +58,10 @@ def _rows(path: Path, counts: dict[str, Any]) -> None:
     axes.set_yticks(places, [name for name, *_ in bars])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_title(f"What became of the {counts['read']:,} rows that were read", loc="left", fontweight="bold")
     for place, (_, number, _) in enumerate(bars):
-        axes.annotate(f"{number:,}", (number, place), (4, 0), textcoords="offset points", va="center", color=_SOFT)
+        axes.annotate(
+            f"{number:,}", (number, place), (4, 0), textcoords="offset points", va="center", color=_SOFT
+        )
     axes.margins(x=0.12)
     _save(figure, path)
 
@@ -69,7 +83,9 @@ def _classes(path: Path, manifest: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     for place, total in enumerate(left):
-        axes.annotate(f"{total:,}", (total, place), (4, 0), textcoords="offset points", va="center", color=_SOFT)
+        axes.annotate(
+            f"{total:,}", (total, place), (4, 0), textcoords="offset points", va="center", color=_SOFT
+        )
     axes.margins(x=0.1)
     axes.set_title("Frames by class and split", loc="left", fontweight="bold")
     figure.legend(loc="outside lower left", ncols=3, frameon=False)

@@ -1,7 +1,8 @@
-"""The rules that every row of a dataset keeps, each once: as a polars expression and as a Great Expectations expectation.
+"""The rules that every row of a dataset keeps, each once: as a polars expression and as a Great Expectations
+expectation.
 
-A missing value breaks only the rules that say "present"; a value that is no number breaks the rule of its range. The
-two judges must agree row count by row count (`stage.judge` refuses to go on when they do not).
+A missing value breaks only the rules that say "present"; a value that is no number breaks the rule of its
+range. The two judges must agree row count by row count (`stage.judge` refuses to go on when they do not).
 """
 
 from __future__ import annotations
@@ -36,15 +37,21 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
     return (
         _present("identity"),
         Rule(
-            "identity_unique", "no two rows have one identity", ("identity",),
+            "identity_unique",
+            "no two rows have one identity",
+            ("identity",),
             pl.col("identity").is_not_null() & pl.col("identity").is_duplicated(),
-            "ExpectColumnValuesToBeUnique", {"column": "identity"},
+            "ExpectColumnValuesToBeUnique",
+            {"column": "identity"},
         ),
         _present("payload_sha256"),
         Rule(
-            "hash_well_formed", "a payload is named by 64 lower-case hexadecimal digits", ("payload_sha256",),
+            "hash_well_formed",
+            "a payload is named by 64 lower-case hexadecimal digits",
+            ("payload_sha256",),
             ~pl.col("payload_sha256").str.contains(_HASH_FORM).fill_null(True),
-            "ExpectColumnValuesToMatchRegex", {"column": "payload_sha256", "regex": _HASH_FORM_PYTHON},
+            "ExpectColumnValuesToMatchRegex",
+            {"column": "payload_sha256", "regex": _HASH_FORM_PYTHON},
         ),
         _present("class_name"),
         _one_of("class_name", tuple(classes), "the class is one of the contract's"),
@@ -53,31 +60,43 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
         _between("selection_probability", 0.0, 1.0),
         _between("luma", 0.0, MAX_LUMA),
         Rule(
-            "time_rises", "capture time rises with seq, for one sensor in one drive and epoch",
+            "time_rises",
+            "capture time rises with seq, for one sensor in one drive and epoch",
             ("capture_time_ns", "previous_capture_time_ns"),
             (pl.col("capture_time_ns") <= pl.col("previous_capture_time_ns")).fill_null(False),
             "ExpectColumnPairValuesAToBeGreaterThanB",
-            {"column_A": "capture_time_ns", "column_B": "previous_capture_time_ns",
-             "ignore_row_if": "either_value_is_missing"},
+            {
+                "column_A": "capture_time_ns",
+                "column_B": "previous_capture_time_ns",
+                "ignore_row_if": "either_value_is_missing",
+            },
         ),
         _between("drive_splits", 1.0, 1.0, "a drive is in one split"),
         _between(
-            "test_distance_bits", max_distance_bits + 1.0, None, "no frame of training is a near-duplicate of a test frame"
+            "test_distance_bits",
+            max_distance_bits + 1.0,
+            None,
+            "no frame of training is a near-duplicate of a test frame",
         ),
-    )  # fmt: skip
+    )
 
 
 def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> pl.DataFrame:
     """`rows` with the derived columns that some rules look at.
 
-    `previous_capture_time_ns`: of the row before by seq (null for the first, and where a clock is not to be believed).
-    `drive_splits`: in how many splits the row's drive is. `test_distance_bits`: to the nearest test frame, from
-    `test_distances` (payload_sha256, test_distance_bits), null when none is near or the row is a test frame itself.
+    `previous_capture_time_ns`: of the row before by seq (null for the first, and where a clock is not to be
+    believed). `drive_splits`: in how many splits the row's drive is. `test_distance_bits`: to the nearest
+    test frame, from `test_distances` (payload_sha256, test_distance_bits), null when none is near or the row
+    is a test frame itself.
     """
     group = ["vehicle_id", "epoch", "drive_id", "sensor_id"]
     believed = pl.col("vehicle_id").is_not_null() & (pl.col("time_quality") == "ok").fill_null(False)
     previous = (
-        pl.when(believed).then("capture_time_ns").shift(1).over(group, order_by="seq").alias("previous_capture_time_ns")
+        pl.when(believed)
+        .then("capture_time_ns")
+        .shift(1)
+        .over(group, order_by="seq")
+        .alias("previous_capture_time_ns")
     )
     rows = rows.with_columns(
         pl.when(believed).then(previous).alias("previous_capture_time_ns"),
@@ -87,7 +106,9 @@ def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> p
         return rows.with_columns(pl.lit(None, pl.Float64).alias("test_distance_bits"))
     joined = rows.join(test_distances, on="payload_sha256", how="left", maintain_order="left")
     is_test = pl.col("split") == str(Split.TEST)
-    return joined.with_columns(pl.when(~is_test).then("test_distance_bits").cast(pl.Float64).alias("test_distance_bits"))
+    return joined.with_columns(
+        pl.when(~is_test).then("test_distance_bits").cast(pl.Float64).alias("test_distance_bits")
+    )
 
 
 def failing(prepared: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
@@ -103,17 +124,24 @@ def broken_rules(verdicts: pl.DataFrame) -> pl.Series:
 
 def _present(column: str) -> Rule:
     return Rule(
-        f"{column}_present", f"every row has a value for {column}", (column,),
-        pl.col(column).is_null(), "ExpectColumnValuesToNotBeNull", {"column": column},
-    )  # fmt: skip
+        f"{column}_present",
+        f"every row has a value for {column}",
+        (column,),
+        pl.col(column).is_null(),
+        "ExpectColumnValuesToNotBeNull",
+        {"column": column},
+    )
 
 
 def _one_of(column: str, values: tuple[str, ...], promise: str) -> Rule:
     return Rule(
-        f"{column}_known", promise, (column,),
+        f"{column}_known",
+        promise,
+        (column,),
         ~pl.col(column).is_in(values).fill_null(True),
-        "ExpectColumnValuesToBeInSet", {"column": column, "value_set": list(values)},
-    )  # fmt: skip
+        "ExpectColumnValuesToBeInSet",
+        {"column": column, "value_set": list(values)},
+    )
 
 
 def _between(column: str, low: float, high: float | None, promise: str = "") -> Rule:
@@ -127,6 +155,10 @@ def _between(column: str, low: float, high: float | None, promise: str = "") -> 
     if high is not None:
         arguments["max_value"] = high
     return Rule(
-        f"{column}_in_range", promise or f"{column} is {bound}", (column,),
-        fails.fill_null(False), "ExpectColumnValuesToBeBetween", arguments,
-    )  # fmt: skip
+        f"{column}_in_range",
+        promise or f"{column} is {bound}",
+        (column,),
+        fails.fill_null(False),
+        "ExpectColumnValuesToBeBetween",
+        arguments,
+    )

@@ -1,0 +1,55 @@
+"""`fleetloop curate`: make the dataset from the locked lake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer()
+
+
+@app.command()
+def curate(
+    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    lock: bool = typer.Option(False, "--lock", help="Write lake.lock from the lake's newest versions first."),
+    workers: int = typer.Option(1, min=1, max=256, help="Workers of the local runner."),
+    processes: bool = typer.Option(False, help="Run the workers as processes instead of threads."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output: the manifest."),
+) -> None:
+    """Make datasets/current from the versions in lake.lock, with the parameters in params.yaml."""
+    from connectors.workspace import Workspace
+    from pipelines.curate.run import curate as make_dataset
+    from pipelines.dataset.lock import write_lock
+    from pipelines.runner import RunnerSettings
+
+    place = Workspace.open(workspace)
+    if lock:
+        write_lock(place)
+    result = make_dataset(place, RunnerSettings(workers=workers, multi_processing=processes))
+    manifest = result.manifest
+    if as_json:
+        print(json.dumps(manifest, indent=2, sort_keys=True))
+        return
+    console = Console()
+    console.print(what_became(manifest))
+    console.print(f"[green]Dataset[/] {result.path}  digest {manifest['digest']}")
+    console.print(f"[green]Card[/] {result.path / 'card.html'}")
+
+
+def what_became(manifest: dict[str, Any]) -> Table:
+    """The counts of a manifest as a table; they add up to what was read."""
+    counts = manifest["counts"]
+    table = Table(title=f"What became of the {counts['read']:,} rows that were read", title_justify="left")
+    table.add_column("what")
+    table.add_column("rows", justify="right")
+    table.add_row("[green]kept[/]", f"{counts['kept']:,}")
+    table.add_row("unlabelled", f"{counts['unlabelled']:,}")
+    table.add_row("quarantined", f"{counts['quarantined']:,}")
+    for reason, number in sorted(counts["removed"].items()):
+        table.add_row(f"removed: {reason.replace('_', ' ')}", f"{number:,}")
+    return table

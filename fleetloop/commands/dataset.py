@@ -1,0 +1,214 @@
+"""`fleetloop dataset`: lock the lake, re-run what changed, and commit, list, show and compare dataset
+versions."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from connectors.workspace import Workspace
+    from pipelines.dataset.versions import Version
+
+app = typer.Typer(
+    no_args_is_help=True, help="Lock the lake; commit, list, show and compare dataset versions."
+)
+
+WorkspacePath = Annotated[Path, typer.Option("--workspace", help="The workspace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+HERE = Path()
+
+
+@app.command()
+def lock(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
+    """Write lake.lock from the newest version of every table: what the next dataset is made from."""
+    from connectors.lake_lock import lock_json
+    from connectors.workspace import Workspace
+    from pipelines.dataset.lock import write_lock
+
+    place = Workspace.open(workspace)
+    held, changed = write_lock(place)
+    if as_json:
+        _print({**lock_json(held), "changed": changed})
+        return
+    for name, table in held.items():
+        Console().print(f"{name} version [bold]{table.version}[/]")
+    Console().print(f"[green]{'Wrote' if changed else 'No change in'}[/] {place.lake_lock_path}")
+
+
+@app.command()
+def repro(
+    stages: Annotated[
+        list[str] | None, typer.Argument(help="Stages of dvc.yaml; all of them when none is named.")
+    ] = None,
+    workspace: WorkspacePath = HERE,
+) -> None:
+    """Re-run the stages whose inputs changed, and no others."""
+    from connectors.workspace import Workspace
+    from pipelines.dataset.dvc import DvcRepository
+
+    DvcRepository(Workspace.open(workspace)).repro(*(stages or []), echo=True)
+
+
+@app.command()
+def commit(
+    message: str = typer.Option(..., "-m", "--message", help="What is new in this version."),
+    push: bool = typer.Option(True, help="Push the files to the DVC remote."),
+    workspace: WorkspacePath = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Commit datasets/current as the next version: DVC, git and a tag. The same digest makes no new
+    version."""
+    from connectors.workspace import Workspace
+    from pipelines.dataset.versions import commit_version
+
+    version, is_new = commit_version(Workspace.open(workspace), message, push=push)
+    if as_json:
+        _print({"id": version.id, "digest": version.digest, "parent": version.parent, "is_new": is_new})
+        return
+    word = "Committed" if is_new else "No change since"
+    Console().print(
+        f"[green]{word}[/] [bold]{version.id}[/]  {version.manifest['rows']:,} rows  digest {version.digest}"
+    )
+
+
+@app.command(name="list")
+def list_(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
+    """List the dataset versions, the first one first."""
+    from connectors.workspace import Workspace
+    from pipelines.dataset.versions import list_versions
+
+    versions = list_versions(Workspace.open(workspace))
+    if as_json:
+        _print([_summary(version) for version in versions])
+        return
+    table = Table(title="Dataset versions", title_justify="left")
+    for heading in ("version", "digest", "parent", "message"):
+        table.add_column(heading)
+    for heading in ("rows", "train", "validation", "test"):
+        table.add_column(heading, justify="right")
+    for version in versions:
+        splits = version.manifest["splits"]
+        numbers = [
+            version.manifest["rows"],
+            *(splits[name]["rows"] for name in ("train", "validation", "test")),
+        ]
+        table.add_row(
+            version.id, version.digest[:12], version.parent, version.message, *(f"{n:,}" for n in numbers)
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(
+    version: str = typer.Argument("latest", help="vN, or latest."),
+    workspace: WorkspacePath = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show one version: its counts, splits, classes, and what it was made from."""
+    from connectors.workspace import Workspace
+    from fleetloop.commands.curate import what_became
+    from pipelines.dataset.versions import find_version
+
+    found = find_version(Workspace.open(workspace), version)
+    if as_json:
+        _print(found.to_json())
+        return
+    console = Console()
+    console.print(
+        f"[bold]{found.id}[/] {found.message}\ndigest {found.digest}\nparent {found.parent or '(none)'}"
+    )
+    console.print(what_became(found.manifest))
+    table = Table(title="Classes by split", title_justify="left")
+    table.add_column("class")
+    names = ("train", "validation", "test")
+    for name in names:
+        table.add_column(name, justify="right")
+    for name in found.manifest["classes"]:
+        table.add_row(name, *(f"{found.manifest['splits'][split]['classes'][name]:,}" for split in names))
+    console.print(table)
+
+
+@app.command()
+def diff(
+    before: str = typer.Argument(..., help="vN, latest, or current for datasets/current."),
+    after: str = typer.Argument(..., help="vN, latest, or current."),
+    workspace: WorkspacePath = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two versions: rows added, removed, given another label, and how the classes changed."""
+    from connectors.workspace import Workspace
+    from pipelines.dataset.diff import diff as compare
+
+    place = Workspace.open(workspace)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_rows(place, name, Path(folder) / str(i)) for i, name in enumerate((before, after))]
+    found = compare(*rows)
+    if as_json:
+        _print({"before": before, "after": after, **found.to_json()})
+        return
+    table = Table(title=f"{before} -> {after}", title_justify="left")
+    table.add_column("what")
+    for heading in (before, after, "change"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        "rows",
+        f"{found.before_rows:,}",
+        f"{found.after_rows:,}",
+        f"{found.after_rows - found.before_rows:+,}",
+    )
+    for name, (a, b) in {**found.splits, **found.classes}.items():
+        table.add_row(name, f"{a:,}", f"{b:,}", f"{b - a:+,}")
+    console = Console()
+    console.print(table)
+    console.print(f"{found.added:,} added, {found.removed:,} removed, {found.relabelled:,} relabelled")
+    console.print(f"{found.unchanged:,} unchanged")
+    if found.moved:
+        console.print(f"[red]{found.moved:,} rows moved to another split[/]")
+
+
+@app.command()
+def checkout(
+    version: str = typer.Argument(..., help="vN, or latest."),
+    into: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    workspace: WorkspacePath = HERE,
+) -> None:
+    """Fetch the files of a version from the DVC remote into a folder, and check their digest."""
+    from connectors.workspace import Workspace
+    from pipelines.dataset.versions import checkout_version
+
+    place = checkout_version(Workspace.open(workspace), version, into)
+    Console().print(f"[green]Version {version}[/] is in {place}")
+
+
+def _rows(place: Workspace, name: str, folder: Path) -> pl.DataFrame:
+    from pipelines.dataset.manifest import read_rows
+    from pipelines.dataset.versions import checkout_version
+
+    columns = ["payload_sha256", "class_name", "split"]
+    if name == "current":
+        return read_rows(place.dataset_path, columns)
+    return read_rows(checkout_version(place, name, folder), columns)
+
+
+def _summary(version: Version) -> dict[str, Any]:
+    return {
+        "id": version.id,
+        "digest": version.digest,
+        "parent": version.parent,
+        "message": version.message,
+        "rows": version.manifest["rows"],
+        "splits": {name: split["rows"] for name, split in version.manifest["splits"].items()},
+    }
+
+
+def _print(document: object) -> None:
+    print(json.dumps(document, indent=2, sort_keys=True))

@@ -1,0 +1,125 @@
+"""A label is asked for only when it was selected, paid once, and kept with its cost and the request it
+belongs to.
+
+    current lake -> what would be kept -> those without a label -> selection -> label desk -> one commit to
+    `labels`
+
+The answers are appended in one commit on the very version of the table that the selection saw: two runs at
+once cannot pay twice for a frame. What was asked, by which arm and why, is left in reports/label_requests. It
+refuses answers that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from connectors.lake import LakeTable
+from connectors.lake_schema import LABELS
+from connectors.ports import Label, LabelDesk
+from connectors.workspace import Workspace
+from foundation.errors import RejectedError
+from foundation.files import write_json_atomic
+from pipelines.curate.params import Params, load_params
+from pipelines.curate.resolve import UNLABELLED
+from pipelines.curate.run import resolve_lake
+from pipelines.curate.selection import select
+from pipelines.runner import RunnerSettings
+from pipelines.steps import reached
+
+
+@dataclass(frozen=True, slots=True)
+class LabelResult:
+    """What one request asked for, what came back, and what it cost. `arms` counts the asked frames by arm."""
+
+    request_id: str
+    candidates: int
+    asked: int
+    answered: int
+    cost: float
+    arms: dict[str, int]
+    classes: dict[str, int]
+    labels_version: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def label(
+    workspace: Workspace, desk: LabelDesk, budget: int, runner: RunnerSettings | None = None
+) -> LabelResult:
+    """Spend at most `budget` labels on the lake as it is now, with the section `label` of params.yaml.
+
+    Raises:
+        MisconfiguredError: a negative budget, no lake, a bad parameter.
+        RejectedError: (reason unasked_label) the desk answered about a payload that it was not asked about.
+        StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
+    """
+    params = load_params(workspace.params_path)
+    table = LakeTable.create(workspace.labels_uri, LABELS)
+    rows, lock = resolve_lake(workspace, runner)
+    candidates = rows.filter(pl.col("state") == UNLABELLED)
+    chosen = choose(rows, budget, params)
+    asked = chosen["payload_sha256"].to_list()
+    request_id = hashlib.sha256("\n".join([str(lock["labels"].version), *asked]).encode()).hexdigest()[:16]
+    answers = desk.request(asked) if asked else []
+    unasked = sorted({answer.payload_sha256 for answer in answers} - set(asked))
+    if unasked:
+        raise RejectedError(
+            f"the label desk answered about {unasked[0]}, which it was not asked about",
+            reason="unasked_label",
+        )
+    reached("label.answered")
+    version = _append(table, answers, request_id, lock["labels"].version)
+    reached("label.appended")
+    result = LabelResult(
+        request_id=request_id,
+        candidates=candidates.height,
+        asked=len(asked),
+        answered=len(answers),
+        cost=sum(answer.cost for answer in answers),
+        arms=dict(chosen.group_by("arm", maintain_order=True).len().rows()),
+        classes=_count(answers),
+        labels_version=version,
+    )
+    folder = workspace.reports_path / "label_requests"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / f"{request_id}.json", {**result.to_json(), "frames": chosen.to_dicts()})
+    return result
+
+
+def choose(rows: pl.DataFrame, budget: int, params: Params) -> pl.DataFrame:
+    """The frames to ask for, of the rows that `resolve` gave; see `selection.select`."""
+    labelled = rows.filter(pl.col("class_name").is_not_null()).sort("payload_sha256", "identity")
+    labelled = labelled.unique("payload_sha256", keep="first", maintain_order=True)
+    candidates = rows.filter(pl.col("state") == UNLABELLED).sort("payload_sha256")
+    return select(candidates, labelled, budget, params.label)
+
+
+def _append(table: LakeTable, answers: list[Label], request_id: str, expected_version: int) -> int:
+    rows = [
+        {
+            "payload_sha256": answer.payload_sha256,
+            "class_name": answer.class_name,
+            "labeller": answer.labeller,
+            "labelled_time_ns": answer.labelled_time_ns,
+            "cost": answer.cost,
+            "request_id": request_id,
+        }
+        for answer in answers
+    ]
+    if not rows:
+        return expected_version
+    return table.append(pa.Table.from_pylist(rows, LABELS), expected_version=expected_version)
+
+
+def _count(answers: list[Label]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for answer in sorted(answers, key=lambda answer: answer.class_name):
+        counts[answer.class_name] = counts.get(answer.class_name, 0) + 1
+    return counts

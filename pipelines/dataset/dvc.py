@@ -1,0 +1,141 @@
+"""DVC and git through their command lines, by one writer at a time, with this very interpreter.
+
+DVC's stages run `fleetloop ...`: a small launcher at the front of PATH makes that the FleetLoop that called
+DVC. A second writer waits for the lock, then is refused with the holder's pid (measured: of four `dvc add` at
+once two failed). Neither DVC's usage statistics nor its search for updates is on. This module decides nothing
+about versions.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.workspace import Workspace
+from foundation.errors import FleetLoopError, MisconfiguredError
+from foundation.files import FileLock, write_atomic
+
+COMMAND_TIMEOUT_S = 6 * 3600.0
+_LAST_LINES = 20
+GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
+"""Whom git names when the user has told it nothing."""
+
+
+class CommandFailedError(FleetLoopError):
+    """A command line of git or DVC failed; the message holds its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class DvcRepository:
+    """The workspace as a git and DVC repository."""
+
+    workspace: Workspace
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The one writer. Raises RetryLaterError when another one stays longer than lock_wait_s."""
+        self.workspace.private_path.mkdir(exist_ok=True)
+        with FileLock(self.workspace.private_path / "dvc.lock", wait_s=self.workspace.settings.lock_wait_s):
+            yield
+
+    def dvc(self, *arguments: str, echo: bool = False) -> str:
+        """Run `dvc ARGUMENTS` in the workspace; its output, which is also shown when `echo`."""
+        return self._run([sys.executable, "-P", "-m", "dvc", *arguments], echo=echo)
+
+    def git(self, *arguments: str) -> str:
+        """Run `git ARGUMENTS` in the workspace; its output."""
+        return self._run(["git", *arguments])
+
+    def repro(self, *stages: str, echo: bool = False) -> str:
+        """Re-run what changed of the stages (all of them when none is named), as the one writer."""
+        with self.writing():
+            return self.dvc("repro", *stages, echo=echo)
+
+    def commit_git(self, message: str, paths: Sequence[str]) -> None:
+        """Commit these paths, if anything in them changed."""
+        present = [path for path in paths if (self.workspace.root / path).exists()]
+        self.git("add", "--", *present)
+        changed = self._status(["git", "diff", "--cached", "--quiet", "--", *present])
+        if changed:
+            self.git(*self._identity(), "commit", "--quiet", "--message", message, "--", *present)
+
+    def has_commit(self) -> bool:
+        """Whether git has a commit yet."""
+        return self._status(["git", "rev-parse", "--verify", "--quiet", "HEAD"]) == 0
+
+    def tag(self, name: str, message: str) -> None:
+        """Tag the newest commit of git."""
+        self.git(*self._identity(), "tag", "--annotate", "--message", message, name)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the stages: this interpreter's folder and the launcher first on PATH."""
+        launcher = self.workspace.private_path / "bin" / "fleetloop"
+        text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m fleetloop "$@"\n'
+        if not launcher.is_file() or launcher.read_text() != text:
+            launcher.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(launcher, text.encode(), mode=0o755)
+        source = str(Path(__file__).resolve().parents[2])
+        python_path = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+        path = [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        quiet = {"DVC_NO_ANALYTICS": "1", "GX_ANALYTICS_ENABLED": "false", "GIT_TERMINAL_PROMPT": "0"}
+        return {
+            **os.environ,
+            **quiet,
+            "PATH": os.pathsep.join(path),
+            "PYTHONPATH": os.pathsep.join(python_path),
+        }
+
+    def _identity(self) -> list[str]:
+        if self._status(["git", "config", "user.email"]) == 0:
+            return []
+        return ["-c", f"user.name={GIT_NAME}", "-c", f"user.email={GIT_MAIL}"]
+
+    def _status(self, command: list[str]) -> int:
+        done = subprocess.run(
+            command,
+            cwd=self.workspace.root,
+            env=self.environment(),
+            capture_output=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        return done.returncode
+
+    def _run(self, command: list[str], *, echo: bool = False) -> str:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=self.workspace.root,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        except FileNotFoundError as error:
+            raise MisconfiguredError(f"{command[0]} is not installed; run `fleetloop doctor`") from error
+        lines: list[str] = []
+        with process:
+            assert process.stdout is not None  # noqa: S101
+            try:
+                for line in process.stdout:
+                    lines.append(line)
+                    if echo:
+                        sys.stderr.write(line)
+                status = process.wait(COMMAND_TIMEOUT_S)
+            except BaseException:
+                process.terminate()
+                raise
+        if status != 0:
+            words = "".join(lines[-_LAST_LINES:]).strip()
+            raise CommandFailedError(
+                f"`{shlex.join([Path(command[0]).name, *command[1:]])}` ended with {status}: {words}"
+            )
+        return "".join(lines)

@@ -1,0 +1,208 @@
+"""A dataset version is committed once, by one writer, and never changes: late data makes the next one.
+
+A version is a git tag `dataset/vN` on a commit that holds lake.lock, params.yaml, dvc.lock and
+`registry/datasets/vN.json` (the manifest with the version's id, parent and message), with the files
+themselves in DVC's cache and remote. The order of a commit: pin the lake's versions, record the outputs in
+DVC, write the record, commit to git, tag, push. A commit that died in between is finished by running it
+again: every step is done only if it is not. It refuses a dataset that is not what its manifest says, or that
+was made from another lake.lock or other parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from connectors.lake_lock import lock_json, parse_lake_lock, read_lake_lock
+from connectors.lake_retention import pin
+from connectors.workspace import Workspace
+from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
+from foundation.files import read_json, write_json_atomic
+from pipelines.curate.params import load_params
+from pipelines.dataset.dvc import DvcRepository
+from pipelines.dataset.manifest import dataset_digest, read_manifest
+from pipelines.steps import reached
+
+_NAME = re.compile(r"v(\d+)\.json")
+TAG_PREFIX = "dataset/"
+REMOTE_NAME = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One committed dataset version. `parent` is the id of the one before, "" for the first."""
+
+    id: str
+    digest: str
+    parent: str
+    message: str
+    manifest: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        """The N of vN."""
+        return int(self.id[1:])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as its file holds it."""
+        return {
+            "id": self.id,
+            "digest": self.digest,
+            "parent": self.parent,
+            "message": self.message,
+            "manifest": self.manifest,
+        }
+
+
+def list_versions(workspace: Workspace) -> list[Version]:
+    """All versions, the first one first. Raises CorruptError naming a record that cannot be read."""
+    return sorted(_records(workspace), key=lambda version: version.number)
+
+
+def find_version(workspace: Workspace, version_id: str) -> Version:
+    """The version of that id ("latest" is the last one). Raises MisconfiguredError listing those there
+    are."""
+    versions = list_versions(workspace)
+    if version_id == "latest" and versions:
+        return versions[-1]
+    for version in versions:
+        if version.id == version_id:
+            return version
+    known = ", ".join(version.id for version in versions) or "none yet"
+    raise MisconfiguredError(f"there is no dataset version {version_id!r}; known: {known}")
+
+
+def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> tuple[Version, bool]:
+    """Commit datasets/current as the next version; the version, and whether it is a new one.
+
+    The same digest as the newest version is that version: nothing new is made, an unfinished commit is
+    finished.
+
+    Raises:
+        MisconfiguredError: there is no dataset, or it was made from another lake.lock or other parameters.
+        GuaranteeBrokenError: the shards do not have the manifest's digest; or the split parameters differ
+        from those of an
+            earlier version, which would move drives between splits.
+        RetryLaterError: another writer holds the lock.
+    """
+    repository = DvcRepository(workspace)
+    with repository.writing():
+        manifest = _checked_manifest(workspace)
+        versions = list_versions(workspace)
+        newest = versions[-1] if versions else None
+        if newest is not None:
+            _check_split(newest, manifest)
+        is_new = newest is None or newest.digest != manifest["digest"]
+        version = _next(newest, manifest, message) if is_new or newest is None else newest
+        pin(workspace.lake_path, version.id, read_lake_lock(workspace.lake_lock_path))
+        reached("dataset.pin")
+        repository.dvc("commit", "--force", "curate")
+        reached("dataset.dvc")
+        if is_new:
+            workspace.dataset_versions_path.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(workspace.dataset_versions_path / f"{version.id}.json", version.to_json())
+        reached("dataset.record")
+        _commit_and_tag(repository, version)
+        reached("dataset.tag")
+        if push:
+            repository.dvc("push", "--remote", REMOTE_NAME, "curate")
+        reached("dataset.push")
+    return version, is_new
+
+
+def checkout_version(workspace: Workspace, version_id: str, into: Path) -> Path:
+    """Fetch the files of a version into the folder `into` (made anew); the workspace itself does not change.
+
+    Raises GuaranteeBrokenError when what came has another digest than the version.
+    """
+    version = find_version(workspace, version_id)
+    repository = DvcRepository(workspace)
+    with repository.writing():
+        repository.dvc(
+            "get",
+            str(workspace.root),
+            "datasets/current",
+            "--rev",
+            f"{TAG_PREFIX}{version.id}",
+            "--out",
+            str(into),
+            "--remote",
+            REMOTE_NAME,
+            "--force",
+        )
+    found = dataset_digest(into)
+    if found != version.digest:
+        raise GuaranteeBrokenError(
+            f"version {version.id} has digest {version.digest}, its files have {found}"
+        )
+    return into
+
+
+def _records(workspace: Workspace) -> Iterator[Version]:
+    folder = workspace.dataset_versions_path
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not _NAME.fullmatch(path.name):
+            continue
+        document = read_json(path)
+        try:
+            held = cast("dict[str, Any]", document)
+            version = Version(held["id"], held["digest"], held["parent"], held["message"], held["manifest"])
+        except (TypeError, KeyError) as error:
+            raise CorruptError(f"is no record of a dataset version: {error}", path=path) from error
+        if f"{version.id}.json" != path.name:
+            raise CorruptError(f"is the record of {version.id}", path=path)
+        yield version
+
+
+def _checked_manifest(workspace: Workspace) -> dict[str, Any]:
+    folder = workspace.dataset_path
+    if not (folder / "manifest.json").is_file():
+        raise MisconfiguredError(f"there is no dataset at {folder}; run `fleetloop curate` first")
+    manifest = read_manifest(folder)
+    found = dataset_digest(folder)
+    if found != manifest["digest"]:
+        raise GuaranteeBrokenError(
+            f"the shards in {folder} have digest {found}, their manifest says {manifest['digest']}"
+        )
+    made_from = manifest["made_from"]
+    lock = lock_json(read_lake_lock(workspace.lake_lock_path))
+    if lock_json(parse_lake_lock(made_from["lake"], folder / "manifest.json")) != lock:
+        raise MisconfiguredError(f"{folder} was made from another lake.lock; run `fleetloop curate`")
+    if made_from["parameters"] != load_params(workspace.params_path).as_json():
+        raise MisconfiguredError(f"{folder} was made with other parameters; run `fleetloop curate`")
+    return manifest
+
+
+def _check_split(newest: Version, manifest: dict[str, Any]) -> None:
+    before = newest.manifest["made_from"]["parameters"]["split"]
+    now = manifest["made_from"]["parameters"]["split"]
+    if before != now:
+        raise GuaranteeBrokenError(
+            f"split is {now}, version {newest.id} has {before}: drives would move between train and test, and a "
+            "drive is in one split for ever; put the parameters back or begin a new workspace"
+        )
+
+
+def _next(newest: Version | None, manifest: dict[str, Any], message: str) -> Version:
+    number = 1 if newest is None else newest.number + 1
+    return Version(f"v{number}", manifest["digest"], "" if newest is None else newest.id, message, manifest)
+
+
+def _commit_and_tag(repository: DvcRepository, version: Version) -> None:
+    tag = f"{TAG_PREFIX}{version.id}"
+    if repository.git("tag", "--list", tag).strip():
+        return
+    paths = [
+        "dvc.yaml",
+        "dvc.lock",
+        "params.yaml",
+        "lake.lock",
+        ".gitignore",
+        "datasets/.gitignore",
+        f"registry/datasets/{version.id}.json",
+    ]
+    repository.commit_git(f"Dataset {version.id}: {version.message}", paths)
+    repository.tag(tag, f"digest {version.digest}")

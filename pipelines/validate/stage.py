@@ -1,0 +1,148 @@
+"""A dataset passes only when two judges agree about every rule, the shards break none, and quarantine is
+small enough.
+
+The rows judged are all that had a label: the shards and what was set apart in quarantine. The fast rules
+(polars) and Great Expectations must count the same failing rows; when they do not, one of them is wrong and
+nothing may be believed. Nearness to test frames is compared anew here, from the hashes in the rows, not from
+what curation remembered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from connectors.workspace import Workspace
+from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
+from foundation.files import write_json_atomic
+from pipelines.curate.near_pairs import PAIR_SCHEMA, hash_pairs, pairs_frame
+from pipelines.curate.params import Params, load_params
+from pipelines.curate.perceptual_hash import as_words
+from pipelines.curate.resolve import test_distances
+from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows
+from pipelines.validate.rules import Rule, failing, prepare, rules_for
+from schemas.reasons import Split
+
+REPORT_NAME = "validation.json"
+DOCS_NAME = "data_docs"
+Report = dict[str, Any]
+
+
+def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
+    """Judge datasets/current; write reports/validation.json and, with Great Expectations, reports/data_docs.
+
+    Raises:
+        MisconfiguredError: there is no dataset.
+        RejectedError: (reason validation_failed) too much fails; the report is written first.
+        GuaranteeBrokenError: the two judges disagree, or the shards do not have the manifest's digest.
+    """
+    folder = workspace.dataset_path
+    if not (folder / "manifest.json").is_file():
+        raise MisconfiguredError(f"there is no dataset at {folder}; run `fleetloop curate` first")
+    params = load_params(workspace.params_path)
+    manifest = read_manifest(folder)
+    found = dataset_digest(folder)
+    if found != manifest["digest"]:
+        raise GuaranteeBrokenError(
+            f"the shards in {folder} have digest {found}, the manifest says {manifest['digest']}"
+        )
+    docs = workspace.reports_path / DOCS_NAME if with_expectations else None
+    report = judge(read_rows(folder), pl.read_parquet(folder / "quarantine.parquet"), params, docs=docs)
+    report["digest"] = manifest["digest"]
+    workspace.reports_path.mkdir(exist_ok=True)
+    write_json_atomic(workspace.reports_path / REPORT_NAME, report)
+    if not report["success"]:
+        raise RejectedError(
+            f"the dataset does not pass: {'; '.join(report['failures'])}", reason="validation_failed"
+        )
+    return report
+
+
+def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs: Path | None) -> Report:
+    """The report on rows in the columns of a shard (payloads apart). Without `docs` only the fast rules
+    judge.
+
+    Raises GuaranteeBrokenError when the judges count different rows.
+    """
+    rules = rules_for(params.classes, params.curate.near_duplicates.max_distance_bits)
+    rows = pl.concat([kept, quarantined.select(pl.col(n).cast(k) for n, k in kept.schema.items())])
+    prepared = _prepared(rows, params)
+    counts = _failing_counts(prepared, rules)
+    in_shards = _failing_counts(_prepared(kept, params), rules)
+    allowed = params.validate.max_failing_ratio
+    failures = [
+        f"{rule.name}: {counts[rule.name]} of {rows.height} rows fail, allowed are {allowed:.2%}"
+        for rule in rules
+        if counts[rule.name] > allowed * rows.height
+    ]
+    failures += [
+        f"{rule.name}: {in_shards[rule.name]} rows inside the shards fail"
+        for rule in rules
+        if in_shards[rule.name]
+    ]
+    if kept.height < params.validate.min_rows:
+        failures.append(f"min_rows: {kept.height} rows, at least {params.validate.min_rows} are needed")
+    expectations = _second_opinion(prepared, rules, counts, allowed, docs)
+    return {
+        "success": not failures,
+        "failures": failures,
+        "rows": {"judged": rows.height, "in_shards": kept.height, "in_quarantine": quarantined.height},
+        "max_failing_ratio": allowed,
+        "rules": [
+            {
+                "rule": rule.name,
+                "promise": rule.promise,
+                "failing_rows": counts[rule.name],
+                "failing_in_shards": in_shards[rule.name],
+                "great_expectations_failing_rows": expectations.get(rule.name),
+            }
+            for rule in rules
+        ],
+    }
+
+
+def _prepared(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
+    bits = params.curate.near_duplicates.max_distance_bits
+    return prepare(rows, test_distances(rows, pairs_with_test(rows, bits)))
+
+
+def pairs_with_test(rows: pl.DataFrame, max_distance_bits: int) -> pl.DataFrame:
+    """All pairs of a test row and another row at most so far apart, straight from their hashes."""
+    hashed = rows.filter(pl.col("image_hash").is_not_null()).sort(
+        pl.col("split") != str(Split.TEST), "payload_sha256"
+    )
+    tests = hashed.filter(pl.col("split") == str(Split.TEST)).height
+    words = as_words(hashed["image_hash"].to_list())
+    names = hashed["payload_sha256"].to_list()
+    block = 4096
+    found = [pl.DataFrame(schema=PAIR_SCHEMA)]
+    for begin_a in range(0, tests, block):
+        for begin_b in range(tests, hashed.height, block):
+            ends = (min(begin_a + block, tests), min(begin_b + block, hashed.height))
+            pairs = hash_pairs(words, (begin_a, ends[0], begin_b, ends[1]), max_distance_bits)
+            found.append(pairs_frame(names, *pairs, "hash"))
+    return pl.concat(found)
+
+
+def _failing_counts(prepared: pl.DataFrame, rules: tuple[Rule, ...]) -> dict[str, int]:
+    counted = failing(prepared, rules).sum()
+    return {rule.name: int(counted[rule.name][0] or 0) for rule in rules}
+
+
+def _second_opinion(
+    prepared: pl.DataFrame, rules: tuple[Rule, ...], counts: dict[str, int], allowed: float, docs: Path | None
+) -> dict[str, int]:
+    if docs is None or prepared.is_empty():
+        return {}
+    from pipelines.validate.expectations import judge_with_expectations
+
+    verdicts = judge_with_expectations(prepared, rules, allowed_ratio=allowed, docs=docs)
+    for verdict in verdicts:
+        if verdict.failing_rows != counts[verdict.rule]:
+            raise GuaranteeBrokenError(
+                f"rule {verdict.rule}: the fast rules count {counts[verdict.rule]} failing rows, "
+                f"Great Expectations {verdict.failing_rows}"
+            )
+    return {verdict.rule: verdict.failing_rows for verdict in verdicts}
