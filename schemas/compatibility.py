@@ -57,7 +57,8 @@ def check_folder(folder: Path) -> list[str]:
         if key not in live:
             problems.append(f"{name} was removed; records of it are in brokers and lakes")
         elif live[key] != schema:
-            problems.append(f"{name} is frozen and was changed; add version {key[1] + 1} instead")
+            newest = max(version for other, version in live if other == key[0])
+            problems.append(f"{name} is frozen and was changed; add version {newest + 1} instead")
     problems += [
         f"{name} version {version} is not frozen (python -m schemas.compatibility --freeze)"
         for name, version in sorted(set(live) - set(frozen))

@@ -37,8 +37,10 @@ def test_text_that_parses_is_the_canonical_form(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "v/0/0", "v/0123456789abcdef/01", "v/0123456789abcdef/-1", "v/0123456789abcdef/1\n", "-v/0123456789abcdef/1",
-     "v/0123456789ABCDEF/1", "v" * 64 + "/0123456789abcdef/1", "v/0123456789abcdef/9999999999999999999",
+    ["", "v/0/0", "v/0123456789abcdef/01", "v/0123456789abcdef/-1",
+     "v/0123456789abcdef/1\n", "-v/0123456789abcdef/1",
+     "v/0123456789ABCDEF/1", "v" * 64 + "/0123456789abcdef/1",
+     "v/0123456789abcdef/9999999999999999999",
      "v/0123456789abcdef/\u0661"],
 )  # fmt: skip
 def test_other_forms_are_refused_and_named(text: str) -> None:

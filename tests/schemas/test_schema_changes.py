@@ -112,7 +112,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_an_edited_version_is_refused_even_when_it_would_be_compatible(folder: Path) -> None:
     edit(folder / "sample.v1.avsc", doc="other words")
     assert compatibility.check_folder(folder) == [
-        "sample version 1 is frozen and was changed; add version 2 instead"
+        "sample version 1 is frozen and was changed; add version 3 instead"
     ]
     assert compatibility.main(["--folder", str(folder)]) == 1
 
@@ -142,7 +142,7 @@ def test_a_new_version_is_frozen_once_and_only_when_compatible(
 def test_two_versions_that_no_reader_could_tell_apart_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fingerprint leaves out defaults and docs: a version that changes only those has its predecessor's."""
+    """The fingerprint leaves out defaults and docs: a version that changes only those looks like the one before."""
     package = tmp_path / "package"
     shutil.copytree(compatibility.FOLDER, package / "avro")
     twin = json.loads((package / "avro" / "sample.v2.avsc").read_text())
