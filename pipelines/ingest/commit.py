@@ -13,7 +13,7 @@ two committers apart; the version check holds even where the lock does not reach
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from connectors.lake import LakeFile, LakeTable, StaleSnapshotError
@@ -43,19 +43,13 @@ def commit(
         newest = table.version()
         if newest != plan.version:
             raise StaleSnapshotError(f"planned on version {plan.version}, but the table is at {newest}")
-        renamed = _rename(table, plan.topic, files, context.run_id)
+        moves = [(file, final_path(plan.topic, file, context.run_id)) for file in files]
+        renamed = rename_files(table, moves)
         steps.reached("ingest.rename")
         marks = {position_name(plan.topic, partition): end for partition, end in ends.items()}
-        try:
-            version = table.commit_files(
-                renamed, expected_version=plan.version, marks=marks, note={"fleetloop.run": context.run_id}
-            )
-        except StaleSnapshotError:
-            for file in renamed:
-                syscalls.unlink(table.folder / file.path)
-            raise
+        commit_renamed(table, renamed, plan.version, context.run_id, marks)
         steps.reached("ingest.commit")
-    return version
+    return plan.version + 1
 
 
 def new_ends(plan: Plan, files: Sequence[StagedFile]) -> dict[int, int]:
@@ -78,11 +72,11 @@ def final_path(topic: TopicInfo, file: StagedFile, run_id: str) -> str:
     return f"{folder}/{file.begin:020d}-{file.end:020d}-{run_id}.parquet"
 
 
-def _rename(table: LakeTable, topic: TopicInfo, files: Sequence[StagedFile], run_id: str) -> list[LakeFile]:
+def rename_files(table: LakeTable, moves: Sequence[tuple[StagedFile, str]]) -> list[LakeFile]:
+    """Give staged files their names inside the table, durably. Only under the commit lock."""
     renamed: list[LakeFile] = []
     folders: set[Path] = set()
-    for file in files:
-        path = final_path(topic, file, run_id)
+    for file, path in moves:
         target = table.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         syscalls.rename(file.path, target)
@@ -91,6 +85,18 @@ def _rename(table: LakeTable, topic: TopicInfo, files: Sequence[StagedFile], run
     for folder in sorted({parent for start in folders for parent in _upwards(start, table.folder)}):
         fsync_folder(folder)
     return renamed
+
+
+def commit_renamed(
+    table: LakeTable, files: Sequence[LakeFile], version: int, run_id: str, marks: Mapping[str, int]
+) -> None:
+    """Commit on `version`. When another commit was first: remove the files, raise StaleSnapshotError."""
+    try:
+        table.commit_files(files, expected_version=version, marks=marks, note={"fleetloop.run": run_id})
+    except StaleSnapshotError:
+        for file in files:
+            syscalls.unlink(table.folder / file.path)
+        raise
 
 
 def _upwards(folder: Path, root: Path) -> list[Path]:

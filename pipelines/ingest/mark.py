@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from connectors.lake import LakeTable
 from connectors.lake_seen import landed_identities
@@ -75,8 +76,6 @@ def first_unread(unread: Iterable[Unread]) -> dict[int, int]:
 
 def committable(index: pa.Table, unread: Sequence[Unread]) -> pa.Table:
     """The rows before the first unread offset of their partition."""
-    import pyarrow.compute as pc
-
     for partition, begin in sorted(first_unread(unread).items()):
         index = index.filter((pc.field("partition") != partition) | (pc.field("offset") < begin))
     return index

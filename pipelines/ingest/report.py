@@ -87,3 +87,21 @@ class IngestReport:
             "replans": self.replans,
             "seconds": round(self.seconds, 3),
         }
+
+
+def total(before: IngestReport, after: IngestReport) -> IngestReport:
+    """Both reports of one `follow` as one; what is unread now is that of the later one."""
+    return replace(
+        after,
+        version_before=before.version_before,
+        offsets=before.offsets + after.offsets,
+        landed=before.landed + after.landed,
+        resent=before.resent + after.resent,
+        rejected=dict(sorted((Counter(before.rejected) + Counter(after.rejected)).items())),
+        lost=(*before.lost, *after.lost),
+        gap_offsets=before.gap_offsets + after.gap_offsets,
+        files=before.files + after.files,
+        file_bytes=before.file_bytes + after.file_bytes,
+        replans=before.replans + after.replans,
+        seconds=before.seconds + after.seconds,
+    )

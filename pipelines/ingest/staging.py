@@ -21,6 +21,7 @@ from foundation.files import FileLock
 
 STAGING = "_staging"
 LOG_FOLDER = "log"
+REPLAY_FOLDER = "replay"
 
 
 def commit_lock(table: LakeTable, wait_s: float, clock: Clock) -> FileLock:
@@ -32,7 +33,7 @@ def commit_lock(table: LakeTable, wait_s: float, clock: Clock) -> FileLock:
 
 @contextmanager
 def run_folder(table: LakeTable, wait_s: float, clock: Clock) -> Iterator[tuple[str, Path]]:
-    """A new run id and its folder; both are gone at the end, also when the run failed."""
+    """A new run id and its folder, which is gone at the end."""
     run_id = secrets.token_hex(8)
     folder = table.folder / STAGING / run_id
     with commit_lock(table, wait_s, clock):
@@ -40,10 +41,14 @@ def run_folder(table: LakeTable, wait_s: float, clock: Clock) -> Iterator[tuple[
         folder.mkdir()
         alive = FileLock(folder / "run.lock", clock=clock)
         alive.__enter__()
+    is_done = False
     try:
         yield run_id, folder
+        is_done = True
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # A failed run that renamed already leaves its folder: by it the next run finds the files to remove.
+        if is_done or not _renamed_by(table, run_id):
+            shutil.rmtree(folder, ignore_errors=True)
         alive.__exit__(None, None, None)
 
 
@@ -57,7 +62,7 @@ def clean_leftovers(table: LakeTable) -> list[str]:
     for folder in sorted(p for p in (table.folder / STAGING).iterdir() if p.is_dir()):
         try:
             with FileLock(folder / "run.lock"):
-                for path in sorted((table.folder / LOG_FOLDER).rglob(f"*-{folder.name}.parquet")):
+                for path in _renamed_by(table, folder.name):
                     if held is None:
                         held = set(table.snapshot().files().column("path").to_pylist())
                     relative = path.relative_to(table.folder).as_posix()
@@ -68,3 +73,11 @@ def clean_leftovers(table: LakeTable) -> list[str]:
         except RetryLaterError:
             continue  # its process lives
     return removed
+
+
+def _renamed_by(table: LakeTable, run_id: str) -> list[Path]:
+    return [
+        path
+        for name in (LOG_FOLDER, REPLAY_FOLDER)
+        for path in sorted((table.folder / name).rglob(f"*-{run_id}.parquet"))
+    ]

@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from schemas.codec import encode_sample
-from schemas.identity import Identity
-from schemas.records import Sample
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
-from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
 
 from connectors.fakes import FakeBroker, FakeSource
 from connectors.lake import LakeTable
@@ -24,6 +19,11 @@ from foundation.clock import Clock, SystemClock
 from pipelines.ingest.run import Ingest
 from pipelines.ingest.settings import IngestSettings
 from pipelines.runner import RunnerSettings
+from schemas.codec import encode_sample
+from schemas.identity import Identity
+from schemas.records import Sample
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
+from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
 
 TOPIC = TOPICS.samples
 EPOCH = "00000000000000aa"
@@ -133,7 +133,7 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def assert_one_row_an_offset(lab: Lab) -> None:
-    """Every record of the log has one row, the rows carry its bytes or its hash, and no identity landed twice."""
+    """Every record of the log has one row with its bytes or its hash; no identity landed twice."""
     rows = lab.rows()
     info = lab.broker.describe(TOPIC)
     of_log = [r for r in rows if r["origin"] == "log" and r["topic_id"] == info.topic_id]

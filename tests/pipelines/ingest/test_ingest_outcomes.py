@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.pipelines.ingest.ingest_lab import EPOCH, TOPIC, Lab, assert_one_row_an_offset
-from schemas.identity import Identity
-from schemas.wire import MAX_RECORD_BYTES
 
 from foundation.errors import RejectedError, RetryLaterError
+from schemas.identity import Identity
+from schemas.wire import MAX_RECORD_BYTES
+from tests.pipelines.ingest.ingest_lab import EPOCH, TOPIC, Lab, assert_one_row_an_offset
 
 
 @pytest.fixture

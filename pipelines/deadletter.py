@@ -1,0 +1,252 @@
+"""Dead letters: what was rejected, and its second chance after a fix. Nothing that was committed is ever
+changed.
+
+A replay verifies rejected rows again, from the bytes they kept. One that passes now gets a second row with
+`origin` "replay", the place of the rejection and `supersedes` pointing at it; by the same rule as in ingest
+it is landed, or resent when its identity landed before. So every offset still has exactly one row of `origin`
+"log", and a rejection has at most one replay row: replaying twice does nothing. One that still fails,
+conflicts included, stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.lake import LakeTable, Snapshot, StaleSnapshotError
+from connectors.lake_schema import ARRIVALS, Origin, place
+from connectors.lake_seen import landed_identities
+from foundation.clock import Clock
+from foundation.errors import RetryLaterError
+from pipelines import steps
+from pipelines.ingest.commit import commit_renamed, rename_files
+from pipelines.ingest.decode import accepted_rows, headers_of, verdicts
+from pipelines.ingest.elements import OffsetRange, StagedFile
+from pipelines.ingest.mark import INDEX, mark
+from pipelines.ingest.seal import apply_verdicts
+from pipelines.ingest.settings import IngestSettings
+from pipelines.ingest.staging import REPLAY_FOLDER, commit_lock, run_folder
+from pipelines.ingest.write import index_by_shard, stage
+from schemas.reasons import LandOutcome, RejectReason
+from schemas.signing import Enrolment
+from schemas.wire import StoredRecord
+
+BATCH_ROWS = 1024
+LISTED = (
+    "topic",
+    "topic_id",
+    "partition",
+    "offset",
+    "kafka_time_ms",
+    "ingest_time_ns",
+    "reason",
+    "detail",
+    "vehicle_id",
+    "epoch",
+    "seq",
+    "value_sha256",
+)
+_RAW = (
+    "cluster",
+    "topic",
+    "topic_id",
+    "partition",
+    "offset",
+    "kafka_time_ms",
+    "raw_value",
+    "raw_key",
+    "headers_json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What one replay did: tried = landed + resent + sum of still_rejected."""
+
+    version_before: int
+    version_after: int
+    tried: int = 0
+    landed: int = 0
+    resent: int = 0
+    still_rejected: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """The report as a JSON object."""
+        return {
+            "version_before": self.version_before,
+            "version_after": self.version_after,
+            "tried": self.tried,
+            "landed": self.landed,
+            "resent": self.resent,
+            "still_rejected": self.still_rejected,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def dead_letters(snapshot: Snapshot, reason: RejectReason | None = None) -> pa.Table:
+    """Rejected rows that no replay superseded: columns `LISTED` and `value_bytes`, in order of place."""
+    columns = {name: pc.field(name) for name in LISTED} | {
+        "value_bytes": pc.binary_length(pc.field("raw_value"))
+    }
+    found = snapshot.dataset().to_table(columns=columns, filter=_rejected(reason))
+    done = _superseded(snapshot)
+    is_open = [name not in done for name in _places(found)]
+    found = found.filter(pa.array(is_open, pa.bool_()))
+    return found.sort_by([("topic_id", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
+
+
+def replay(
+    table: LakeTable,
+    enrolment: Enrolment,
+    settings: IngestSettings,
+    clock: Clock,
+    reason: RejectReason | None = None,
+) -> ReplayReport:
+    """Verify the open dead letters (of one `reason`, or all) again and commit those that pass, in one commit.
+
+    Raises RetryLaterError when other committers were first again and again.
+    """
+    started_ns = clock.monotonic_ns()
+    stale: StaleSnapshotError | None = None
+    for _ in range(settings.replans + 1):
+        try:
+            report = _attempt(table, enrolment, settings, clock, reason)
+        except StaleSnapshotError as error:
+            stale = error
+            continue
+        seconds = (clock.monotonic_ns() - started_ns) / 1e9
+        return ReplayReport(
+            report.version_before,
+            report.version_after,
+            report.tried,
+            report.landed,
+            report.resent,
+            report.still_rejected,
+            seconds,
+        )
+    raise RetryLaterError(f"other committers were first {settings.replans + 1} times: {stale}") from stale
+
+
+def _attempt(
+    table: LakeTable,
+    enrolment: Enrolment,
+    settings: IngestSettings,
+    clock: Clock,
+    reason: RejectReason | None,
+) -> ReplayReport:
+    snapshot = table.snapshot()
+    still: Counter[str] = Counter()
+    tried = 0
+    with run_folder(table, settings.commit_wait_s, clock) as (run_id, folder):
+        files: list[StagedFile] = []
+        indexes: list[pa.Table] = []
+        for source, records in _open_letters(snapshot, reason):
+            tried += len(records)
+            accepted, rejected = verdicts(records, enrolment)
+            still.update(str(one.reason) for one in rejected)
+            if not accepted:
+                continue
+            rows = _as_replay(accepted_rows(source, accepted, clock.now_ns()))
+            staged = stage(folder, rows, name=f"replay-{len(files):05d}.parquet")
+            files.append(staged)
+            indexes += [index for _, index in index_by_shard(rows, staged.path, 1)]
+        if not files:
+            return ReplayReport(snapshot.version, snapshot.version, tried, 0, 0, dict(sorted(still.items())))
+        index = pa.concat_tables(indexes) if indexes else INDEX.empty_table()
+        marks = mark(index, landed_identities(snapshot, index))
+        sealed = [_sealed(file, marks) for file in files]
+        conflicts = marks.filter(pc.field("outcome") == LandOutcome.REJECTED.value).num_rows
+        if conflicts:
+            still[RejectReason.CONFLICT.value] += conflicts
+        kept = [file for file in sealed if file is not None]
+        version = (
+            _commit(table, kept, snapshot.version, run_id, settings, clock) if kept else snapshot.version
+        )
+    landed = sum(file.landed for file in kept)
+    resent = sum(file.resent for file in kept)
+    return ReplayReport(snapshot.version, version, tried, landed, resent, dict(sorted(still.items())))
+
+
+def _commit(
+    table: LakeTable,
+    files: Sequence[StagedFile],
+    version: int,
+    run_id: str,
+    settings: IngestSettings,
+    clock: Clock,
+) -> int:
+    with commit_lock(table, settings.commit_wait_s, clock):
+        if table.version() != version:
+            raise StaleSnapshotError(f"replayed on version {version}, but the table is at {table.version()}")
+        moves = [(file, f"{REPLAY_FOLDER}/{n:05d}-{run_id}.parquet") for n, file in enumerate(files)]
+        renamed = rename_files(table, moves)
+        steps.reached("replay.rename")
+        commit_renamed(table, renamed, version, run_id, {})
+        steps.reached("replay.commit")
+    return version + 1
+
+
+def _sealed(staged: StagedFile, marks: pa.Table) -> StagedFile | None:
+    """The file with its verdicts, without the rows that stay rejected; None when none is left."""
+    own = marks.filter(pc.field("path") == staged.path)
+    if own.num_rows == 0:
+        return staged
+    path = Path(staged.path)
+    rows = apply_verdicts(pq.read_table(path, schema=ARRIVALS), own, None)
+    rows = rows.filter(pc.field("outcome") != LandOutcome.REJECTED.value)
+    return stage(path.parent, rows, name=f"sealed-{path.name}") if rows.num_rows else None
+
+
+def _open_letters(
+    snapshot: Snapshot, reason: RejectReason | None
+) -> Iterator[tuple[OffsetRange, list[StoredRecord]]]:
+    """Open dead letters with their bytes, a bounded number at a time, each list of one partition."""
+    done = _superseded(snapshot)
+    for batch in snapshot.batches(_RAW, _rejected(reason), BATCH_ROWS):
+        of_partition: dict[OffsetRange, list[StoredRecord]] = {}
+        for row in batch.to_pylist():
+            if place(row["topic_id"], row["partition"], row["offset"]) in done:
+                continue
+            source = OffsetRange(row["cluster"], row["topic"], row["topic_id"], row["partition"], 0, 0, False)
+            of_partition.setdefault(source, []).append(
+                StoredRecord(
+                    row["partition"],
+                    row["offset"],
+                    row["kafka_time_ms"],
+                    row["raw_key"],
+                    row["raw_value"],
+                    headers_of(row["headers_json"]),
+                )
+            )
+        yield from of_partition.items()
+
+
+def _as_replay(rows: pa.Table) -> pa.Table:
+    columns = {name: rows.column(name) for name in rows.column_names}
+    columns["origin"] = pa.array([Origin.REPLAY.value] * rows.num_rows, pa.string())
+    columns["supersedes"] = pa.array(_places(rows), pa.string())
+    return pa.Table.from_arrays([columns[name] for name in ARRIVALS.names], schema=ARRIVALS)
+
+
+def _rejected(reason: RejectReason | None) -> pc.Expression:
+    condition = (pc.field("outcome") == LandOutcome.REJECTED.value) & (pc.field("origin") == Origin.LOG.value)
+    return condition if reason is None else condition & (pc.field("reason") == reason.value)
+
+
+def _superseded(snapshot: Snapshot) -> frozenset[str]:
+    replayed = snapshot.read(["supersedes"], pc.field("origin") == Origin.REPLAY.value)
+    return frozenset(replayed.column("supersedes").to_pylist())
+
+
+def _places(rows: pa.Table) -> list[str]:
+    triples = zip(
+        *(rows.column(name).to_pylist() for name in ("topic_id", "partition", "offset")), strict=True
+    )
+    return [place(*triple) for triple in triples]
