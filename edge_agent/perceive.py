@@ -84,11 +84,10 @@ class Perceive:
         self.writer = SpoolWriter.open(state.spool, settings.spool, settings.vehicle_id, key, clock, events)
         limits = progress_limits(settings)
         self.journal, trouble = ProgressJournal.open(
-            state.progress_path, limits, accepted_by_ledger(state), clock
+            state.progress_path, source_id(settings.source), limits, accepted_by_ledger(state), clock
         )
         if trouble:
             events.emit("progress_damaged", level="error", error=trouble)
-        self.journal.progress.begin_source(source_id(settings.source))
         running = self.journal.progress.copy_limits(
             limits.budget, limits.max_per_track, limits.memory_capacity
         )

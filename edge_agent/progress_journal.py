@@ -67,9 +67,9 @@ class ProgressJournal:
 
     @classmethod
     def open(
-        cls, path: Path, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
+        cls, path: Path, source_id: str, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
     ) -> tuple[ProgressJournal, str]:
-        """Read, cut at what the spool accepted, and begin a new file.
+        """Read, cut at what the spool accepted, turn to this source, and begin a new file.
 
         Returns:
             The journal, and in words what was lost (an empty string when nothing was).
@@ -81,6 +81,7 @@ class ProgressJournal:
             except CorruptError as error:
                 trouble = str(error)
                 path.replace(path.with_name(path.name + ".damaged"))
+        progress.begin_source(source_id)
         return cls(path, progress, clock), trouble
 
     def write(self, step: Step) -> None:

@@ -39,7 +39,9 @@ def png(number: int, size: int = 32) -> bytes:
     return stream.getvalue()
 
 
-def make_frame(number: int, *, drive: str = "drive-1", track: str | None = None, payload: bytes | None = None) -> Frame:
+def make_frame(
+    number: int, *, drive: str = "drive-1", track: str | None = None, payload: bytes | None = None
+) -> Frame:
     return Frame(
         frame_id=f"frame-{number:05d}",
         drive_id=drive,
@@ -92,9 +94,8 @@ class Vehicle1:
         self.writer = SpoolWriter.open(state.spool, settings.spool, VEHICLE, key, clock, events)
         limits = progress_limits(settings)
         self.journal, self.trouble = ProgressJournal.open(
-            state.progress_path, limits, accepted_by_ledger(state), clock
+            state.progress_path, "the recording", limits, accepted_by_ledger(state), clock
         )
-        self.journal.progress.begin_source("the recording")
         self.running = self.journal.progress.copy_limits(
             limits.budget, limits.max_per_track, limits.memory_capacity
         )

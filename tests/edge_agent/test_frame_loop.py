@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge_agent.config import (
+    BudgetSettings,
+    CaptureSettings,
+    NoveltySettings,
+    RandomSettings,
+    SelectionSettings,
+    UncertaintySettings,
+)
+from edge_agent.frame_loop import FrameLoop
+from edge_agent.progress_journal import KIND_STEP
+from edge_agent.spool.reader import SpoolReader
+from edge_agent.spool.snapshot import read_ledger
+from foundation.events import EventLog
+from foundation.journal import Journal, JournalEntry
+from modelkit.fakes import FakeBackend
+from modelkit.runtime import RawOutputs
+from schemas.codec import decode_sample
+from schemas.reasons import TimeQuality, WindowRole
+from schemas.records import Sample
+from tests.edge_agent.agent_bench import VEHICLE, Vehicle1, make_frame, png, settings_for
+
+
+def selection(**changes: object) -> SelectionSettings:
+    base = SelectionSettings(
+        uncertainty=UncertaintySettings(enabled=False),
+        random=RandomSettings(probability=0.3),
+    )
+    return replace(base, **changes)
+
+
+def samples(vehicle: Vehicle1) -> list[Sample]:
+    """Every accepted sample, as it would go on the wire, in order of acceptance."""
+    reader = SpoolReader.open(
+        vehicle.state.spool, vehicle.settings.spool, VEHICLE, vehicle.clock, EventLog(None)
+    )
+    with reader:
+        leased = [record for record in iter(lambda: reader.lease(10**9), [])]
+    decoded = [decode_sample(record.wire.value) for batch in leased for record in batch]
+    order = {row.epoch: place for place, row in enumerate(read_ledger(vehicle.state.spool).epochs)}
+    return sorted(decoded, key=lambda sample: (order[sample.epoch], sample.seq))
+
+
+def counts(vehicle: Vehicle1) -> dict[str, int]:
+    found = read_ledger(vehicle.state.spool).counts
+    return {"accepted": found.accepted, **found.not_accepted}
+
+
+def drive(loop: FrameLoop, frames) -> None:
+    for frame in frames:
+        loop.process(frame)
+
+
+def test_every_frame_is_accepted_or_counted_by_reason(tmp_path):
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection()))
+    frames = [make_frame(number) for number in range(60)]
+    frames[7] = make_frame(7, payload=b"no picture at all")
+    drive(vehicle.loop, frames)
+    vehicle.loop.end_source()
+    found = counts(vehicle)
+    assert found["unreadable_image"] == 1
+    assert 5 < found["accepted"] < 35
+    assert sum(found.values()) == 60 == vehicle.journal.progress.frames_seen
+    assert vehicle.journal.progress.has_ended
+
+
+def test_a_sample_says_where_it_is_from_and_why_it_was_taken(tmp_path):
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    vehicle.loop.process(make_frame(1, track="t9"))
+    vehicle.loop.end_source()
+    (sample,) = samples(vehicle)
+    assert (sample.vehicle_id, sample.drive_id, sample.track_id) == (VEHICLE, "drive-1", "t9")
+    assert (sample.rule_id, sample.selection_probability) == ("random", 1.0)
+    assert (sample.model_digest, sample.model_name) == (vehicle.serving.digest, "tiny")
+    assert (sample.window_role, sample.incident_id) == (WindowRole.SINGLE, None)
+    assert sample.payload == png(1)
+    assert sample.embedding
+    assert sample.scores.entropy is not None
+    assert (sample.consent_ref, sample.subject_refs, sample.campaign_id) == ("", (), "")
+    assert sample.time_quality is TimeQuality.OK
+
+
+def test_a_clock_in_1970_is_flagged_and_nothing_else_changes(tmp_path):
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    vehicle.clock.jump_wall(-vehicle.clock.now_ns() / 1e9 + 60)
+    vehicle.loop.process(make_frame(1))
+    vehicle.clock.jump_wall(1.79e9)
+    vehicle.loop.process(make_frame(2))
+    vehicle.loop.end_source()
+    assert [s.time_quality for s in samples(vehicle)] == [
+        TimeQuality.BEFORE_BUILD,
+        TimeQuality.UNSYNCHRONISED,
+    ]
+    assert [s.seq for s in samples(vehicle)] == [0, 1]
+
+
+def test_the_random_arm_of_a_window_carries_the_chance_of_the_window(tmp_path):
+    capture = CaptureSettings(pre_frames=1, post_frames=1)
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(), capture=capture))
+    drive(vehicle.loop, [make_frame(number) for number in range(200)])
+    vehicle.loop.end_source()
+    kept = samples(vehicle)
+    assert {round(s.selection_probability, 9) for s in kept} <= {round(1 - 0.7**n, 9) for n in (2, 3)}
+    assert len({s.frame_id for s in kept}) == len(kept)
+    assert {s.window_role for s in kept} == {WindowRole.PRE, WindowRole.TRIGGER, WindowRole.POST}
+    assert all(s.incident_id for s in kept)
+
+
+def test_the_byte_budget_of_a_drive_is_never_passed_and_the_rest_is_counted(tmp_path):
+    size = len(png(0))
+    budget = BudgetSettings(per_drive_bytes=5 * size + size // 2)
+    chosen = selection(random=RandomSettings(probability=1.0), budget=budget)
+    vehicle = Vehicle1(settings_for(tmp_path, selection=chosen))
+    drive(vehicle.loop, [make_frame(0, payload=png(0)) for _ in range(9)])
+    drive(vehicle.loop, [make_frame(0, drive="drive-2", payload=png(0))])
+    vehicle.loop.end_source()
+    assert counts(vehicle) == {"accepted": 6, "over_budget": 4}
+
+
+def test_novelty_keeps_what_is_unlike_everything_kept(tmp_path):
+    def rule(batch):
+        # Red pictures point one way, green ones the other.
+        means = batch.mean(axis=(2, 3), dtype=np.float32)
+        embedding = np.zeros((len(batch), 8), np.float32)
+        embedding[:, 0] = means[:, 0] - means[:, 1]
+        embedding[:, 1] = 0.01
+        return RawOutputs(np.tile(means, 1).astype(np.float32), embedding)
+
+    chosen = selection(
+        novelty=NoveltySettings(enabled=True, threshold=0.5), random=RandomSettings(probability=0.0)
+    )
+    vehicle = Vehicle1(settings_for(tmp_path, selection=chosen), backend=FakeBackend(rule))
+
+    def colour(red: int, green: int) -> bytes:
+        from io import BytesIO
+
+        from PIL import Image
+
+        stream = BytesIO()
+        Image.new("RGB", (32, 32), (red, green, 0)).save(stream, "PNG")
+        return stream.getvalue()
+
+    payloads = [colour(250, 5), colour(240, 10), colour(5, 250), colour(8, 240), colour(244, 9)]
+    drive(vehicle.loop, [make_frame(n, payload=p) for n, p in enumerate(payloads)])
+    vehicle.loop.end_source()
+    assert [s.frame_id for s in samples(vehicle)] == ["frame-00000", "frame-00002"]
+    assert {s.rule_id for s in samples(vehicle)} == {"novelty"}
+
+
+def test_a_model_that_answers_nothing_is_counted_and_the_loop_goes_on(tmp_path):
+    def nan(batch):
+        bad = np.full((len(batch), 3), np.nan, np.float32)
+        return RawOutputs(bad, np.zeros((len(batch), 8), np.float32))
+
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection()), backend=FakeBackend())
+    vehicle.backend.rule = nan
+    drive(vehicle.loop, [make_frame(number) for number in range(3)])
+    vehicle.backend.rule = None
+    drive(vehicle.loop, [make_frame(number) for number in range(3, 6)])
+    vehicle.loop.end_source()
+    found = counts(vehicle)
+    assert found["model_error"] == 3
+    assert sum(found.values()) == 6
+
+
+def test_an_oversize_frame_is_counted_and_costs_no_budget(tmp_path):
+    chosen = selection(random=RandomSettings(probability=1.0), budget=BudgetSettings(total_bytes=1_000_000))
+    base = settings_for(tmp_path, selection=chosen)
+    vehicle = Vehicle1(replace(base, spool=replace(base.spool, max_record_bytes=3000)))
+    vehicle.loop.process(make_frame(1, payload=png(1, size=64)))
+    vehicle.loop.process(make_frame(2, payload=png(2, size=16)))
+    vehicle.loop.end_source()
+    assert counts(vehicle) == {"accepted": 1, "oversize": 1}
+    assert vehicle.running.budget.total_bytes == len(png(2, size=16))
+
+
+def test_an_empty_drive_is_counted(tmp_path):
+    vehicle = Vehicle1(settings_for(tmp_path))
+    vehicle.loop.empty_drive()
+    vehicle.loop.end_source()
+    assert counts(vehicle) == {"accepted": 0, "empty_drive": 1}
+
+
+@given(
+    kills=st.lists(st.tuples(st.integers(0, 39), st.sampled_from([0.0, 0.3])), max_size=4),
+    window=st.sampled_from([(0, 0), (2, 1)]),
+    arm=st.sampled_from([0.15, 0.6]),
+    data=st.data(),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
+    tmp_path_factory, kills, window, arm, data
+):
+    """The frames that a vehicle keeps are the same whether or not it was killed, and each is kept once."""
+    capture = CaptureSettings(*window)
+    chosen = selection(
+        random=RandomSettings(probability=arm),
+        budget=BudgetSettings(per_drive_bytes=30_000),
+        novelty=NoveltySettings(enabled=True, threshold=0.001, memory_frames=8),
+        max_per_track=2,
+    )
+    frames = [make_frame(n, track=f"t{n // 5}", drive=f"d{n // 20}") for n in range(40)]
+
+    def run(folder, kill_at):
+        vehicle = Vehicle1(settings_for(folder, selection=chosen, capture=capture))
+        for place, wait_s in kill_at:
+            begin = resume(vehicle)
+            for frame in frames[begin : max(begin, place)]:
+                vehicle.loop.process(frame)
+                vehicle.clock.advance(wait_s)
+            vehicle.kill()
+            vehicle.start()
+        drive(vehicle.loop, frames[resume(vehicle) :])
+        vehicle.loop.end_source()
+        return vehicle
+
+    def resume(vehicle):
+        frame_id = vehicle.journal.progress.frame_id
+        return 0 if frame_id is None else int(frame_id.removeprefix("frame-")) + 1
+
+    def story(vehicle):
+        return [
+            (s.frame_id, s.rule_id, s.window_role, s.incident_id, round(s.selection_probability, 9))
+            for s in samples(vehicle)
+        ]
+
+    whole = run(tmp_path_factory.mktemp("whole"), [])
+    killed = run(tmp_path_factory.mktemp("killed"), kills)
+    assert story(killed) == story(whole)
+    assert counts(killed) == counts(whole)
+
+
+def test_a_step_whose_sample_was_refused_gives_its_number_to_the_next(tmp_path):
+    chosen = selection(random=RandomSettings(probability=1.0))
+    base = settings_for(tmp_path, selection=chosen)
+    vehicle = Vehicle1(replace(base, spool=replace(base.spool, max_record_bytes=3000)))
+    frames = [make_frame(1, payload=png(1, size=64)), make_frame(2, payload=png(2, size=16))]
+    drive(vehicle.loop, frames)
+    vehicle.writer.commit()
+    vehicle.kill()
+    vehicle.start()
+    assert vehicle.journal.progress.frame_id == "frame-00002"
+    assert vehicle.journal.progress.budget.total_bytes == len(frames[1].payload)
+
+
+def test_a_damaged_step_is_told_and_what_stands_before_it_holds(tmp_path):
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    for number in range(6):
+        vehicle.loop.process(make_frame(number))
+        vehicle.writer.commit()
+    vehicle.kill()
+    journal = Journal(vehicle.state.progress_path)
+    steps = [e for e in journal.replay() if isinstance(e, JournalEntry) and e.kind == KIND_STEP]
+    journal.close()
+    data = bytearray(vehicle.state.progress_path.read_bytes())
+    data[steps[3].offset + 30] ^= 0xFF
+    vehicle.state.progress_path.write_bytes(data)
+    vehicle.start()
+    assert "lost" in vehicle.trouble
+    assert vehicle.journal.progress.frame_id == "frame-00002"
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing like a journal" * 10])
+def test_a_progress_file_that_is_none_is_told_kept_and_begun_anew(tmp_path, content):
+    vehicle = Vehicle1(settings_for(tmp_path))
+    vehicle.loop.pause()
+    vehicle.kill()
+    vehicle.state.progress_path.write_bytes(content)
+    vehicle.start()
+    assert vehicle.trouble
+    assert vehicle.journal.progress.frame_id is None
+    assert vehicle.state.progress_path.with_name("progress.journal.damaged").exists()
+
+
+def test_the_progress_journal_stays_small_and_keeps_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("edge_agent.progress_journal.COMPACT_AT_BYTES", 5_000)
+    chosen = selection(random=RandomSettings(probability=1.0))
+    vehicle = Vehicle1(settings_for(tmp_path, selection=chosen))
+    for number in range(60):
+        vehicle.loop.process(make_frame(number))
+        vehicle.clock.advance(0.25)
+    assert vehicle.state.progress_path.stat().st_size < 10_000
+    vehicle.loop.pause()
+    vehicle.kill()
+    vehicle.start()
+    assert vehicle.journal.progress.frame_id == "frame-00059"
