@@ -1,0 +1,138 @@
+"""A model becomes a release only with a passed gate, or with the name and the reason of who overrode it.
+
+The signed document carries the model's and its contract's digest, its length, and the gate's word for ever.
+Runs nothing: the bytes are verified, not executed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from foundation.clock import Clock
+from foundation.errors import MisconfiguredError, RejectedError
+from modelkit.verify import ModelLimits, verify_model
+from rollout.repository import Repository
+from schemas.documents import Gate, Override, Release
+
+INDEX = "index.json"
+KEY = "releases"
+_NOT_ID = re.compile(r"[^a-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """What the gate said. `model_digest` is the model it judged; empty when the report does not say."""
+
+    passed: bool
+    reason: str
+    model_digest: str = ""
+
+
+NO_GATE = GateReport(False, "no gate judged this model")
+
+
+def publish_release(
+    repository: Repository,
+    model_bytes: bytes,
+    gate: GateReport,
+    clock: Clock,
+    *,
+    release_id: str = "",
+    override: Override | None = None,
+    notes: str = "",
+    limits: ModelLimits | None = None,
+) -> Release:
+    """Sign and publish one model. The same call again, after a crash or twice, publishes nothing new.
+
+    Args:
+        release_id: made of the model's name and digest when empty.
+        override: who lets a refused model pass, and why; ignored when the gate passed.
+
+    Raises:
+        RejectedError: reason `gate_refused` (no override), `gate_of_another_model`, `conflict` (the id is
+            another model's), or why the bytes are no acceptable model.
+        RetryLaterError: another writer holds the repository.
+    """
+    verified = verify_model(model_bytes, None, limits)
+    if gate.model_digest and gate.model_digest != verified.digest:
+        raise RejectedError(
+            f"the gate judged {gate.model_digest}, this model is {verified.digest}",
+            reason="gate_of_another_model",
+        )
+    if not gate.passed and override is None:
+        raise RejectedError(
+            f"the gate refused {verified.contract.name} ({gate.reason}); override it by name and reason",
+            reason="gate_refused",
+        )
+    chosen = release_id or default_release_id(verified.contract.name, verified.digest)
+    release = Release(
+        release_id=chosen,
+        model_name=verified.contract.name,
+        model_digest=verified.digest,
+        model_target=f"models/{chosen}.onnx",
+        model_bytes=len(model_bytes),
+        contract_digest=verified.contract.digest,
+        gate=Gate(gate.passed, gate.reason, None if gate.passed else override),
+        created_time_ns=clock.now_ns(),
+        notes=notes,
+    )
+    release.to_json()  # refuses a malformed id before anything is written
+    published = [release]
+
+    def build() -> Mapping[str, bytes]:
+        known = {each.release_id: each for each in read_releases(repository)}
+        before = known.get(chosen)
+        if before is not None:
+            if before.model_digest != release.model_digest:
+                raise RejectedError(
+                    f"release {chosen} is already model {before.model_digest}, not {release.model_digest}",
+                    reason="conflict",
+                )
+            published[0] = before
+            return {}
+        return {f"{chosen}.onnx": model_bytes, INDEX: write_index([*known.values(), release])}
+
+    repository.transact("models", build)
+    return published[0]
+
+
+def read_releases(repository: Repository) -> list[Release]:
+    """Every release that was published, oldest first."""
+    data = repository.read_target("models", INDEX)
+    if data is None:
+        return []
+    return [Release.from_json(json.dumps(row)) for row in json.loads(data)[KEY]]
+
+
+def find_release(repository: Repository, release_id: str) -> Release:
+    """Raises MisconfiguredError naming those that there are."""
+    releases = {each.release_id: each for each in read_releases(repository)}
+    if release_id not in releases:
+        raise MisconfiguredError(f"no release {release_id!r}; there are {', '.join(releases) or 'none'}")
+    return releases[release_id]
+
+
+def write_index(releases: list[Release]) -> bytes:
+    """The bytes of `models/index.json`."""
+    rows = [json.loads(release.to_json()) for release in releases]
+    return json.dumps({"format": 1, KEY: rows}, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def default_release_id(model_name: str, digest: str) -> str:
+    """`<name>-<first 12 of the digest>`, lower case, only characters that an id may have."""
+    name = _NOT_ID.sub("-", model_name.lower()).strip("-._")[:80] or "model"
+    return f"{name}-{digest[:12]}"
+
+
+def with_override(gate: GateReport, by: str, why: str, clock: Clock) -> Override | None:
+    """The override of a refused gate; None when neither is given. Raises MisconfiguredError for one without
+    the other.
+    """
+    if not by and not why:
+        return None
+    if not by.strip() or not why.strip():
+        raise MisconfiguredError(f"an override needs both a name and a reason, got by={by!r} why={why!r}")
+    return None if gate.passed else Override(by.strip(), why.strip(), clock.now_ns())

@@ -1,0 +1,311 @@
+"""Lets a release out wave by wave, and never further than the health of the wave before allows.
+
+The signed plan (target `rollouts/index.json`) is the truth about what is open; `state.json` beside it holds
+what vehicles need not know: the waves to come, their members by name, when each was opened. The state is
+written before the plan that needs it, and a plan that is further than the state (a crash in between) is
+caught up with at the next call. Never more vehicles are exposed than the opened waves hold: who enrols later
+is held out of a running plan before it can read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foundation.clock import Clock
+from foundation.errors import CorruptError, MisconfiguredError, RejectedError
+from foundation.files import read_json, write_json_atomic
+from rollout.health import VehicleReport, WaveVerdict, judge
+from rollout.plan import EVERYBODY, PlannedWave, cut_waves, eligible, parse_sizes
+from rollout.release import find_release
+from rollout.repository import Repository
+from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate, Release, RolloutPlan, Wave
+
+INDEX = "index.json"
+KEY = "plans"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanState:
+    """What the fleet's side knows of a plan beyond the signed document."""
+
+    plan_id: str
+    waves: tuple[PlannedWave, ...]
+    opened_ns: tuple[int, ...]
+    covers_all: bool
+    """Whether the waves hold every vehicle that was eligible at the start: then completion is for later ones
+    too.
+    """
+    exclude: tuple[str, ...]
+    """Whom the operator excluded (the signed plan also holds out later enrolments while it runs)."""
+    halt_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What one evaluation found and did: `did` is waited, opened, completed, halted or nothing."""
+
+    plan: RolloutPlan
+    did: str
+    wave: WaveVerdict | None
+    reason: str = ""
+
+
+class RolloutService:
+    """One fleet's rollouts. At most one plan runs at a time."""
+
+    def __init__(self, repository: Repository, folder: Path, clock: Clock) -> None:
+        self._repository = repository
+        self._path = folder / "state.json"
+        self._clock = clock
+
+    def start(
+        self,
+        release_id: str,
+        sizes: str | Sequence[int],
+        vehicles: Collection[str],
+        *,
+        tags_of: Mapping[str, Collection[str]] | None = None,
+        tags: Sequence[str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        health: HealthGate | None = None,
+    ) -> RolloutPlan:
+        """Cut the waves, publish the plan with its first wave open, and return it.
+
+        Args:
+            sizes: wave sizes, or text such as "1,10,rest".
+            vehicles: every vehicle that is enrolled now and not revoked.
+
+        Raises:
+            MisconfiguredError: no such release, sizes that do not fit, an unknown vehicle.
+            RejectedError: reason `rollout_running`; halt or complete the one that runs first.
+        """
+        release = find_release(self._repository, release_id)
+        names = eligible(vehicles, tags_of or {}, tags=tags, include=include, exclude=exclude)
+        counts = parse_sizes(sizes, len(names)) if isinstance(sizes, str) else list(sizes)
+        waves = cut_waves(release.release_id, names, counts, include)
+        started: list[RolloutPlan] = []
+
+        def build() -> Mapping[str, bytes]:
+            plans = self.plans()
+            running = [plan.plan_id for plan in plans if plan.state == RUNNING]
+            if running:
+                raise RejectedError(
+                    f"rollout {running[0]} is running; halt it first", reason="rollout_running"
+                )
+            number = sum(plan.release_id == release_id for plan in plans) + 1
+            finished = [plan.release_id for plan in plans if plan.state == COMPLETE]
+            plan = RolloutPlan(
+                plan_id=f"{release_id[:90]}.{number}",
+                release_id=release_id,
+                state=RUNNING,
+                waves=(waves[0].wave,),
+                tags=tuple(sorted(tags)),
+                include=tuple(sorted(include)),
+                exclude=tuple(sorted(exclude)),
+                health=health or HealthGate(),
+                previous_release_id=finished[-1] if finished else None,
+            )
+            now_ns = self._clock.now_ns()
+            state = PlanState(plan.plan_id, tuple(waves), (now_ns,), sum(counts) == len(names), plan.exclude)
+            self._save({**self._states(), plan.plan_id: state})
+            started.append(plan)
+            return {INDEX: write_plans([*plans, plan])}
+
+        self._repository.transact("rollouts", build)
+        return started[0]
+
+    def advance(self, reports: Mapping[str, VehicleReport]) -> Advance:
+        """One evaluation: halt at a breach, open the next wave or complete when all is healthy, else wait.
+
+        Raises:
+            MisconfiguredError: there is no rollout, or its local state is lost (halt it and start anew).
+        """
+        plan = self.current()
+        if plan.state != RUNNING:
+            return Advance(plan, "nothing", None, f"rollout {plan.plan_id} is {plan.state}")
+        verdict = self.judge(plan, reports)
+        if verdict.verdict == "breached":
+            first = verdict.breaches[0]
+            reason = f"{first.vehicle_id} {first.outcome}: {first.reason}"
+            return Advance(self.halt(reason), "halted", verdict, reason)
+        if verdict.verdict == "waiting":
+            return Advance(plan, "waited", verdict)
+        state = self._state_of(plan)
+        if len(plan.waves) < len(state.waves):
+            opened = replace(plan, waves=(*plan.waves, state.waves[len(plan.waves)].wave))
+            return Advance(self._publish(plan, opened), "opened", verdict)
+        return Advance(self._publish(plan, self._completed(plan, state)), "completed", verdict)
+
+    def judge(self, plan: RolloutPlan, reports: Mapping[str, VehicleReport]) -> WaveVerdict:
+        """The verdict on every vehicle that the plan exposes so far."""
+        state = self._caught_up(plan)
+        waves = {
+            planned.wave.number: (opened_ns, planned.members)
+            for planned, opened_ns in zip(state.waves, state.opened_ns, strict=False)
+        }
+        return judge(self.release_of(plan), plan.health, waves, reports, self._clock.now_ns())
+
+    def halt(self, reason: str) -> RolloutPlan:
+        """Stop the current rollout: its vehicles go back to the model before. Halting twice changes nothing.
+
+        Raises:
+            MisconfiguredError: there is no rollout at all.
+        """
+        plan = self.current()
+        if plan.state == HALTED:
+            return plan
+        states = self._states()
+        if plan.plan_id in states:
+            self._save({**states, plan.plan_id: replace(states[plan.plan_id], halt_reason=reason)})
+        return self._publish(plan, plan.with_state(HALTED))
+
+    def hold_out(self, vehicle_id: str) -> bool:
+        """Keep a vehicle that enrols now out of the running plan: its waves were cut without it. Returns
+        whether one runs.
+        """
+        held = [False]
+
+        def build() -> Mapping[str, bytes]:
+            plans = self.plans()
+            if not any(plan.state == RUNNING and vehicle_id not in plan.exclude for plan in plans):
+                return {}
+            held[0] = True
+            return {
+                INDEX: write_plans(
+                    [
+                        replace(plan, exclude=tuple(sorted({*plan.exclude, vehicle_id})))
+                        if plan.state == RUNNING and vehicle_id not in plan.include
+                        else plan
+                        for plan in plans
+                    ]
+                )
+            }
+
+        if any(plan.state == RUNNING for plan in self.plans()):
+            self._repository.transact("rollouts", build)
+        return held[0]
+
+    # Reading.
+
+    def plans(self) -> list[RolloutPlan]:
+        """Every plan as published, oldest first."""
+        data = self._repository.read_target("rollouts", INDEX)
+        return (
+            [] if data is None else [RolloutPlan.from_json(json.dumps(row)) for row in json.loads(data)[KEY]]
+        )
+
+    def current(self) -> RolloutPlan:
+        """The newest plan. Raises MisconfiguredError when there never was one."""
+        plans = self.plans()
+        if not plans:
+            raise MisconfiguredError("there is no rollout; start one with `fleetloop rollout start RELEASE`")
+        return plans[-1]
+
+    def release_of(self, plan: RolloutPlan) -> Release:
+        """The release that a plan lets out."""
+        return find_release(self._repository, plan.release_id)
+
+    def state_of(self, plan: RolloutPlan) -> PlanState | None:
+        """What is known here beyond the signed plan; None for a plan that was started elsewhere."""
+        return self._states().get(plan.plan_id)
+
+    # Writing.
+
+    def _publish(self, old: RolloutPlan, new: RolloutPlan) -> RolloutPlan:
+        done = [new]
+
+        def build() -> Mapping[str, bytes]:
+            plans = self.plans()
+            now = next(plan for plan in plans if plan.plan_id == old.plan_id)
+            if now.state != RUNNING and old.state == RUNNING:  # somebody halted it meanwhile: that stands
+                done[0] = now
+                return {}
+            if new.state == RUNNING:
+                done[0] = replace(new, exclude=now.exclude)
+            return {INDEX: write_plans([done[0] if plan.plan_id == old.plan_id else plan for plan in plans])}
+
+        self._repository.transact("rollouts", build)
+        self._caught_up(done[0])
+        return done[0]
+
+    def _completed(self, plan: RolloutPlan, state: PlanState) -> RolloutPlan:
+        done = plan.with_state(COMPLETE)
+        if not state.covers_all:
+            return done
+        last = replace(plan.waves[-1], threshold_hex=EVERYBODY)
+        return replace(done, waves=(*plan.waves[:-1], last), exclude=state.exclude)
+
+    def _caught_up(self, plan: RolloutPlan) -> PlanState:
+        """The plan's state, with a time for every wave that is open."""
+        state = self._state_of(plan)
+        missing = len(plan.waves) - len(state.opened_ns)
+        if missing > 0:
+            state = replace(state, opened_ns=(*state.opened_ns, *[self._clock.now_ns()] * missing))
+            self._save({**self._states(), plan.plan_id: state})
+        return state
+
+    def _state_of(self, plan: RolloutPlan) -> PlanState:
+        state = self._states().get(plan.plan_id)
+        if state is None:
+            raise MisconfiguredError(
+                f"{self._path} knows nothing of rollout {plan.plan_id}: halt it and start anew"
+            )
+        return state
+
+    def _states(self) -> dict[str, PlanState]:
+        if not self._path.exists():
+            return {}
+        document: Any = read_json(self._path)
+        try:
+            if document["format"] != FORMAT:
+                raise CorruptError(f"format {document['format']}, this reads {FORMAT}", path=self._path)
+            return {name: _plan_state(row) for name, row in document["plans"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptError(f"is not what this wrote: {error!r}", path=self._path) from error
+
+    def _save(self, states: Mapping[str, PlanState]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(
+            self._path, {"format": FORMAT, "plans": {name: asdict(state) for name, state in states.items()}}
+        )
+
+
+def write_plans(plans: Sequence[RolloutPlan]) -> bytes:
+    """The bytes of `rollouts/index.json`."""
+    rows = [json.loads(plan.to_json()) for plan in plans]
+    return json.dumps({"format": 1, KEY: rows}, sort_keys=True, indent=1).encode() + b"\n"
+
+
+def _plan_state(row: dict[str, Any]) -> PlanState:
+    waves = tuple(PlannedWave(Wave(**each["wave"]), tuple(each["members"])) for each in row["waves"])
+    return PlanState(
+        plan_id=row["plan_id"],
+        waves=waves,
+        opened_ns=tuple(row["opened_ns"]),
+        covers_all=row["covers_all"],
+        exclude=tuple(row["exclude"]),
+        halt_reason=row["halt_reason"],
+    )
+
+
+Listen = Callable[[], Mapping[str, VehicleReport]]
+
+
+def watch(
+    service: RolloutService, listen: Listen, clock: Clock, *, timeout_s: float, every_s: float
+) -> Advance:
+    """Listen and advance until the rollout completes or halts, or the time is over (the last result is
+    returned).
+    """
+    deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
+    while True:
+        done = service.advance(listen())
+        if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:
+            return done
+        clock.sleep(every_s)
