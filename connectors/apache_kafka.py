@@ -1,0 +1,218 @@
+"""A real Apache Kafka in KRaft mode on loopback: one node or several, each a child process with a durable
+folder.
+
+For tests of durability and for use on one machine. The jars come from `make kafka`; Java 17 or newer runs
+them. A node that was killed starts again on its own folder. Refuses to be a production deployment: plaintext,
+no access rights.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from connectors.child_process import LOOPBACK, ChildProcess, free_port
+from foundation.errors import MisconfiguredError, RetryLaterError
+
+DEFAULT_HOME: Final = Path(".cache/kafka")
+_STARTED: Final = "Kafka Server started"
+_READY_S: Final = 90.0
+_JAVA_OPTIONS: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+
+
+def missing(home: Path = DEFAULT_HOME) -> str:
+    """What keeps Apache Kafka from running here, in words; empty when nothing does."""
+    if shutil.which("java") is None:
+        return "no `java` on PATH: install Java 17 or newer"
+    if not (home / "libs" / ".complete").is_file():
+        return f"no jars in {home / 'libs'}: run `make kafka`"
+    return ""
+
+
+class ApacheKafka:
+    """`nodes` brokers that are controllers too. `folder` keeps their logs; a temporary one by default.
+
+    Raises (the constructor):
+        MisconfiguredError: Java or the jars are missing.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 1,
+        *,
+        port: int = 0,
+        folder: Path | None = None,
+        home: Path = DEFAULT_HOME,
+        extra: dict[str, str] | None = None,
+    ) -> None:
+        if why := missing(home):
+            raise MisconfiguredError(why)
+        if nodes not in (1, 3, 5):
+            raise MisconfiguredError(f"nodes is {nodes}; it must be 1, 3 or 5")
+        self._home = home.resolve()
+        self._temporary = tempfile.TemporaryDirectory(prefix="fleetloop-kafka-") if folder is None else None
+        self._folder = folder if folder is not None else Path(str(self._temporary and self._temporary.name))
+        self._extra = dict(extra or {})
+        self._children: dict[int, ChildProcess] = {}
+        self._ports = {node: (port if port and node == 1 else free_port()) for node in range(1, nodes + 1)}
+        self._controller_ports = {node: free_port() for node in self._ports}
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port of every node, with commas."""
+        return ",".join(f"{LOOPBACK}:{port}" for port in self._ports.values())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every node runs."""
+        return all(node in self._children and self._children[node].is_alive for node in self._ports)
+
+    def start(self) -> str:
+        """Start the nodes that do not run and return the bootstrap address.
+
+        Raises:
+            RetryLaterError: a node did not start in time, with the end of its log.
+        """
+        for node in self._ports:
+            self._format(node)
+        waiting = [(node, self._launch(node)) for node in self._ports if not self._runs(node)]
+        try:
+            for node, (child, begin) in waiting:
+                child.wait_ready(lambda c=child, b=begin: _STARTED in _text_from(c.log_path, b), _READY_S)  # type: ignore[misc]
+                self._children[node] = child
+        except BaseException:
+            for _, (child, _begin) in waiting:
+                child.kill()
+            raise
+        return self.bootstrap
+
+    def kill(self, node: int = 1) -> None:
+        """SIGKILL to one node: what it had not flushed stays in the page cache, as after a crash of the
+        process.
+        """
+        self._children.pop(node).kill()
+
+    def signal(self, number: int, node: int = 1) -> None:
+        """Send a signal to one node, e.g. SIGSTOP and SIGCONT."""
+        self._children[node].signal(number)
+
+    def stop(self) -> None:
+        """End every node; the folder stays for the next `start`."""
+        while self._children:
+            _, child = self._children.popitem()
+            child.stop(grace_s=10.0)
+
+    def close(self) -> None:
+        """End every node at once and remove a temporary folder."""
+        while self._children:
+            _, child = self._children.popitem()
+            child.kill()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _runs(self, node: int) -> bool:
+        return node in self._children and self._children[node].is_alive
+
+    def _place(self, node: int) -> Path:
+        return self._folder / f"node-{node}"
+
+    def _launch(self, node: int) -> tuple[ChildProcess, int]:
+        place = self._place(node)
+        log_path = place / "broker.log"
+        begin = log_path.stat().st_size if log_path.exists() else 0
+
+        command: list[str | Path] = [
+            "java",
+            *_JAVA_OPTIONS,
+            *self._main("kafka.Kafka"),
+            place / "server.properties",
+        ]
+        return ChildProcess(command, log_path, folder=place), begin
+
+    def _main(self, name: str) -> list[str]:
+        return [f"-Dlog4j2.configurationFile={self._log_settings()}", "-cp", f"{self._home}/libs/*", name]
+
+    def _log_settings(self) -> Path:
+        path = self._folder / "log4j2.properties"
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(
+                "status=error\nappender.out.type=Console\nappender.out.name=out\n"
+                "appender.out.layout.type=PatternLayout\nappender.out.layout.pattern=%d %p %m (%c)%n%ex\n"
+                "rootLogger.level=info\nrootLogger.appenderRef.out.ref=out\n",
+                "utf-8",
+            )
+        return path
+
+    def _format(self, node: int) -> None:
+        """Write the settings and format the folder, once. Formatting costs a JVM, so nodes share one copy of
+        it.
+        """
+        place = self._place(node)
+        place.mkdir(parents=True, exist_ok=True)
+        settings = "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
+        (place / "server.properties").write_text(settings, "utf-8")
+        if (place / "data" / "meta.properties").is_file():
+            return
+        command = ["java", *_JAVA_OPTIONS, *self._main("kafka.tools.StorageTool"), "format"]
+        command += ["-t", self._cluster_id(), "-c", str(place / "server.properties")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_READY_S, check=False)
+        if done.returncode != 0:
+            raise RetryLaterError(f"cannot format {place / 'data'}: {(done.stdout + done.stderr)[-1500:]}")
+
+    def _cluster_id(self) -> str:
+        path = self._folder / "cluster.id"
+        if not path.exists():
+            import base64
+            import uuid
+
+            path.write_text(base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="), "ascii")
+        return path.read_text("ascii")
+
+    def _settings(self, node: int) -> dict[str, str]:
+        replicas = min(3, len(self._ports))
+        voters = ",".join(f"{each}@{LOOPBACK}:{port}" for each, port in self._controller_ports.items())
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(node),
+            "controller.quorum.voters": voters,
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self._ports[node]},CONTROLLER://{LOOPBACK}:{self._controller_ports[node]}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self._ports[node]}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": str(self._place(node).resolve() / "data"),
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": str(replicas),
+            "min.insync.replicas": str(max(1, replicas - 1)),
+            "offsets.topic.replication.factor": str(replicas),
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": str(replicas),
+            "transaction.state.log.min.isr": str(max(1, replicas - 1)),
+            "transaction.state.log.num.partitions": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
+            "num.network.threads": "2",
+            "num.io.threads": "2",
+            "log.cleaner.dedupe.buffer.size": "2097152",
+        } | self._extra
+
+
+def _text_from(path: Path, begin: int) -> str:
+    with path.open("rb") as log:
+        log.seek(begin)
+        return log.read().decode("utf-8", "replace")

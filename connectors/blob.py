@@ -1,0 +1,112 @@
+"""Payloads too large for a record, under their own hash: what comes back is what went in, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+
+import fsspec
+
+from foundation.errors import MisconfiguredError, RejectedError, RetryLaterError
+
+_SHA256: Final = re.compile(r"^[0-9a-f]{64}$")
+MAX_BLOB_BYTES: Final = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Where a payload is, and what it must be. `sha256` is lower-case hex."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class BlobStore:
+    """Blobs under one root uri (file:, memory:, s3: ...). Refuses to read anything outside that root.
+
+    Raises:
+        MisconfiguredError: no filesystem for the uri.
+    """
+
+    def __init__(self, root_uri: str, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
+        try:
+            found: tuple[Any, str] = fsspec.core.url_to_fs(root_uri)
+        except (ValueError, ImportError) as error:
+            raise MisconfiguredError(f"there is no blob store for {root_uri!r}: {error}") from error
+        self._files, self._root = found
+        self._max_blob_bytes = max_blob_bytes
+
+    def put_verified(self, payload: bytes) -> BlobRef:
+        """Store the payload, read it back, and only then give it its name. The same payload twice is one
+        blob.
+
+        Raises:
+            RejectedError: it is larger than the limit (reason oversize).
+            RetryLaterError: the store failed, or gave other bytes back.
+        """
+        if len(payload) > self._max_blob_bytes:
+            raise RejectedError(
+                f"a blob of {len(payload)} bytes is above the limit of {self._max_blob_bytes} bytes",
+                reason="oversize",
+            )
+        sha256 = hashlib.sha256(payload).hexdigest()
+        path = self._path(sha256)
+        ref = BlobRef(self._files.unstrip_protocol(path), sha256, len(payload))
+        partial = f"{path}.{uuid.uuid4().hex}.partial"
+        try:
+            if self._holds(path, payload):
+                return ref
+            self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self._files.pipe_file(partial, payload)
+            if self._files.cat_file(partial) != payload:
+                self._files.rm_file(partial)
+                raise RetryLaterError(f"the store gave other bytes back for {partial}")
+            self._files.mv(partial, path)
+        except OSError as error:
+            raise RetryLaterError(f"cannot store {path}: {error}") from error
+        return ref
+
+    def get_verified(self, ref: BlobRef) -> bytes:
+        """The payload.
+
+        Raises:
+            RejectedError: reason payload_hash_mismatch (other size or bytes), payload_missing, or foreign_uri
+            (outside
+                this store, or not the place of its hash).
+            RetryLaterError: the store failed.
+        """
+        if not _SHA256.match(ref.sha256) or ref.uri != self._files.unstrip_protocol(self._path(ref.sha256)):
+            raise RejectedError(
+                f"{ref.uri[:200]!r} is not the place of {ref.sha256[:64]!r} here", reason="foreign_uri"
+            )
+        path = self._path(ref.sha256)
+        try:
+            size_bytes = int(self._files.size(path))
+            bound_bytes = min(ref.size_bytes, self._max_blob_bytes)
+            if size_bytes != ref.size_bytes or size_bytes > bound_bytes:
+                raise RejectedError(
+                    f"{ref.uri} has {size_bytes} bytes, not {ref.size_bytes} (at most {self._max_blob_bytes})",
+                    reason="payload_hash_mismatch",
+                )
+            payload = bytes(self._files.cat_file(path))
+        except FileNotFoundError as error:
+            raise RejectedError(f"there is no {ref.uri}", reason="payload_missing") from error
+        except OSError as error:
+            raise RetryLaterError(f"cannot read {ref.uri}: {error}") from error
+        found = hashlib.sha256(payload).hexdigest()
+        if found != ref.sha256:
+            raise RejectedError(f"{ref.uri} has the sha256 {found}", reason="payload_hash_mismatch")
+        return payload
+
+    def _path(self, sha256: str) -> str:
+        return f"{self._root.rstrip('/')}/{sha256[:2]}/{sha256}"
+
+    def _holds(self, path: str, payload: bytes) -> bool:
+        try:
+            return bool(self._files.cat_file(path) == payload)
+        except FileNotFoundError:
+            return False
