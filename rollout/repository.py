@@ -29,7 +29,6 @@ from typing import Any
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
-    Metadata,
     MetaFile,
     Root,
     Snapshot,
@@ -40,9 +39,10 @@ from tuf.api.metadata import (
 
 from foundation.clock import Clock, SystemClock
 from foundation.errors import MisconfiguredError, RejectedError
-from foundation.files import FileLock, write_atomic
+from foundation.files import FileLock
 from foundation.settings import setting
 from rollout.keys import DELEGATED_ROLES, ONLINE_ROLES, ROOT, KeyStore
+from rollout.metadata_files import MetadataFiles
 
 ISSUED_FIELD = "x-fleetloop-issued-s"
 """Signed field of timestamp.json: whole seconds since 1970 when it was issued."""
@@ -96,7 +96,7 @@ def init_repository(
         )
     repository = Repository(tuf_path, keys_path, settings=settings, clock=clock, passphrase=passphrase)
     with repository.lock():
-        if (tuf_path / "metadata" / "timestamp.json").exists():
+        if MetadataFiles(tuf_path).exists():
             raise MisconfiguredError(
                 f"{tuf_path} already holds a repository; it is never made anew over an old one"
             )
@@ -118,6 +118,7 @@ class Repository:
         on_step: OnStep | None = None,
     ) -> None:
         self.path = tuf_path
+        self._files = MetadataFiles(tuf_path)
         self.keys = KeyStore(keys_path, passphrase)
         self._settings = settings or RepositorySettings()
         self._clock: Clock = clock or SystemClock()
@@ -131,42 +132,16 @@ class Repository:
     # Reading: only what the timestamp names.
 
     def root_bytes(self, version: int | None = None) -> bytes:
-        """A root document: the newest, or the one of `version`. The newest is what an enrolment installs.
-
-        Raises:
-            MisconfiguredError: there is no repository here, or no such version.
-        """
-        number = self._newest_root_version() if version is None else version
-        path = self._metadata(f"{number}.root")
-        if not path.exists():
-            raise MisconfiguredError(f"no root version {number} in {self.path}: run `fleetloop init` first")
-        return path.read_bytes()
+        """See `MetadataFiles.root_bytes`."""
+        return self._files.root_bytes(version)
 
     def read_target(self, role: str, name: str) -> bytes | None:
-        """The published bytes of target `role/name`, or None when the role lists no such target."""
-        info = self.load(role).signed.targets.get(f"{role}/{name}")
-        if info is None:
-            return None
-        data = self._target(role, info.hashes["sha256"], name).read_bytes()
-        info.verify_length_and_hashes(data)
-        return data
+        """See `MetadataFiles.read_target`."""
+        return self._files.read_target(role, name)
 
     def load(self, role: str) -> Any:
-        """The published metadata of `role`, as the timestamp (and the snapshot that it names) say."""
-        if role == ROOT:
-            return Metadata.from_bytes(self.root_bytes())
-        path = self._metadata("timestamp")
-        if not path.exists():
-            raise MisconfiguredError(f"no repository in {self.path}: run `fleetloop init` first")
-        timestamp = Metadata.from_bytes(path.read_bytes())
-        if role == "timestamp":
-            return timestamp
-        snapshot_version = timestamp.signed.snapshot_meta.version
-        snapshot = Metadata.from_bytes(self._metadata(f"{snapshot_version}.snapshot").read_bytes())
-        if role == "snapshot":
-            return snapshot
-        version = snapshot.signed.meta[f"{role}.json"].version
-        return Metadata.from_bytes(self._metadata(f"{version}.{role}").read_bytes())
+        """See `MetadataFiles.load`."""
+        return self._files.load(role)
 
     # Writing.
 
@@ -191,7 +166,7 @@ class Repository:
             self._write_role(role, Targets(version=1, expires=self._expiry(role)), snapshot, role)
         self._write_role("targets", targets, snapshot, "targets")
         self._write_root(root, self.keys.signers(ROOT))
-        self._write_signed("1.snapshot", snapshot, self.keys.signers("snapshot"))
+        self._files.write_signed("1.snapshot", snapshot, self.keys.signers("snapshot"))
         timestamp = Timestamp(version=1, expires=self._expiry("timestamp"))
         self._write_timestamp(timestamp, 1, self.keys.signers("timestamp"))
 
@@ -202,8 +177,9 @@ class Repository:
     def transact(
         self, role: str, build: Callable[[], Mapping[str, bytes]], *, signing_role: str | None = None
     ) -> int:
-        """Read, decide and publish under one lock: `build` is called with the lock held and returns name ->
-        bytes.
+        """Read, decide and publish under one lock.
+
+        `build` is called with the lock held and returns name -> bytes; nothing to publish nothing.
 
         Args:
             signing_role: whose key signs the role's document; the role itself unless a test or a
@@ -219,15 +195,16 @@ class Repository:
         with self.lock():
             published = self.load(role).signed
             snapshot = self.load("snapshot").signed
-            for name, data in build().items():
+            added = build()
+            if not added:
+                return int(published.version)
+            for name, data in added.items():
                 if not _NAME.match(name):
                     raise RejectedError(
                         f"target name {name!r} is not flat: {_NAME.pattern}", reason="invalid_value"
                     )
                 info = TargetFile.from_data(f"{role}/{name}", data, ["sha256"])
-                path = self._target(role, info.hashes["sha256"], name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(path, data)
+                self._files.write_target(role, info.hashes["sha256"], name, data)
                 published.targets[info.path] = info
             self._on_step("targets")
             published.version = snapshot.meta[f"{role}.json"].version + 1
@@ -248,8 +225,9 @@ class Repository:
             signed = ["timestamp"]
             for role in (*DELEGATED_ROLES, "targets"):
                 document = self.load(role).signed
-                if self._is_past_half(role, document):
-                    document.version += 1
+                published_version = snapshot.meta[f"{role}.json"].version
+                if self._is_past_half(role, document) or document.version != published_version:
+                    document.version = published_version + 1
                     document.expires = self._expiry(role)
                     self._write_role(role, document, snapshot, role)
                     signed.append(role)
@@ -292,11 +270,12 @@ class Repository:
         with self.lock():
             new = self.keys.create(role).public_key
             if role in DELEGATED_ROLES:
+                document = self.load(role).signed
                 targets = self.load("targets").signed
                 for key_id in list(targets.delegations.roles[role].keyids):
                     targets.revoke_key(key_id, role)
                 targets.add_key(new, role)
-                self._republish([("targets", targets), (role, self.load(role).signed)], targets)
+                self._republish([("targets", targets), (role, document)], targets)
                 return str(new.keyid)
             root = self.load(ROOT).signed
             old_ids = list(root.roles[role].keyids)
@@ -324,7 +303,7 @@ class Repository:
     def _publish_snapshot(self, snapshot: Any) -> None:
         snapshot.version = self.load("timestamp").signed.snapshot_meta.version + 1
         snapshot.expires = self._expiry("snapshot")
-        self._write_signed(f"{snapshot.version}.snapshot", snapshot, self._online_signers("snapshot"))
+        self._files.write_signed(f"{snapshot.version}.snapshot", snapshot, self._online_signers("snapshot"))
         self._on_step("snapshot")
         self._publish_timestamp(snapshot.version)
 
@@ -336,20 +315,20 @@ class Repository:
         self._on_step("timestamp")
 
     def _write_timestamp(self, timestamp: Any, snapshot_version: int, signers: list[Any]) -> None:
-        data = self._metadata(f"{snapshot_version}.snapshot").read_bytes()
+        data = self._files.metadata_path(f"{snapshot_version}.snapshot").read_bytes()
         timestamp.snapshot_meta = MetaFile.from_data(snapshot_version, data, ["sha256"])
         timestamp.unrecognized_fields[ISSUED_FIELD] = self._clock.now_ns() // 1_000_000_000
-        self._write_signed("timestamp", timestamp, signers)
+        self._files.write_signed("timestamp", timestamp, signers)
 
     def _write_role(
         self, role: str, document: Any, snapshot: Any, signing_role: str, delegator: Any = None
     ) -> None:
         signers = self._signers_of(signing_role, delegator)
-        data = self._write_signed(f"{document.version}.{role}", document, signers)
+        data = self._files.write_signed(f"{document.version}.{role}", document, signers)
         snapshot.meta[f"{role}.json"] = MetaFile.from_data(document.version, data, ["sha256"])
 
     def _signers_of(self, role: str, delegator: Any = None) -> list[Any]:
-        if not self._metadata("timestamp").exists():
+        if not self._files.exists():
             return self.keys.signers(role)
         if role in DELEGATED_ROLES:
             delegation = (delegator or self.load("targets").signed).delegations.roles[role]
@@ -364,23 +343,13 @@ class Repository:
         return self.keys.trusted_signers(ROOT, root.roles[ROOT].keyids, root.roles[ROOT].threshold)
 
     def _next_root(self, root: Any, signers: list[Any]) -> int:
-        root.version = self._newest_root_version() + 1
+        root.version = self._files.newest_root_version() + 1
         root.expires = self._expiry(ROOT)
         self._write_root(root, signers)
         return int(root.version)
 
     def _write_root(self, root: Any, signers: list[Any]) -> None:
-        self._write_signed(f"{root.version}.root", root, signers)
-
-    def _write_signed(self, name: str, document: Any, signers: list[Any]) -> bytes:
-        metadata = Metadata(document)
-        for signer in signers:
-            metadata.sign(signer, append=True)
-        data: bytes = metadata.to_bytes()
-        path = self._metadata(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
-        return data
+        self._files.write_signed(f"{root.version}.root", root, signers)
 
     def _is_past_half(self, role: str, document: Any) -> bool:
         left_s = (document.expires - self._now()).total_seconds()
@@ -395,13 +364,3 @@ class Repository:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)
-
-    def _newest_root_version(self) -> int:
-        versions = [int(path.name.split(".")[0]) for path in (self.path / "metadata").glob("*.root.json")]
-        return max(versions, default=0)
-
-    def _metadata(self, name: str) -> Path:
-        return self.path / "metadata" / f"{name}.json"
-
-    def _target(self, role: str, sha256: str, name: str) -> Path:
-        return self.path / "targets" / role / f"{sha256}.{name}"
