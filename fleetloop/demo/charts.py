@@ -25,7 +25,13 @@ def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
             if value is None:
                 continue
             low, high = row[f"{key}_interval"]
-            axes.plot([100 * low, 100 * high], [y + shift, y + shift], color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot(
+                [100 * low, 100 * high],
+                [y + shift, y + shift],
+                color=colour,
+                linewidth=2.2,
+                solid_capstyle="round",
+            )
             axes.plot([100 * value], [y + shift], "o", color=colour, markersize=size)
     axes.set_yticks(range(len(rows)), [f"{r['name']}  (n={r['n']})" for r in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -37,8 +43,26 @@ def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
     for side in axes.spines.values():
         side.set_visible(False)
     axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=18)
-    axes.text(0, 1.01, "before", transform=axes.transAxes, color=BEFORE, fontsize=9.5, fontweight="bold", va="bottom")
-    axes.text(0.1, 1.01, "after", transform=axes.transAxes, color=AFTER, fontsize=9.5, fontweight="bold", va="bottom")
+    axes.text(
+        0,
+        1.01,
+        "before",
+        transform=axes.transAxes,
+        color=BEFORE,
+        fontsize=9.5,
+        fontweight="bold",
+        va="bottom",
+    )
+    axes.text(
+        0.1,
+        1.01,
+        "after",
+        transform=axes.transAxes,
+        color=AFTER,
+        fontsize=9.5,
+        fontweight="bold",
+        va="bottom",
+    )
     figure.text(0.985, 0.012, note, ha="right", va="bottom", fontsize=7.5, color=SOFT)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

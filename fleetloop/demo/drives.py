@@ -99,7 +99,8 @@ def plan_drives(source: ImageSource, split_of: SplitOf, shape: DriveShape, seed:
     train = [d for d in drives if d.split is not Split.TEST]
     bootstrap_count = max(1, round(shape.bootstrap_ratio * len(train)))
     ranked = sorted(
-        (d for d in train if d.light == "day" and d.split is Split.TRAIN), key=lambda d: _hash(seed, "boot", d.drive_id)
+        (d for d in train if d.light == "day" and d.split is Split.TRAIN),
+        key=lambda d: _hash(seed, "boot", d.drive_id),
     )
     bootstrap = ranked[:bootstrap_count]
     taken = {d.drive_id for d in bootstrap}
@@ -122,7 +123,9 @@ def still_images(drives: Iterable[Drive]) -> list[DemoFrame]:
     return frames
 
 
-def drive_frames(drive: Drive, source: ImageSource, shape: DriveShape, seed: int, journey: str) -> list[DemoFrame]:
+def drive_frames(
+    drive: Drive, source: ImageSource, shape: DriveShape, seed: int, journey: str
+) -> list[DemoFrame]:
     """The frames that a vehicle sees on one journey over a drive, in order of capture.
 
     `journey` seeds the jitter: the same drive driven again gives other pixels of the same scenes.
@@ -175,7 +178,9 @@ def _frame(
 ) -> DemoFrame:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    start_ns = DRIVE_START_NS + int.from_bytes(_hash(0, "start", drive.drive_id, journey)[:3], "big") * 1_000_000_000
+    start_ns = (
+        DRIVE_START_NS + int.from_bytes(_hash(0, "start", drive.drive_id, journey)[:3], "big") * 1_000_000_000
+    )
     track = image.scene_id if image.is_sequence else image.source_id
     return DemoFrame(
         frame_id=f"{drive.drive_id}.{journey}.{number:05d}",
@@ -195,7 +200,11 @@ def _hash(seed: int, *parts: object) -> bytes:
 def _drive_id(source_name: str, kind: str, number: int, split_of: SplitOf, wanted: Split | None) -> str:
     for suffix in range(1000):
         drive_id = f"{source_name}-{kind}-{number:04d}" + (f"-{suffix}" if suffix else "")
-        if wanted is None or split_of(drive_id) is wanted or (wanted is Split.TRAIN and split_of(drive_id) is not Split.TEST):
+        if (
+            wanted is None
+            or split_of(drive_id) is wanted
+            or (wanted is Split.TRAIN and split_of(drive_id) is not Split.TEST)
+        ):
             return drive_id
     raise AssertionError(f"no id of drive {number} hashes to {wanted}: the split gives that part nothing")
 
@@ -213,7 +222,9 @@ def _in_light(pixels: Pixels, light: str) -> Pixels:
     if light == "night":
         return np.clip(pixels.astype(np.float32) * 0.30, 0, 255).astype(np.uint8)
     if light == "rain":
-        return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius=max(1.0, pixels.shape[1] / 20))))
+        return np.asarray(
+            Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius=max(1.0, pixels.shape[1] / 20)))
+        )
     return pixels
 
 
@@ -222,7 +233,11 @@ def _jitter(pixels: Pixels, rng: random.Random) -> Pixels:
     height, width = pixels.shape[:2]
     dx, dy = rng.uniform(-0.04, 0.04) * width, rng.uniform(-0.04, 0.04) * height
     moved = Image.fromarray(pixels).transform(
-        (width, height), Image.Transform.AFFINE, (1, 0, dx, 0, 1, dy), resample=Image.Resampling.BILINEAR, fillcolor=None
+        (width, height),
+        Image.Transform.AFFINE,
+        (1, 0, dx, 0, 1, dy),
+        resample=Image.Resampling.BILINEAR,
+        fillcolor=None,
     )
     light = rng.uniform(0.88, 1.12)
     return np.clip(np.asarray(moved, np.float32) * light, 0, 255).astype(np.uint8)

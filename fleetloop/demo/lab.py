@@ -99,18 +99,23 @@ class Lab:
 
     def _log(self, arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> None:
         with (self.out / "demo.log").open("a", encoding="utf-8") as log:
-            log.write(f"$ fleetloop {shlex.join(arguments)}\n[{done.returncode}]\n{done.stdout}\n{done.stderr}\n")
+            log.write(
+                f"$ fleetloop {shlex.join(arguments)}\n[{done.returncode}]\n{done.stdout}\n{done.stderr}\n"
+            )
 
 
 class AgentProcess:
     """One vehicle's agent: the real daemon in a process group of its own."""
 
-    def __init__(self, lab: Lab, vehicle_id: str, config: Path) -> None:
+    def __init__(self, lab: Lab, vehicle_id: str, config: Path, *, until_source_ends: bool) -> None:
         self.vehicle_id = vehicle_id
         log = (lab.vehicle(vehicle_id) / "agent.log").open("a", encoding="utf-8")
         with log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fleetloop", "agent", "run", "--config", str(config)],
+                [
+                    sys.executable, "-m", "fleetloop", "agent", "run", "--config", str(config),
+                    *(["--until-source-ends"] if until_source_ends else []),
+                ],
                 env=child_environment(), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -134,7 +139,9 @@ class AgentProcess:
             return self._process.wait(timeout=deadline_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise GuaranteeBrokenError(f"the agent of {self.vehicle_id} did not end within {deadline_s:.0f} s") from None
+            raise GuaranteeBrokenError(
+                f"the agent of {self.vehicle_id} did not end within {deadline_s:.0f} s"
+            ) from None
 
     @property
     def is_running(self) -> bool:
@@ -176,5 +183,7 @@ def _only_document(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        raise StepFailedError(f"a command printed something that is no JSON document: {text[:400]!r}") from error
+        raise StepFailedError(
+            f"a command printed something that is no JSON document: {text[:400]!r}"
+        ) from error
     return document if isinstance(document, dict) else {"items": document}

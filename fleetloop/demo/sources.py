@@ -107,7 +107,9 @@ def load_gtsrb(folder: Path, *, max_train_tracks: int | None = None) -> ImageSou
     for part in ("train", "test"):
         path = folder / f"{part}.parquet"
         if not path.is_file():
-            raise MisconfiguredError(f"--data must name a folder with train.parquet and test.parquet; {path} is not there")
+            raise MisconfiguredError(
+                f"--data must name a folder with train.parquet and test.parquet; {path} is not there"
+            )
         missing = {"png", "class_id", "track", "frame"} - set(pq.read_schema(path).names)
         if missing:
             raise MisconfiguredError(f"{path} has no column {', '.join(sorted(missing))}")
@@ -128,7 +130,9 @@ def load_gtsrb(folder: Path, *, max_train_tracks: int | None = None) -> ImageSou
                 )
             )
     if max_train_tracks is not None:
-        tracks = sorted({i.scene_id for i in images if i.is_sequence}, key=lambda s: hashlib.sha256(s.encode()).digest())
+        tracks = sorted(
+            {i.scene_id for i in images if i.is_sequence}, key=lambda s: hashlib.sha256(s.encode()).digest()
+        )
         kept = set(tracks[:max_train_tracks])
         images = [i for i in images if i.scene_id in kept or not i.is_sequence]
     counts: dict[str, int] = {}
@@ -154,7 +158,10 @@ def _scenes(names: list[str], pixels: list[Pixels]) -> list[str]:
     """
     size = (16, 32)
     thumbnails = np.stack(
-        [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR), np.float32).ravel() for p in pixels]
+        [
+            np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR), np.float32).ravel()
+            for p in pixels
+        ]
     )
     thumbnails -= thumbnails.mean(axis=1, keepdims=True)
     thumbnails /= np.linalg.norm(thumbnails, axis=1, keepdims=True) + 1e-9

@@ -52,7 +52,9 @@ class Uplink:
     def __enter__(self) -> Uplink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _accept(self) -> None:
@@ -66,7 +68,9 @@ class Uplink:
                 _abort(client)
                 client.close()
                 continue
-            threading.Thread(target=self._serve, args=(client,), name="uplink-connection", daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(client,), name="uplink-connection", daemon=True
+            ).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client:

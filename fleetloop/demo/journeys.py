@@ -1,0 +1,227 @@
+"""The vehicles drive: real agents on replayed frames, and the faults that happen to them on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.status import build_status
+from fleetloop.demo.lab import AgentProcess, Lab
+from fleetloop.demo.prepare import VEHICLES
+from fleetloop.demo.uplink import Uplink
+from foundation.errors import GuaranteeBrokenError
+from foundation.files import write_atomic
+
+FRAME_RATE_HZ = 70.0
+PATROL_RATE_HZ = 25.0
+BYTE_BUDGET_A_DRIVE = 90_000
+JOURNEY_DEADLINE_S = 150.0
+OUTAGE_S = 5.0
+KILL_AFTER_FRAMES = 0.45
+CUT_AFTER_FRAMES = 0.25
+
+CUT_VEHICLE, KILLED_VEHICLE = VEHICLES[1], VEHICLES[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """Where the vehicles connect to: the broker, and the repository of releases."""
+
+    bootstrap: str
+    repository_url: str
+    uplink: Uplink
+
+
+def write_config(lab: Lab, road: Road, vehicle_id: str, journey: str, *, loop: bool, rate_hz: float) -> Path:
+    """The agent's settings for one journey, as a person would write them."""
+    proxy = f'proxy_url = "{road.uplink.url}"\n' if vehicle_id == CUT_VEHICLE else ""
+    text = f"""# Written by the demo for {vehicle_id}. See examples/agent.toml for every key.
+vehicle_id = "{vehicle_id}"
+state_folder = "state"
+
+[source]
+kind = "parquet"
+path = "{lab.drives / vehicle_id / (journey + ".parquet")}"
+rate_hz = {rate_hz}
+loop = {str(loop).lower()}
+replay_id = "{journey}"
+
+[upload]
+drain_s = 60.0
+[upload.kafka]
+bootstrap = "{road.bootstrap}"
+{proxy}
+[serving]
+prediction_log = "predictions-{journey}.jsonl"
+[serving.model]
+poll_interval_s = 0.3
+probation_frames = 40
+trial_frames = 24
+trial_frame_every = 5
+
+[selection]
+max_per_track = 2
+[selection.uncertainty]
+measure = "entropy"
+threshold = 0.25
+[selection.novelty]
+enabled = true
+threshold = 0.12
+[selection.random]
+probability = 0.06
+seed = {lab.seed}
+[selection.budget]
+per_drive_bytes = {BYTE_BUDGET_A_DRIVE}
+
+[spool]
+quota_bytes = 64000000
+commit_count = 10
+commit_interval_s = 0.2
+
+[telemetry]
+interval_s = 1.0
+
+[updates]
+base_url = "{road.repository_url}"
+poll_interval_s = 1.0
+backoff_first_s = 0.5
+backoff_max_s = 2.0
+"""
+    path = lab.vehicle(vehicle_id) / f"agent-{journey}.toml"
+    write_atomic(path, text.encode())
+    return path
+
+
+class Fleet:
+    """The agents that are under way. Leaves no process behind, whatever happens."""
+
+    def __init__(self, lab: Lab, road: Road) -> None:
+        self._lab, self._road = lab, road
+        self._running: dict[str, AgentProcess] = {}
+        self._configs: dict[str, Path] = {}
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self._running.values():
+            agent.end()
+
+    def start(self, vehicle_id: str, journey: str, *, loop: bool = False, rate_hz: float = FRAME_RATE_HZ) -> None:
+        """Start a vehicle on a journey."""
+        config = write_config(self._lab, self._road, vehicle_id, journey, loop=loop, rate_hz=rate_hz)
+        self._configs[vehicle_id] = config
+        self._running[vehicle_id] = AgentProcess(self._lab, vehicle_id, config, until_source_ends=not loop)
+
+    def restart(self, vehicle_id: str) -> None:
+        """Start a killed vehicle again with the settings that it had."""
+        self._running[vehicle_id] = AgentProcess(
+            self._lab, vehicle_id, self._configs[vehicle_id], until_source_ends=True
+        )
+
+    def kill(self, vehicle_id: str) -> None:
+        """Power cut: every process of the vehicle at once."""
+        self._running[vehicle_id].kill()
+
+    def stop(self, vehicle_id: str) -> None:
+        """Clean stop."""
+        status = self._running.pop(vehicle_id).stop()
+        if status != 0:
+            raise GuaranteeBrokenError(f"the agent of {vehicle_id} ended with {status} on SIGTERM, expected 0")
+
+    def stop_all(self) -> None:
+        """Clean stop of every vehicle."""
+        for vehicle_id in tuple(self._running):
+            self.stop(vehicle_id)
+
+    def wait_all(self, deadline_s: float = JOURNEY_DEADLINE_S) -> None:
+        """Wait until every vehicle has arrived and delivered."""
+        end = time.monotonic() + deadline_s
+        for vehicle_id in tuple(self._running):
+            status = self._running[vehicle_id].wait(max(1.0, end - time.monotonic()))
+            if status != 0:
+                raise GuaranteeBrokenError(f"the agent of {vehicle_id} ended with {status}, expected 0")
+            del self._running[vehicle_id]
+
+    def status(self, vehicle_id: str) -> dict[str, Any]:
+        """What `fleetloop agent status --json` says."""
+        return build_status(self._lab.vehicle(vehicle_id) / "state")
+
+    def frames_seen(self, vehicle_id: str) -> int:
+        """Frames that the vehicle has seen since it was enrolled."""
+        try:
+            return int(self.status(vehicle_id)["frames_seen"])
+        except (KeyError, TypeError, ValueError):
+            return 0
+
+
+def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) -> list[str]:
+    """Everyone drives; one loses the broker for a while, one is killed and starts again. Returns what happened."""
+    for vehicle_id in VEHICLES:
+        fleet.start(vehicle_id, "first")
+    cut_at, kill_at = (round(share * frames[v]) for share, v in ((CUT_AFTER_FRAMES, CUT_VEHICLE), (KILL_AFTER_FRAMES, KILLED_VEHICLE)))
+    told = []
+    wait_until(lambda: fleet.frames_seen(CUT_VEHICLE) >= cut_at, 60.0, f"{CUT_VEHICLE} to see {cut_at} frames")
+    road.uplink.cut()
+    cut_ns = time.monotonic_ns()
+    lab.say(f"[yellow]{CUT_VEHICLE} loses the broker")
+    wait_until(lambda: fleet.frames_seen(KILLED_VEHICLE) >= kill_at, 60.0, f"{KILLED_VEHICLE} to see {kill_at} frames")
+    before = fleet.frames_seen(KILLED_VEHICLE)
+    fleet.kill(KILLED_VEHICLE)
+    lab.say(f"[yellow]{KILLED_VEHICLE} is killed (SIGKILL to every process) after {before} frames and starts again")
+    fleet.restart(KILLED_VEHICLE)
+    told.append(f"{KILLED_VEHICLE}: SIGKILL to all its processes after {before} frames; started again.")
+    remaining_s = OUTAGE_S - (time.monotonic_ns() - cut_ns) / 1e9
+    if remaining_s > 0:
+        time.sleep(remaining_s)
+    pending = int(fleet.status(CUT_VEHICLE)["ledger"]["pending"])
+    road.uplink.mend()
+    outage_s = (time.monotonic_ns() - cut_ns) / 1e9
+    lab.say(f"[yellow]{CUT_VEHICLE} has the broker back after {outage_s:.1f} s, {pending} samples wait in its spool")
+    told.append(
+        f"{CUT_VEHICLE}: no broker for {outage_s:.1f} s; {road.uplink.refused} connections refused; "
+        f"{pending} samples waited in the spool and were delivered afterwards."
+    )
+    fleet.wait_all()
+    return told
+
+
+def wait_until(is_true: Callable[[], bool], deadline_s: float, what: str) -> None:
+    """Look every 50 ms.
+
+    Raises:
+        GuaranteeBrokenError: it did not come true in time.
+    """
+    end = time.monotonic() + deadline_s
+    while not is_true():
+        if time.monotonic() > end:
+            raise GuaranteeBrokenError(f"waited {deadline_s:.0f} s for {what}")
+        time.sleep(0.05)
+
+
+def on_vehicle_accuracy(lab: Lab, journey: str, frames: set[str], digests: set[str]) -> dict[str, list[int]]:
+    """Class name to [right, frames] of the vehicles' own predictions on `frames` by the models `digests`.
+
+    The truth is the demo's; a vehicle has none. A frame that was predicted twice (after a kill) counts once, its last.
+    """
+    truth: dict[str, str] = json.loads((lab.drives / "truth.json").read_text())
+    said: dict[str, str] = {}
+    for vehicle_id in VEHICLES:
+        path = lab.vehicle(vehicle_id) / f"predictions-{journey}.jsonl"
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that a SIGKILL cut short
+            if row["frame_id"] in frames and row["model_digest"] in digests:
+                said[row["frame_id"]] = row["predicted_class"]
+    counts: dict[str, list[int]] = {}
+    for frame_id, predicted in said.items():
+        right = counts.setdefault(truth[frame_id], [0, 0])
+        right[0] += predicted == truth[frame_id]
+        right[1] += 1
+    return counts

@@ -1,0 +1,175 @@
+"""Everything that exists before the loop starts: recorded drives, the annotators' file, the pictures of v1, the held-out test.
+
+Writes under `lab.drives`:
+  VEHICLE/first.parquet     the first journey: drives of the fleet, and roads that are driven again afterwards
+  VEHICLE/patrol.parquet    by daylight, round and round while releases roll out
+  VEHICLE/dusk.parquet      the same roads when it gets dark
+  VEHICLE/second.parquet    the roads again, under the new model
+  bootstrap.parquet         what v1 is trained on
+  reference.parquet         the same, and the held-out test set, for the lake
+  labels.jsonl              payload_sha256 and class_name: known to the label desk only
+  truth.json                frame_id to class_name: known to the report only
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fleetloop.demo.drives import (
+    DemoFrame,
+    Drive,
+    DrivePlan,
+    DriveShape,
+    drive_frames,
+    plan_drives,
+    still_images,
+    write_drive_file,
+)
+from fleetloop.demo.lab import Lab
+from fleetloop.demo.sources import ImageSource
+from foundation.errors import MisconfiguredError
+from foundation.files import write_atomic, write_json_atomic
+from modelkit.images import condition_of
+from pipelines.curate.params import SplitParams
+from pipelines.curate.split import split_of
+from schemas.reasons import Split
+
+VEHICLES = ("vehicle-1", "vehicle-2", "vehicle-3")
+MAX_ROAD_FRAMES = 420
+"""Frames of the roads that each vehicle drives before and after."""
+MIN_TEST_IMAGES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the other steps need to know about the drives."""
+
+    source: ImageSource
+    plan: DrivePlan
+    captured_frames: int
+    bootstrap_images: int
+    held_out_images: int
+    dark_frames: dict[str, int]
+
+
+def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape) -> Prepared:
+    """Plan the drives and write every file of them.
+
+    Raises:
+        MisconfiguredError: the data is too small to hold a test set apart.
+    """
+    plan = plan_drives(source, lambda drive_id: split_of(drive_id, split), shape, lab.seed)
+    plan = _scaled(plan, lab.scale)
+    held_out = still_images(plan.test)
+    if len(held_out) < MIN_TEST_IMAGES:
+        raise MisconfiguredError(
+            f"only {len(held_out)} images hash to test; {MIN_TEST_IMAGES} are needed to prove anything"
+        )
+    bootstrap = [
+        f
+        for f in still_images(plan.bootstrap)
+        if f.class_name not in source.untrained_classes and not is_dark(f)
+    ]
+    _write_stills(lab.drives / "bootstrap.parquet", bootstrap)
+    _write_stills(lab.drives / "reference.parquet", [*bootstrap, *held_out])
+    truth: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    captured = 0
+    dark: dict[str, int] = {}
+    for number, vehicle_id in enumerate(VEHICLES):
+        folder = lab.drives / vehicle_id
+        fleet = [d for i, d in enumerate(plan.fleet) if i % len(VEHICLES) == number]
+        roads = _roads(plan.test, number)
+        again = _limited(
+            frame for d in roads for frame in drive_frames(d, source, _once(shape), lab.seed, "second")
+        )
+        first = [
+            *(frame for d in fleet for frame in drive_frames(d, source, shape, lab.seed, "first")),
+            *_limited(
+                frame for d in roads for frame in drive_frames(d, source, _once(shape), lab.seed, "first")
+            ),
+        ]
+        tour = [
+            frame
+            for d in (*fleet, *roads)
+            for frame in drive_frames(d, source, _once(shape), lab.seed, "patrol")
+        ]
+        patrol = [f for f in tour if not is_dark(f)]
+        dusk = [f for f in tour if is_dark(f)]
+        for name, frames in (
+            ("first", first),
+            ("patrol", patrol),
+            ("dusk", [*patrol[:20], *dusk]),
+            ("second", again),
+        ):
+            write_drive_file(folder / f"{name}.parquet", frames)
+            truth |= {f.frame_id: f.class_name for f in frames}
+            labels |= {f.payload_sha256: f.class_name for f in frames}
+        captured += len(first)
+        dark[vehicle_id] = len(dusk)
+    write_atomic(lab.labels, "".join(
+        json.dumps({"class_name": name, "payload_sha256": digest}, sort_keys=True) + "\n" for digest, name in sorted(labels.items())
+    ).encode())  # fmt: skip
+    write_json_atomic(lab.drives / "truth.json", truth)
+    return Prepared(source, plan, captured, len(bootstrap), len(held_out), dark)
+
+
+def is_dark(frame: DemoFrame) -> bool:
+    """Whether the product itself would call the frame dark."""
+    with Image.open(io.BytesIO(frame.payload)) as image:
+        return condition_of(np.asarray(image.convert("RGB"))) == "dark"
+
+
+def _once(shape: DriveShape) -> DriveShape:
+    return DriveShape(
+        scenes_a_drive=shape.scenes_a_drive, frames_a_crop=2, night_ratio=shape.night_ratio, rain_ratio=shape.rain_ratio,
+        bootstrap_ratio=shape.bootstrap_ratio,
+    )  # fmt: skip
+
+
+def _roads(test: Iterable[Drive], number: int) -> list[Drive]:
+    """The test drives that this vehicle drives before and after: the held-out classes of its share first."""
+    return [d for i, d in enumerate(test) if i % len(VEHICLES) == number]
+
+
+def _limited(frames: Iterable[DemoFrame]) -> list[DemoFrame]:
+    return [frame for frame, _ in zip(frames, range(MAX_ROAD_FRAMES), strict=False)]
+
+
+def _scaled(plan: DrivePlan, scale: float) -> DrivePlan:
+    """A share of the fleet's and of the test's drives; v1's own pictures stay, or it could not be trained."""
+    if scale >= 1.0:
+        return plan
+
+    def share(drives: tuple[Drive, ...]) -> tuple[Drive, ...]:
+        ranked = sorted(drives, key=lambda d: hashlib.sha256(d.drive_id.encode()).digest())
+        kept = {d.drive_id for d in ranked[: max(4, round(scale * len(drives)))]}
+        return tuple(d for d in drives if d.drive_id in kept)
+
+    if any(d.split is Split.TEST for d in plan.fleet):
+        raise AssertionError("a drive of the fleet hashes to test: the plan is wrong")
+    return DrivePlan(plan.bootstrap, share(plan.fleet), share(plan.test), plan.simulated)
+
+
+def _write_stills(path: Path, frames: list[DemoFrame]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "payload": pa.array([f.payload for f in frames], pa.binary()),
+            "class_name": [f.class_name for f in frames],
+            "drive_id": [f.drive_id for f in frames],
+            "track_id": [f.track_id for f in frames],
+        }
+    )
+    pq.write_table(table, path)
