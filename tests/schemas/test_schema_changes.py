@@ -142,7 +142,7 @@ def test_a_new_version_is_frozen_once_and_only_when_compatible(
 def test_two_versions_that_no_reader_could_tell_apart_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fingerprint leaves out defaults and docs: a version that changes only those looks like the one before."""
+    """The fingerprint leaves out defaults and docs, so such a version looks like the one before."""
     package = tmp_path / "package"
     shutil.copytree(compatibility.FOLDER, package / "avro")
     twin = json.loads((package / "avro" / "sample.v2.avsc").read_text())
