@@ -34,19 +34,20 @@ def pack_weights(weights: Mapping[str, NDArray[Any]]) -> bytes:
     return out.getvalue()
 
 
-def load_weights(path: Path, expected_digest: str) -> dict[str, NDArray[Any]]:
+def load_weights(
+    path: Path, expected_digest: str, max_bytes: int = MAX_WEIGHTS_BYTES
+) -> dict[str, NDArray[Any]]:
     """The weights, if they are those that `expected_digest` names.
 
     Raises:
-        CorruptError: missing, damaged, unpacking to more than 1 GB, holding an object, or other weights.
+        CorruptError: missing, damaged, unpacking to more than `max_bytes`, holding an object, or other
+        weights.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
-        if unpacked_bytes > MAX_WEIGHTS_BYTES:
-            raise CorruptError(
-                f"unpacks to {unpacked_bytes} bytes, the limit is {MAX_WEIGHTS_BYTES}", path=path
-            )
+        if unpacked_bytes > max_bytes:
+            raise CorruptError(f"unpacks to {unpacked_bytes} bytes, the limit is {max_bytes}", path=path)
         with np.load(path, allow_pickle=False) as archive:
             weights = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
