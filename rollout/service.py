@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.clock import Clock
-from foundation.errors import CorruptError, MisconfiguredError, RejectedError
+from foundation.errors import CorruptError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.files import read_json, write_json_atomic
 from rollout.health import VehicleReport, WaveVerdict, judge
 from rollout.plan import EVERYBODY, PlannedWave, cut_waves, eligible, parse_sizes
@@ -300,12 +300,16 @@ Listen = Callable[[], Mapping[str, VehicleReport]]
 def watch(
     service: RolloutService, listen: Listen, clock: Clock, *, timeout_s: float, every_s: float
 ) -> Advance:
-    """Listen and advance until the rollout completes or halts, or the time is over (the last result is
-    returned).
+    """Listen and advance until the rollout completes or halts, or the time is over.
+
+    While there is no broker nobody is heard, so nothing is decided.
     """
     deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
     while True:
-        done = service.advance(listen())
+        try:
+            done = service.advance(listen())
+        except RetryLaterError as error:
+            done = Advance(service.current(), "nothing", None, f"not heard: {error}")
         if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:
             return done
         clock.sleep(every_s)
