@@ -52,6 +52,7 @@ def build_status(root: Path) -> dict[str, object]:
         "resent": ledger.resent,
         "broker": deliver.get("broker", {"connected": False, "last_error": ""}),
         "telemetry": deliver.get("telemetry", {}),
+        "updates": deliver.get("models") or {},
         "health": perceive.get("health", {}),
         "processes": supervisor.get("children", {}),
         "health_port": supervisor.get("health_port"),
