@@ -135,16 +135,16 @@ class TelemetryDuty:
         return Ok(1, 0)
 
     def finish(self, deadline_s: float) -> None:
-        """Say the last word, wait for it to arrive within the deadline, and close."""
+        """Say the last word, wait for it to arrive within the deadline, and close. No time, no last word."""
         end_ns = self._clock.monotonic_ns() + round(deadline_s * 1e9)
-        for _ in range(2):  # the record that still waits may be older than the last count
-            if self._waiting is not None:
-                self._waiting.wait(max(0.0, (end_ns - self._clock.monotonic_ns()) / 1e9))
-            if not isinstance(self.step(), Ok):
-                break
-        if self._waiting is not None:
-            self._waiting.wait(max(0.0, (end_ns - self._clock.monotonic_ns()) / 1e9))
+        self._wait_for_answer(end_ns)
+        if deadline_s > 0 and isinstance(self.step(), Ok):
+            self._wait_for_answer(end_ns)
         self._drop_sink()
+
+    def _wait_for_answer(self, end_ns: int) -> None:
+        if self._waiting is not None:
+            self._clock.wait(self._waiting, max(0.0, (end_ns - self._clock.monotonic_ns()) / 1e9))
 
     def _on_done(self, waiting: threading.Event, answer: Acknowledgement | FleetLoopError) -> None:
         if isinstance(answer, Acknowledgement):

@@ -1,4 +1,4 @@
-"""A vehicle on a bench: a state folder as enrolment makes it, a recording on disk, and the frame loop's real parts."""
+"""A vehicle on a bench: a state folder as enrolment makes it, and the real parts of the frame loop."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def samples(vehicle: Vehicle1) -> list[Sample]:
         vehicle.state.spool, vehicle.settings.spool, VEHICLE, vehicle.clock, EventLog(None)
     )
     with reader:
-        leased = [record for record in iter(lambda: reader.lease(10**9), [])]
+        leased = list(iter(lambda: reader.lease(10**9), []))
     decoded = [decode_sample(record.wire.value) for batch in leased for record in batch]
     order = {row.epoch: place for place, row in enumerate(read_ledger(vehicle.state.spool).epochs)}
     return sorted(decoded, key=lambda sample: (order[sample.epoch], sample.seq))
