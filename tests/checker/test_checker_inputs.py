@@ -237,8 +237,8 @@ def run(
         "".join(json.dumps({"payload_sha256": s.payload_sha256}) + "\n" for s, _, _ in samples)
     )
     status = main(
-        ["--bootstrap", bootstrap, "--lake", str(uri), "--schemas", str(SCHEMA_FOLDER), "--offered", str(offered),
-         "--receipts", f"car-1={receipts}", "--ledger", f"car-1={book}"]
+        ["--bootstrap", bootstrap, "--lake", str(uri), "--schemas", str(SCHEMA_FOLDER),
+         "--offered", str(offered), "--receipts", f"car-1={receipts}", "--ledger", f"car-1={book}"]
     )  # fmt: skip
     return status, json.loads(capsys.readouterr().out)
 
