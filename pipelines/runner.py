@@ -20,7 +20,7 @@ from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.runners.common import DoFnSignature
 from apache_beam.runners.runner import PipelineRunner
 
-from foundation.errors import FleetLoopError, MisconfiguredError
+from foundation.errors import MisconfiguredError, RetryLaterError
 
 MAX_WORKERS = 256
 
@@ -33,8 +33,8 @@ class Runner(StrEnum):
     PORTABLE = "portable"
 
 
-class PipelineFailedError(FleetLoopError):
-    """A step of the pipeline failed; nothing of it was committed."""
+class PipelineFailedError(RetryLaterError):
+    """A step of the pipeline failed; nothing of it was committed, so it may be run again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None
 
     Raises:
         MisconfiguredError: an endless read on a runner that would lose it; nothing was started.
-        PipelineFailedError: a step failed; its message has the step's own last words.
+        PipelineFailedError: a step failed in another process; its message has the step's own last words.
+        FleetLoopError: a step failed in this process with that error.
     """
     runner, options = _runner_and_options(settings)
     pipeline = beam.Pipeline(runner=runner, options=options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +24,7 @@ from schemas.codec import encode_sample
 from schemas.identity import Identity
 from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
-from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
+from schemas.wire import KIND_SAMPLE, TOPICS, StoredRecord, WireRecord
 
 TOPIC = TOPICS.samples
 EPOCH = "00000000000000aa"
@@ -170,3 +171,63 @@ def assert_one_row_an_offset(lab: Lab) -> None:
         for begin, stop in covered:
             assert begin == end, f"partition {partition} has a hole or an overlap at {begin}"
             end = stop
+
+
+def mixed_log(lab: Lab) -> None:
+    """Good records, resends within and across partitions, a conflict, poison, a loss and a gap."""
+    for seq in range(12):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+        lab.produce(lab.fleet.record("v2", seq), partition=1)
+    for seq in (3, 4):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+        lab.produce(lab.fleet.record("v1", seq), partition=1)
+    lab.produce(lab.fleet.record("v2", 5, frame_id="other"), partition=1)
+    lab.broker.append(TOPIC, b"v1", b"garbage", (), partition=0)
+    lab.produce(lab.fleet.record("v9", 0), partition=1)
+    lab.produce(lab.fleet.record("v3", 0), partition=0)
+    lab.broker.delete_records(TOPIC, 0, 2)
+    lab.broker.compact(TOPIC, 0, [7])
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "ingest_time_ns"} for row in rows]
+
+
+def save(lab: Lab, folder: Path) -> None:
+    """Keep the log and the enrolment in a file, so that another process can have the same."""
+    records = [
+        {
+            "partition": r.partition,
+            "offset": r.offset,
+            "timestamp_ms": r.timestamp_ms,
+            "key": r.key.hex() if r.key is not None else None,
+            "value": r.value.hex() if r.value is not None else None,
+            "headers": [[name, content.hex()] for name, content in r.headers],
+        }
+        for r in lab.broker.records(TOPIC)
+    ]
+    partitions = lab.broker.describe(TOPIC).partitions
+    document = {
+        "records": records,
+        "bounds": [lab.broker.bounds(TOPIC, partition) for partition in partitions],
+        "enrolment": lab.fleet.enrolment.to_json(),
+    }
+    (folder / "log.json").write_text(json.dumps(document))
+
+
+def load(folder: Path) -> Lab:
+    """The lab that `save` kept, over the lake in `folder`."""
+    document = json.loads((folder / "log.json").read_text())
+    lab = Lab(folder, partitions=len(document["bounds"]))
+    lab.fleet.enrolment = Enrolment.from_json(document["enrolment"])
+    logs = lab.broker._topics[TOPIC].partitions
+    for log, (begin, end) in zip(logs, document["bounds"], strict=True):
+        log.begin, log.end = begin, end
+    for r in document["records"]:
+        headers = tuple((name, bytes.fromhex(content)) for name, content in r["headers"])
+        key = None if r["key"] is None else bytes.fromhex(r["key"])
+        value = None if r["value"] is None else bytes.fromhex(r["value"])
+        logs[r["partition"]].records.append(
+            StoredRecord(r["partition"], r["offset"], r["timestamp_ms"], key, value, headers)
+        )
+    return lab

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+
+from foundation.errors import MisconfiguredError
+from pipelines.runner import (
+    PipelineFailedError,
+    Runner,
+    RunnerSettings,
+    endless_steps,
+    run,
+    runner_named,
+)
+
+
+def test_an_endless_read_is_refused_on_the_local_runner_before_anything_starts() -> None:
+    started = []
+
+    def build(pipeline: beam.Pipeline) -> Any:
+        return pipeline | "Poll" >> PeriodicImpulse(fire_interval=1) | "Note" >> beam.Map(started.append)
+
+    with pytest.raises(MisconfiguredError, match=r"'Poll.*reads without end.*'prism' or 'portable'"):
+        run(build, RunnerSettings())
+    assert not started
+
+
+def test_a_bounded_read_is_not_called_endless() -> None:
+    pipeline = beam.Pipeline(runner="BundleBasedDirectRunner")
+    _ = pipeline | beam.Create([1]) | beam.Reshuffle() | beam.Map(str)
+    assert endless_steps(pipeline) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_local_runner_runs_in_this_process(workers: int, tmp_path: Path) -> None:
+    def build(pipeline: beam.Pipeline) -> Any:
+        return pipeline | beam.Create([1, 2, 3]) | beam.Reshuffle() | beam.Map(_touch, str(tmp_path))
+
+    run(build, RunnerSettings(workers=workers))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "3"]
+
+
+def _touch(number: int, folder: str) -> None:
+    (Path(folder) / str(number)).touch()
+
+
+def _fail(number: int) -> None:
+    raise MisconfiguredError(f"number {number} is not allowed")
+
+
+def _failing(pipeline: beam.Pipeline) -> Any:
+    return pipeline | beam.Create([7]) | "Fail" >> beam.Map(_fail)
+
+
+def test_an_error_of_ours_comes_out_of_a_step_as_itself_in_one_process() -> None:
+    with pytest.raises(MisconfiguredError, match="number 7 is not allowed"):
+        run(_failing, RunnerSettings())
+
+
+def test_from_another_worker_a_step_that_fails_says_its_own_last_words() -> None:
+    with pytest.raises(PipelineFailedError, match=r"MisconfiguredError.*number 7 is not allowed"):
+        run(_failing, RunnerSettings(workers=2))
+
+
+def test_no_runner_is_guessed_or_started_without_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="no runner 'spark'; name one of direct, prism, portable"):
+        runner_named("spark")
+    with pytest.raises(MisconfiguredError, match="job_endpoint"):
+        RunnerSettings(runner=Runner.PORTABLE)
+    with pytest.raises(MisconfiguredError, match="prism_path"):
+        RunnerSettings(runner=Runner.PRISM, prism_path=str(tmp_path / "none"))
+    with pytest.raises(MisconfiguredError, match=r"workers is 0.*\[1, 256\]"):
+        RunnerSettings(workers=0)
