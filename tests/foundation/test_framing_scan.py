@@ -184,3 +184,13 @@ def test_a_body_that_was_cut_meanwhile_is_noticed(tmp_path: Path) -> None:
         file.truncate(50)
         with pytest.raises(CorruptError, match="26 of 100"):
             read_body(file.fileno(), frame)
+
+
+@pytest.mark.parametrize("short_bytes", range(6))
+def test_a_frame_across_two_windows_of_the_search_is_found(tmp_path: Path, short_bytes: int) -> None:
+    begin = 1 + 1024 * 1024 - short_bytes  # the search starts one byte after the damage begins
+    data = bytes(begin) + encode_frame(4, b"m", b"body")
+    path = tmp_path / "segment"
+    path.write_bytes(data)
+    assert list(scan(data)) == list(scan(path))
+    assert [(frame.offset, frame.kind) for frame in whole(list(scan(path)))] == [(begin, 4)]
