@@ -17,6 +17,7 @@ from foundation.errors import MisconfiguredError
 if TYPE_CHECKING:
     from connectors.workspace import Workspace
     from edge_agent.models.vehicle import Vehicle
+    from foundation.files import FileLock
 
 app = typer.Typer()
 TAGS_NAME = "tags.json"
@@ -86,7 +87,6 @@ def enrol_vehicle(
     from edge_agent.models.slots import install_initial
     from edge_agent.models.trust import TrustFolder
     from edge_agent.models.vehicle import Vehicle, read_vehicle, write_vehicle
-    from foundation.files import FileLock
     from rollout.fleet import read_tags, write_tags
     from rollout.repository import Repository
     from rollout.service import RolloutService
@@ -107,8 +107,7 @@ def enrol_vehicle(
         VehicleKey.generate().save(key_path)
     key = VehicleKey.load(key_path)
     repository = Repository(place.tuf_path, place.keys_path, clock=clock)
-    place.registry_path.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.registry_path / ".enrol.lock", wait_s=place.settings.lock_wait_s, clock=clock):
+    with fleet_lock(place, clock):
         enrolment = Enrolment.load(place.enrolment_path)
         if vehicle_id not in enrolment.vehicles:
             RolloutService(repository, rollouts_folder(place), clock).hold_out(vehicle_id)
@@ -131,12 +130,19 @@ def enrol_vehicle(
 
 def revoke_vehicle(place: Workspace, vehicle_id: str, clock: Clock) -> None:
     """Revoke every key of a vehicle. Raises MisconfiguredError when it has none."""
-    from foundation.files import FileLock
     from schemas.enrolment import Enrolment
 
-    with FileLock(place.registry_path / ".enrol.lock", wait_s=place.settings.lock_wait_s, clock=clock):
+    with fleet_lock(place, clock):
         enrolment = Enrolment.load(place.enrolment_path)
         enrolment.with_revoked(vehicle_id, clock.now_ns()).save(place.enrolment_path)
+
+
+def fleet_lock(place: Workspace, clock: Clock) -> FileLock:
+    """Held while the fleet changes, and while a rollout cuts it into waves: nobody enrols in between."""
+    from foundation.files import FileLock
+
+    place.registry_path.mkdir(parents=True, exist_ok=True)
+    return FileLock(place.registry_path / ".fleet.lock", wait_s=place.settings.lock_wait_s, clock=clock)
 
 
 def rollouts_folder(place: Workspace) -> Path:

@@ -56,22 +56,23 @@ def start(
 ) -> None:
     """Cut the fleet into waves of exactly the given sizes and open the first."""
     from connectors.workspace import Workspace
-    from fleetloop.commands.enroll import TAGS_NAME
+    from fleetloop.commands.enroll import TAGS_NAME, fleet_lock
     from rollout.fleet import active_vehicles, read_tags
     from schemas.documents import HealthGate
     from schemas.enrolment import Enrolment
 
     place = Workspace.open(workspace)
-    plan = open_service(place).start(
-        release_id,
-        waves,
-        active_vehicles(Enrolment.load(place.enrolment_path)),
-        tags_of=read_tags(place.registry_path / TAGS_NAME),
-        tags=_words(tags),
-        include=_words(include),
-        exclude=_words(exclude),
-        health=HealthGate(min_reports, max_error_ratio, max_nan_count, report_within_s),
-    )
+    with fleet_lock(place, SystemClock()):
+        plan = open_service(place).start(
+            release_id,
+            waves,
+            active_vehicles(Enrolment.load(place.enrolment_path)),
+            tags_of=read_tags(place.registry_path / TAGS_NAME),
+            tags=_words(tags),
+            include=_words(include),
+            exclude=_words(exclude),
+            health=HealthGate(min_reports, max_error_ratio, max_nan_count, report_within_s),
+        )
     document = dataclasses.asdict(plan)
     if as_json:
         print(json.dumps(document, sort_keys=True, indent=2))
