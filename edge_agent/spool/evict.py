@@ -82,7 +82,7 @@ class Keeper:
 
     def reclaim(self) -> list[int]:
         """Take away every segment whose records are all settled; which ones."""
-        self._poll()
+        self.look()
         done = [
             segment
             for segment in self._account.segments.values()
@@ -100,7 +100,7 @@ class Keeper:
         stays."""
         if not self._log.record(LedgerKind.EVICTING, {"segment": segment.number, "reason": str(reason)}):
             return False
-        self._poll()
+        self.look()
         removal = self._remove(segment, reason)
         self._events.emit(
             "segment_evicted",
@@ -157,7 +157,8 @@ class Keeper:
             self.evict(segment, EvictReason(segment.evicting))
         self._unlink_doomed()
 
-    def _poll(self) -> None:
+    def look(self) -> None:
+        """Read what the reader has journalled since."""
         try:
             self._delivery.poll()
             self._is_delivery_known = self._delivery.damaged == 0

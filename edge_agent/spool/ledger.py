@@ -191,11 +191,14 @@ class LedgerState:
             self.next_segment = max(self.next_segment, segment.number + 1)
         gaps = RangeSet.from_json(value["gaps"])
         row.gaps.update(gaps)
+        delivered = RangeSet.from_json(value.get("delivered", []))
+        row.delivered.update(delivered)
+        row.accepted += len(delivered)
         lost = RangeSet.from_json(value.get("lost", []))
         if lost:
             row.evicted.setdefault(str(EvictReason.DAMAGED), RangeSet()).update(lost)
             row.accepted += len(lost)
-        row.next_seq = max(row.next_seq, gaps.end, lost.end)
+        row.next_seq = max(row.next_seq, gaps.end, lost.end, delivered.end)
         self.accepted_bytes += int(value["bytes"])
         if "counts" in value:
             self._counts(value["counts"])

@@ -3,6 +3,7 @@ disk."""
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from foundation.files import FileLock, fsync_folder
 
 WRITER_LOCK = "writer.lock"
 READER_LOCK = "reader.lock"
+_TRANSIENT = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EINTR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,21 @@ class OpenedAccount:
 
 
 def make_folders(folder: Path) -> None:
-    """The spool's folders, durably. Raises MisconfiguredError when they cannot be made."""
+    """The spool's folders, durably.
+
+    Raises:
+        MisconfiguredError: a person must mend it (permissions, a file in the way, a read-only disk).
+        RetryLaterError: the disk refused for now.
+    """
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         fsync_folder(folder)
         fsync_folder(folder.parent)
     except OSError as error:
-        raise MisconfiguredError(f"the spool folder {folder} cannot be made: {error.strerror}") from error
+        message = f"the spool folder {folder} cannot be made: {error.strerror}"
+        if error.errno in _TRANSIENT:
+            raise RetryLaterError(message) from error
+        raise MisconfiguredError(message) from error
 
 
 def open_account(
@@ -69,7 +79,10 @@ def open_account(
             before_snapshot=account.shrink,
         )
         keeper = Keeper(folder / FOLDER, account, log, delivery, events)
-        recovery = recover(folder / FOLDER, account, keeper, events, is_ledger_damaged=is_damaged)
+        keeper.look()
+        recovery = recover(
+            folder / FOLDER, account, delivery.state, keeper, events, is_ledger_damaged=is_damaged
+        )
         files = list_segments(folder / FOLDER)
         account.next_segment = max(account.next_segment, max(files, default=0) + 1)
         account.apply(

@@ -358,7 +358,8 @@ class SpoolReader:
 
     @property
     def pending(self) -> int:
-        """Accepted records that are neither delivered nor given up, leased ones included."""
+        """Accepted records that are neither delivered nor given up at this instant, leased ones included."""
+        self.refresh()
         account = self._ledger.state
         return sum(
             len(self._state.outcome(segment.epoch, segment.seqs).pending)

@@ -15,6 +15,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.spool.delivery import DeliveryState
 from edge_agent.spool.evict import Keeper
 from edge_agent.spool.ledger import EpochRow, LedgerKind, LedgerState, LiveSegment
 from edge_agent.spool.ranges import RangeSet
@@ -56,7 +57,13 @@ class Recovery:
 
 
 def recover(
-    folder: Path, account: LedgerState, keeper: Keeper, events: EventLog, *, is_ledger_damaged: bool
+    folder: Path,
+    account: LedgerState,
+    delivery: DeliveryState,
+    keeper: Keeper,
+    events: EventLog,
+    *,
+    is_ledger_damaged: bool,
 ) -> Recovery:
     """Bring `account` in line with the files of `folder`. Changes are applied to memory; the caller writes
     the ledger.
@@ -99,23 +106,9 @@ def recover(
         touched.add(epoch)
         _count(account, number, value_class, epoch, tail)
     for epoch in sorted(touched):
-        if not epoch:
-            continue
-        missing_seqs = RangeSet([(0, account.live_seqs(epoch).end)]).difference(account.known_seqs(epoch))
-        if missing_seqs:
-            is_damage = epoch in damaged_epochs or "" in damaged_epochs or is_ledger_damaged
-            lost += len(missing_seqs) if is_damage else 0
-            gaps += 0 if is_damage else len(missing_seqs)
-            account.apply(
-                LedgerKind.COMMIT,
-                {
-                    "epoch": epoch,
-                    "segments": [],
-                    "gaps": [] if is_damage else missing_seqs.to_json(),
-                    "lost": missing_seqs.to_json() if is_damage else [],
-                    "bytes": 0,
-                },
-            )
+        is_damage = epoch in damaged_epochs or "" in damaged_epochs or is_ledger_damaged
+        more_lost, more_gaps = _explain_missing(account, delivery, epoch, is_damage)
+        lost, gaps = lost + more_lost, gaps + more_gaps
     if files:
         fsync_folder(folder)
     return Recovery(len(account.segments), adopted, lost, gaps, dropped, missing, left_overs)
@@ -131,6 +124,28 @@ def _settle_missing(account: LedgerState, keeper: Keeper, present: set[int]) -> 
             keeper.evict(segment, EvictReason.DAMAGED)
             missing += 1
     return missing
+
+
+def _explain_missing(
+    account: LedgerState, delivery: DeliveryState, epoch: str, is_damage: bool
+) -> tuple[int, int]:
+    """Numbers below the newest of `epoch` that are nowhere: delivered, lost to damage, or never written."""
+    missing = RangeSet([(0, account.live_seqs(epoch).end)]).difference(account.known_seqs(epoch))
+    if not missing:
+        return 0, 0
+    outcome = delivery.outcome(epoch, missing)
+    unknown = missing.difference(outcome.delivered)
+    lost, gaps = (unknown, RangeSet()) if is_damage else (RangeSet(), unknown)
+    frame = {
+        "epoch": epoch,
+        "segments": [],
+        "gaps": gaps.to_json(),
+        "lost": lost.to_json(),
+        "delivered": outcome.delivered.to_json(),
+        "bytes": 0,
+    }
+    account.apply(LedgerKind.COMMIT, frame)
+    return len(lost), len(gaps)
 
 
 def _adopt(path: Path, counted: LiveSegment, start: int) -> _Tail:

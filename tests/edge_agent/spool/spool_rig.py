@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,8 +192,8 @@ class Faults:
 
 
 @contextmanager
-def faults() -> Any:
-    hook = Faults()
+def faults(*, is_syncing: bool = True) -> Iterator[Faults]:
+    hook = Faults(is_syncing=is_syncing)
     hook.install()
     try:
         yield hook

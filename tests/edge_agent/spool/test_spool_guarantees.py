@@ -1,0 +1,488 @@
+"""Each promise of the spool, one at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_agent.spool.ledger import LedgerKind
+from edge_agent.spool.reader import SpoolReader
+from edge_agent.spool.segment import list_segments
+from edge_agent.spool.snapshot import read_ledger
+from edge_agent.spool.writer import SpoolWriter
+from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
+from schemas import codec, wire
+from schemas.enrolment import EnrolledKey, Enrolment
+from schemas.reasons import EvictReason, NotAcceptedReason, ValueClass
+from schemas.signing import verify
+from tests.edge_agent.spool.spool_rig import (
+    KEY,
+    SMALL,
+    VEHICLE,
+    Faults,
+    Spool,
+    faults,
+    sample,
+    sha,
+    whereabouts,
+)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    made = Spool(tmp_path / "spool")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hook() -> Iterator[Faults]:
+    with faults() as made:
+        yield made
+
+
+def test_a_record_goes_out_as_the_very_bytes_that_were_encoded_and_signed(spool: Spool) -> None:
+    (identity,) = spool.put()
+    (record,) = spool.reader.lease(10_000)
+    enrolled = EnrolledKey(VEHICLE, KEY.key_id, KEY.public_b64, 0, None)
+    assert verify(
+        record.wire.headers,
+        record.wire.key,
+        record.wire.value,
+        wire.KIND_SAMPLE,
+        Enrolment({VEHICLE: (enrolled,)}),
+    ) == (identity)
+    decoded = codec.decode_sample(record.wire.value)
+    assert (decoded.vehicle_id, decoded.epoch, decoded.seq) == (VEHICLE, spool.writer.epoch, 0)
+    assert decoded.payload == sample().payload
+    assert decoded.spool_time_ns == spool.clock.now_ns()
+    assert record.wire.topic == wire.TOPICS.samples
+
+
+def test_nothing_is_visible_before_its_fsync_returned(spool: Spool, hook: Faults) -> None:
+    other = read_ledger
+    seen: list[int] = []
+
+    def before(name: str, args: tuple[object, ...]) -> None:
+        if name == "fsync":
+            seen.append(other(spool.folder).counts.accepted)
+
+    spool.writer.append(sample())
+    hook.before = before
+    spool.writer.commit()
+    hook.before = None
+    assert seen
+    assert set(seen) == {0}
+    assert spool.ledger().counts.accepted == 1
+
+
+def test_a_receipt_is_printed_after_the_fsync_never_before(tmp_path: Path, hook: Faults) -> None:
+    receipts = tmp_path / "receipts"
+    spool = Spool(tmp_path / "spool", replace(SMALL, receipt_path=str(receipts)))
+    first = spool.writer.append(sample(value_class=ValueClass.LOW))
+    second = spool.writer.append(sample(value_class=ValueClass.HIGH))
+    printed_at_fsync: list[bytes] = []
+    hook.before = lambda name, args: (
+        printed_at_fsync.append(receipts.read_bytes()) if name == "fsync" else None
+    )
+    spool.writer.commit()
+    hook.before = None
+    assert len(printed_at_fsync) >= 2
+    assert set(printed_at_fsync) == {b""}
+    records = {record.identity: sha(record) for record in spool.reader.lease(10_000)}
+    assert receipts.read_text().splitlines() == [
+        f"RECEIPT {one.epoch} {one.seq} {records[one]}" for one in (first, second)
+    ]
+    spool.close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["fsync", "write", "open"])
+def test_a_batch_whose_disk_call_failed_is_not_accepted_and_never_comes_back(
+    call: str, code: int, spool: Spool, hook: Faults, tmp_path: Path
+) -> None:
+    spool.put(2, ValueClass.HIGH)
+    segment = spool.segment_files()[0].name
+    lost = spool.writer.append(
+        sample(value_class=ValueClass.LOW if call == "open" else ValueClass.HIGH, seed=7)
+    )
+    hook.fail_next(call, 1, code)
+    assert spool.writer.commit() is None
+    assert os.strerror(code) in spool.writer.last_error
+    ledger = spool.ledger()
+    assert ledger.counts.not_accepted == {"disk_error": 1}
+    assert list(ledger.epochs[0].never_accepted) == [lost.seq]
+    after = spool.put(1, ValueClass.HIGH)
+    assert after[0].seq == lost.seq + 1, "a number is never used twice"
+    if call != "open":
+        assert len(spool.segment_files()) == 2, "a sealed segment is not written again"
+        assert spool.segment_files()[0].name == segment
+    spool.restart_writer()
+    assert [record.identity.seq for record in spool.drain()] == [0, 1, after[0].seq]
+    assert spool.ledger().balances()
+    assert spool.writer.last_error == ""
+
+
+def test_a_failed_fsync_is_not_tried_again_on_the_same_file(spool: Spool, hook: Faults) -> None:
+    spool.put(1)
+    synced: list[str] = []
+
+    def before(name: str, args: tuple[int, ...]) -> None:
+        if name == "fsync":
+            synced.append(str(Path(f"/proc/self/fd/{args[0]}").readlink()))
+
+    hook.before = before
+    spool.writer.append(sample())
+    hook.fail_next("fsync")
+    spool.writer.commit()
+    spool.put(3)
+    assert str(spool.segment_files()[0]) not in synced
+    assert str(spool.segment_files()[1]) in synced
+
+
+def test_after_a_disk_error_nothing_is_taken_for_a_while(tmp_path: Path, hook: Faults) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, disk_error_hold_s=1.0))
+    spool.writer.append(sample())
+    hook.fail_next("write", 1, errno.ENOSPC)
+    assert spool.writer.commit() is None
+    with pytest.raises(RejectedError, match="No space left") as caught:
+        spool.writer.append(sample())
+    assert caught.value.reason == NotAcceptedReason.DISK_ERROR
+    spool.clock.advance(1.1)
+    assert spool.put(1)
+    spool.close()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename", "unlink", "truncate", "open"])
+def test_every_call_may_fail_in_turn_and_the_books_still_balance(call: str, tmp_path: Path) -> None:
+    settings = replace(SMALL, quota_bytes=25_000, segment_bytes=6_000)
+    for nth in range(1, 40):
+        folder = tmp_path / f"{call}-{nth}"
+        with faults(is_syncing=False) as hook:
+            spool = Spool(folder, settings)
+            hook.fail_next(call)
+            hook.fail[call] = {hook.counts[call] + nth}
+            accepted: set[tuple[str, int]] = set()
+            sent: dict[tuple[str, int], str] = {}
+            for step in range(12):
+                given = [
+                    spool.writer.append(sample(400, rank, step))
+                    for rank in (ValueClass.CRITICAL, ValueClass.CRITICAL, ValueClass.CRITICAL)
+                ]
+                receipt = spool.writer.commit()
+                if receipt is not None:
+                    accepted |= {(one.epoch, one.seq) for one in given}
+                for record in spool.reader.lease(1_500):
+                    sent[(record.identity.epoch, record.identity.seq)] = sha(record)
+                    spool.reader.acknowledge([record.identity])
+                spool.clock.advance(1.1)
+            spool.kill_writer()
+            try:
+                spool.open_writer()
+            except FleetLoopError:
+                spool.open_writer()  # the supervisor starts it again
+            sent |= {(r.identity.epoch, r.identity.seq): sha(r) for r in spool.drain()}
+            ledger = spool.ledger()
+            assert ledger.balances(), (call, nth, ledger.to_json())
+            places = whereabouts(ledger)
+            assert accepted <= set(places), (call, nth)
+            for key, place in places.items():
+                assert key in sent or place.startswith("evicted:quota"), (call, nth, key, place)
+            spool.close()
+
+
+def test_the_quota_takes_the_oldest_segment_of_the_lowest_class_and_says_so(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=30_000, segment_bytes=5_000))
+    spool.put(6, ValueClass.LOW, 700)
+    spool.put(6, ValueClass.LOW, 700)
+    spool.put(6, ValueClass.HIGH, 700)
+    for _ in range(6):
+        spool.put(2, ValueClass.NORMAL, 700)
+    ledger = spool.ledger()
+    assert ledger.balances()
+    places = whereabouts(ledger)
+    epoch = spool.writer.epoch
+    assert places[(epoch, 0)] == "evicted:quota", "the oldest low one"
+    assert all(places[(epoch, seq)] == "pending" for seq in range(12, 18)), "a higher class stays"
+    assert ledger.segment_bytes <= 30_000 + 5_000
+    gone = [seq for (_, seq), place in places.items() if place == "evicted:quota"]
+    assert gone == list(range(len(gone)))
+    spool.close()
+
+
+def test_a_full_spool_of_higher_classes_refuses_a_lower_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
+    spool.put(3, ValueClass.HIGH, 700)
+    spool.put(3, ValueClass.HIGH, 700)
+    with pytest.raises(RejectedError, match="quota_bytes 10000") as caught:
+        for seed in range(10):
+            spool.writer.append(sample(700, ValueClass.LOW, seed))
+    assert caught.value.reason == NotAcceptedReason.QUOTA_FULL
+    assert spool.put(1, ValueClass.CRITICAL, 700)
+    spool.close()
+
+
+def test_what_was_sent_and_not_acknowledged_is_in_doubt_when_evicted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
+    spool.put(3, ValueClass.LOW, 700)
+    leased = spool.reader.lease(1)
+    spool.put(3, ValueClass.LOW, 700)
+    spool.put(2, ValueClass.HIGH, 700)
+    counts = spool.ledger().counts
+    assert counts.in_doubt == 1
+    assert counts.evicted["quota"] >= 2
+    spool.reader.acknowledge(record.identity for record in leased)  # a late word does not change the books
+    assert spool.ledger().counts == counts
+    assert spool.ledger().balances()
+    spool.close()
+
+
+def test_a_lease_in_the_middle_of_an_eviction_is_not_sent(tmp_path: Path) -> None:
+    """The reader leases between the writer's "evicting" frame and its look at the leases."""
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
+    spool.put(3, ValueClass.LOW, 700)
+    handed: list[int] = []
+    look = spool.writer._keeper.look
+
+    def poll() -> None:
+        handed.extend(record.identity.seq for record in spool.reader.lease(1_000_000))
+        look()
+
+    spool.writer._keeper.look = poll  # type: ignore[method-assign]
+    assert spool.writer._keeper.evict(spool.writer._account.segments[1], EvictReason.QUOTA)
+    assert handed == []
+    assert spool.ledger().counts.evicted == {"quota": 3}
+    spool.close()
+
+
+@pytest.mark.parametrize("is_whole_eviction", [True, False])
+def test_an_eviction_in_the_middle_of_a_lease_is_in_doubt_and_not_sent(
+    is_whole_eviction: bool, tmp_path: Path
+) -> None:
+    """The writer evicts between the reader's lease frame and its second look at the ledger."""
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
+    spool.put(3, ValueClass.LOW, 700)
+    segment = spool.writer._account.segments[1]
+    sync = spool.reader._log.sync
+
+    def evict_then_sync() -> bool:
+        if is_whole_eviction:
+            assert spool.writer._keeper.evict(segment, EvictReason.QUOTA)
+        else:
+            spool.writer._log.record(LedgerKind.EVICTING, {"segment": 1, "reason": "quota"})
+        return sync()
+
+    spool.reader._log.sync = evict_then_sync  # type: ignore[method-assign]
+    assert spool.reader.lease(1_000_000) == []
+    spool.restart_writer()
+    assert spool.ledger().counts.in_doubt == 3
+    assert spool.ledger().balances()
+    spool.close()
+
+
+def test_fully_acknowledged_segments_give_their_bytes_back(spool: Spool) -> None:
+    for _ in range(5):
+        spool.put(10, size_bytes=900)
+    assert len(spool.segment_files()) > 1
+    spool.drain()
+    spool.clock.advance(2.0)
+    spool.writer.maybe_commit()
+    assert spool.segment_files() == []
+    assert spool.ledger().counts.delivered == 50
+    assert spool.ledger().balances()
+
+
+def test_acknowledged_records_never_come_back(spool: Spool) -> None:
+    spool.put(10)
+    first = spool.reader.lease(1)
+    spool.reader.acknowledge(record.identity for record in first)
+    assert spool.reader.sync()
+    spool.restart_reader()
+    spool.restart_writer()
+    assert {record.identity.seq for record in spool.drain()} == set(range(1, 10))
+    assert spool.reader.resent == 0
+
+
+def test_a_resend_is_counted(spool: Spool) -> None:
+    spool.put(3)
+    assert len(spool.reader.lease(10_000)) == 3
+    spool.restart_reader()
+    assert len(spool.drain()) == 3
+    assert spool.reader.resent == 3
+
+
+def test_every_start_is_an_epoch_that_names_the_one_before(spool: Spool) -> None:
+    epochs = [spool.writer.epoch]
+    assert spool.writer.previous_epoch == ""
+    for _ in range(4):
+        spool.put(2)
+        spool.restart_writer()
+        assert spool.writer.previous_epoch == epochs[-1]
+        epochs.append(spool.writer.epoch)
+    assert len(set(epochs)) == 5
+    assert [row.epoch for row in spool.ledger().epochs] == epochs
+    drained = [(record.identity.epoch, record.identity.seq) for record in spool.drain()]
+    assert drained == [(epoch, seq) for epoch in epochs[:4] for seq in (0, 1)], "older epochs first"
+
+
+def test_counts_of_refused_frames_survive_restarts(spool: Spool) -> None:
+    spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 5, 500)
+    spool.put(1)
+    spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 2, 100)
+    spool.clock.advance(1.0)
+    spool.writer.maybe_commit()
+    spool.restart_writer()
+    spool.writer.not_accepted(NotAcceptedReason.OVER_BUDGET)
+    spool.writer.close()
+    assert spool.ledger().counts.not_accepted == {"not_selected": 7, "over_budget": 1}
+    assert spool.ledger().not_accepted_bytes == 600
+    spool.open_writer()
+
+
+def test_an_oversize_or_invalid_sample_names_its_bound_and_costs_no_number(spool: Spool) -> None:
+    with pytest.raises(RejectedError, match="at most 1000000") as oversize:
+        spool.writer.append(sample(1_000_001))
+    assert oversize.value.reason == NotAcceptedReason.OVERSIZE
+    with pytest.raises(RejectedError, match="selection_probability") as invalid:
+        spool.writer.append(replace(sample(), selection_probability=0.0))
+    assert invalid.value.reason == NotAcceptedReason.ENCODE_ERROR
+    assert spool.put()[0].seq == 0
+
+
+def test_commits_come_by_count_and_by_time(spool: Spool) -> None:
+    for seed in range(4):
+        spool.writer.append(sample(seed=seed))
+        assert spool.writer.maybe_commit() is None
+    spool.writer.append(sample(seed=5))
+    receipt = spool.writer.maybe_commit()
+    assert receipt is not None
+    assert (receipt.first_seq, receipt.last_seq, receipt.count) == (0, 4, 5)
+    spool.writer.append(sample())
+    assert spool.writer.maybe_commit() is None
+    spool.clock.advance(0.25)
+    late = spool.writer.maybe_commit()
+    assert late is not None
+    assert late.count == 1
+
+
+def test_a_second_writer_or_reader_is_refused(spool: Spool) -> None:
+    with pytest.raises(RetryLaterError, match=str(os.getpid())):
+        SpoolWriter.open(spool.folder, SMALL, VEHICLE, KEY, spool.clock, spool.events)
+    with pytest.raises(RetryLaterError, match=str(os.getpid())):
+        SpoolReader.open(spool.folder, SMALL, VEHICLE, spool.clock, spool.events)
+
+
+def test_settings_that_make_no_sense_are_named(tmp_path: Path, spool: Spool) -> None:
+    with pytest.raises(MisconfiguredError, match="segment_bytes 20000 is above quota_bytes 10000"):
+        SpoolWriter.open(
+            tmp_path, replace(SMALL, quota_bytes=10_000), VEHICLE, KEY, spool.clock, spool.events
+        )
+    with pytest.raises(MisconfiguredError, match="Car 1"):
+        SpoolWriter.open(tmp_path, SMALL, "Car 1", KEY, spool.clock, spool.events)
+
+
+def test_the_journals_stay_small_however_long_the_agent_runs(spool: Spool) -> None:
+    for step in range(300):
+        spool.put(3, size_bytes=10)
+        for record in spool.reader.lease(3_000):
+            spool.reader.acknowledge([record.identity])
+        spool.clock.advance(0.5)
+        spool.writer._log._limit_bytes = min(spool.writer._log._limit_bytes, 20_000)
+        spool.reader._log._limit_bytes = min(spool.reader._log._limit_bytes, 20_000)
+        if step % 50 == 49:
+            assert (spool.folder / "ledger.journal").stat().st_size < 40_000
+            assert (spool.folder / "delivery.journal").stat().st_size < 40_000
+    assert spool.ledger().balances()
+    assert spool.ledger().counts.accepted == 900
+
+
+def test_any_interval_of_numbers_balances(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=20_000, segment_bytes=4_000))
+    for step in range(12):
+        spool.put(2, ValueClass(step % 3), 700)
+        for record in spool.reader.lease(2_000)[:1]:
+            spool.reader.acknowledge([record.identity])
+    row = spool.ledger().epochs[0]
+    for begin in range(0, 24, 3):
+        for end in range(begin + 1, 25):
+            counts = row.interval(begin, end)
+            assert counts.balances()
+            assert counts.accepted == end - begin
+    spool.close()
+
+
+def test_an_account_that_grew_long_keeps_its_sums(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=20_000, segment_bytes=4_000))
+    for step in range(40):
+        spool.put(2, ValueClass(step % 3), 700)
+        spool.reader.lease(1_000)
+    before = spool.ledger().counts
+    spool.writer._account.shrink(max_ranges=3)
+    assert spool.writer._account.epochs[spool.writer.epoch].range_count <= 12
+    spool.writer._log.rewrite()
+    assert spool.ledger().counts == before
+    assert spool.ledger().balances()
+    for _ in range(5):
+        spool.restart_writer()
+        spool.put(1)
+    spool.restart_reader()
+    spool.drain()
+    spool.writer.close()
+    after = spool.open_writer().ledger().counts
+    spool.writer._account.shrink(max_ranges=0, max_epochs=2)
+    assert spool.writer.ledger().counts == after
+    assert len(spool.writer.ledger().epochs) == 2
+    assert spool.writer.ledger().balances()
+    spool.close()
+
+
+def test_a_removed_segment_file_is_seen(spool: Spool) -> None:
+    spool.put(3)
+    spool.segment_files()[0].unlink()
+    assert not spool.ledger().balances()
+    assert "3 records are not there" in spool.ledger().problems[0]
+    spool.restart_writer()
+    assert spool.ledger().balances()
+    assert spool.ledger().counts.evicted == {"damaged": 3}
+
+
+def test_a_left_over_segment_whose_removal_is_recorded_is_not_adopted(spool: Spool, hook: Faults) -> None:
+    spool.put(3)
+    spool.drain()
+    hook.fail_next("unlink", 5)
+    spool.clock.advance(2.0)
+    spool.writer.maybe_commit()
+    assert len(spool.segment_files()) == 1
+    hook.fail["unlink"] = set()
+    spool.restart_writer()
+    assert spool.segment_files() == []
+    assert spool.drain() == []
+    assert spool.ledger().counts.delivered == 3
+
+
+def test_the_names_of_segments_say_what_they_hold(spool: Spool) -> None:
+    spool.put(1, ValueClass.CRITICAL)
+    spool.put(1, ValueClass.LOW)
+    (spool.folder / "segments" / "notes.txt").write_text("not ours")
+    assert [path.name for path in spool.segment_files()][:2] == [
+        "0-low-000000000002.segment",
+        "3-critical-000000000001.segment",
+    ]
+    assert sorted(list_segments(spool.folder / "segments")) == [1, 2]
+
+
+def test_a_spool_that_was_never_opened_has_an_empty_ledger(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path / "nothing").balances()
+    assert read_ledger(tmp_path / "nothing").counts.accepted == 0
+
+
+def test_the_payload_hash_of_a_receipt_is_of_the_wire_value(spool: Spool) -> None:
+    spool.put(1)
+    (record,) = spool.reader.lease(1)
+    assert sha(record) == hashlib.sha256(record.wire.value).hexdigest()
