@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from fastavro import schemaless_reader, schemaless_writer
@@ -21,13 +22,14 @@ from schemas.registry import HEADER_BYTES, MARKER, Schema, newest, schemas
 _T = TypeVar("_T")
 
 _FIELDS: Final = Sample.__slots__
+_field_values = attrgetter(*_FIELDS)
 _LABELS: Final = {member: member.label for member in ValueClass}
 
 
 def encode_sample(sample: Sample) -> bytes:
     """The sample's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
     sample.validate()
-    fields: dict[str, Any] = {name: getattr(sample, name) for name in _FIELDS}
+    fields: dict[str, Any] = dict(zip(_FIELDS, _field_values(sample), strict=True))
     scores = sample.scores
     fields["scores"] = {
         "entropy": scores.entropy,
