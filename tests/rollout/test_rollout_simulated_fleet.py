@@ -1,0 +1,95 @@
+"""A thousand simulated vehicles, the agent's own decision and the real service: exposure never passes the open waves.
+
+Simulated: the vehicles (their reports, their silence, their being offline) and time. Real: the plan, the decision
+`edge_agent.models.desired`, the health gate and the service.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from edge_agent.models.desired import desired
+from edge_agent.models.vehicle import Vehicle
+from schemas.documents import HALTED, HealthGate
+from tests.rollout.rollout_lab import Lab, fleet
+
+FLEET = 1000
+SIZES = "5,45,rest"
+GATE = HealthGate(min_reports=1, max_error_ratio=0.05, max_nan_count=0, report_within_s=3600.0)
+
+
+class SimulatedVehicle:
+    """Follows the signed plans with the agent's own function; breaks with some probability once it serves."""
+
+    def __init__(self, name: str, rng: random.Random, breaks: float, silent: float, offline: float) -> None:
+        self.identity = Vehicle(name, "0" * 16, 0)
+        self.serves_new = False
+        self.was_exposed = False
+        self.blocked = False
+        self.breaks = rng.random() < breaks
+        self.is_silent = rng.random() < silent
+        self.offline_until = rng.randrange(0, 6) if rng.random() < offline else 0
+
+    def step(self, lab: Lab, plans: list, release: object, tick: int) -> None:  # type: ignore[type-arg]
+        if tick < self.offline_until:
+            return
+        intent = desired(plans, self.identity)
+        if "r2" in intent.withdrawn:
+            self.serves_new = False
+        elif intent.release_id == "r2" and not self.blocked:
+            self.serves_new = self.was_exposed = True
+        ends: dict[str, tuple[str, str]] = {}
+        if self.serves_new and self.breaks:
+            self.serves_new, self.blocked = False, True
+        if self.blocked:
+            ends = {"r2": ("rolled_back", "not_finite")}
+        if not self.is_silent:
+            lab.says(self.identity.vehicle_id, release if self.serves_new else None, ends=ends)  # type: ignore[arg-type]
+
+
+def simulate(folder: Path, seed: int) -> tuple[Lab, list[SimulatedVehicle], int]:
+    rng = random.Random(seed)
+    lab = Lab(folder)
+    release = lab.release()
+    lab.service.start("r2", SIZES, fleet(FLEET), health=GATE)
+    breaks, silent = rng.choice([0.0, 0.002, 0.05, 0.5]), rng.choice([0.0, 0.001, 0.02])
+    vehicles = [SimulatedVehicle(name, rng, breaks, silent, offline=0.02) for name in fleet(FLEET)]
+    allowed = 0
+    for tick in range(12):
+        plan = lab.service.current()
+        allowed = sum(wave.exact_count for wave in plan.waves)
+        plans = lab.service.plans()
+        for vehicle in vehicles:
+            vehicle.step(lab, plans, release, tick)
+        exposed = sum(vehicle.was_exposed for vehicle in vehicles)
+        assert exposed <= allowed, f"seed {seed}, tick {tick}: {exposed} exposed, {allowed} allowed"
+        if lab.service.advance(lab.reports).plan.state != "running":
+            break
+        lab.clock.advance(900)
+    return lab, vehicles, allowed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_never_more_vehicles_are_exposed_than_the_open_waves_hold(tmp_path: Path, seed: int) -> None:
+    lab, vehicles, allowed = simulate(tmp_path, seed)
+    exposed = [vehicle for vehicle in vehicles if vehicle.was_exposed]
+    if any(vehicle.breaks or vehicle.is_silent for vehicle in exposed):
+        assert lab.service.current().state == HALTED
+        plans = lab.service.plans()
+        for vehicle in vehicles:
+            assert "r2" in desired(plans, vehicle.identity).withdrawn
+    assert len(exposed) <= allowed
+
+
+@pytest.mark.slow
+def test_a_hundred_seeds_of_a_canary_breach(tmp_path: Path) -> None:
+    halted = 0
+    for seed in range(100, 200):
+        lab, vehicles, _allowed = simulate(tmp_path / str(seed), seed)
+        breached = any(v.was_exposed and (v.breaks or v.is_silent) for v in vehicles)
+        halted += lab.service.current().state == HALTED
+        assert lab.service.current().state == HALTED or not breached
+    assert halted > 30
