@@ -177,7 +177,7 @@ def diff(
 
 @app.command()
 def checkout(
-    version: str = typer.Argument(..., help="vN, or latest."),
+    version: Annotated[str, typer.Argument(help="vN, or latest.")],
     into: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
     workspace: WorkspacePath = HERE,
 ) -> None:

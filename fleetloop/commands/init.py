@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -144,21 +143,10 @@ def template(name: str) -> str:
 
 def _make_repositories(workspace: Workspace, remote: Path) -> None:
     from pipelines.dataset.dvc import DvcRepository
-    from pipelines.dataset.versions import REMOTE_NAME
 
     repository = DvcRepository(workspace)
     with repository.writing():
-        if not (workspace.root / ".git").exists():
-            repository.git("init", "--quiet", "--initial-branch", "main")
-        if not (workspace.root / ".dvc" / "config").is_file():
-            repository.dvc("init", "--quiet", "--force")
-        known = repository.dvc("remote", "list")
-        if not known.startswith(f"{REMOTE_NAME}\t") and f"\n{REMOTE_NAME}\t" not in known:
-            remote.resolve().mkdir(parents=True, exist_ok=True)
-            place = os.path.relpath(remote.resolve(), workspace.root)
-            repository.dvc("remote", "add", "--default", REMOTE_NAME, place)
-            for setting in ("core.analytics", "core.check_update"):
-                repository.dvc("config", setting, "false")
+        repository.begin(remote)
 
 
 def _make_keys(workspace: Workspace) -> None:
@@ -190,6 +178,7 @@ def _first_commit(workspace: Workspace) -> None:
             ".dvc/config",
             ".dvc/.gitignore",
             ".dvcignore",
+            "registry/tuf/metadata",
         ]
         repository.commit_git("Start the workspace", paths)
 

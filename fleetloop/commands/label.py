@@ -28,7 +28,6 @@ def label(
     """Spend a labelling budget on the frames worth most, and append the answers to the lake with their
     cost."""
     from connectors.label_desk import FileLabelDesk
-
     from connectors.workspace import Workspace
     from pipelines.curate.labelling import label as spend
     from pipelines.runner import RunnerSettings
@@ -54,5 +53,6 @@ def label(
     console = Console()
     console.print(table)
     console.print(
-        f"[green]Cost[/] {result.cost:g} for {result.answered:,} of {result.asked:,} frames; budget {budget:,}"
+        f"[green]Cost[/] {result.cost:g} for {result.answered:,} of {result.asked:,} frames; "
+        f"the budget is {budget:,}"
     )

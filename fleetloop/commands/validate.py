@@ -56,8 +56,7 @@ def _show(report: dict[str, Any]) -> None:
     rows = report["rows"]
     title = f"{rows['judged']:,} rows judged, {rows['in_quarantine']:,} in quarantine"
     table = Table(title=title, title_justify="left")
-    for heading in ("rule", "promise"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("rule", no_wrap=True)
     for heading in ("failing", "Great Expectations", "in the shards"):
         table.add_column(heading, justify="right")
     for rule in report["rules"]:
@@ -65,7 +64,6 @@ def _show(report: dict[str, Any]) -> None:
         other = rule["great_expectations_failing_rows"]
         table.add_row(
             rule["rule"],
-            rule["promise"],
             f"[{colour}]{rule['failing_rows']:,}[/]",
             "-" if other is None else f"{other:,}",
             f"{rule['failing_in_shards']:,}",

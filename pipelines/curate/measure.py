@@ -16,15 +16,16 @@ import polars as pl
 
 from foundation.errors import MisconfiguredError
 from pipelines.curate.fragments import Fragment, read_metadata, read_payloads
+from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.quality import FEATURES, measure
 
 
 class MeasureFragment(beam.DoFn):
-    """Measures what the cache does not know. `features_path` need not exist."""
+    """Measures what the cache does not know. `cache` is its folder."""
 
-    def __init__(self, work: str, features_path: str) -> None:
+    def __init__(self, work: str, cache: str) -> None:
         self._work = work
-        self._features_path = features_path
+        self._cache = cache
         self._known: pl.DataFrame | None = None
 
     def process(self, element: str) -> Iterator[str]:
@@ -43,8 +44,7 @@ class MeasureFragment(beam.DoFn):
 
     def _features(self, fragment: Fragment, rows: pl.DataFrame) -> pl.DataFrame:
         if self._known is None:
-            path = Path(self._features_path)
-            self._known = pl.read_parquet(path) if path.is_file() else pl.DataFrame(schema=FEATURES)
+            self._known = MeasureCache(Path(self._cache)).read_features()
         landed = rows.filter(pl.col("outcome") == "landed").unique(
             "payload_sha256", keep="first", maintain_order=True
         )

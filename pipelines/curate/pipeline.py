@@ -60,17 +60,16 @@ class WorkFolder:
 class CurateRows(beam.PTransform):
     """Fragments -> the fragments that have kept rows; `resolved.parquet` is written then."""
 
-    def __init__(self, work: WorkFolder, cache: Path, features: Path, params: Params) -> None:
+    def __init__(self, work: WorkFolder, cache: Path, params: Params) -> None:
         super().__init__()
         self._work = work
         self._cache = str(cache)
-        self._features = str(features)
         self._params = params
 
     def expand(self, fragments: beam.PCollection) -> beam.PCollection:
         """See the module's graph."""
         work = str(self._work.path)
-        measured = fragments | "MeasureFragment" >> beam.ParDo(MeasureFragment(work, self._features))
+        measured = fragments | "MeasureFragment" >> beam.ParDo(MeasureFragment(work, self._cache))
         blocks = (
             measured
             | "AllMeasured" >> beam.combiners.ToList()

@@ -130,8 +130,8 @@ def run_rows(
     fragments = plan_fragments(snapshots)
     if not fragments:
         raise MisconfiguredError(
-            f"the lake {workspace.lake_path} has no frames at the locked versions: run `fleetloop ingest`, then "
-            "`fleetloop dataset lock`"
+            f"the lake {workspace.lake_path} has no frames at the locked versions: "
+            "run `fleetloop ingest`, then `fleetloop dataset lock`"
         )
     labels = snapshots["labels"].read() if "labels" in snapshots else LABELS.empty_table()
     pl.DataFrame(pl.from_arrow(labels)).write_parquet(work.labels)
@@ -139,9 +139,7 @@ def run_rows(
     cache = cache_of(workspace)
 
     def build(pipeline: object) -> None:
-        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(
-            work, cache.folder, cache.features_path, params
-        )
+        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(work, cache.folder, params)
         if with_shards:
             _ = rows | "WriteShards" >> WriteShards(work, params)
 

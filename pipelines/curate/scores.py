@@ -41,7 +41,7 @@ def farthest_first(candidates: pl.DataFrame, labelled: pl.DataFrame, count: int)
     unknown and come last); between equally far ones the order of `candidates` decides. (Gonzalez, "Clustering
     to minimize the maximum intercluster distance", 1985.)
     """
-    digests = candidates["model_digest"].drop_null()
+    digests = candidates["model_digest"].drop_nulls()
     if count <= 0 or candidates.is_empty() or digests.is_empty():
         return list(range(min(count, candidates.height)))
     model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][

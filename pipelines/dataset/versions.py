@@ -22,13 +22,12 @@ from connectors.workspace import Workspace
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.curate.params import load_params
-from pipelines.dataset.dvc import DvcRepository
+from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
 from pipelines.dataset.manifest import dataset_digest, read_manifest
 from pipelines.steps import reached
 
 _NAME = re.compile(r"v(\d+)\.json")
 TAG_PREFIX = "dataset/"
-REMOTE_NAME = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +180,8 @@ def _check_split(newest: Version, manifest: dict[str, Any]) -> None:
     now = manifest["made_from"]["parameters"]["split"]
     if before != now:
         raise GuaranteeBrokenError(
-            f"split is {now}, version {newest.id} has {before}: drives would move between train and test, and a "
-            "drive is in one split for ever; put the parameters back or begin a new workspace"
+            f"split is {now}, version {newest.id} has {before}: drives would move between splits, "
+            "and a drive is in one split for ever; put the parameters back or begin a new workspace"
         )
 
 
@@ -203,6 +202,7 @@ def _commit_and_tag(repository: DvcRepository, version: Version) -> None:
         ".gitignore",
         "datasets/.gitignore",
         f"registry/datasets/{version.id}.json",
+        "reports/validation.json",
     ]
     repository.commit_git(f"Dataset {version.id}: {version.message}", paths)
     repository.tag(tag, f"digest {version.digest}")

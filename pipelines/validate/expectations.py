@@ -79,9 +79,9 @@ def judge_with_expectations(
 
 def _library() -> Any:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     import great_expectations as gx
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # its import sets INFO
     return gx
 
 

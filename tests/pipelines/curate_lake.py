@@ -126,7 +126,7 @@ def label_rows(rows: list[dict[str, object]], *, every: int = 1) -> list[dict[st
             "cost": 1.0,
             "request_id": "r1",
         }
-        for row in rows[::every]
+        for row in [row for row in rows if row["payload_sha256"]][::every]
     ]
 
 

@@ -1,0 +1,147 @@
+"""Quality, exact copies and labels: pure steps over columns, each removal with its reason and its match."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from foundation.errors import CorruptError, MisconfiguredError
+from pipelines.curate.exact_duplicates import remove_exact_duplicates
+from pipelines.curate.labels import join_labels, resolve_labels
+from pipelines.curate.params import QualityParams, load_params
+from pipelines.curate.quality import FEATURES, judge, measure
+from tests.pipelines.curate_lake import PARAMS, picture
+
+
+def test_a_payload_is_measured_the_same_every_time_and_a_broken_one_says_why() -> None:
+    payload = picture(1)
+    sha = hashlib.sha256(payload).hexdigest()
+    found = measure(payload, sha)
+    assert found == measure(payload, sha)
+    assert (found.width_pixels, found.height_pixels) == (32, 32)
+    assert found.image_hash is not None and len(found.image_hash) == 32
+    broken = measure(payload[:40], hashlib.sha256(payload[:40]).hexdigest())
+    assert broken.unreadable is not None and broken.luma is None
+
+
+def test_a_payload_that_is_not_what_its_row_says_stops_the_run() -> None:
+    with pytest.raises(CorruptError, match="0000"):
+        measure(b"other bytes", "0" * 64)
+
+
+def features(**columns: object) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(FEATURES)
+    return row | {"width_pixels": 32, "height_pixels": 32, "luma": 100.0, "sharpness": 1.0} | columns
+
+
+def test_each_bound_of_quality_removes_with_its_reason_and_the_value_that_decided() -> None:
+    rows = pl.DataFrame(
+        [
+            features(), features(unreadable="cut short", luma=None, sharpness=None), features(height_pixels=3),
+            features(luma=2.0), features(luma=254.0), features(sharpness=0.001), features(luma=2.0, sharpness=0.0),
+        ],
+        schema=FEATURES,
+    ).with_columns(pl.lit(None, pl.String).alias("reason"), pl.lit(None, pl.Float64).alias("reason_value"))  # fmt: skip
+    judged = judge(rows, QualityParams())
+    assert judged["reason"].to_list() == [
+        None, "unreadable", "too_small", "too_dark", "too_bright", "blurred", "too_dark",
+    ]  # fmt: skip
+    assert judged["reason_value"].to_list() == [None, None, 3.0, 2.0, 254.0, 0.001, 2.0]
+
+
+def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:
+    """Rows with one payload: (source, vehicle, seq, split)."""
+    return pl.DataFrame(
+        [
+            {
+                "fragment_id": "f", "row": number, "payload_sha256": "a" * 64, "source": source, "vehicle_id": vehicle,
+                "epoch": "e", "seq": seq, "split": split, "drive_id": "d", "track_id": "t",
+                "identity": f"{vehicle}/e/{seq}", "reason": None, "match_sha256": None, "match_identity": None,
+                "distance": None,
+            }
+            for number, (source, vehicle, seq, split) in enumerate(places)
+        ],
+        schema_overrides={
+            "reason": pl.String, "match_sha256": pl.String, "match_identity": pl.String, "distance": pl.Float64,
+        },
+    )  # fmt: skip
+
+
+def test_of_equal_bytes_the_smallest_identity_stays_in_numeric_order_of_seq() -> None:
+    rows = copies(("fleet", "b", 1, "train"), ("fleet", "a", 10, "train"), ("fleet", "a", 9, "validation"))
+    left = remove_exact_duplicates(rows)
+    assert left["reason"].to_list() == ["exact_duplicate", "exact_duplicate", None]
+    assert left["match_identity"].to_list() == ["a/e/9", "a/e/9", None]
+    assert remove_exact_duplicates(rows[::-1]).sort("row").equals(left)
+
+
+def test_a_copy_of_a_test_frame_leaves_training_even_with_the_smallest_identity() -> None:
+    left = remove_exact_duplicates(copies(("fleet", "a", 0, "train"), ("reference", "z", 9, "test")))
+    assert left["reason"].to_list() == ["near_duplicate_of_test", None]
+    assert left["distance"].to_list() == [0.0, None]
+
+
+def answers(*rows: tuple[str, str, str, int]) -> pl.DataFrame:
+    names = ["payload_sha256", "class_name", "labeller", "labelled_time_ns"]
+    return pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.lit(1.0).alias("cost"))
+
+
+def test_the_newest_answer_counts_whatever_its_place_in_the_table() -> None:
+    table = answers(("x", "red", "ann", 5), ("x", "green", "bob", 9), ("x", "yellow", "cid", 7))
+    assert resolve_labels(table).rows() == [("x", "green", "bob")]
+    assert resolve_labels(table[::-1]).equals(resolve_labels(table))
+
+
+def test_a_reference_class_counts_for_the_payload_until_the_table_says_otherwise() -> None:
+    rows = pl.DataFrame(
+        {"payload_sha256": ["x", "y", "x"], "reference_class": ["red", "red", None]},
+    )
+    joined = join_labels(rows, answers(("y", "green", "ann", 1)))
+    assert joined["class_name"].to_list() == ["red", "green", "red"]
+    assert joined["labeller"].to_list() == ["reference", "ann", "reference"]
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "words"),
+    [
+        ("classes", [], "classes is \\[\\]"),
+        ("classes", ["a", "a"], "twice"),
+        ("split", {"test_ratio": 0.9}, "test_ratio is 0.9"),
+        ("split", {"test_ratio": 0.5, "validation_ratio": 0.5}, "must be below 1"),
+        ("curate", {"quality": {"min_lumen": 3}}, "min_lumen"),
+        ("curate", {"shards": {"target_bytes": "many"}}, "target_bytes is 'many'"),
+        ("label", {"strategy": "cleverest"}, "cleverest"),
+        ("label", {"random_ratio": 0.9, "test_ratio": 0.9}, "must be at most 1"),
+        ("validate", 7, "expected a mapping"),
+    ],
+)
+def test_a_mistake_in_params_is_named_with_its_file_value_and_bound(
+    tmp_path: Path, section: str, value: object, words: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(PARAMS | {section: value}))
+    with pytest.raises(MisconfiguredError, match=words) as caught:
+        load_params(path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_parameters_in_the_template_are_the_defaults_of_the_code() -> None:
+    from dataclasses import replace
+
+    from pipelines.curate.params import CurateParams, LabelParams, SplitParams, ValidateParams
+
+    params = load_params(Path("params.yaml"))
+    assert (params.split, params.curate) == (SplitParams(), CurateParams())
+    assert (params.label, params.validate) == (LabelParams(), ValidateParams())
+    assert replace(params, classes=()).as_json()["classes"] == []
+
+
+def test_a_blank_frame_has_a_hash_too() -> None:
+    from pipelines.curate.perceptual_hash import dct_hash
+
+    assert len(dct_hash(np.zeros((20, 20, 3), np.uint8))) == 32
