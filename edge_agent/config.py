@@ -164,6 +164,9 @@ class SupervisorSettings:
     stop_s: float = setting(default=20.0, min=0.1, max=600.0, help="SIGKILL so long after SIGTERM")
     backoff_first_s: float = setting(default=0.5, min=0.001, max=600.0)
     backoff_max_s: float = setting(default=30.0, min=0.001, max=3600.0)
+    give_up_after: int = setting(
+        default=20, min=1, max=10_000, help="deaths in a row; only with --until-source-ends, else never"
+    )
     steady_after_s: float = setting(
         default=60.0, min=0.1, max=86_400.0, help="a run this long forgives the past"
     )

@@ -1,9 +1,9 @@
 """The supervisor: perceive and deliver run, and run again when they die, until they are told to stop.
 
-It restarts either with backoff, stops both within a bounded time, and tells how they stand in
-run/supervisor.json and on the health page. A process that ends with an exit code that only a person can
-mend (settings, trust, a broken guarantee) ends the agent with that code. Refuses to do any of the agent's
-work itself."""
+It restarts either with backoff (for ever on a vehicle; a run to the end of a source gives up at last),
+stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. A
+process that ends with an exit code that only a person can mend (settings, trust, a broken guarantee) ends
+the agent with that code. Refuses to do any of the agent's work itself."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Child:
     backoff: Backoff
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
+    deaths_in_a_row: int = 0
     started_ns: int = 0
     not_before_ns: int = 0
     last_exit: int | None = None
@@ -165,7 +166,13 @@ class Supervisor:
             return
         if ran_s >= self.settings.supervisor.steady_after_s:
             child.backoff.reset()
+            child.deaths_in_a_row = 0
         child.restarts += 1
+        child.deaths_in_a_row += 1
+        if self.until_source_ends and child.deaths_in_a_row >= self.settings.supervisor.give_up_after:
+            self.events.emit("gave_up", level="error", process=child.name, deaths=child.deaths_in_a_row)
+            self.exit_code = code if code > 0 else 1
+            return
         child.not_before_ns = self.clock.monotonic_ns() + round(child.backoff.next_s() * 1e9)
 
     def _start_when_due(self, child: Child) -> None:

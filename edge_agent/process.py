@@ -1,4 +1,4 @@
-"""What perceive and deliver have in common as processes: stop signals, a dead parent, one lock, exit codes."""
+"""What perceive and deliver share as processes: stop signals, a dead parent, one lock, exit codes."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def _model(root: Path) -> dict[str, object]:
 
 
 def _state(supervisor: dict[str, object]) -> str:
-    """Return running, stopping, stopped, finished or failed as told; dead when the one who told it is gone."""
+    """Return running, stopping, stopped, finished or failed as told; dead when its teller is gone."""
     word, pid = str(supervisor.get("state", "never_started")), supervisor.get("pid")
     if word not in ("running", "stopping") or not isinstance(pid, int):
         return word

@@ -26,7 +26,7 @@ class UncertaintySelector:
     value_class: ValueClass
 
     def judge(self, candidate: Candidate) -> Decision | None:
-        """Return a decision with the score that reached the threshold; None for a frame without that score."""
+        """Return a decision with the score that reached the threshold; None for a frame without it."""
         score: float | None = getattr(candidate.scores, self.measure.value)
         if score is None or score < self.threshold:
             return None

@@ -189,18 +189,42 @@ def test_an_empty_drive_is_counted(tmp_path):
     assert counts(vehicle) == {"accepted": 0, "empty_drive": 1}
 
 
+class Killed(BaseException):
+    """SIGKILL, as far as a test can play it."""
+
+
+WHERE = ("between frames", "before append", "after append", "before commit", "after commit")
+
+
+def arm_kill(vehicle: Vehicle1, where: str) -> None:
+    """Let the next append or commit be the last thing that this life does, or leave undone."""
+    if where == "between frames":
+        return
+    when, name = where.split()
+    real = getattr(vehicle.writer, name)
+
+    def deadly(*arguments):
+        if when == "after":
+            real(*arguments)
+        raise Killed
+
+    setattr(vehicle.writer, name, deadly)
+
+
+@pytest.mark.slow
 @given(
-    kills=st.lists(st.tuples(st.integers(0, 39), st.sampled_from([0.0, 0.3])), max_size=4),
+    kills=st.lists(
+        st.tuples(st.integers(0, 39), st.sampled_from([0.0, 0.3]), st.sampled_from(WHERE)), max_size=4
+    ),
     window=st.sampled_from([(0, 0), (2, 1)]),
     arm=st.sampled_from([0.15, 0.6]),
-    data=st.data(),
+    buffer_bytes=st.sampled_from([1_000, 16_000_000]),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
-    tmp_path_factory, kills, window, arm, data
+    tmp_path_factory, kills, window, arm, buffer_bytes
 ):
     """The frames that a vehicle keeps are the same whether or not it was killed, and each is kept once."""
-    capture = CaptureSettings(*window)
     chosen = selection(
         random=RandomSettings(probability=arm),
         budget=BudgetSettings(per_drive_bytes=30_000),
@@ -210,12 +234,20 @@ def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
     frames = [make_frame(n, track=f"t{n // 5}", drive=f"d{n // 20}") for n in range(40)]
 
     def run(folder, kill_at):
-        vehicle = Vehicle1(settings_for(folder, selection=chosen, capture=capture))
-        for place, wait_s in kill_at:
+        base = settings_for(folder, selection=chosen, capture=CaptureSettings(*window))
+        vehicle = Vehicle1(replace(base, spool=replace(base.spool, buffer_bytes=buffer_bytes)))
+        for place, wait_s, where in kill_at:
             begin = resume(vehicle)
-            for frame in frames[begin : max(begin, place)]:
-                vehicle.loop.process(frame)
-                vehicle.clock.advance(wait_s)
+            try:
+                for number in range(begin, len(frames)):
+                    if number >= place:
+                        if where == "between frames":
+                            break
+                        arm_kill(vehicle, where)
+                    vehicle.loop.process(frames[number])
+                    vehicle.clock.advance(wait_s)
+            except Killed:
+                pass
             vehicle.kill()
             vehicle.start()
         drive(vehicle.loop, frames[resume(vehicle) :])
@@ -235,7 +267,9 @@ def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
     whole = run(tmp_path_factory.mktemp("whole"), [])
     killed = run(tmp_path_factory.mktemp("killed"), kills)
     assert story(killed) == story(whole)
-    assert counts(killed) == counts(whole)
+    assert killed.journal.progress.frames_seen == len(frames)
+    if all(where == "between frames" for _, _, where in kills):  # inside a commit its counts may be off
+        assert counts(killed) == counts(whole)
 
 
 def test_a_step_whose_sample_was_refused_gives_its_number_to_the_next(tmp_path):

@@ -111,6 +111,17 @@ def test_one_that_dies_again_and_again_is_restarted_ever_more_slowly(tmp_path):
     assert 8 <= starts < 60  # 60 s with pauses drawn from [0, 8) s, not 600 starts
 
 
+def test_a_run_to_the_end_of_a_source_gives_up_at_last(tmp_path):
+    bench = rig(tmp_path, until_source_ends=True)
+    for _ in range(20):
+        assert bench.supervisor.exit_code is None
+        bench.supervisor.step()
+        bench.child("perceive").code = 74
+        bench.supervisor.step()
+        bench.clock.advance(8.0)
+    assert bench.supervisor.exit_code == 74
+
+
 @pytest.mark.parametrize("code", [78, 77, 70])
 def test_what_only_a_person_can_mend_ends_the_agent(tmp_path, code):
     bench = rig(tmp_path)
