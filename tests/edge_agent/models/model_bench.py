@@ -10,7 +10,13 @@ from pathlib import Path
 from edge_agent.models.desired import MODELS_KEY, ROLLOUTS_KEY
 from edge_agent.models.fetch import FetchStep, ModelFetcher
 from edge_agent.models.serving import ServingModel
-from edge_agent.models.settings import DownloadSettings, FetchSettings, HealthSettings, ServingSettings, TrialLimits
+from edge_agent.models.settings import (
+    DownloadSettings,
+    FetchSettings,
+    HealthSettings,
+    ServingSettings,
+    TrialLimits,
+)
 from edge_agent.models.slots import SlotFolder, install_initial
 from edge_agent.models.trial import TrialResult
 from edge_agent.models.trust import TrustFolder
@@ -63,7 +69,9 @@ class Bench:
         lines = self.log_path.read_text().splitlines() if self.log_path.exists() else []
         return [json.loads(line)["event"] for line in lines]
 
-    def release(self, release_id: str, seed: int, *, signing_role: str | None = None, data: bytes | None = None) -> bytes:
+    def release(
+        self, release_id: str, seed: int, *, signing_role: str | None = None, data: bytes | None = None
+    ) -> bytes:
         """Publish a release of a tiny model."""
         data = data if data is not None else tiny_model(tiny_contract(name=release_id), seed=seed)
         release = Release(
@@ -85,7 +93,9 @@ class Bench:
             self.releases = releases
         return data
 
-    def plan(self, release_id: str, state: str = RUNNING, *, threshold: str = EVERYBODY, **fields: object) -> None:
+    def plan(
+        self, release_id: str, state: str = RUNNING, *, threshold: str = EVERYBODY, **fields: object
+    ) -> None:
         """Publish the newest word on a release."""
         plan = RolloutPlan(f"plan-{release_id}", release_id, state, (Wave(1, 1, threshold),))
         plan = replace(plan, **fields)  # type: ignore[arg-type]
@@ -129,7 +139,9 @@ class Bench:
             poll_interval_s=0.0,
             refused_wait_s=0.0,
             probation_frames=5,
-            health=HealthSettings(window_frames=20, min_frames=4, max_error_ratio=0.25, max_latency_p50_s=0.5),
+            health=HealthSettings(
+                window_frames=20, min_frames=4, max_error_ratio=0.25, max_latency_p50_s=0.5
+            ),
         )
         return ServingModel(
             self.state,

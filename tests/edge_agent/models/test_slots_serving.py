@@ -125,7 +125,9 @@ def test_a_disk_error_while_persisting_leaves_the_old_model_serving(
     assert serving.name == "r2"
 
 
-def test_one_output_that_is_not_finite_rolls_back_and_the_old_model_answers_that_very_frame(bench: Bench) -> None:
+def test_one_output_that_is_not_finite_rolls_back_and_the_old_model_answers_that_very_frame(
+    bench: Bench,
+) -> None:
     offered(bench)
     backend = PickyBackend(r2=nan_when_dark)
     serving = bench.serving(backend)
@@ -135,7 +137,11 @@ def test_one_output_that_is_not_finite_rolls_back_and_the_old_model_answers_that
     assert served.model_name == "v1"
     assert served.predictions[0].logits_finite
     assert served.event is not None
-    assert (served.event.event, served.event.reason, served.event.release_id) == ("rolled_back", "not_finite", "r2")
+    assert (served.event.event, served.event.reason, served.event.release_id) == (
+        "rolled_back",
+        "not_finite",
+        "r2",
+    )
     assert (serving.rollbacks, serving.health().nan_count) == (1, 1)
 
 
@@ -162,7 +168,9 @@ def test_a_blocked_release_never_returns_to_this_vehicle(bench: Bench) -> None:
         assert serving.name == "v1"
     assert len(bench.trials) == 1
     assert bench.slots.read_active().blocked == {"r2": "not_finite"}
-    assert not any(path.stem != bench.slots.read_factory().digest for path in (bench.slots.path / "slots").iterdir())
+    assert not any(
+        path.stem != bench.slots.read_factory().digest for path in (bench.slots.path / "slots").iterdir()
+    )
 
 
 def test_too_many_failed_inferences_roll_back(bench: Bench) -> None:
@@ -210,7 +218,10 @@ def test_a_model_that_kills_the_process_on_probation_is_rolled_back_at_a_later_s
     assert names == ["r2", "r2", "r2", "v1"]
     state = bench.slots.read_active()
     assert state.blocked == {"r2": "crashed_on_probation"}
-    assert [(e.event, e.model_digest == digest) for e in state.events[-2:]] == [("rolled_back", True), ("activated", False)]
+    assert [(e.event, e.model_digest == digest) for e in state.events[-2:]] == [
+        ("rolled_back", True),
+        ("activated", False),
+    ]
 
 
 def test_a_halted_plan_withdraws_the_release_without_blocking_it(bench: Bench) -> None:
@@ -275,7 +286,10 @@ def test_a_forged_candidate_file_activates_nothing(bench: Bench) -> None:
     assert candidate is not None
     evil = tiny_model(tiny_contract(name="evil"), seed=66)
     digest = bench.slots.add_slot(evil)
-    for slot in (replace(candidate.slot, digest=digest), replace(candidate.slot, digest=digest, release_id="r9")):
+    for slot in (
+        replace(candidate.slot, digest=digest),
+        replace(candidate.slot, digest=digest, release_id="r9"),
+    ):
         bench.slots.write_candidate(replace(candidate, slot=slot))
         serving = bench.serving()
         assert serving.poll() is None

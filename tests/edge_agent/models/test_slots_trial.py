@@ -32,7 +32,9 @@ def png(level: int) -> bytes:
     return buffer.getvalue()
 
 
-def run(folder: Path, data: bytes, limits: TrialLimits = LIMITS, frames: tuple[bytes, ...] = ()) -> TrialResult:
+def run(
+    folder: Path, data: bytes, limits: TrialLimits = LIMITS, frames: tuple[bytes, ...] = ()
+) -> TrialResult:
     path = folder / "model.onnx"
     path.write_bytes(data)
     shots = folder / "frames"
@@ -178,7 +180,9 @@ def test_the_confined_process_reaches_no_network_and_starts_no_program() -> None
     )
     import subprocess
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
     assert json.loads(done.stdout) == ["net", "run"]
 
 
@@ -186,7 +190,11 @@ def test_a_vehicle_keeps_a_bounded_ring_of_frames_for_trials(tmp_path: Path) -> 
     ring = TrialFrames(tmp_path / "ring", count=3, every=2)
     kept = [ring.offer(png(level)) for level in range(10)]
     assert sum(kept) == 5
-    assert sorted(path.name for path in (tmp_path / "ring").iterdir()) == ["0000.frame", "0001.frame", "0002.frame"]
+    assert sorted(path.name for path in (tmp_path / "ring").iterdir()) == [
+        "0000.frame",
+        "0001.frame",
+        "0002.frame",
+    ]
     assert not TrialFrames(tmp_path / "none", count=0, every=1).offer(png(1))
 
 

@@ -1,0 +1,220 @@
+"""Deliver's side: it brings what the plans want, and nothing else; what is refused stays refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from connectors.static_server import StaticServer
+from edge_agent.models.slots import install_initial
+from edge_agent.models.status import read_model_status
+from edge_agent.models.trial import TrialResult
+from foundation.errors import CorruptError, MisconfiguredError, RejectedError
+from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
+from schemas.documents import COMPLETE, HALTED
+from tests.edge_agent.models.model_bench import EVERYBODY, Bench
+
+NOBODY = "0" * 64
+
+
+def test_nothing_is_fetched_before_a_plan_wants_it(bench: Bench) -> None:
+    bench.release("r2", 2)
+    assert bench.run(bench.fetcher())[-1].outcome == "idle"
+    bench.plan("r2", threshold=NOBODY)
+    assert bench.run(bench.fetcher())[-1].outcome == "idle"
+    assert not (bench.slots.path / "staging").exists()
+    bench.plan("r2", threshold=EVERYBODY)
+    bench.run(bench.fetcher())
+    assert bench.slots.read_candidate() is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ({"exclude": ("car-1",)}, False),
+        ({"include": ("car-1",), "threshold": NOBODY}, True),
+        ({"tags": ("winter",)}, False),
+        ({"state": COMPLETE}, True),
+        ({"state": HALTED}, False),
+    ],
+)
+def test_the_plan_says_who_takes_part(bench: Bench, fields: dict[str, object], taken: bool) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2", **fields)  # type: ignore[arg-type]
+    bench.run(bench.fetcher())
+    assert (bench.slots.read_candidate() is not None) == taken
+
+
+def test_the_newest_plan_that_lets_the_vehicle_in_decides(bench: Bench) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2", COMPLETE)
+    bench.release("r3", 3)
+    bench.plan("r3")
+    bench.run(bench.fetcher())
+    candidate = bench.slots.read_candidate()
+    assert candidate is not None
+    assert candidate.slot.release_id == "r3"
+    bench.plan("r3", HALTED)
+    bench.run(bench.fetcher())
+    candidate = bench.slots.read_candidate()
+    assert candidate is not None
+    assert candidate.slot.release_id == "r2"
+
+
+def test_models_come_over_http_with_ranges(bench: Bench) -> None:
+    data = bench.release("r2", 2)
+    bench.plan("r2")
+    staged = bench.slots.path / "staging" / f"{bench.releases[0].model_digest}.part"
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(data[:1000])
+    with StaticServer(bench.repository.path) as server:
+        bench.run(bench.fetcher(base_url=server.url))
+    candidate = bench.slots.read_candidate()
+    assert candidate is not None
+    assert bench.slots.read_slot(candidate.slot.digest) == data
+
+
+def test_a_server_that_is_not_there_is_normal(bench: Bench) -> None:
+    with StaticServer(bench.repository.path) as server:
+        url = server.url
+    duty = bench.fetcher(base_url=url)
+    step = duty.step()
+    assert step.outcome == "failed"
+    assert "cannot reach" in step.detail
+    assert duty.status().last_error
+    assert bench.serving().name == "v1"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"not a model at all", "not_onnx"),
+        (tiny_proto(tiny_contract()).SerializeToString(), "no_contract"),
+        (tiny_model()[:-40], "not_onnx"),
+    ],
+)
+def test_a_signed_release_that_is_no_acceptable_model_is_refused_once_with_its_reason(
+    bench: Bench, data: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tests.edge_agent.models.model_bench as model_bench
+
+    monkeypatch.setattr(model_bench, "contract_digest", lambda _data: "0" * 64)
+    bench.release("bad", 0, data=data)
+    bench.plan("bad")
+    duty = bench.fetcher()
+    done = bench.run(duty)
+    assert done[-1].outcome == "failed"
+    assert bench.slots.read_fetch().refused == {"bad": reason}
+    for _ in range(3):
+        assert bench.run(duty)[-1].outcome == "idle"
+    assert bench.trials == []
+    status = read_model_status(bench.state)
+    assert [(e.event, e.release_id) for e in status.events][-1] == ("refused", "bad")
+    assert status.refused == {"bad": reason}
+
+
+def test_a_release_larger_than_the_vehicle_takes_is_refused_before_it_is_downloaded(bench: Bench) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    bench.run(bench.fetcher(max_model_bytes=1000))
+    assert bench.slots.read_fetch().refused == {"r2": "too_large"}
+    assert not (bench.slots.path / "staging").exists()
+
+
+def test_a_failed_trial_refuses_the_release_and_removes_its_slot(bench: Bench) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    bench.trial_result = TrialResult(False, "too_slow", "p50 9 s")
+    duty = bench.fetcher()
+    assert bench.run(duty)[-1].outcome == "failed"
+    bench.run(duty)
+    assert bench.slots.read_fetch().refused == {"r2": "too_slow"}
+    assert [path.stem for path in (bench.slots.path / "slots").iterdir()] == [
+        bench.slots.read_factory().digest
+    ]
+
+
+def test_a_trial_that_takes_the_machine_down_is_given_up_after_three_attempts(bench: Bench) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    for _ in range(3):  # deliver dies while the trial runs
+        duty = bench.fetcher()
+        while duty.status().phase != "trial":
+            duty.step()
+    duty = bench.fetcher()
+    assert bench.run(duty)[-1].outcome == "failed"
+    assert bench.slots.read_fetch().refused == {"r2": "trial_never_ended"}
+    assert len(bench.trials) == 3
+
+
+def test_a_slot_damaged_on_disk_before_its_trial_is_fetched_again(bench: Bench) -> None:
+    data = bench.release("r2", 2)
+    bench.plan("r2")
+    path = bench.slots.slot_path(bench.releases[0].model_digest)
+    path.write_bytes(b"half")
+    bench.run(bench.fetcher())
+    assert path.read_bytes() == data
+    assert bench.slots.read_candidate() is not None
+
+
+def test_the_slots_of_the_serving_and_the_previous_model_are_never_removed(bench: Bench) -> None:
+    digests = []
+    for number in range(2, 5):
+        bench.release(f"r{number}", number)
+        bench.plan(f"r{number}", COMPLETE)
+        bench.run(bench.fetcher())
+        serving = bench.serving()
+        serving.poll()
+        digests.append(serving.digest)
+        bench.run(bench.fetcher())
+    kept = {path.stem for path in (bench.slots.path / "slots").iterdir()}
+    assert kept == {bench.slots.read_factory().digest, digests[-1], digests[-2]}
+
+
+@pytest.mark.parametrize("name", ["fetch.json", "candidate.json"])
+def test_damage_to_delivers_own_files_stops_nothing(bench: Bench, name: str) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    (bench.slots.path / name).write_text("{damaged")
+    bench.run(bench.fetcher())
+    assert bench.slots.read_candidate() is not None
+    serving = bench.serving()
+    serving.poll()
+    assert serving.name == "r2"
+
+
+def test_a_release_document_that_disagrees_with_the_signed_target_is_not_fetched(bench: Bench) -> None:
+    bench.release("r2", 2)
+    bench.releases[0] = replace(bench.releases[0], model_bytes=17)
+    bench.release("r3", 3)
+    bench.plan("r2")
+    step = bench.run(bench.fetcher())[-1]
+    assert step.outcome == "failed"
+    assert "says 17 bytes" in step.detail
+
+
+def test_the_first_model_is_installed_once_and_verified(bench: Bench) -> None:
+    assert install_initial(bench.state, bench.factory_bytes, bench.clock).name == "v1"
+    with pytest.raises(RejectedError, match="already holds the factory model"):
+        install_initial(bench.state, tiny_model(tiny_contract(name="v9"), seed=9), bench.clock)
+    with pytest.raises(RejectedError) as caught:
+        install_initial(bench.state, b"no model", bench.clock)
+    assert caught.value.reason == "not_onnx"
+
+
+def test_a_vehicle_that_was_never_enrolled_says_so(bench: Bench) -> None:
+    (bench.state / "vehicle.json").unlink()
+    with pytest.raises(MisconfiguredError, match="fleetloop enroll"):
+        bench.fetcher()
+    with pytest.raises(MisconfiguredError, match="fleetloop enroll"):
+        bench.serving()
+    (bench.state / "vehicle.json").write_text('{"format": 1, "vehicle_id": "../x"}')
+    with pytest.raises(CorruptError, match="malformed"):
+        bench.serving()
+
+
+def test_no_path_gets_in_through_a_digest(bench: Bench) -> None:
+    for wrong in ("../../etc/passwd", "A" * 64, "a" * 63, ""):
+        with pytest.raises(RejectedError):
+            bench.slots.slot_path(wrong)
