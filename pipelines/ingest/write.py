@@ -62,6 +62,7 @@ def describe(
     folder: Path, written: LakeFile, rows: pa.Table, partition: int, begin: int, end: int
 ) -> StagedFile:
     """Count the rows of a file by what became of them."""
+    rows = rows.select(["origin", "outcome", "reason", "offset", "offset_end"])  # never copies payloads
     records = rows.filter(pc.field("outcome").is_valid())
     outcomes = _counts(records.column("outcome"))
     rejected = records.filter(pc.field("outcome") == LandOutcome.REJECTED.value)
@@ -88,10 +89,11 @@ def describe(
 
 def index_by_shard(rows: pa.Table, path: str, shards: int) -> Iterator[tuple[int, pa.Table]]:
     """The identities that would land, cut by vehicle so that one vehicle is always in one shard."""
-    landed = rows.filter(pc.field("outcome") == LandOutcome.LANDED.value)
+    names = [name for name in INDEX.names if name != "path"]
+    landed = rows.select([*names, "outcome"]).filter(pc.field("outcome") == LandOutcome.LANDED.value)
     if landed.num_rows == 0:
         return
-    index = landed.select([name for name in INDEX.names if name != "path"])
+    index = landed.select(names)
     index = index.append_column("path", pa.array([path] * index.num_rows, pa.string())).cast(INDEX)
     vehicles = pc.dictionary_encode(index.column("vehicle_id").combine_chunks())
     shard_of = pa.array([crc32(v.encode()) % shards for v in vehicles.dictionary.to_pylist()], pa.int32())

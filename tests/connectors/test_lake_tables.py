@@ -66,7 +66,7 @@ def test_a_commit_lands_on_the_version_it_was_made_for_or_not_at_all(labels: Lak
 
 
 def test_of_two_commits_on_one_version_one_loses(labels: LakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check before the commit is not what decides: without it the table's own log still lets one through."""
+    """The check before the commit does not decide: without it the log itself lets only one through."""
     first = write_parquet(labels.folder, "rows/1.parquet", label("1"))
     second = write_parquet(labels.folder, "rows/2.parquet", label("2"))
     monkeypatch.setattr(LakeTable, "version", lambda self: 0)
