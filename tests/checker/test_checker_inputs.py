@@ -17,10 +17,16 @@ from kafka import KafkaProducer
 from connectors.embedded_broker import EmbeddedBroker
 from connectors.kafka_admin import ensure_topics
 from connectors.lake_schema import ARRIVALS
+from edge_agent.spool.settings import SpoolSettings
+from edge_agent.spool.snapshot import read_ledger as exported_ledger
+from edge_agent.spool.writer import SpoolWriter
+from foundation.clock import ManualClock
+from foundation.events import EventLog
 from schemas import golden
 from schemas.codec import encode_sample
 from schemas.compatibility import FOLDER as SCHEMA_FOLDER
 from schemas.identity import Identity as ProductIdentity
+from schemas.reasons import NotAcceptedReason
 from schemas.records import Sample
 from schemas.signing import VehicleKey, seal
 from schemas.topics import TOPICS
@@ -100,6 +106,32 @@ def test_receipts_are_read_up_to_the_line_that_a_kill_cut(tmp_path: Path) -> Non
         (Identity("car-1", EPOCH, 0), "a" * 64),
         (Identity("car-1", EPOCH, 10), "b" * 64),
     ]
+
+
+def test_a_receipt_that_a_kill_cut_hides_no_receipt_of_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "receipts"
+    whole = f"RECEIPT {EPOCH} 7 {'c' * 64}"
+    for cut in range(1, len(whole) + 1):
+        path.write_text(whole[:cut] + f"RECEIPT {EPOCH[:-2]}bb 0 {'d' * 64}\n")
+        assert read_receipts("car-1", path) == [(Identity("car-1", EPOCH[:-2] + "bb", 0), "d" * 64)], cut
+
+
+def test_what_the_real_spool_prints_and_exports_is_what_the_checker_reads(tmp_path: Path) -> None:
+    settings = SpoolSettings(receipt_path=str(tmp_path / "receipts"))
+    clock = ManualClock()
+    writer = SpoolWriter.open(tmp_path / "spool", settings, "car-1", KEY, clock, EventLog(None, clock))
+    for seq in range(3):
+        writer.append(sealed(seq)[0])
+    writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 5)
+    writer.commit()
+    writer.close()
+    receipts = read_receipts("car-1", tmp_path / "receipts")
+    book = tmp_path / "ledger.json"
+    book.write_text(json.dumps(exported_ledger(tmp_path / "spool").to_json()))
+    found = read_ledger("car-1", book)
+    assert [identity for identity, _ in receipts] == [Identity("car-1", writer.epoch, n) for n in range(3)]
+    assert (found.accepted, found.pending) == (3, 3)
+    assert list(found.epochs[writer.epoch].numbers("pending")) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 _receipt = re.compile(r"RECEIPT ([0-9a-f]{16}) (0|[1-9][0-9]*) ([0-9a-f]{64})").fullmatch
 
+_cut_receipt = re.compile(r"^R[ECEIPT]{0,6}[ 0-9a-f]{0,101}(?=RECEIPT )")
+
 
 class InputError(Exception):
     """What the checker was given cannot be read: no verdict at all, never a good one."""
@@ -85,9 +87,13 @@ def read_offered(path: Path) -> set[str]:
 
 
 def read_receipts(vehicle: str, path: Path) -> list[tuple[Identity, str]]:
-    """Identity and sha256 of every receipt, in order. Lines that begin otherwise are other output."""
+    """Identity and sha256 of every receipt, in order. Lines that begin otherwise are other output.
+
+    Where a kill cut a receipt and the next start appended to the same file, the cut one was never said.
+    """
     receipts = []
-    for number, line in enumerate(_whole_lines(path), 1):
+    for number, written in enumerate(_whole_lines(path), 1):
+        line = _cut_receipt.sub("", written)
         if not line.startswith("RECEIPT"):
             continue
         match = _receipt(line)
