@@ -23,7 +23,13 @@ from edge_agent.process import StopSignal
 from edge_agent.state_folder import StateFolder, publish_json, read_status
 from edge_agent.status import build_status
 from foundation.clock import Clock, SystemClock
-from foundation.errors import GuaranteeBrokenError, MisconfiguredError, UntrustedError
+from foundation.errors import (
+    CorruptError,
+    GuaranteeBrokenError,
+    MisconfiguredError,
+    RejectedError,
+    UntrustedError,
+)
 from foundation.events import EventLog
 from foundation.files import FileLock
 from foundation.retry import Backoff
@@ -33,6 +39,11 @@ LOCK_WAIT_S = 2.0
 FATAL_CODES = frozenset(
     {MisconfiguredError.exit_code, UntrustedError.exit_code, GuaranteeBrokenError.exit_code}
 )
+
+SOURCE_FAILED_CODES = frozenset({RejectedError.exit_code, CorruptError.exit_code})
+"""What perceive ends with when it was to play its source to the end, and the source turned out to be
+damaged.
+"""
 
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 
@@ -72,6 +83,7 @@ class Supervisor:
     exit_code: int | None = None
     health_port: int | None = None
     _word: str = "running"
+    _done_code: int = 0
     _told: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,7 +121,7 @@ class Supervisor:
         if perceive.is_done and not self.state.drain_path.exists():
             publish_json(self.state.drain_path, {"reason": "source_ended"})
         if perceive.is_done and deliver.is_done:
-            self.exit_code = 0
+            self.exit_code = self._done_code
         self._tell()
 
     def stop_children(self) -> None:
@@ -159,6 +171,10 @@ class Supervisor:
         if code == 0 and self.until_source_ends:
             child.is_done = True
             self.events.emit("done", process=child.name)
+            return
+        if code in SOURCE_FAILED_CODES and self.until_source_ends and child.name == "perceive":
+            child.is_done, self._done_code = True, code
+            self.events.emit("source_failed", level="error", code=code)
             return
         self.events.emit("died", level="error", process=child.name, code=code, ran_s=round(ran_s, 3))
         if code in FATAL_CODES:

@@ -22,11 +22,11 @@ from edge_agent.selection.policy import SelectionPolicy
 from edge_agent.selection.random_arm import RandomArm
 from edge_agent.selection.track_limit import TrackLimit
 from edge_agent.selection.uncertainty import UncertaintySelector
-from edge_agent.sources import frames_from, open_source, source_id
+from edge_agent.sources import SourceFailedError, frames_from, open_source, source_id
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
-from foundation.errors import MisconfiguredError
+from foundation.errors import FleetLoopError, MisconfiguredError
 from modelkit.onnx_backend import OnnxRuntimeBackend
 from schemas.signing import VehicleKey
 
@@ -78,6 +78,7 @@ class Perceive:
         self._context = context
         self._status_ns = 0
         self._source_state = "starting"
+        self._source_error: FleetLoopError | None = None
         key = VehicleKey.load(state.key_path)
         self.source = open_source(settings.source)
         self.serving = ServingModel(state.root, OnnxRuntimeBackend(), settings.serving.model, clock, events)
@@ -107,19 +108,16 @@ class Perceive:
         )
 
     def run(self) -> int:
-        """Play the source to its end or until the stop signal. Returns the exit code."""
+        """Play the source to its end or until the stop signal. Returns the exit code.
+
+        A source that turns out to be damaged ends the playing, not the vehicle; with `until_source_ends`
+        the exit code says so."""
         context, progress = self._context, self.journal.progress
         try:
             if not progress.has_ended:
-                has_begun = progress.frame_id is not None
-                has_ended = self._play(progress.frame_id, progress.lap)
-                if has_ended:
-                    if not has_begun and self.loop.frames_this_run == 0:
-                        self.loop.empty_drive()
-                    self.loop.end_source()
-                else:
-                    self.loop.pause()
-            self._source_state = "source_ended" if progress.has_ended else "stopping"
+                self._play_once()
+            else:
+                self._source_state = "source_ended"
             self._publish()
             while not (context.stop.is_set() or context.until_source_ends):
                 self.loop.poll_model()
@@ -128,10 +126,30 @@ class Perceive:
                 context.clock.wait(context.stop.event, IDLE_WAIT_S)
         finally:
             self._close()
-        return 0
+        return self._source_error.exit_code if self._source_error and context.until_source_ends else 0
+
+    def _play_once(self) -> None:
+        progress = self.journal.progress
+        is_resumed = progress.frame_id is not None
+        try:
+            has_ended = self._play(progress.frame_id, progress.lap)
+        except SourceFailedError as failure:
+            self._source_error = failure.error
+            self._context.events.emit("source_failed", level="error", error=str(failure))
+            self.loop.pause()
+            self._source_state = "source_failed"
+            return
+        if not has_ended:
+            self.loop.pause()
+            self._source_state = "stopping"
+            return
+        if not is_resumed and self.loop.frames_this_run == 0:
+            self.loop.empty_drive()
+        self.loop.end_source()
+        self._source_state = "source_ended"
 
     def _play(self, resume_after: str | None, lap: int) -> bool:
-        """Whether the source came to its end."""
+        """Whether the source came to its end. Raises SourceFailedError."""
         context = self._context
         source = context.settings.source
         interval_ns = round(1e9 / source.rate_hz) if source.rate_hz else 0
@@ -171,6 +189,7 @@ class Perceive:
         document = {
             "pid": os.getpid(),
             "state": self._source_state,
+            "source_error": str(self._source_error or ""),
             "heartbeat_ns": self._context.clock.monotonic_ns(),
             "epoch": self.writer.epoch,
             "frames_seen": progress.frames_seen,
@@ -195,7 +214,8 @@ class Perceive:
             self._context.events.emit("status_not_written", level="warning", error=str(error))
 
     def _close(self) -> None:
-        self._source_state = "source_ended" if self.journal.progress.has_ended else "stopped"
+        if self._source_state not in ("source_ended", "source_failed"):
+            self._source_state = "stopped"
         self._publish()
         self.source.close()
         self.log.close()

@@ -9,8 +9,16 @@ from collections.abc import Iterator
 
 from connectors.ports import Frame, FrameSource
 from edge_agent.config import SourceKind, SourceSettings
-from foundation.errors import MisconfiguredError, RejectedError
+from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError
 from foundation.events import EventLog
+
+
+class SourceFailedError(FleetLoopError):
+    """The recording cannot be played any further; `error` says why. What was played before it stands."""
+
+    def __init__(self, error: FleetLoopError) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.error = error
 
 
 def open_source(settings: SourceSettings) -> FrameSource:
@@ -45,6 +53,9 @@ def frames_from(
     """Every frame from the place on, with its lap; a looped source never ends unless it is empty.
 
     A place that is no longer in the recording is told, and the recording is played from its beginning.
+
+    Raises:
+        SourceFailedError: the recording is damaged or holds what cannot be a frame.
     """
     while True:
         has_any = resume_after is not None
@@ -58,9 +69,12 @@ def frames_from(
 
 def _from(source: FrameSource, resume_after: str | None, events: EventLog) -> Iterator[Frame]:
     try:
-        yield from source.frames(resume_after)
-    except RejectedError as error:
-        if resume_after is None or error.reason != "unknown_frame":
-            raise
-        events.emit("place_unknown", level="warning", frame_id=resume_after, error=str(error))
-        yield from source.frames(None)
+        try:
+            yield from source.frames(resume_after)
+        except RejectedError as error:
+            if resume_after is None or error.reason != "unknown_frame":
+                raise
+            events.emit("place_unknown", level="warning", frame_id=resume_after, error=str(error))
+            yield from source.frames(None)
+    except (RejectedError, CorruptError) as error:
+        raise SourceFailedError(error) from error

@@ -35,6 +35,7 @@ def build_status(root: Path) -> dict[str, object]:
         "epoch": ledger.epochs[-1].epoch if ledger.epochs else None,
         "frames_seen": perceive.get("frames_seen", 0),
         "source": perceive.get("state", "never_started"),
+        "source_error": perceive.get("source_error", ""),
         **_model(root),
         "ledger": {
             name: export[name]

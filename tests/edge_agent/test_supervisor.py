@@ -111,15 +111,26 @@ def test_one_that_dies_again_and_again_is_restarted_ever_more_slowly(tmp_path):
     assert 8 <= starts < 60  # 60 s with pauses drawn from [0, 8) s, not 600 starts
 
 
+def test_a_damaged_source_ends_the_run_with_its_code_after_the_drain(tmp_path):
+    bench = rig(tmp_path, until_source_ends=True)
+    bench.supervisor.step()
+    bench.child("perceive").code = 74
+    bench.supervisor.step()
+    assert (bench.supervisor.exit_code, len(bench.started)) == (None, 2)
+    bench.child("deliver").code = 0
+    bench.supervisor.step()
+    assert bench.supervisor.exit_code == 74
+
+
 def test_a_run_to_the_end_of_a_source_gives_up_at_last(tmp_path):
     bench = rig(tmp_path, until_source_ends=True)
     for _ in range(20):
         assert bench.supervisor.exit_code is None
         bench.supervisor.step()
-        bench.child("perceive").code = 74
+        bench.child("perceive").code = 1
         bench.supervisor.step()
         bench.clock.advance(8.0)
-    assert bench.supervisor.exit_code == 74
+    assert bench.supervisor.exit_code == 1
 
 
 @pytest.mark.parametrize("code", [78, 77, 70])
