@@ -28,6 +28,7 @@ COMMANDS = {
     "agent": "Run the on-vehicle agent, or ask it for its status and ledger.",
     "ingest": "Read the broker's log into the lake, one row an offset.",
     "deadletter": "List what was rejected, and replay it after a fix.",
+    "reference": "Bring labelled pictures of other origin into the lake.",
     "label": "Select what is worth labelling and ask the label desk for it.",
     "curate": "Make the dataset from the locked lake.",
     "validate": "Judge the dataset with Great Expectations.",
@@ -77,7 +78,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """FleetLoop closes the loop between a fleet of vehicles and the model they run."""
 

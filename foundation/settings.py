@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from foundation.errors import MisconfiguredError
 
@@ -156,6 +156,10 @@ class _Loader:
         if origin in (Union, types.UnionType):
             (inner,) = (arg for arg in args if arg is not type(None))  # only Optional: TOML has no null
             return self._value(inner, value, path)
+        if origin is Literal:
+            if not any(value == word and type(value) is type(word) for word in args):
+                raise self._error(path, value, "one of " + ", ".join(map(repr, args)))
+            return value
         if origin is tuple or origin is list:
             return self._list(origin, args, value, path)
         if origin is dict or origin is Mapping or getattr(origin, "__name__", "") == "Mapping":

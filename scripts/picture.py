@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -70,7 +71,7 @@ def main() -> None:
         parts.append(
             f'<text x="{left - 56 + (100 if lane == "release" else 0)}" y="{top - 42}" font-size="14" font-weight="bold" fill="{stroke}">{escape(title)}</text>'
         )
-    for (_, ca, ra, *_), (_, cb, rb, *_) in zip(STEPS, STEPS[1:], strict=False):
+    for (_, ca, ra, *_), (_, cb, rb, *_) in itertools.pairwise(STEPS):
         xa, ya = centre(ca, ra)
         xb, yb = centre(cb, rb)
         if ra == rb:

@@ -35,11 +35,21 @@ class Finding:
 
 
 @app.command()
-def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output.")) -> None:
+def doctor(
+    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
+) -> None:
     """Say what is missing on this machine and how to mend it. Exit status 1 when something required is missing."""
     findings = examine()
     if as_json:
-        print(json.dumps({"ok": all(f.ok or not f.required for f in findings), "findings": [asdict(f) for f in findings]}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "ok": all(f.ok or not f.required for f in findings),
+                    "findings": [asdict(f) for f in findings],
+                },
+                indent=2,
+            )
+        )
     else:
         table = Table(title="fleetloop doctor", title_justify="left")
         for heading in ("", "what", "found", "needed for", "how to mend it"):
@@ -54,7 +64,12 @@ def doctor(as_json: bool = typer.Option(False, "--json", help="One JSON document
 
 def examine() -> list[Finding]:
     """Every finding, the required ones first."""
-    findings = [_python(), _tool("git", "workspaces", "install git with your system's packages", required=True), _disk(), _memory()]
+    findings = [
+        _python(),
+        _tool("git", "workspaces", "install git with your system's packages", required=True),
+        _disk(),
+        _memory(),
+    ]
     findings += [_package(*row) for row in PACKAGES]
     findings += [
         _java(),
@@ -81,7 +96,14 @@ PACKAGES = (
 
 def _python() -> Finding:
     ok = sys.version_info >= (3, 11)
-    return Finding("Python 3.11+", ok, platform.python_version(), "everything", "install Python 3.11 or newer", required=True)
+    return Finding(
+        "Python 3.11+",
+        ok,
+        platform.python_version(),
+        "everything",
+        "install Python 3.11 or newer",
+        required=True,
+    )
 
 
 def _package(name: str, purpose: str, extra: str) -> Finding:
@@ -111,7 +133,13 @@ def _java() -> Finding:
 def _kafka_jars() -> Finding:
     jars = list(Path(".cache/kafka").rglob("kafka_2.13-*.jar"))
     found = str(jars[0].parent) if jars else "not fetched"
-    return Finding("Apache Kafka jars", bool(jars), found, "tests on real Kafka, fleetloop broker run --kind kafka", "make kafka")
+    return Finding(
+        "Apache Kafka jars",
+        bool(jars),
+        found,
+        "tests on real Kafka, fleetloop broker run --kind kafka",
+        "make kafka",
+    )
 
 
 def _demo_data() -> Finding:

@@ -25,7 +25,8 @@ SplitOf = Callable[[str], Split]
 
 DRIVE_START_NS = 1_767_600_000_000_000_000
 FRAME_INTERVAL_NS = 100_000_000
-LIGHTS = ("day", "night", "rain")
+NIGHT_GAIN, NIGHT_NOISE = 0.16, 7.0
+"""Share of the light that is left, and standard deviation of the sensor noise (8-bit levels)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,10 @@ def _light(drive_id: str, shape: DriveShape, source: ImageSource) -> str:
 
 def _in_light(pixels: Pixels, light: str) -> Pixels:
     if light == "night":
-        return np.clip(pixels.astype(np.float32) * 0.30, 0, 255).astype(np.uint8)
+        # Little light and a noisy sensor: the noise depends on the picture alone, so that the same scene is the same file.
+        seed = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+        noise = np.random.default_rng(seed).normal(0.0, NIGHT_NOISE, pixels.shape)
+        return np.clip(pixels.astype(np.float32) * NIGHT_GAIN + noise, 0, 255).astype(np.uint8)
     if light == "rain":
         return np.asarray(
             Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius=max(1.0, pixels.shape[1] / 20)))
@@ -257,6 +261,6 @@ def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
         )
     return (
         f"The crops have no sequence: a track is {shape.frames_a_crop} copies of one crop, shifted by at most 4 % and re-lit by at most 12 %.",
-        "Night drives are real crops darkened to 30 %; rain drives are blurred; the report calls them dark and blurred.",
+        "Night drives are real crops darkened to 16 % with sensor noise added; rain drives are blurred; the report calls them dark and blurred.",
         *common,
     )

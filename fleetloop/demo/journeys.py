@@ -111,7 +111,9 @@ class Fleet:
         for agent in self._running.values():
             agent.end()
 
-    def start(self, vehicle_id: str, journey: str, *, loop: bool = False, rate_hz: float = FRAME_RATE_HZ) -> None:
+    def start(
+        self, vehicle_id: str, journey: str, *, loop: bool = False, rate_hz: float = FRAME_RATE_HZ
+    ) -> None:
         """Start a vehicle on a journey."""
         config = write_config(self._lab, self._road, vehicle_id, journey, loop=loop, rate_hz=rate_hz)
         self._configs[vehicle_id] = config
@@ -131,7 +133,9 @@ class Fleet:
         """Clean stop."""
         status = self._running.pop(vehicle_id).stop()
         if status != 0:
-            raise GuaranteeBrokenError(f"the agent of {vehicle_id} ended with {status} on SIGTERM, expected 0")
+            raise GuaranteeBrokenError(
+                f"the agent of {vehicle_id} ended with {status} on SIGTERM, expected 0"
+            )
 
     def stop_all(self) -> None:
         """Clean stop of every vehicle."""
@@ -163,16 +167,27 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
     """Everyone drives; one loses the broker for a while, one is killed and starts again. Returns what happened."""
     for vehicle_id in VEHICLES:
         fleet.start(vehicle_id, "first")
-    cut_at, kill_at = (round(share * frames[v]) for share, v in ((CUT_AFTER_FRAMES, CUT_VEHICLE), (KILL_AFTER_FRAMES, KILLED_VEHICLE)))
+    cut_at, kill_at = (
+        round(share * frames[v])
+        for share, v in ((CUT_AFTER_FRAMES, CUT_VEHICLE), (KILL_AFTER_FRAMES, KILLED_VEHICLE))
+    )
     told = []
-    wait_until(lambda: fleet.frames_seen(CUT_VEHICLE) >= cut_at, 60.0, f"{CUT_VEHICLE} to see {cut_at} frames")
+    wait_until(
+        lambda: fleet.frames_seen(CUT_VEHICLE) >= cut_at, 60.0, f"{CUT_VEHICLE} to see {cut_at} frames"
+    )
     road.uplink.cut()
     cut_ns = time.monotonic_ns()
     lab.say(f"[yellow]{CUT_VEHICLE} loses the broker")
-    wait_until(lambda: fleet.frames_seen(KILLED_VEHICLE) >= kill_at, 60.0, f"{KILLED_VEHICLE} to see {kill_at} frames")
+    wait_until(
+        lambda: fleet.frames_seen(KILLED_VEHICLE) >= kill_at,
+        60.0,
+        f"{KILLED_VEHICLE} to see {kill_at} frames",
+    )
     before = fleet.frames_seen(KILLED_VEHICLE)
     fleet.kill(KILLED_VEHICLE)
-    lab.say(f"[yellow]{KILLED_VEHICLE} is killed (SIGKILL to every process) after {before} frames and starts again")
+    lab.say(
+        f"[yellow]{KILLED_VEHICLE} is killed (SIGKILL to every process) after {before} frames and starts again"
+    )
     fleet.restart(KILLED_VEHICLE)
     told.append(f"{KILLED_VEHICLE}: SIGKILL to all its processes after {before} frames; started again.")
     remaining_s = OUTAGE_S - (time.monotonic_ns() - cut_ns) / 1e9
@@ -181,7 +196,9 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
     pending = int(fleet.status(CUT_VEHICLE)["ledger"]["pending"])
     road.uplink.mend()
     outage_s = (time.monotonic_ns() - cut_ns) / 1e9
-    lab.say(f"[yellow]{CUT_VEHICLE} has the broker back after {outage_s:.1f} s, {pending} samples wait in its spool")
+    lab.say(
+        f"[yellow]{CUT_VEHICLE} has the broker back after {outage_s:.1f} s, {pending} samples wait in its spool"
+    )
     told.append(
         f"{CUT_VEHICLE}: no broker for {outage_s:.1f} s; {road.uplink.refused} connections refused; "
         f"{pending} samples waited in the spool and were delivered afterwards."

@@ -46,7 +46,7 @@ class Lab:
     @property
     def keys(self) -> Path:
         """Private keys of the release process: never in the workspace."""
-        return self.out / "keys"
+        return self.out / "workspace.keys"
 
     @property
     def drives(self) -> Path:
@@ -76,12 +76,25 @@ class Lab:
         self.console.print(f"     {text}")
 
     def run(self, *words: str | Path, may_fail: bool = False) -> dict[str, Any]:
-        """Run `fleetloop WORDS --json` in the workspace and return its document (with `exit_code` where it may fail)."""
+        """Run `fleetloop WORDS --json` in the workspace; its document (with `exit_code` where it may fail)."""
+        done = self._call(words, ["--json"], may_fail=may_fail)
+        document = _only_document(done.stdout)
+        if may_fail:
+            document = {"exit_code": done.returncode, "stderr": done.stderr[-2000:], **document}
+        return document
+
+    def run_plain(self, *words: str | Path) -> None:
+        """Run `fleetloop WORDS` in the workspace; what it says goes to demo.log."""
+        self._call(words, [], may_fail=False)
+
+    def _call(
+        self, words: Sequence[str | Path], more: list[str], *, may_fail: bool
+    ) -> subprocess.CompletedProcess[str]:
         arguments = [str(w) for w in words]
         self.transcript.append("fleetloop " + shlex.join(self._shown(a) for a in arguments))
         where = self.workspace if self.workspace.is_dir() else self.out
         done = subprocess.run(
-            [sys.executable, "-m", "fleetloop", *arguments, "--json"],
+            [sys.executable, "-m", "fleetloop", *arguments, *more],
             cwd=where, env=child_environment(), capture_output=True, text=True, timeout=COMMAND_DEADLINE_S, check=False,
         )  # fmt: skip
         self._log(arguments, done)
@@ -89,10 +102,7 @@ class Lab:
             raise StepFailedError(
                 f"fleetloop {shlex.join(arguments)} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-3000:]}"
             )
-        document = _only_document(done.stdout)
-        if may_fail:
-            document = {"exit_code": done.returncode, "stderr": done.stderr[-2000:], **document}
-        return document
+        return done
 
     def _shown(self, word: str) -> str:
         return word.replace(str(self.workspace), ".").replace(str(self.out), "..")

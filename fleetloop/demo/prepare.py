@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,7 @@ class Prepared:
     bootstrap_images: int
     held_out_images: int
     dark_frames: dict[str, int]
+    unreadable_frames: int
 
 
 def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape) -> Prepared:
@@ -97,6 +98,7 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
                 frame for d in roads for frame in drive_frames(d, source, _once(shape), lab.seed, "first")
             ),
         ]
+        first[len(first) // 2] = _cut_short(first[len(first) // 2])
         tour = [
             frame
             for d in (*fleet, *roads)
@@ -119,13 +121,18 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
         json.dumps({"class_name": name, "payload_sha256": digest}, sort_keys=True) + "\n" for digest, name in sorted(labels.items())
     ).encode())  # fmt: skip
     write_json_atomic(lab.drives / "truth.json", truth)
-    return Prepared(source, plan, captured, len(bootstrap), len(held_out), dark)
+    return Prepared(source, plan, captured, len(bootstrap), len(held_out), dark, len(VEHICLES))
 
 
 def is_dark(frame: DemoFrame) -> bool:
     """Whether the product itself would call the frame dark."""
     with Image.open(io.BytesIO(frame.payload)) as image:
         return condition_of(np.asarray(image.convert("RGB"))) == "dark"
+
+
+def _cut_short(frame: DemoFrame) -> DemoFrame:
+    """The frame as a camera fault leaves it: the file ends in the middle."""
+    return replace(frame, payload=frame.payload[: len(frame.payload) // 2])
 
 
 def _once(shape: DriveShape) -> DriveShape:

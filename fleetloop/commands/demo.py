@@ -1,0 +1,96 @@
+"""`fleetloop demo`: the whole loop on one machine, with faults on purpose, and a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    dataset: Annotated[str, typer.Option(help="traffic-lights, or gtsrb (then --data).")] = "traffic-lights",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with train.parquet and test.parquet, for gtsrb.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where result, report and workspace go.")] = Path("out/demo"),
+    bootstrap: Annotated[
+        str, typer.Option(help="HOST:PORT of any Kafka, instead of the embedded broker.")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the drives, their jitter and the random arm.")] = 7,
+    scale: Annotated[
+        float, typer.Option(min=0.05, max=1.0, help="Share of the drives that are driven.")
+    ] = 1.0,
+    labels: Annotated[int, typer.Option(min=10, help="The labelling budget.")] = 350,
+    wheel_folder: Annotated[Path, typer.Option(hidden=True)] = Path(".cache/data"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Run the whole loop on this machine. Exit status 0 only if every guarantee that it exercises held."""
+    from fleetloop.demo.run import DemoOptions, run_demo
+    from foundation.errors import GuaranteeBrokenError
+
+    console = Console(stderr=as_json)
+    options = DemoOptions(
+        out=out, dataset=dataset, data=data, bootstrap=bootstrap, seed=seed, scale=scale, label_budget=labels,
+        wheel_folder=wheel_folder,
+    )  # fmt: skip
+    result = run_demo(options, console)
+    if as_json:
+        print(json.dumps(result, indent=2, sort_keys=True))
+    else:
+        _show(console, result, out)
+    broken = [g["number"] for g in result["guarantees"] if not g["held"]]
+    if broken:
+        raise GuaranteeBrokenError(
+            f"guarantees {', '.join(f'G{n}' for n in broken)} did not hold; see {out / 'report.html'}"
+        )
+
+
+def _show(console: Console, result: dict[str, Any], out: Path) -> None:
+    accuracy = result["accuracy"]
+    table = Table(title=f"Right on {accuracy['n']} held-out images", title_justify="left")
+    for heading in ("slice", "n", "before", "after", "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "slice" else "right")
+    rows = [("all", {**accuracy, "interval": accuracy["interval_after"]}), *accuracy["by_class"].items()]
+    if len(rows) > 16:
+        rows = [rows[0], *((n, accuracy["by_class"][n]) for n in result["dataset"]["untrained_classes"])]
+    for name, found in [*rows, *((f"condition {n}", f) for n, f in accuracy["by_condition"].items())]:
+        low, high = found["interval"]
+        table.add_row(
+            name, str(found["n"]), _pct(found["before"]), _pct(found["after"]), f"{_pct(low)} to {_pct(high)}"
+        )
+    console.print(table)
+    ledger, lake, size = result["ledger"], result["lake"], result["bytes"]
+    console.print(
+        f"{result['captured_frames']:,} frames seen, {ledger['accepted']:,} accepted, {ledger['delivered']:,} delivered, "
+        f"{ledger['pending']} pending; {size['uploaded'] / 1e6:.1f} of {size['captured'] / 1e6:.1f} MB uploaded; "
+        f"{result['labels_used']} labels"
+    )
+    console.print(
+        f"{lake['offsets']:,} offsets = {lake['landed']:,} landed + {lake['resent']} resent + {lake['rejected']} rejected; "
+        f"dataset {result['dataset_version']['id']} {result['dataset_version']['digest'][:16]}"
+    )
+    for vehicle in result["vehicles"]:
+        console.print(
+            f"{vehicle['id']} runs {vehicle['model']} after {vehicle['swaps']} swaps, {vehicle['rollbacks']} rollbacks"
+        )
+    for release in result["releases"]:
+        console.print(f"release [bold]{release['id']}[/]: {release['outcome']}")
+    for g in result["guarantees"]:
+        console.print(
+            f"{'[green]held[/]  ' if g['held'] else '[red]BROKEN[/]'} G{g['number']:<2} {g['evidence']}",
+            highlight=False,
+        )
+    console.print(
+        f"[bold]{out / 'report.html'}[/]  [bold]{out / 'result.json'}[/]  ({result['seconds']['total']:.0f} s)"
+    )
+
+
+def _pct(ratio: float) -> str:
+    return f"{100 * ratio:.1f} %"

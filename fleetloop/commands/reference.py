@@ -1,0 +1,46 @@
+"""`fleetloop reference`: labelled pictures that did not come through the vehicles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Bring labelled pictures into the lake: a held-out test, what v1 was trained on.",
+)
+
+
+@app.callback()
+def reference() -> None:
+    """Bring labelled pictures into the lake: a held-out test, what v1 was trained on."""
+
+
+@app.command()
+def add(
+    file: Annotated[
+        Path, typer.Argument(help="Parquet with payload, class_name, drive_id and, if known, track_id.")
+    ],
+    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
+) -> None:
+    """Append the pictures that the lake does not have yet; their drive's id decides their split, as for any frame."""
+    from connectors.workspace import Workspace
+    from pipelines.curate.params import load_params
+    from pipelines.dataset.reference import add_reference
+
+    place = Workspace.open(workspace)
+    added = add_reference(place, file, load_params(place.params_path).classes)
+    if as_json:
+        print(json.dumps(added.to_json(), indent=2, sort_keys=True))
+        return
+    console = Console()
+    console.print(
+        f"[green]Added[/] {added.added:,} pictures, {added.known:,} were known (reference version {added.version})"
+    )
+    for line in added.unreadable:
+        console.print(f"[yellow]left out[/] {line}")

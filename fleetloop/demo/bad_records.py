@@ -1,0 +1,60 @@
+"""Records that must not land: sent beside the good ones, each to be rejected with its reason, none to stop anything."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from connectors.kafka_settings import KafkaSettings
+from connectors.kafka_sink import KafkaSink
+from connectors.ports import Acknowledgement
+from foundation.clock import SystemClock
+from foundation.errors import FleetLoopError, GuaranteeBrokenError
+from schemas.identity import Identity
+from schemas.signing import VehicleKey, seal
+from schemas.wire import TOPICS, WireRecord
+
+SEND_DEADLINE_S = 20.0
+FORGED_EPOCH = "f0" * 8
+
+
+def send_bad_records(
+    bootstrap: str, vehicle_id: str, key: VehicleKey, other_key: VehicleKey
+) -> dict[str, int]:
+    """Send one record of each kind; returns how many of which reject reason ingest must count.
+
+    `vehicle_id` and its `key` belong together; `other_key` is another vehicle's: what it signs as `vehicle_id` is forged.
+    """
+
+    def sealed(seq: int, value: bytes, signer: VehicleKey = key, name: str = vehicle_id) -> WireRecord:
+        return seal(TOPICS.samples, "sample", Identity(name, FORGED_EPOCH, seq), value, signer)
+
+    good_frame = b"\xc3\x01" + bytes(8)
+    tampered = sealed(3, good_frame + b"as signed")
+    records = [
+        ("bad_signature", sealed(0, good_frame, signer=other_key)),
+        ("not_single_object", sealed(1, b"this is no Avro at all")),
+        ("unknown_schema", sealed(2, b"\xc3\x01" + b"\xfe" * 8 + b"body")),
+        ("hash_mismatch", replace(tampered, value=good_frame + b"as changed on the way")),
+        ("missing_header", replace(sealed(4, good_frame), headers=())),
+        ("unknown_vehicle", sealed(5, good_frame, name="vehicle-nobody-enrolled")),
+    ]
+    sink = KafkaSink(
+        KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo-bad-records"), SystemClock()
+    )
+    done: list[Acknowledgement | FleetLoopError] = []
+    all_done = threading.Event()
+
+    def note(result: Acknowledgement | FleetLoopError) -> None:
+        done.append(result)
+        if len(done) == len(records):
+            all_done.set()
+
+    try:
+        for _, record in records:
+            sink.send(record, note)
+        if not all_done.wait(SEND_DEADLINE_S) or any(isinstance(d, FleetLoopError) for d in done):
+            raise GuaranteeBrokenError(f"the broker did not take the bad records: {done}")
+    finally:
+        sink.close(5.0)
+    return {reason: 1 for reason, _ in records}

@@ -1,0 +1,65 @@
+"""The second release: its attacker holds the key that may order rollouts, and signs a model with it.
+
+Published exactly as a real one would be, plan and all. No vehicle may load it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from connectors.workspace import Workspace
+from foundation.clock import SystemClock
+from modelkit.verify import verify_model
+from rollout.plan import cut_waves
+from rollout.release import INDEX, read_releases, write_index
+from rollout.repository import Repository
+from rollout.service import write_plans
+from schemas.documents import RUNNING, Gate, HealthGate, Release, RolloutPlan
+
+FORGED_RELEASE = "v3-forged"
+
+
+def publish_forged(workspace: Path, model: Path, vehicles: list[str]) -> Release:
+    """Publish `model` as release v3-forged for the whole fleet, signed with the key of the role `rollouts`."""
+    place = Workspace.open(workspace)
+    clock = SystemClock()
+    repository = Repository(place.tuf_path, place.keys_path, clock=clock)
+    data = model.read_bytes()
+    verified = verify_model(data, None)
+    release = Release(
+        release_id=FORGED_RELEASE,
+        model_name=verified.contract.name,
+        model_digest=verified.digest,
+        model_target=f"models/{FORGED_RELEASE}.onnx",
+        model_bytes=len(data),
+        contract_digest=verified.contract.digest,
+        gate=Gate(True, "says the attacker", None),
+        created_time_ns=clock.now_ns(),
+        notes="",
+    )
+    waves = tuple(each.wave for each in cut_waves(FORGED_RELEASE, vehicles, [len(vehicles)]))
+    known = repository.read_target("rollouts", INDEX)
+    plans = [RolloutPlan.from_json(json.dumps(row)) for row in json.loads(known)["plans"]] if known else []
+    plan = RolloutPlan(
+        plan_id=f"{FORGED_RELEASE}-1", release_id=FORGED_RELEASE, state=RUNNING, waves=waves, tags=(), include=(),
+        exclude=(), health=HealthGate(1, 0.0, 0, 60.0), previous_release_id=None,
+    )  # fmt: skip
+    releases = [*read_releases(repository), release]
+    repository.publish("rollouts", {INDEX: write_plans([*plans, plan])})
+    repository.publish(
+        "models", {f"{FORGED_RELEASE}.onnx": data, INDEX: write_index(releases)}, signing_role="rollouts"
+    )
+    return release
+
+
+def withdraw_forged(workspace: Path) -> None:
+    """What an operator does after the discovery: publish the true indexes again with the right keys."""
+    place = Workspace.open(workspace)
+    repository = Repository(place.tuf_path, place.keys_path, clock=SystemClock())
+    known = repository.read_target("rollouts", INDEX)
+    rows = json.loads(known)["plans"] if known else []
+    plans = [RolloutPlan.from_json(json.dumps(row)) for row in rows if row["release_id"] != FORGED_RELEASE]
+    repository.publish("rollouts", {INDEX: write_plans(plans)})
+    releases = [r for r in read_releases(repository) if r.release_id != FORGED_RELEASE]
+    repository.publish("models", {INDEX: write_index(releases)})

@@ -1,0 +1,175 @@
+"""result.json: one document that says what the run did, in numbers that a program can read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow.compute as pc
+
+from fleetloop.demo.journeys import on_vehicle_accuracy
+from fleetloop.demo.lab import Lab
+from fleetloop.demo.prepare import VEHICLES, Prepared
+from fleetloop.demo.prove import Facts, Verdict
+
+NOT_EXERCISED = "G7 (privacy: blurring, consent, erasure) is not built yet and not claimed."
+
+
+def build_result(
+    lab: Lab,
+    prepared: Prepared,
+    facts: Facts,
+    verdicts: list[Verdict],
+    faults: list[str],
+    first: dict[str, Any],
+    history: dict[str, Any],
+) -> dict[str, Any]:
+    """Put every count into one document. Ratios are in [0, 1], sizes in bytes, times in seconds."""
+    summary = facts.learnt.evaluation["summary"]
+    overall = summary["overall"]
+    log = facts.arrivals.filter(pc.field("origin") == "log")
+    outcomes = Counter(log["outcome"].to_pylist())
+    rejected = log.filter(pc.field("outcome") == "rejected")
+    manifest = facts.learnt.manifest
+    counts = manifest["counts"]
+    return {
+        "dataset": {
+            "name": prepared.source.name,
+            "title": prepared.source.title,
+            "licence": prepared.source.licence,
+            "classes": list(prepared.source.classes),
+            "untrained_classes": list(first["untrained_classes"]),
+            "untrained_conditions": list(first["untrained_conditions"]),
+        },
+        "seed": lab.seed,
+        "scale": lab.scale,
+        "seconds": lab.seconds,
+        "captured_frames": sum(int(s["frames_seen"]) for s in facts.statuses.values()),
+        "accuracy": {
+            "before": overall["before"],
+            "after": overall["after"],
+            "n": overall["n"],
+            "interval_before": overall["interval_before"],
+            "interval_after": overall["interval_after"],
+            "difference": overall["difference"],
+            "by_class": _slices(summary, "class:"),
+            "by_condition": _slices(summary, "condition:"),
+            "on_vehicle": _on_vehicle(lab, first, facts),
+        },
+        "labels_used": int(facts.learnt.label["answered"]),
+        "label_cost": float(facts.learnt.label["cost"]),
+        "bytes": {
+            "captured": sum(int(s["bytes"]["captured"]) for s in facts.statuses.values()),
+            "uploaded": sum(int(s["bytes"]["uploaded"]) for s in facts.statuses.values()),
+        },
+        "ledger": _ledger_sum(facts.ledgers),
+        "lake": {
+            "offsets": facts.offsets_in_log,
+            "landed": outcomes["landed"],
+            "resent": outcomes["resent"],
+            "rejected": outcomes["rejected"],
+            "rejected_by_reason": dict(sorted(Counter(rejected["reason"].to_pylist()).items())),
+        },
+        "dataset_version": {
+            "id": facts.learnt.dataset["id"],
+            "digest": facts.learnt.dataset["digest"],
+            "rows": manifest["rows"],
+            "splits": {name: split["rows"] for name, split in manifest["splits"].items()},
+            "counts": {
+                "read": counts["read"],
+                "kept": counts["kept"],
+                **{f"removed: {name}": n for name, n in counts["removed"].items()},
+                "unlabelled": counts["unlabelled"],
+                "quarantined": counts["quarantined"],
+            },
+        },
+        "gate": {"passed": facts.learnt.gate["passed"], "reason": facts.learnt.gate["reason"]},
+        "weakness": _weakness(prepared, first),
+        "releases": [{"id": r.id, "outcome": r.outcome, "reason": r.reason} for r in facts.releases],
+        "vehicles": [
+            {
+                "id": v,
+                "model": facts.statuses[v]["model"]["name"],
+                "model_digest": facts.statuses[v]["model"]["digest"],
+                "swaps": facts.statuses[v]["swaps"],
+                "rollbacks": facts.statuses[v]["rollbacks"],
+                "frames_seen": facts.statuses[v]["frames_seen"],
+                "resent": facts.statuses[v]["resent"],
+                "ledger": {
+                    k: facts.ledgers[v][k]
+                    for k in ("accepted", "delivered", "pending", "evicted", "in_doubt", "not_accepted")
+                },
+            }
+            for v in VEHICLES
+        ],
+        "model_history": history.get("events", []),
+        "faults": faults,
+        "guarantees": [v.to_json() for v in verdicts],
+        "not_exercised": [NOT_EXERCISED],
+        "simulated": list(prepared.plan.simulated),
+    }
+
+
+def _slices(summary: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): {
+            "n": found["n"],
+            "before": found["before"],
+            "after": found["after"],
+            "interval": found["interval_after"],
+            "interval_before": found["interval_before"],
+        }
+        for name, found in sorted(summary.items())
+        if name.startswith(prefix)
+    }
+
+
+def _on_vehicle(lab: Lab, first: dict[str, Any], facts: Facts) -> list[dict[str, Any]]:
+    """Accuracy by class of what the vehicles themselves predicted on the roads driven before and after."""
+    import json
+
+    truth: dict[str, str] = json.loads((lab.drives / "truth.json").read_text())
+    roads = {f.rsplit(".", 2)[0] for f in truth if ".second." in f}
+    before_frames = {f for f in truth if ".first." in f and f.rsplit(".", 2)[0] in roads}
+    after_frames = {f for f in truth if ".second." in f}
+    before = on_vehicle_accuracy(lab, "first", before_frames, {str(first["digest"])})
+    after = on_vehicle_accuracy(lab, "second", after_frames, {str(facts.learnt.package["model_digest"])})
+    rows = []
+    for name in sorted({*before, *after}):
+        right_before, n_before = before.get(name, [0, 0])
+        right_after, n_after = after.get(name, [0, 0])
+        rows.append(
+            {
+                "name": name,
+                "n_before": n_before,
+                "before": right_before / n_before if n_before else None,
+                "n_after": n_after,
+                "after": right_after / n_after if n_after else None,
+            }
+        )
+    return rows
+
+
+def _ledger_sum(ledgers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    total: dict[str, Any] = {}
+    for key in ("accepted", "delivered", "pending"):
+        total[key] = sum(int(ledger[key]) for ledger in ledgers.values())
+    for key in ("evicted", "in_doubt", "not_accepted"):
+        reasons: Counter[str] = Counter()
+        number = 0
+        for ledger in ledgers.values():
+            if isinstance(ledger[key], dict):
+                reasons.update(ledger[key])
+            else:
+                number += int(ledger[key])
+        total[key] = dict(sorted(reasons.items())) if reasons or key != "in_doubt" else number
+    return total
+
+
+def _weakness(prepared: Prepared, first: dict[str, Any]) -> str:
+    classes = ", ".join(f"“{name}”" for name in first["untrained_classes"])
+    conditions = ", ".join(first["untrained_conditions"])
+    return (
+        f"on {first['rows']} images without a single {classes} and without anything {conditions}, although its contract "
+        f"lists all {len(prepared.source.classes)} classes."
+    )
