@@ -23,7 +23,7 @@ class TrainParams:
     seed: int = setting(0, min=0, max=2**31 - 1)
     epochs: int = setting(20, min=1, max=1000)
     batch_size: int = setting(64, min=2, max=4096)
-    learning_rate: float = setting(2e-3, min=1e-7, max=1.0)
+    learning_rate: float = setting(3e-3, min=1e-7, max=1.0)
     weight_decay: float = setting(1e-4, min=0.0, max=1.0)
     label_smoothing: float = setting(0.05, min=0.0, max=0.5)
     balance_power: float = setting(0.5, min=0.0, max=1.0, help="0: as the rows come; 1: every class as often")

@@ -134,7 +134,9 @@ def test_the_runtimes_own_domain_needs_the_contracts_word() -> None:
 
 def test_a_ten_gigabyte_tensor_in_a_small_header_is_refused() -> None:
     claim = TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=[50_000, 50_000], raw_data=b"\0" * 16)
-    assert refusal(edited(lambda m: m.graph.initializer.append(claim))) == "bad_tensor"
+    with pytest.raises(RejectedError, match=r"claims 10000000000 bytes, the limit is 67108864") as caught:
+        verify_model(edited(lambda m: m.graph.initializer.append(claim)), None)
+    assert caught.value.reason == "bad_tensor"
 
 
 @pytest.mark.parametrize(
