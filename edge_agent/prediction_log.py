@@ -6,10 +6,12 @@ log (counted) and never the vehicle."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import IO
 
 FLUSH_EVERY_LINES = 64
+LONGEST_LINE_BYTES = 65_536
 
 
 class PredictionLog:
@@ -23,6 +25,7 @@ class PredictionLog:
         self._stream: IO[str] | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(path)
             self._stream = path.open("a", encoding="utf-8", buffering=1 << 16)
 
     def write(
@@ -67,3 +70,16 @@ class PredictionLog:
             except OSError:
                 self.lost_lines += 1
             self._stream = None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Take away what a kill left of a last line, so that the next line does not continue it."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        begin = max(0, size_bytes - LONGEST_LINE_BYTES)
+        file.seek(begin)
+        end = file.read().rfind(b"\n") + 1
+        if end or not begin:
+            file.truncate(begin + end)

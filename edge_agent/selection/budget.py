@@ -92,10 +92,15 @@ class ByteBudget:
         }
 
     def restore(self, document: dict[str, object], *, same_boot: bool, monotonic_ns: int) -> None:
-        """Replace the counts by what `to_json` returned, of this boot of the machine or of an earlier one."""
+        """Replace the counts by what `to_json` returned, of this boot of the machine or of an earlier one.
+
+        Raises:
+            KeyError, TypeError, ValueError: `to_json` did not write this.
+        """
         self.total_bytes = int(str(document["total_bytes"]))
         drives, minutes = document["drives"], document["minutes"]
-        assert isinstance(drives, list) and isinstance(minutes, list)  # noqa: S101 - written by `to_json`
+        if not (isinstance(drives, list) and isinstance(minutes, list)):
+            raise TypeError("drives and minutes are lists")
         self._drives = OrderedDict((str(drive), int(amount)) for drive, amount in drives)
         self._minutes = deque((int(minute), int(amount)) for minute, amount in minutes)
         if not same_boot and self._minutes:

@@ -100,11 +100,10 @@ def _print_config(config: Path) -> None:
 
 
 def _state_folder(config: Path | None, state: Path | None) -> Path:
-    if (config is None) == (state is None):
-        raise MisconfiguredError("give one of --config FILE and --state FOLDER")
-    if state is not None:
+    if state is not None and config is None:
         return state
+    if config is None or state is not None:
+        raise MisconfiguredError("give one of --config FILE and --state FOLDER")
     from edge_agent.config import load_agent_settings
 
-    assert config is not None  # noqa: S101 - exactly one is given
     return load_agent_settings(config).state_folder
