@@ -8,13 +8,34 @@ from __future__ import annotations
 
 import os
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.spool.ledger import LiveSegment
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.segment import RecordEntry, read_record, scan_segment
 from foundation.errors import CorruptError
+from schemas.identity import Identity
+from schemas.reasons import ValueClass
 from schemas.wire import WireRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledRecord:
+    """One leased record: exactly the bytes that were spooled."""
+
+    identity: Identity
+    value_class: ValueClass
+    wire: WireRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """Where a leased record lies: segment, position, bytes of its value."""
+
+    segment: int
+    at: int
+    value_bytes: int
 
 
 class SegmentIndex:

@@ -14,13 +14,12 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from edge_agent.spool.delivery import DeliveryKind, DeliveryState, by_epoch
-from edge_agent.spool.index import SegmentIndex
+from edge_agent.spool.index import Leased, SegmentIndex, SpooledRecord
 from edge_agent.spool.ledger import LedgerState
 from edge_agent.spool.opened import READER_LOCK, make_folders, read_state
 from edge_agent.spool.ranges import RangeSet
@@ -36,21 +35,7 @@ from schemas.identity import Identity
 from schemas.reasons import EvictReason, ValueClass
 from schemas.wire import WireRecord
 
-
-@dataclass(frozen=True, slots=True)
-class SpooledRecord:
-    """One leased record: exactly the bytes that were spooled."""
-
-    identity: Identity
-    value_class: ValueClass
-    wire: WireRecord
-
-
-@dataclass(frozen=True, slots=True)
-class _Leased:
-    segment: int
-    at: int
-    value_bytes: int
+__all__ = ["SpoolReader", "SpooledRecord"]
 
 
 class SpoolReader:
@@ -81,7 +66,7 @@ class SpoolReader:
         ] = []  # (-class, number) of segments that may hold something to lease
         self._queued: set[int] = set()
         self._again: list[tuple[int, int, int]] = []  # (-class, number, position) of released records
-        self._leased: dict[Identity, _Leased] = {}
+        self._leased: dict[Identity, Leased] = {}
         self.last_error = ""
 
     @classmethod
@@ -181,9 +166,9 @@ class SpoolReader:
             if live is None or live.evicting:
                 continue
             if not is_known:
-                heapq.heappush(self._again, (-int(live.value_class), number, at))
+                self._line_up(index, at)
                 continue
-            self._leased[identity] = _Leased(number, at, len(record.value))
+            self._leased[identity] = Leased(number, at, len(record.value))
             records.append(SpooledRecord(identity, live.value_class, record))
         if not is_known:
             self._fail(f"leases cannot be journalled: {self._log.last_error}")
@@ -203,11 +188,16 @@ class SpoolReader:
                 if found is None:
                     break
                 index, at = found
-                record = self._read(index, at, fds)
+                try:
+                    record = self._read(index, at, fds)
+                except OSError as error:
+                    self._fail(f"segment {index.segment.number}: {error.strerror}")
+                    self._line_up(index, at)
+                    break
                 if record is None:
                     continue
                 if picked and len(record.value) > left_bytes:
-                    heapq.heappush(self._again, (-int(index.segment.value_class), index.segment.number, at))
+                    self._line_up(index, at)
                     break
                 left_bytes -= max(1, len(record.value))
                 identity = Identity(self._vehicle_id, index.segment.epoch, index.seq(at))
@@ -216,6 +206,9 @@ class SpoolReader:
             for fd in fds.values():
                 os.close(fd)
         return picked
+
+    def _line_up(self, index: SegmentIndex, at: int) -> None:
+        heapq.heappush(self._again, (-int(index.segment.value_class), index.segment.number, at))
 
     def _next(self) -> tuple[SegmentIndex, int] | None:
         """The next record to lease: released ones and new ones in one order."""
@@ -262,16 +255,18 @@ class SpoolReader:
         return row is not None and row.is_settled(index.seq(at))
 
     def _read(self, index: SegmentIndex, at: int, fds: dict[int, int]) -> WireRecord | None:
+        """The record, or None when it is damaged (then it is counted) or gone. Raises OSError: try again."""
         number = index.segment.number
-        try:
-            if number not in fds:
+        if number not in fds:
+            try:
                 fds[number] = index.open()
+            except FileNotFoundError:
+                if self._is_gone(index):
+                    return None
+                raise
+        try:
             record = index.read(at, fds[number])
-        except FileNotFoundError:
-            if not self._is_gone(index):
-                self._damaged(index, RangeSet([(index.seq(at), index.seq(at) + 1)]))
-            return None
-        except (OSError, CorruptError) as error:
+        except CorruptError as error:
             self._fail(f"segment {number}: {error}")
             record = None
         if record is None:
@@ -324,7 +319,7 @@ class SpoolReader:
             leased = self._leased.pop(identity, None)
             index = self._indexes.get(leased.segment) if leased is not None else None
             if leased is not None and index is not None:
-                heapq.heappush(self._again, (-int(index.segment.value_class), leased.segment, leased.at))
+                self._line_up(index, leased.at)
 
     def give_up(self, identities: Iterable[Identity], reason: EvictReason) -> None:
         """Never send these again (the broker can never take them): counted as evicted for `reason`."""

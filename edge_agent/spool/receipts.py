@@ -5,9 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from foundation.events import EventLog
 from schemas import wire
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One commit: `count` records with numbers in [first_seq, last_seq] are durable. `bytes` are their
+    values'."""
+
+    epoch: str
+    first_seq: int
+    last_seq: int
+    count: int
+    bytes: int
 
 
 class ReceiptPrinter:

@@ -27,7 +27,7 @@ from edge_agent.spool.evict import Keeper
 from edge_agent.spool.ledger import LedgerKind, LedgerState
 from edge_agent.spool.opened import open_account
 from edge_agent.spool.ranges import RangeSet
-from edge_agent.spool.receipts import ReceiptPrinter
+from edge_agent.spool.receipts import Receipt, ReceiptPrinter
 from edge_agent.spool.recovery import Recovery
 from edge_agent.spool.segment import SegmentHead, encode_record
 from edge_agent.spool.segment_file import SegmentFile
@@ -43,17 +43,7 @@ from schemas.identity import Identity, is_vehicle_id, new_epoch
 from schemas.reasons import NotAcceptedReason, ValueClass
 from schemas.records import Sample
 
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """One commit: `count` records with numbers in [first_seq, last_seq] are durable. `bytes` are their
-    values'."""
-
-    epoch: str
-    first_seq: int
-    last_seq: int
-    count: int
-    bytes: int
+__all__ = ["Receipt", "SpoolWriter"]
 
 
 @dataclass(slots=True)
@@ -260,7 +250,7 @@ class SpoolWriter:
             seqs = RangeSet.of(waiting.seq for waiting in part)
             segments.append([segment.number, int(value_class), segment.end_bytes, seqs.to_json()])
         if gaps:
-            self._refuse(len(gaps))
+            self.not_accepted(NotAcceptedReason.DISK_ERROR, len(gaps))
         size_bytes = sum(len(waiting.wire.value) for waiting in accepted)
         frame: dict[str, object] = {
             "epoch": self.epoch,
@@ -339,9 +329,6 @@ class SpoolWriter:
             self._counts[str(reason)] = self._counts.get(str(reason), 0) + count
             self._counts_bytes += bytes
             self._counts_changed = True
-
-    def _refuse(self, count: int) -> None:
-        self.not_accepted(NotAcceptedReason.DISK_ERROR, count)
 
     def _take_counts(self) -> dict[str, object]:
         with self._buffer_lock:

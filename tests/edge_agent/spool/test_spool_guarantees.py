@@ -5,21 +5,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge_agent.spool.ledger import LedgerKind
+from edge_agent.spool.index import SegmentIndex
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.segment import list_segments
 from edge_agent.spool.snapshot import read_ledger
-from edge_agent.spool.writer import SpoolWriter
+from edge_agent.spool.writer import Receipt, SpoolWriter
 from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
 from schemas import codec, wire
 from schemas.enrolment import EnrolledKey, Enrolment
-from schemas.reasons import EvictReason, NotAcceptedReason, ValueClass
+from schemas.reasons import NotAcceptedReason, ValueClass
 from schemas.signing import verify
 from tests.edge_agent.spool.spool_rig import (
     KEY,
@@ -197,107 +198,6 @@ def test_every_call_may_fail_in_turn_and_the_books_still_balance(call: str, tmp_
             spool.close()
 
 
-def test_the_quota_takes_the_oldest_segment_of_the_lowest_class_and_says_so(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=30_000, segment_bytes=5_000))
-    spool.put(6, ValueClass.LOW, 700)
-    spool.put(6, ValueClass.LOW, 700)
-    spool.put(6, ValueClass.HIGH, 700)
-    for _ in range(6):
-        spool.put(2, ValueClass.NORMAL, 700)
-    ledger = spool.ledger()
-    assert ledger.balances()
-    places = whereabouts(ledger)
-    epoch = spool.writer.epoch
-    assert places[(epoch, 0)] == "evicted:quota", "the oldest low one"
-    assert all(places[(epoch, seq)] == "pending" for seq in range(12, 18)), "a higher class stays"
-    assert ledger.segment_bytes <= 30_000 + 5_000
-    gone = [seq for (_, seq), place in places.items() if place == "evicted:quota"]
-    assert gone == list(range(len(gone)))
-    spool.close()
-
-
-def test_a_full_spool_of_higher_classes_refuses_a_lower_one(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.HIGH, 700)
-    spool.put(3, ValueClass.HIGH, 700)
-    with pytest.raises(RejectedError, match="quota_bytes 10000") as caught:
-        for seed in range(10):
-            spool.writer.append(sample(700, ValueClass.LOW, seed))
-    assert caught.value.reason == NotAcceptedReason.QUOTA_FULL
-    assert spool.put(1, ValueClass.CRITICAL, 700)
-    spool.close()
-
-
-def test_what_was_sent_and_not_acknowledged_is_in_doubt_when_evicted(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.LOW, 700)
-    leased = spool.reader.lease(1)
-    spool.put(3, ValueClass.LOW, 700)
-    spool.put(2, ValueClass.HIGH, 700)
-    counts = spool.ledger().counts
-    assert counts.in_doubt == 1
-    assert counts.evicted["quota"] >= 2
-    spool.reader.acknowledge(record.identity for record in leased)  # a late word does not change the books
-    assert spool.ledger().counts == counts
-    assert spool.ledger().balances()
-    spool.close()
-
-
-def test_a_lease_in_the_middle_of_an_eviction_is_not_sent(tmp_path: Path) -> None:
-    """The reader leases between the writer's "evicting" frame and its look at the leases."""
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.LOW, 700)
-    handed: list[int] = []
-    look = spool.writer._keeper.look
-
-    def poll() -> None:
-        handed.extend(record.identity.seq for record in spool.reader.lease(1_000_000))
-        look()
-
-    spool.writer._keeper.look = poll  # type: ignore[method-assign]
-    assert spool.writer._keeper.evict(spool.writer._account.segments[1], EvictReason.QUOTA)
-    assert handed == []
-    assert spool.ledger().counts.evicted == {"quota": 3}
-    spool.close()
-
-
-@pytest.mark.parametrize("is_whole_eviction", [True, False])
-def test_an_eviction_in_the_middle_of_a_lease_is_in_doubt_and_not_sent(
-    is_whole_eviction: bool, tmp_path: Path
-) -> None:
-    """The writer evicts between the reader's lease frame and its second look at the ledger."""
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.LOW, 700)
-    segment = spool.writer._account.segments[1]
-    sync = spool.reader._log.sync
-
-    def evict_then_sync() -> bool:
-        if is_whole_eviction:
-            assert spool.writer._keeper.evict(segment, EvictReason.QUOTA)
-        else:
-            spool.writer._log.record(LedgerKind.EVICTING, {"segment": 1, "reason": "quota"})
-        return sync()
-
-    spool.reader._log.sync = evict_then_sync  # type: ignore[method-assign]
-    assert spool.reader.lease(1_000_000) == []
-    spool.restart_writer()
-    assert spool.ledger().counts.in_doubt == 3
-    assert spool.ledger().balances()
-    spool.close()
-
-
-def test_fully_acknowledged_segments_give_their_bytes_back(spool: Spool) -> None:
-    for _ in range(5):
-        spool.put(10, size_bytes=900)
-    assert len(spool.segment_files()) > 1
-    spool.drain()
-    spool.clock.advance(2.0)
-    spool.writer.maybe_commit()
-    assert spool.segment_files() == []
-    assert spool.ledger().counts.delivered == 50
-    assert spool.ledger().balances()
-
-
 def test_acknowledged_records_never_come_back(spool: Spool) -> None:
     spool.put(10)
     first = spool.reader.lease(1)
@@ -329,20 +229,6 @@ def test_every_start_is_an_epoch_that_names_the_one_before(spool: Spool) -> None
     assert [row.epoch for row in spool.ledger().epochs] == epochs
     drained = [(record.identity.epoch, record.identity.seq) for record in spool.drain()]
     assert drained == [(epoch, seq) for epoch in epochs[:4] for seq in (0, 1)], "older epochs first"
-
-
-def test_counts_of_refused_frames_survive_restarts(spool: Spool) -> None:
-    spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 5, 500)
-    spool.put(1)
-    spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 2, 100)
-    spool.clock.advance(1.0)
-    spool.writer.maybe_commit()
-    spool.restart_writer()
-    spool.writer.not_accepted(NotAcceptedReason.OVER_BUDGET)
-    spool.writer.close()
-    assert spool.ledger().counts.not_accepted == {"not_selected": 7, "over_budget": 1}
-    assert spool.ledger().not_accepted_bytes == 600
-    spool.open_writer()
 
 
 def test_an_oversize_or_invalid_sample_names_its_bound_and_costs_no_number(spool: Spool) -> None:
@@ -387,85 +273,6 @@ def test_settings_that_make_no_sense_are_named(tmp_path: Path, spool: Spool) -> 
         SpoolWriter.open(tmp_path, SMALL, "Car 1", KEY, spool.clock, spool.events)
 
 
-def test_the_journals_stay_small_however_long_the_agent_runs(spool: Spool) -> None:
-    for step in range(300):
-        spool.put(3, size_bytes=10)
-        for record in spool.reader.lease(3_000):
-            spool.reader.acknowledge([record.identity])
-        spool.clock.advance(0.5)
-        spool.writer._log._limit_bytes = min(spool.writer._log._limit_bytes, 20_000)
-        spool.reader._log._limit_bytes = min(spool.reader._log._limit_bytes, 20_000)
-        if step % 50 == 49:
-            assert (spool.folder / "ledger.journal").stat().st_size < 40_000
-            assert (spool.folder / "delivery.journal").stat().st_size < 40_000
-    assert spool.ledger().balances()
-    assert spool.ledger().counts.accepted == 900
-
-
-def test_any_interval_of_numbers_balances(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=20_000, segment_bytes=4_000))
-    for step in range(12):
-        spool.put(2, ValueClass(step % 3), 700)
-        for record in spool.reader.lease(2_000)[:1]:
-            spool.reader.acknowledge([record.identity])
-    row = spool.ledger().epochs[0]
-    for begin in range(0, 24, 3):
-        for end in range(begin + 1, 25):
-            counts = row.interval(begin, end)
-            assert counts.balances()
-            assert counts.accepted == end - begin
-    spool.close()
-
-
-def test_an_account_that_grew_long_keeps_its_sums(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=20_000, segment_bytes=4_000))
-    for step in range(40):
-        spool.put(2, ValueClass(step % 3), 700)
-        spool.reader.lease(1_000)
-    before = spool.ledger().counts
-    spool.writer._account.shrink(max_ranges=3)
-    assert spool.writer._account.epochs[spool.writer.epoch].range_count <= 12
-    spool.writer._log.rewrite()
-    assert spool.ledger().counts == before
-    assert spool.ledger().balances()
-    for _ in range(5):
-        spool.restart_writer()
-        spool.put(1)
-    spool.restart_reader()
-    spool.drain()
-    spool.writer.close()
-    after = spool.open_writer().ledger().counts
-    spool.writer._account.shrink(max_ranges=0, max_epochs=2)
-    assert spool.writer.ledger().counts == after
-    assert len(spool.writer.ledger().epochs) == 2
-    assert spool.writer.ledger().balances()
-    spool.close()
-
-
-def test_a_removed_segment_file_is_seen(spool: Spool) -> None:
-    spool.put(3)
-    spool.segment_files()[0].unlink()
-    assert not spool.ledger().balances()
-    assert "3 records are not there" in spool.ledger().problems[0]
-    spool.restart_writer()
-    assert spool.ledger().balances()
-    assert spool.ledger().counts.evicted == {"damaged": 3}
-
-
-def test_a_left_over_segment_whose_removal_is_recorded_is_not_adopted(spool: Spool, hook: Faults) -> None:
-    spool.put(3)
-    spool.drain()
-    hook.fail_next("unlink", 5)
-    spool.clock.advance(2.0)
-    spool.writer.maybe_commit()
-    assert len(spool.segment_files()) == 1
-    hook.fail["unlink"] = set()
-    spool.restart_writer()
-    assert spool.segment_files() == []
-    assert spool.drain() == []
-    assert spool.ledger().counts.delivered == 3
-
-
 def test_the_names_of_segments_say_what_they_hold(spool: Spool) -> None:
     spool.put(1, ValueClass.CRITICAL)
     spool.put(1, ValueClass.LOW)
@@ -477,12 +284,46 @@ def test_the_names_of_segments_say_what_they_hold(spool: Spool) -> None:
     assert sorted(list_segments(spool.folder / "segments")) == [1, 2]
 
 
-def test_a_spool_that_was_never_opened_has_an_empty_ledger(tmp_path: Path) -> None:
-    assert read_ledger(tmp_path / "nothing").balances()
-    assert read_ledger(tmp_path / "nothing").counts.accepted == 0
-
-
 def test_the_payload_hash_of_a_receipt_is_of_the_wire_value(spool: Spool) -> None:
     spool.put(1)
     (record,) = spool.reader.lease(1)
     assert sha(record) == hashlib.sha256(record.wire.value).hexdigest()
+
+
+def test_records_may_be_appended_while_another_thread_commits(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=60_000, segment_bytes=10_000))
+    stop = threading.Event()
+    receipts: list[Receipt] = []
+    spool.writer.on_commit = receipts.append
+
+    def commit() -> None:
+        while not stop.is_set():
+            spool.writer.commit()
+
+    committer = threading.Thread(target=commit)
+    committer.start()
+    given = [spool.writer.append(sample(200, ValueClass(seed // 100), seed)) for seed in range(400)]
+    stop.set()
+    committer.join()
+    spool.writer.commit()
+    assert [one.seq for one in given] == list(range(400))
+    assert sum(receipt.count for receipt in receipts) == 400
+    assert spool.ledger().balances()
+    assert set(whereabouts(spool.ledger())) == {(one.epoch, one.seq) for one in given}
+    spool.close()
+
+
+def test_a_segment_that_cannot_be_opened_for_now_is_not_called_damaged(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.put(2)
+
+    def refuse(self: SegmentIndex) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentIndex, "open", refuse)
+        assert spool.reader.lease(10_000) == []
+        assert "Too many open files" in spool.reader.last_error
+    assert len(spool.drain()) == 2
+    assert spool.ledger().counts.evicted == {}
