@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import IO
 
+from foundation.errors import MisconfiguredError
+
 FLUSH_EVERY_LINES = 64
 LONGEST_LINE_BYTES = 65_536
 
@@ -20,13 +22,19 @@ class PredictionLog:
     """
 
     def __init__(self, path: Path | None) -> None:
+        """Open the file. Raises MisconfiguredError when that is not possible."""
         self.lost_lines = 0
         self._unflushed = 0
         self._stream: IO[str] | None = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _cut_torn_line(path)
-            self._stream = path.open("a", encoding="utf-8", buffering=1 << 16)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _cut_torn_line(path)
+                self._stream = path.open("a", encoding="utf-8", buffering=1 << 16)
+            except OSError as error:
+                raise MisconfiguredError(
+                    f"serving.prediction_log is {str(path)!r}; it cannot be written: {error.strerror}"
+                ) from error
 
     def write(
         self, *, frame_id: str, drive_id: str, lap: int, model_digest: str, predicted_class: str, time_ns: int

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from foundation.errors import MisconfiguredError
+
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:
@@ -68,9 +70,12 @@ class StateFolder:
         return self.run / "drain.json"
 
     def make(self) -> None:
-        """Make the folders that the agent writes to."""
+        """Make the folders that the agent writes to. Raises MisconfiguredError when that is not possible."""
         for folder in (self.root, self.spool, self.models, self.trust, self.run, self.events):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise MisconfiguredError(f"state_folder: cannot make {folder}: {error.strerror}") from error
 
 
 def publish_json(path: Path, document: object) -> None:

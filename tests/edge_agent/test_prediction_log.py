@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from edge_agent.prediction_log import PredictionLog
+from foundation.errors import MisconfiguredError
 
 
 def write(log: PredictionLog, number: int) -> None:
@@ -54,3 +57,9 @@ def test_no_path_no_log(tmp_path):
     write(log, 1)
     log.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_that_cannot_be_opened_is_a_mistake_in_the_settings(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MisconfiguredError, match=r"serving\.prediction_log"):
+        PredictionLog(tmp_path / "file" / "log.jsonl")
