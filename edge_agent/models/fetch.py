@@ -333,6 +333,10 @@ class ModelFetcher:
         """Nothing is wanted: what was staged and slots that nothing names can go."""
         for path in (self._slots.path / "staging").glob("*.part"):
             path.unlink(missing_ok=True)
+        trust = self._trust.path
+        for folder in (self._slots.path / "slots", trust, self._trust.metadata, trust / "targets"):
+            for path in folder.glob(".*.tmp"):  # left by a crash; only deliver writes in these folders
+                path.unlink(missing_ok=True)
         try:
             self._slots.remove_unreferenced(self._clock)
         except RetryLaterError:

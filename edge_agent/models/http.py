@@ -71,6 +71,8 @@ class UrlTransport:
                 retries=False,
                 timeout=timeout,
             )
+        except urllib3.exceptions.NewConnectionError as error:  # a kind of TimeoutError to urllib3
+            raise DownloadError(f"cannot reach {url}: {error}") from error
         except urllib3.exceptions.TimeoutError as error:
             raise SlowRetrievalError(
                 f"no answer from {url} within {self._settings.read_timeout_s} s"

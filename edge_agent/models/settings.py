@@ -103,7 +103,7 @@ class FetchSettings:
         default=300.0, min=0.001, max=86_400.0, help="ceiling of any pause after a failure"
     )
     max_model_bytes: int = setting(
-        default=67_108_864, min=1, max=2**40, help="a larger release is refused before download"
+        default=67_108_864, min=1, max=67_108_864, help="a larger release is refused before download"
     )
     download: DownloadSettings = field(default_factory=DownloadSettings)
     trial: TrialLimits = field(default_factory=TrialLimits)

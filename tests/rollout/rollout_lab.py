@@ -1,4 +1,4 @@
-"""A fleet without vehicles: the real service, the real plans, reports made by hand or by simulated vehicles."""
+"""A fleet without vehicles: the real service and plans, reports made by hand or by simulation."""
 
 from __future__ import annotations
 

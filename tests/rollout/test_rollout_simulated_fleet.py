@@ -1,7 +1,8 @@
-"""A thousand simulated vehicles, the agent's own decision and the real service: exposure never passes the open waves.
+"""A thousand simulated vehicles, the agent's own decision and the real service: exposure never passes the
+open waves.
 
-Simulated: the vehicles (their reports, their silence, their being offline) and time. Real: the plan, the decision
-`edge_agent.models.desired`, the health gate and the service.
+Simulated: the vehicles (their reports, their silence, their being offline) and time. Real: the plan, the
+decision `edge_agent.models.desired`, the health gate and the service.
 """
 
 from __future__ import annotations

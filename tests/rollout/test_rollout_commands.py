@@ -1,0 +1,237 @@
+"""By hand: enrol, release, roll out, halt, ask; every refusal is one clear line with its own exit status."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from connectors.workspace import CONFIG_NAME, Workspace
+from edge_agent.models.serving import ServingModel
+from edge_agent.models.settings import ServingSettings
+from edge_agent.models.vehicle import read_vehicle
+from fleetloop.cli import app
+from fleetloop.commands import rollout as rollout_command
+from foundation.clock import SystemClock
+from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError
+from foundation.events import EventLog
+from foundation.files import write_json_atomic
+from modelkit.digest import digest_of_json, sha256_hex
+from modelkit.embed import read_contract
+from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
+from rollout.health import VehicleReport
+from rollout.reports import FleetReports
+from rollout.repository import init_repository
+from schemas.enrolment import Enrolment
+from schemas.reasons import ModelState
+
+V1 = tiny_model(tiny_contract(name="v1"), seed=1)
+V2 = tiny_model(tiny_contract(name="v2"), seed=2)
+
+
+class Desk:
+    """A workspace and the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "ws"
+        self.root.mkdir()
+        (self.root / CONFIG_NAME).write_text('name = "bench"\n')
+        self.place = Workspace.open(self.root)
+        init_repository(self.place.tuf_path, self.place.keys_path)
+        self.v1 = folder / "v1.onnx"
+        self.v1.write_bytes(V1)
+        self.v2 = folder / "v2.onnx"
+        self.v2.write_bytes(V2)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, [*words, "--workspace", str(self.root)])
+        if isinstance(result.exception, FleetLoopError):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return str(result.stdout)
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        return json.loads(self.run(*words, "--json", code=code))
+
+    def enrol(self, *names: str) -> None:
+        for name in names:
+            self.run("enroll", name, "--state", str(self.folder / name), "--model", str(self.v1))
+
+    def release(self) -> None:
+        why = ("--override-by", "ana", "--override-why", "bench")
+        self.run("release", "create", "--model", str(self.v2), "--id", "r2", *why)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_an_enrolled_vehicle_can_serve_and_sign(desk: Desk) -> None:
+    state = desk.folder / "car-1"
+    done = desk.json("enroll", "car-1", "--state", str(state), "--model", str(desk.v1), "--tags", "eu,winter")
+    assert done["tags"] == ["eu", "winter"]
+    assert read_vehicle(state).tags == ("eu", "winter")
+    assert stat.S_IMODE((state / "key.pem").stat().st_mode) == 0o600
+    enrolment = Enrolment.load(desk.place.enrolment_path)
+    assert [key.key_id for key in enrolment.vehicles["car-1"]] == [done["key_id"]]
+    serving = ServingModel(state, FakeBackend(), ServingSettings(), SystemClock(), EventLog(None))
+    assert serving.name == "v1"
+    private = (state / "key.pem").read_text().splitlines()[1]
+    assert not any(
+        private in path.read_text("utf-8", "ignore") for path in desk.root.rglob("*") if path.is_file()
+    )
+
+
+def test_enrolling_twice_changes_nothing(desk: Desk) -> None:
+    desk.enrol("car-1")
+    before = {path: path.read_bytes() for path in (desk.folder / "car-1").rglob("*") if path.is_file()}
+    desk.enrol("car-1")
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(Enrolment.load(desk.place.enrolment_path).keys) == 1
+
+
+def test_a_state_folder_belongs_to_one_vehicle(desk: Desk) -> None:
+    desk.enrol("car-1")
+    with pytest.raises(MisconfiguredError, match="state folder of car-1"):
+        desk.run("enroll", "car-2", "--state", str(desk.folder / "car-1"), "--model", str(desk.v1))
+    with pytest.raises(MisconfiguredError, match="--state is missing"):
+        desk.run("enroll", "car-2")
+    with pytest.raises(MisconfiguredError, match="is not of the form"):
+        desk.run("enroll", "Car 2", "--state", str(desk.folder / "x"), "--model", str(desk.v1))
+    with pytest.raises(MisconfiguredError, match="no model serves yet"):
+        desk.run("enroll", "car-2", "--state", str(desk.folder / "x"))
+
+
+def test_a_revoked_vehicle_is_in_no_wave(desk: Desk) -> None:
+    desk.enrol("car-1", "car-2")
+    desk.run("enroll", "car-2", "--revoke")
+    desk.release()
+    with pytest.raises(MisconfiguredError, match="need 2 vehicles, 1 are eligible"):
+        desk.run("rollout", "start", "r2", "--waves", "1,1")
+    plan = desk.json("rollout", "start", "r2", "--waves", "rest")
+    assert [wave["exact_count"] for wave in plan["waves"]] == [1]
+
+
+def test_a_release_needs_a_gate_or_an_override(desk: Desk) -> None:
+    with pytest.raises(RejectedError, match="no gate judged this model"):
+        desk.run("release", "create", "--model", str(desk.v2))
+    gate = desk.folder / "gate.json"
+    write_json_atomic(gate, {"candidate_digest": sha256_hex(V2), "passed": True, "reason": "fine"})
+    done = desk.json("release", "create", "--model", str(desk.v2), "--gate", str(gate))
+    assert done["gate"] == {"override": None, "passed": True, "reason": "fine"}
+    assert [each["release_id"] for each in desk.json("release", "list")["releases"]] == [done["release_id"]]
+    write_json_atomic(gate, {"candidate_digest": "0" * 64, "passed": True, "reason": "fine"})
+    with pytest.raises(RejectedError, match="the gate judged"):
+        desk.run("release", "create", "--model", str(desk.v2), "--gate", str(gate), "--id", "x")
+    with pytest.raises(MisconfiguredError, match="run `fleetloop package`"):
+        desk.run("release", "create")
+
+
+def test_a_package_is_released_and_registered_and_serves_when_its_rollout_completes(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from training.registry import ModelRecord, serving_name
+    from training.weights import pack_weights, weights_digest
+
+    package = desk.root / "models" / "package"
+    package.mkdir(parents=True)
+    (package / "model.onnx").write_bytes(V2)
+    weights = {"layer": np.zeros(2, dtype=np.float32)}
+    (package / "weights.npz").write_bytes(pack_weights(weights))
+    contract = read_contract(V2)
+    assert contract.training_drives_digest == digest_of_json([])
+    record = ModelRecord("v2", sha256_hex(V2), weights_digest(weights), {}, (), "", "")
+    write_json_atomic(package / "model.json", record.to_json())
+    write_json_atomic(
+        package / "package.json", {"model_digest": sha256_hex(V2), "gate": {"passed": True, "reason": "ok"}}
+    )
+    desk.enrol("car-1")
+    release = desk.json("release", "create")
+    desk.run("rollout", "start", release["release_id"])
+
+    def hear(_place: Workspace, _reports: FleetReports, _bootstrap: str = "") -> Mapping[str, VehicleReport]:
+        now_ns = SystemClock().now_ns()
+        report = VehicleReport(
+            "car-1",
+            now_ns,
+            "0" * 16,
+            1,
+            sha256_hex(V2),
+            "v2",
+            ModelState.SERVING,
+            reports_on_model=2,
+            frames=9,
+        )
+        return {"car-1": report}
+
+    monkeypatch.setattr(rollout_command, "hear", hear)
+    done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
+    assert (done["did"], done["plan"]["state"]) == ("completed", "complete")
+    assert serving_name(desk.place.registry_path) == ("v2", sha256_hex(V2))
+
+
+def test_a_breach_halts_with_its_own_exit_status_and_says_who_and_why(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.enrol("car-1", "car-2", "car-3")
+    desk.release()
+    desk.run("rollout", "start", "r2", "--waves", "1,2")
+    service = rollout_command.open_service(desk.place)
+    state = service.state_of(service.current())
+    assert state is not None
+    (canary,) = state.waves[0].members
+    report = VehicleReport(
+        canary, SystemClock().now_ns(), "0" * 16, 1, sha256_hex(V1), "v1", ModelState.SERVING
+    )
+
+    monkeypatch.setattr(rollout_command, "hear", lambda *_: {canary: report})
+    assert desk.json("rollout", "advance")["did"] == "waited"
+    assert desk.json("rollout", "watch", "--timeout-s", "0", code=75)["did"] == "waited"
+    bad = replace(report, ends={"r2": ("rolled_back", "not_finite")}, rollbacks=1)
+    monkeypatch.setattr(rollout_command, "hear", lambda *_: {canary: bad})
+    done = desk.json("rollout", "advance", code=rollout_command.HALTED_EXIT)
+    assert (done["did"], done["plan"]["state"]) == ("halted", "halted")
+    assert done["reason"] == f"{canary} rolled_back: not_finite"
+    status = desk.json("rollout", "status", "--offline")
+    assert status["plans"][0]["halt_reason"] == done["reason"]
+    assert canary in desk.run("rollout", "status", "--offline")
+
+
+def test_a_rollout_is_halted_by_hand_and_history_is_one_document(desk: Desk) -> None:
+    desk.enrol("car-1")
+    desk.release()
+    desk.run("rollout", "start", "r2")
+    assert desk.json("rollout", "halt", "--why", "rain")["state"] == "halted"
+    assert desk.json("rollout", "history", "--offline") == {"events": [], "runs": []}
+
+
+def test_late_enrolment_is_held_out_of_a_running_rollout(desk: Desk) -> None:
+    desk.enrol("car-1", "car-2")
+    desk.release()
+    desk.run("rollout", "start", "r2", "--waves", "1,1")
+    desk.enrol("car-3")
+    assert desk.json("rollout", "status", "--offline")["plans"][0]["exclude"] == ["car-3"]
+
+
+def test_keys_are_listed_without_private_parts_and_replaced(desk: Desk) -> None:
+    keys = desk.json("keys", "list")["keys"]
+    assert {key["role"] for key in keys} == {"root", "targets", "snapshot", "timestamp", "models", "rollouts"}
+    assert all(key["trusted"] and key["mode"] == "0600" for key in keys)
+    assert "PRIVATE" not in desk.run("keys", "list")
+    replaced = desk.json("keys", "rotate", "models")["key_id"]
+    trusted = [
+        k["key_id"] for k in desk.json("keys", "list")["keys"] if k["role"] == "models" and k["trusted"]
+    ]
+    assert trusted == [replaced]
+    assert desk.json("keys", "rotate", "root")["root_version"] == 2
+    assert "timestamp" in desk.json("keys", "refresh")["signed"]
