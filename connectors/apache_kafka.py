@@ -158,9 +158,7 @@ class ApacheKafka:
         return path
 
     def _format(self, node: int) -> None:
-        """Write the settings and format the folder, once. Formatting costs a JVM, so nodes share one copy of
-        it.
-        """
+        """Write the settings, and format the folder when it is new."""
         place = self._place(node)
         place.mkdir(parents=True, exist_ok=True)
         settings = "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
@@ -168,7 +166,8 @@ class ApacheKafka:
         if (place / "data" / "meta.properties").is_file():
             return
         command = ["java", *_JAVA_OPTIONS, *self._main("kafka.tools.StorageTool"), "format"]
-        command += ["-t", self._cluster_id(), "-c", str(place / "server.properties")]
+        # One word, because a random id may begin with a dash.
+        command += [f"--cluster-id={self._cluster_id()}", "-c", str(place / "server.properties")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_READY_S, check=False)
         if done.returncode != 0:
             raise RetryLaterError(f"cannot format {place / 'data'}: {(done.stdout + done.stderr)[-1500:]}")

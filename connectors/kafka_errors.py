@@ -38,6 +38,11 @@ _ACCESS: Final = (
     client_errors.IllegalSaslStateError,
     client_errors.SecurityDisabledError,
 )
+_NO_CAUSE: Final = ("not ready", "Unable to bootstrap", "Sending username and password")
+_CLOSED_HINT: Final = (
+    "the broker closed the connection: a wrong password, a missing certificate and another security_protocol"
+    " look like this"
+)
 _SETTINGS: Final = (
     client_errors.KafkaConfigurationError,
     client_errors.UnsupportedVersionError,
@@ -108,11 +113,12 @@ class TroubleLog(logging.Handler):
         """
         told = [text for created, text in list(self._told) if created >= wall_s]
         causes = [text for text in told if _is_cause(text)]
-        return (causes or told or [""])[-1]
+        text = (causes or told or [""])[-1]
+        return f"{text}; {_CLOSED_HINT}" if "socket disconnected" in text else text
 
 
 def _is_cause(text: str) -> bool:
-    return "not ready" not in text and "Unable to bootstrap" not in text
+    return not any(words in text for words in _NO_CAUSE)
 
 
 _installing = threading.Lock()

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from connectors.apache_kafka import ApacheKafka, missing
 from connectors.child_process import free_port
@@ -28,6 +20,7 @@ from connectors.kafka_source import KafkaSource
 from connectors.ports import Acknowledgement
 from foundation.errors import MisconfiguredError, RetryLaterError
 from schemas.topics import TOPICS, Topic
+from tests.connectors.tls import make_certificate, tls_listener
 from tests.connectors.worlds import KAFKA_HOME, Outcomes, read_all, record
 
 
@@ -39,7 +32,10 @@ def eventually(holds, seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_sink_made_without_a_broker_returns_at_once_and_delivers_when_one_appears() -> None:
+def test_a_sink_made_without_a_broker_returns_at_once_and_delivers_when_one_appears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("connectors.kafka_sink._METADATA_WAIT_S", 0.2)
     port, outcomes = free_port(), Outcomes()
     begin = time.monotonic()
     sink = KafkaSink(KafkaSettings(bootstrap=f"127.0.0.1:{port}"))
@@ -48,6 +44,7 @@ def test_a_sink_made_without_a_broker_returns_at_once_and_delivers_when_one_appe
         sink.send(each, outcomes.of(each))
     assert time.monotonic() - begin < 2.0
     eventually(lambda: "ECONNREFUSED" in sink.last_error)
+    eventually(lambda: "no metadata" in sink._last_failure)  # the client gave up once; the sink did not
     assert not outcomes.all
     assert sink.in_flight_bytes == sum(each.size_bytes for each in records)
     with EmbeddedBroker(port) as broker:
@@ -83,6 +80,44 @@ def test_a_closed_sink_leaves_no_thread_that_goes_on_sending() -> None:
         outcomes.wait(1)
         sink.close(5)
         eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])
+
+
+def test_what_the_client_holds_is_told_once_when_the_sink_closes_and_is_sent_no_more() -> None:
+    before = set(threading.enumerate())
+    outcomes, broker = Outcomes(), EmbeddedBroker()
+    broker.start()
+    ensure_topics(broker.bootstrap)
+    sink = KafkaSink(KafkaSettings(bootstrap=broker.bootstrap))
+    first = record(TOPICS.samples, b"first")
+    sink.send(first, outcomes.of(first))
+    outcomes.wait(1)
+    broker.kill()
+    for number in range(20):  # the topic is known, so these go into the client's own buffer
+        each = record(TOPICS.samples, b"%d" % number)
+        sink.send(each, outcomes.of(each))
+    eventually(lambda: not sink._queue)
+    sink.close(0.3)
+    assert all(isinstance(each, RetryLaterError) for each in outcomes.all[1:])
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])
+    assert {len(each) for each in outcomes.by_value.values()} == {1}
+    assert len(outcomes.all) == 21
+    broker.start()
+    ensure_topics(broker.bootstrap)
+    source = KafkaSource(KafkaSettings(bootstrap=broker.bootstrap))
+    assert read_all(source, TOPICS.samples) == []
+    source.close()
+    broker.close()
+
+
+def test_a_source_without_a_broker_leaves_no_thread_however_often_it_tries() -> None:
+    before = set(threading.enumerate())
+    settings = KafkaSettings(bootstrap=f"127.0.0.1:{free_port()}", progress_deadline_s=0.3)
+    for _ in range(3):
+        source = KafkaSource(settings)
+        with pytest.raises(RetryLaterError, match=r"no broker at .*ECONNREFUSED"):
+            source.describe(TOPICS.samples)
+        source.close()
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])
 
 
 def test_a_peer_that_never_answers_hangs_neither_sink_nor_source(tmp_path: Path) -> None:
@@ -279,61 +314,3 @@ def limit_messages(settings: KafkaSettings, topic: str, size_bytes: int) -> None
         [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size_bytes)})]
     )
     admin.close()
-
-
-def make_certificate(folder: Path) -> None:
-    """A self-signed certificate for 127.0.0.1 and its key, as cert.pem and key.pem."""
-    import ipaddress
-
-    folder.mkdir(exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    )
-
-
-@contextmanager
-def tls_listener(folder: Path) -> Iterator[int]:
-    """Completes TLS handshakes on a free port and says nothing more."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                peer, _ = listener.accept()
-            except OSError:
-                return
-            peer.settimeout(2.0)
-            try:
-                context.wrap_socket(peer, server_side=True).close()
-            except OSError:
-                peer.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join(5.0)
