@@ -39,9 +39,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class StreamTail:
-    """What a stream's next frames need of those that have left the ring: durable, see
-    `edge_agent.progress`.
-    """
+    """What a stream's next frames need of those that left the ring: durable, see `edge_agent.progress`."""
 
     sensor_id: str
     drive_id: str

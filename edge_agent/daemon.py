@@ -3,7 +3,8 @@
 It restarts either with backoff (for ever on a vehicle; a run to the end of a source gives up at last),
 stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. A
 process that ends with an exit code that only a person can mend (settings, trust, a broken guarantee) ends
-the agent with that code. Refuses to do any of the agent's work itself."""
+the agent with that code. Refuses to do any of the agent's work itself.
+"""
 
 from __future__ import annotations
 
@@ -125,9 +126,7 @@ class Supervisor:
         self._tell()
 
     def stop_children(self) -> None:
-        """SIGTERM to perceive, then to deliver (its last word includes perceive's), SIGKILL when time is
-        up.
-        """
+        """SIGTERM to perceive, then to deliver (whose last word includes its), SIGKILL when time is up."""
         half_s = self.settings.supervisor.stop_s / 2
         for child in self.children.values():
             if child.process is None:

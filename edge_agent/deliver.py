@@ -1,7 +1,8 @@
 """The deliver process: accepted samples out, models in. Started by the supervisor; may die without the other.
 
 Its work is a table of duties. Starting without a broker, and staying without one for months, is normal.
-Refuses to touch anything that perceive writes, but the segments that the broker has acknowledged."""
+Refuses to touch anything that perceive writes, but the segments that the broker has acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +49,7 @@ class Deliver:
         )
 
     def run(self) -> int:
-        """Go round the duties until the stop signal, or until a requested drain is done. Returns the exit
-        code.
-        """
+        """Go round the duties until the stop signal or the end of a drain. Returns the exit code."""
         context = self._context
         stop = context.stop
         lanes = {
@@ -136,9 +135,7 @@ def _always() -> bool:
 
 
 def body(context: ProcessContext) -> int:
-    """Run deliver. Raises MisconfiguredError when the vehicle is not enrolled, and what opening its parts
-    raises.
-    """
+    """Run deliver. Raises MisconfiguredError without enrolment, and what opening its parts raises."""
     if not context.state.key_path.exists():
         raise MisconfiguredError(f"{context.state.key_path} does not exist; enrol this vehicle first")
     return Deliver(context).run()

@@ -2,7 +2,8 @@
 
 A duty's step is bounded and answers idle, ok or failed. An error of ours counts as failed and is told; any
 other error is a defect and ends the process, which the supervisor starts again. A lane is one thread: what
-may take long (downloads, trials) never delays what must not (the uploader)."""
+may take long (downloads, trials) never delays what must not (the uploader).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +23,7 @@ FAILED_WAIT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """One row of the table. `interval_s` 0 = again at once after ok, and after the step's own wait when
-    idle.
-    """
+    """One row of the table. `interval_s` 0: again at once after ok, after the step's own wait when idle."""
 
     name: str
     step: Callable[[], StepResult]

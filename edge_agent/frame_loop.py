@@ -3,7 +3,8 @@ commit.
 
 Frame -> Prediction -> Decision -> Spooled, in that order, in one thread. Each frame that comes in gets
 exactly one outcome: accepted by the spool, or counted by reason. A frame that cannot be read or predicted
-is counted and the loop goes on; an error of the disk is counted and the loop goes on."""
+is counted and the loop goes on; an error of the disk is counted and the loop goes on.
+"""
 
 from __future__ import annotations
 
@@ -174,9 +175,7 @@ class FrameLoop:
         return seen, self._policy.select(candidate, affordable=is_affordable)
 
     def _predict(self, pixels: Pixels) -> Served | None:
-        """Return the answer of the serving model, or after a rollback of the model before; None without
-        any.
-        """
+        """Return the serving model's answer, after a rollback that of the model before; None without any."""
         try:
             served = self._serving.predict([pixels])
         except RejectedError as error:

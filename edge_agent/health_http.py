@@ -1,7 +1,8 @@
 """The health page: GET /healthz and GET /status, on loopback only, read only.
 
 Refuses every other path, method and Host, so that a page in a browser on the same machine cannot read it by
-another name."""
+another name.
+"""
 
 from __future__ import annotations
 

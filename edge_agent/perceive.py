@@ -2,7 +2,8 @@
 other.
 
 A source that ended leaves the process waiting (models may still be swapped), unless it was told to end with
-its source. Refuses to talk to any network."""
+its source. Refuses to talk to any network.
+"""
 
 from __future__ import annotations
 
@@ -168,9 +169,7 @@ class Perceive:
         return True
 
     def _wait_until(self, due_ns: int) -> int:
-        """Wait for the frame's turn, committing meanwhile; a source that fell behind does not hurry to
-        catch up.
-        """
+        """Wait for the frame's turn, committing meanwhile; one that fell behind does not hurry."""
         clock, stop = self._context.clock, self._context.stop
         while (left_ns := due_ns - clock.monotonic_ns()) > 0 and not stop.is_set():
             clock.wait(stop.event, min(left_ns / 1e9, IDLE_WAIT_S))
@@ -224,9 +223,7 @@ class Perceive:
 
 
 def body(context: ProcessContext) -> int:
-    """Run perceive. Raises MisconfiguredError when the vehicle is not enrolled, and what opening its parts
-    raises.
-    """
+    """Run perceive. Raises MisconfiguredError without enrolment, and what opening its parts raises."""
     if not context.state.key_path.exists():
         raise MisconfiguredError(f"{context.state.key_path} does not exist; enrol this vehicle first")
     return Perceive(context).run()

@@ -1,7 +1,8 @@
 """One JSON line a predicted frame, for whoever knows the truth and wants to judge the vehicle from outside.
 
 It is a convenience, not evidence: lines are buffered, a kill loses the last ones, and a full disk stops the
-log (counted) and never the vehicle."""
+log (counted) and never the vehicle.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +18,7 @@ LONGEST_LINE_BYTES = 65_536
 
 
 class PredictionLog:
-    """Appends {frame_id, drive_id, model_digest, predicted_class, time_ns, lap}. `path` None writes
-    nothing.
-    """
+    """Appends frame_id, drive_id, lap, model_digest, predicted_class, time_ns; nothing without a path."""
 
     def __init__(self, path: Path | None) -> None:
         """Open the file. Raises MisconfiguredError when that is not possible."""

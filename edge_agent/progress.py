@@ -1,7 +1,8 @@
 """What a restarted perceive process must know, so that no accepted frame is captured again as a new sample.
 
 `Progress` holds the state: place in the source, budgets, tracks, novelty memory and open windows, all as of
-the last frame that left the capture ring. It does no I/O; `edge_agent.progress_journal` writes it down."""
+the last frame that left the capture ring. It does no I/O; `edge_agent.progress_journal` writes it down.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +52,7 @@ class Step:
 
 @dataclass(slots=True)
 class Progress:
-    """The state itself. `frame_id` is the last frame that left the ring, None at the very beginning of a
-    source.
-    """
+    """The state itself. `frame_id` is the last frame that left the ring, None before the first."""
 
     budget: ByteBudget
     tracks: TrackLimit

@@ -55,9 +55,7 @@ class ProgressLimits:
 
 
 class ProgressJournal:
-    """One file, written by perceive only; `progress` is what it says. Refuses to guess at a damaged
-    snapshot.
-    """
+    """One file, written by perceive only; `progress` is what it says. Guesses at no damaged snapshot."""
 
     def __init__(self, path: Path, progress: Progress, clock: Clock) -> None:
         self.progress = progress
@@ -85,9 +83,7 @@ class ProgressJournal:
         return cls(path, progress, clock), trouble
 
     def write(self, step: Step) -> None:
-        """Append a step, unsynced. Call `progress.apply` once it holds. Raises OSError when the disk
-        refuses.
-        """
+        """Append a step, unsynced. Call `progress.apply` once it holds. Raises OSError (disk)."""
         self._journal.append_encoded(_encode_step(step))
 
     def compact_if_large(self) -> None:

@@ -2,7 +2,8 @@
 
 A record says all that happened since enrolment (ledger, swaps, the last 200 model events), never what
 changed since the one before. Refuses to queue: while one record waits for its acknowledgement, no second
-one is made."""
+one is made.
+"""
 
 from __future__ import annotations
 

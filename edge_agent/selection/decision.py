@@ -11,9 +11,7 @@ from schemas.records import Scores
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One frame after prediction. `lap` counts how often a looped replay has started again (0 = the first
-    time).
-    """
+    """One frame after prediction. `lap`: how often a looped replay has started again (0 = never)."""
 
     frame_id: str
     drive_id: str

@@ -16,17 +16,13 @@ from schemas.reasons import ValueClass
 
 @dataclass(frozen=True, slots=True)
 class NoveltySelector:
-    """Fires when novelty (see `modelkit.scores.novelty`, 0 to 1) against what was kept is at least
-    `threshold`.
-    """
+    """Fires when novelty (`modelkit.scores.novelty`, 0 to 1) against what was kept reaches `threshold`."""
 
     threshold: float
     value_class: ValueClass
 
     def judge(self, candidate: Candidate) -> Decision | None:
-        """Return a decision with the novelty that reached the threshold; None for a frame without that
-        score.
-        """
+        """Return a decision with the novelty that reached the threshold; None for a frame without it."""
         score = candidate.scores.novelty
         if score is None or score < self.threshold:
             return None
