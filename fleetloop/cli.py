@@ -46,11 +46,11 @@ COMMANDS = {
 class LazyCommands(TyperGroup):
     """Loads `fleetloop.commands.<name>` when that command is asked for; `app` in it is the command."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the name of the base class
         """The names in the order of the loop."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the name of the base class
         """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None

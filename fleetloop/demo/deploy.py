@@ -42,7 +42,8 @@ def release_good(lab: Lab, fleet: Fleet) -> ReleaseOutcome:
     )
     if done["exit_code"] != 0:
         raise GuaranteeBrokenError(
-            f"the good release did not complete: {done.get('did')} {done.get('reason')} {done.get('vehicles')} {done['stderr']}"
+            f"the good release did not complete: {done.get('did')} {done.get('reason')} {done.get('vehicles')} "
+            f"{done['stderr']}"
         )
     sizes = ", ".join(str(w["exact_count"]) for w in done["plan"]["waves"])
     return ReleaseOutcome(

@@ -13,8 +13,10 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from fleetloop.demo.sources import ImageSource, Pixels, SourceImage
@@ -120,7 +122,7 @@ def still_images(drives: Iterable[Drive]) -> list[DemoFrame]:
         for number, image in enumerate(drive.images):
             pixels = _in_light(image.pixels, drive.light)
             provenance = Provenance.REPLAYED if drive.light == "day" else Provenance.SIMULATED
-            frames.append(_frame(drive, image, number, 0, pixels, provenance))
+            frames.append(_frame(drive, image, number, pixels, provenance))
     return frames
 
 
@@ -141,7 +143,7 @@ def drive_frames(
             if not source.has_real_tracks or journey != "first":
                 pixels = _jitter(pixels, rng)
                 provenance = Provenance.JITTERED if drive.light == "day" else Provenance.SIMULATED
-            frames.append(_frame(drive, image, len(frames), copy, pixels, provenance, journey))
+            frames.append(_frame(drive, image, len(frames), pixels, provenance, journey))
     return frames
 
 
@@ -172,7 +174,6 @@ def _frame(
     drive: Drive,
     image: SourceImage,
     number: int,
-    copy: int,
     pixels: Pixels,
     provenance: Provenance,
     journey: str = "still",
@@ -224,7 +225,7 @@ def _in_light(pixels: Pixels, light: str) -> Pixels:
         # Little light and a noisy sensor: the noise depends on the picture alone, so that the same scene is the same file.
         seed = int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
         noise = np.random.default_rng(seed).normal(0.0, NIGHT_NOISE, pixels.shape)
-        return np.clip(pixels.astype(np.float32) * NIGHT_GAIN + noise, 0, 255).astype(np.uint8)
+        return _levels(pixels.astype(np.float32) * NIGHT_GAIN + noise)
     if light == "rain":
         return np.asarray(
             Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius=max(1.0, pixels.shape[1] / 20)))
@@ -244,7 +245,11 @@ def _jitter(pixels: Pixels, rng: random.Random) -> Pixels:
         fillcolor=None,
     )
     light = rng.uniform(0.88, 1.12)
-    return np.clip(np.asarray(moved, np.float32) * light, 0, 255).astype(np.uint8)
+    return _levels(np.asarray(moved, np.float32) * light)
+
+
+def _levels(values: NDArray[np.floating[Any]]) -> Pixels:
+    return np.asarray(np.clip(values, 0, 255), dtype=np.uint8)
 
 
 def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
@@ -260,7 +265,9 @@ def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
             *common,
         )
     return (
-        f"The crops have no sequence: a track is {shape.frames_a_crop} copies of one crop, shifted by at most 4 % and re-lit by at most 12 %.",
-        "Night drives are real crops darkened to 16 % with sensor noise added; rain drives are blurred; the report calls them dark and blurred.",
+        f"The crops have no sequence: a track is {shape.frames_a_crop} copies of one crop, shifted by at most 4 % "
+        "and re-lit by at most 12 %.",
+        "Night drives are real crops darkened to 16 % with sensor noise added, rain drives are blurred: "
+        "the report calls them dark and blurred.",
         *common,
     )

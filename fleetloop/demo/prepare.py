@@ -117,9 +117,8 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
             labels |= {f.payload_sha256: f.class_name for f in frames}
         captured += len(first)
         dark[vehicle_id] = len(dusk)
-    write_atomic(lab.labels, "".join(
-        json.dumps({"class_name": name, "payload_sha256": digest}, sort_keys=True) + "\n" for digest, name in sorted(labels.items())
-    ).encode())  # fmt: skip
+    rows = ({"class_name": name, "payload_sha256": digest} for digest, name in sorted(labels.items()))
+    write_atomic(lab.labels, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
     write_json_atomic(lab.drives / "truth.json", truth)
     return Prepared(source, plan, captured, len(bootstrap), len(held_out), dark, len(VEHICLES))
 

@@ -40,7 +40,7 @@ def write_report(lab: Lab, result: dict[str, Any]) -> Path:
         charts=charts,
         by_class=accuracy["by_class"],
         held=sum(bool(g["held"]) for g in result["guarantees"]),
-        pct=lambda ratio: "–" if ratio is None else f"{100 * ratio:.1f} %",
+        pct=lambda ratio: "-" if ratio is None else f"{100 * ratio:.1f} %",
         size=_size,
         total=lambda value: sum(value.values()) if isinstance(value, dict) else value,
         reasons=lambda value: (
