@@ -186,9 +186,8 @@ def main() -> None:
         return
     for name, value in middle.items():
         print(f"{name:>7}: {value:9,.0f} records/s  ({min(rates[name]):,.0f} to {max(rates[name]):,.0f})")
-    print(
-        f"  ratio: {document['ratio']:.2f} of the plain loop (aim 0.60); by processor time {document['cpu_ratio']}"
-    )
+    print(f"  ratio: {document['ratio']:.2f} of the plain loop (aim 0.60)")
+    print(f"  ratio by processor time: {document['cpu_ratio']}")
 
 
 if __name__ == "__main__":
