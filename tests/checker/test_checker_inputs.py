@@ -33,8 +33,8 @@ from schemas.topics import TOPICS
 from tests.checker.__main__ import main, only_topic_id
 from tests.checker.broker_log import log_record, read_log, read_schemas
 from tests.checker.lake_files import read_rows
-from tests.checker.test_checker_verdicts import ledger
 from tests.checker.told import Identity, InputError, read_ledger, read_offered, read_receipts
+from tests.checker.true_world import ledger
 
 EPOCH = "00000000000000aa"
 TOPIC_ID = "id-1"
