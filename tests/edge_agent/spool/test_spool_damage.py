@@ -16,7 +16,7 @@ from foundation.journal import encode_frame
 from schemas.reasons import ValueClass
 from tests.edge_agent.spool.spool_rig import Spool, faults, sample, sha, whereabouts
 
-FLIPS = 400
+FLIPS = 200
 
 
 @pytest.fixture

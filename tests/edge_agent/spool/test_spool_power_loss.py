@@ -17,7 +17,7 @@ from schemas.reasons import ValueClass
 from tests.edge_agent.spool.power_loss import PowerLossDisk
 from tests.edge_agent.spool.spool_rig import Faults, Spool, sample, sha, whereabouts
 
-SEEDS = range(int(os.environ.get("FLEETLOOP_POWER_LOSSES", "40")))
+SEEDS = range(int(os.environ.get("FLEETLOOP_POWER_LOSSES", "30")))
 
 
 class PowerCut(BaseException):
