@@ -28,11 +28,14 @@ def demo(
         float, typer.Option(min=0.05, max=1.0, help="Share of the drives that are driven.")
     ] = 1.0,
     labels: Annotated[int, typer.Option(min=10, help="The labelling budget.")] = 350,
+    only_prepare: Annotated[
+        bool, typer.Option(help="Write the drives and labels, and end: for the tutorial.")
+    ] = False,
     wheel_folder: Annotated[Path, typer.Option(hidden=True)] = Path(".cache/data"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Run the whole loop on this machine. Exit status 0 only if every guarantee that it exercises held."""
-    from fleetloop.demo.run import DemoOptions, run_demo
+    from fleetloop.demo.run import DemoOptions, prepare_only, run_demo
     from foundation.errors import GuaranteeBrokenError
 
     console = Console(stderr=as_json)
@@ -40,6 +43,9 @@ def demo(
         out=out, dataset=dataset, data=data, bootstrap=bootstrap, seed=seed, scale=scale, label_budget=labels,
         wheel_folder=wheel_folder,
     )  # fmt: skip
+    if only_prepare:
+        prepare_only(options, console)
+        return
     result = run_demo(options, console)
     if as_json:
         print(json.dumps(result, indent=2, sort_keys=True))

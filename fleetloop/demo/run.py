@@ -26,11 +26,10 @@ from fleetloop.demo.result import build_result
 from fleetloop.demo.sources import ImageSource, load_gtsrb, load_traffic_lights
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic, write_json_atomic
-from pipelines.curate.params import load_params
+from pipelines.curate.params import SplitParams, load_params
 from schemas.signing import VehicleKey
 
 MARKER = ".fleetloop-demo"
-TEST_RATIO = 0.3
 GTSRB_TRAIN_TRACKS = 420
 
 
@@ -77,6 +76,16 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         write_json_atomic(lab.out / "result.json", result)
         write_report(lab, result)
     return result
+
+
+def prepare_only(options: DemoOptions, console: Console) -> Path:
+    """Write the drives, the labels and the pictures of v1, and nothing else: what the tutorial starts from."""
+    _clear(options.out)
+    lab = Lab(options.out.resolve(), options.seed, options.scale, console)
+    with lab.step("prepare", "Preparing drives of real images"):
+        prepared = prepare(lab, load_source(options), SplitParams(), DriveShape())
+    lab.say(f"{prepared.captured_frames} frames for {len(VEHICLES)} vehicles in {options.out / 'drives'}")
+    return lab.drives
 
 
 def _loop(lab: Lab, options: DemoOptions, bootstrap: str, started: float) -> dict[str, Any]:
@@ -204,9 +213,6 @@ def _configure(lab: Lab, source: ImageSource, bootstrap: str) -> None:
     text = text.replace('bootstrap = "127.0.0.1:9092"', f'bootstrap = "{bootstrap}"')
     text = text.replace('licence = ""', f'licence = "{source.title}: {source.licence}"')
     write_atomic(config, text.encode())
-    params = lab.workspace / "params.yaml"
-    text = params.read_text(encoding="utf-8").replace("test_ratio: 0.25", f"test_ratio: {TEST_RATIO}", 1)
-    write_atomic(params, text.encode())
 
 
 def _clear(out: Path) -> None:

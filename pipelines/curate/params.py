@@ -26,7 +26,7 @@ class SplitParams:
     """Shares of the drives (not of the frames). Train gets what the other two leave."""
 
     validation_ratio: float = setting(0.1, min=0.0, max=0.5)
-    test_ratio: float = setting(0.25, min=0.0, max=0.5)
+    test_ratio: float = setting(0.3, min=0.0, max=0.5)
     salt: str = ""
 
 
