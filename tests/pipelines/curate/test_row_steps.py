@@ -42,15 +42,26 @@ def features(**columns: object) -> dict[str, object]:
 def test_each_bound_of_quality_removes_with_its_reason_and_the_value_that_decided() -> None:
     rows = pl.DataFrame(
         [
-            features(), features(unreadable="cut short", luma=None, sharpness=None), features(height_pixels=3),
-            features(luma=2.0), features(luma=254.0), features(sharpness=0.001), features(luma=2.0, sharpness=0.0),
+            features(),
+            features(unreadable="cut short", luma=None, sharpness=None),
+            features(height_pixels=3),
+            features(luma=2.0),
+            features(luma=254.0),
+            features(sharpness=0.001),
+            features(luma=2.0, sharpness=0.0),
         ],
         schema=FEATURES,
-    ).with_columns(pl.lit(None, pl.String).alias("reason"), pl.lit(None, pl.Float64).alias("reason_value"))  # fmt: skip
+    ).with_columns(pl.lit(None, pl.String).alias("reason"), pl.lit(None, pl.Float64).alias("reason_value"))
     judged = judge(rows, QualityParams())
     assert judged["reason"].to_list() == [
-        None, "unreadable", "too_small", "too_dark", "too_bright", "blurred", "too_dark",
-    ]  # fmt: skip
+        None,
+        "unreadable",
+        "too_small",
+        "too_dark",
+        "too_bright",
+        "blurred",
+        "too_dark",
+    ]
     assert judged["reason_value"].to_list() == [None, None, 3.0, 2.0, 254.0, 0.001, 2.0]
 
 
@@ -59,17 +70,31 @@ def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:
     return pl.DataFrame(
         [
             {
-                "fragment_id": "f", "row": number, "payload_sha256": "a" * 64, "source": source, "vehicle_id": vehicle,
-                "epoch": "e", "seq": seq, "split": split, "drive_id": "d", "track_id": "t",
-                "identity": f"{vehicle}/e/{seq}", "reason": None, "match_sha256": None, "match_identity": None,
+                "fragment_id": "f",
+                "row": number,
+                "payload_sha256": "a" * 64,
+                "source": source,
+                "vehicle_id": vehicle,
+                "epoch": "e",
+                "seq": seq,
+                "split": split,
+                "drive_id": "d",
+                "track_id": "t",
+                "identity": f"{vehicle}/e/{seq}",
+                "reason": None,
+                "match_sha256": None,
+                "match_identity": None,
                 "distance": None,
             }
             for number, (source, vehicle, seq, split) in enumerate(places)
         ],
         schema_overrides={
-            "reason": pl.String, "match_sha256": pl.String, "match_identity": pl.String, "distance": pl.Float64,
+            "reason": pl.String,
+            "match_sha256": pl.String,
+            "match_identity": pl.String,
+            "distance": pl.Float64,
         },
-    )  # fmt: skip
+    )
 
 
 def test_of_equal_bytes_the_smallest_identity_stays_in_numeric_order_of_seq() -> None:

@@ -15,11 +15,18 @@ from pipelines.curate.params import LabelParams, Strategy
 from pipelines.curate.selection import SELECTED, select
 
 SCHEMA = {
-    "payload_sha256": pl.String, "drive_id": pl.String, "track_id": pl.String, "split": pl.String,
-    "predicted_class": pl.String, "class_name": pl.String, "model_digest": pl.String,
-    "score_entropy": pl.Float64, "score_margin": pl.Float64, "score_least_confidence": pl.Float64,
+    "payload_sha256": pl.String,
+    "drive_id": pl.String,
+    "track_id": pl.String,
+    "split": pl.String,
+    "predicted_class": pl.String,
+    "class_name": pl.String,
+    "model_digest": pl.String,
+    "score_entropy": pl.Float64,
+    "score_margin": pl.Float64,
+    "score_least_confidence": pl.Float64,
     "embedding": pl.List(pl.Float32),
-}  # fmt: skip
+}
 
 
 def frames(count: int, *, labelled: bool = False, first: int = 0) -> pl.DataFrame:
@@ -27,24 +34,33 @@ def frames(count: int, *, labelled: bool = False, first: int = 0) -> pl.DataFram
     return pl.DataFrame(
         [
             {
-                "payload_sha256": f"{number:064x}", "drive_id": f"d{number % 8}", "track_id": f"t{number // 24}",
-                "split": "test" if number % 8 in (0, 1) else "train", "predicted_class": "aabc"[number % 4],
-                "class_name": "aabc"[number % 4] if labelled else None, "model_digest": "m",
-                "score_entropy": (number * 7 % 50) / 50, "score_margin": (number * 13 % 60) / 60,
+                "payload_sha256": f"{number:064x}",
+                "drive_id": f"d{number % 8}",
+                "track_id": f"t{number // 24}",
+                "split": "test" if number % 8 in (0, 1) else "train",
+                "predicted_class": "aabc"[number % 4],
+                "class_name": "aabc"[number % 4] if labelled else None,
+                "model_digest": "m",
+                "score_entropy": (number * 7 % 50) / 50,
+                "score_margin": (number * 13 % 60) / 60,
                 "score_least_confidence": float("nan") if number % 5 == 0 else 0.5,
                 "embedding": [float(number % 7), float(number % 3), 1.0],
             }
             for number in range(first, first + count)
         ],
         schema=SCHEMA,
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=40)
 @given(
-    st.sampled_from(list(Strategy)), st.integers(0, 60), st.integers(1, 3), st.floats(0, 0.5), st.floats(0, 0.5),
+    st.sampled_from(list(Strategy)),
+    st.integers(0, 60),
+    st.integers(1, 3),
+    st.floats(0, 0.5),
+    st.floats(0, 0.5),
     st.integers(0, 1000),
-)  # fmt: skip
+)
 def test_every_strategy_keeps_the_budget_and_the_track_limit_in_any_order(
     strategy: Strategy, budget: int, limit: int, chance: float, test: float, seed: int
 ) -> None:

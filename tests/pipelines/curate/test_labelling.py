@@ -1,0 +1,81 @@
+"""A label is asked for only when it was selected, paid once, and kept with its request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from connectors.lake import LakeTable, StaleSnapshotError
+from connectors.ports import Label
+from foundation.errors import RejectedError
+from pipelines.curate.labelling import label
+from tests.pipelines.curate_lake import CLASSES, PARAMS, fleet_rows, label_rows, make_workspace
+
+ALL = {"label": {"strategy": "margin", "at_most_per_track": 100, "random_ratio": 0.0, "test_ratio": 0.0}}
+
+
+class Desk:
+    """Answers about every payload it knows and remembers what it was asked."""
+
+    def __init__(self, rows: list[dict[str, object]], also: Sequence[str] = ()) -> None:
+        self.known = {str(row["payload_sha256"]): CLASSES[int(str(row["seq"])) % 3] for row in rows}
+        self.asked: list[str] = []
+        self.also = also
+
+    def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
+        self.asked += payload_sha256s
+        answered = [sha for sha in payload_sha256s if sha in self.known]
+        return [Label(sha, self.known.get(sha, "red"), "desk", 7, 2.5) for sha in [*answered, *self.also]]
+
+
+def test_the_desk_is_asked_only_for_the_selected_and_the_cost_is_kept(tmp_path: Path) -> None:
+    rows = fleet_rows(6, 5)
+    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows[:4]), params=PARAMS | ALL)
+    desk = Desk(rows[:-1])
+    result = label(workspace, desk, 8)
+    assert len(desk.asked) == result.asked == 8
+    assert result.cost == 2.5 * result.answered
+    assert not set(desk.asked) & {row["payload_sha256"] for row in rows[:4]}
+    table = pl.DataFrame(pl.from_arrow(LakeTable.open(workspace.labels_uri).snapshot().read()))
+    ours = table.filter(pl.col("request_id") == result.request_id)
+    assert set(ours["payload_sha256"]) == set(desk.asked) & set(desk.known)
+    assert ours["cost"].sum() == result.cost
+    record = json.loads((workspace.reports_path / "label_requests" / f"{result.request_id}.json").read_text())
+    assert [frame["payload_sha256"] for frame in record["frames"]] == desk.asked
+
+
+def test_the_next_request_asks_for_others_until_nothing_is_left(tmp_path: Path) -> None:
+    rows = fleet_rows(3, 4)
+    workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
+    desk = Desk(rows)
+    first, second, third = label(workspace, desk, 7), label(workspace, desk, 7), label(workspace, desk, 7)
+    assert (first.asked, second.asked, third.asked) == (7, 5, 0)
+    assert len(set(desk.asked)) == len(desk.asked) == 12
+    assert third.labels_version == second.labels_version
+
+
+def test_an_answer_that_nobody_asked_for_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    rows = fleet_rows(2, 4)
+    workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
+    with pytest.raises(RejectedError, match="not asked about"):
+        label(workspace, Desk(rows, also=["f" * 64]), 3)
+    assert LakeTable.open(workspace.labels_uri).snapshot().count() == 0
+
+
+def test_labels_that_came_meanwhile_stop_the_request_before_it_pays_twice(tmp_path: Path) -> None:
+    rows = fleet_rows(2, 4)
+    workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
+
+    class SlowDesk(Desk):
+        def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
+            label(workspace_of_another_process, Desk(rows), 3)
+            return super().request(payload_sha256s)
+
+    workspace_of_another_process = workspace
+    with pytest.raises(StaleSnapshotError):
+        label(workspace, SlowDesk(rows), 3)
+    assert LakeTable.open(workspace.labels_uri).snapshot().count() == 3
