@@ -44,6 +44,7 @@ imports: $(DEV_READY)
 
 schemas: $(DEV_READY)
 	$(BIN)/python -m schemas.compatibility
+	$(BIN)/python -m schemas.golden
 
 lock: $(DEV_READY) ## Write the lock files anew.
 	scripts/lock.sh
