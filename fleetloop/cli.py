@@ -43,6 +43,10 @@ COMMANDS = {
 }
 
 
+DISK_EXIT = 74
+"""EX_IOERR of sysexits.h: the machine, not the input, is at fault."""
+
+
 class LazyCommands(TyperGroup):
     """Loads `fleetloop.commands.<name>` when that command is asked for; `app` in it is the command."""
 
@@ -93,9 +97,15 @@ def main() -> None:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
+    except BrokenPipeError:  # before OSError, whose child it is
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        print(
+            f"{type(error).__name__}: {error.strerror or error}: {error.filename or 'no file is named'}",
+            file=sys.stderr,
+        )
+        sys.exit(DISK_EXIT)
 
 
 if __name__ == "__main__":
