@@ -154,3 +154,21 @@ def test_the_same_seed_gives_the_same_evaluation() -> None:
     assert evaluate(answers(np.random.default_rng(0), 90), params) == evaluate(
         answers(np.random.default_rng(0), 90), params
     )
+
+
+def test_the_interval_is_never_more_hopeful_than_the_closed_form_or_the_tracks() -> None:
+    # 40 of 200 rows got worse, all in two tracks of 20: the closed form takes them for 40 independent misses.
+    truth = np.zeros(200, dtype=np.int64)
+    worse = np.arange(200) < 40
+    tracks = np.where(worse, np.arange(200) // 20, 1000 + np.arange(200))
+    params = EvaluateParams(bootstrap_samples=500)
+    one_sided = z_of(params.confidence, two_sided=False)
+
+    def overall(candidate: np.ndarray) -> SliceResult:
+        found = Answers(truth, truth.copy(), candidate, ("a", "b"), ("normal",) * 200, tracks)
+        return evaluate(found, params).slices[0]
+
+    clustered = overall(worse.astype(np.int64))
+    assert clustered.difference_bound.low < paired_difference(clustered.pairs, one_sided).low - 0.05
+    agreeing = overall(truth.copy())
+    assert agreeing.difference_bound.low == paired_difference(agreeing.pairs, one_sided).low < 0

@@ -78,6 +78,7 @@ def test_the_bootstrap_draws_whole_tracks() -> None:
     by_row = bootstrap_difference(difference, np.arange(100), 2000, 0)
     assert np.quantile(by_row, 0.975) < -0.35
     assert np.quantile(by_track, 0.975) == 0.0
+    assert by_track.min() >= -1.0 and by_track.max() <= 0.0
     assert np.array_equal(by_track, bootstrap_difference(difference, tracks, 2000, 0))
 
 

@@ -168,6 +168,25 @@ def test_a_pickle_damage_a_bomb_and_other_weights_are_refused(tmp_path: Path) ->
         load_weights(tmp_path / "none", weights_digest(WEIGHTS))
 
 
+class Opens:
+    """What a pickle may do to whoever unpacks it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_among_the_weights_is_never_unpacked(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    np.savez(out, a=np.array([Opens(tmp_path / "touched")], dtype=object))
+    (tmp_path / "w.npz").write_bytes(out.getvalue())
+    with pytest.raises(CorruptError):
+        load_weights(tmp_path / "w.npz", weights_digest(WEIGHTS))
+    assert not (tmp_path / "touched").exists()
+
+
 def registered(folder: Path, drives: list[str], **changes: object) -> None:
     contract = dataclasses.replace(
         tiny_contract(name="v1"), training_drives_digest=digest_of_json(sorted(drives))
