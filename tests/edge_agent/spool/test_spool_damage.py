@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.spool.snapshot import read_ledger
 from foundation.journal import encode_frame
-from schemas.reasons import ValueClass
+from schemas.reasons import NotAcceptedReason, ValueClass
 from tests.edge_agent.spool.spool_rig import Spool, faults, sample, sha, whereabouts
 
 FLIPS = 200
@@ -157,3 +157,29 @@ def test_bytes_of_a_frame_inside_a_payload_are_not_taken_for_a_record(tmp_path: 
     assert spool.ledger().counts.evicted == {"damaged": 1}
     assert read_ledger(spool.folder).balances()
     spool.close()
+
+
+@pytest.mark.parametrize("name", ["ledger.journal", "delivery.journal"])
+def test_a_flipped_bit_in_a_snapshot_changes_nothing(name: str, tmp_path: Path) -> None:
+    with faults(is_syncing=False):
+        spool = Spool(tmp_path / "spool")
+        spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 7)
+        spool.put(6)
+        spool.reader.acknowledge(record.identity for record in spool.reader.lease(2_000))
+        spool.restart_reader()
+        spool.restart_writer()
+        before = spool.ledger().counts
+        assert 0 < before.delivered < 6
+        spool.close()
+        whole = (spool.folder / name).read_bytes()
+        rng = random.Random(name)
+        for _ in range(60):
+            data = bytearray(whole)
+            bit = rng.randrange(len(data) * 8)
+            data[bit // 8] ^= 1 << (bit % 8)
+            (spool.folder / name).write_bytes(data)
+            assert spool.ledger().counts == before
+            spool.open_reader()
+            spool.open_writer()
+            assert spool.ledger().counts == before
+            spool.close()
