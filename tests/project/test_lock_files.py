@@ -30,7 +30,9 @@ def test_no_download_address_is_written_down(path: Path) -> None:
 
 
 def test_the_vehicle_lock_names_nothing_of_the_cloud() -> None:
-    names = {re.split(r"[=\[]", b, maxsplit=1)[0].lower() for b in blocks(ROOT / "requirements" / "agent.txt")}
+    names = {
+        re.split(r"[=\[]", b, maxsplit=1)[0].lower() for b in blocks(ROOT / "requirements" / "agent.txt")
+    }
     heavy = {"apache-beam", "torch", "dvc", "pandas", "polars", "deltalake", "great-expectations", "pyarrow"}
     assert not names & heavy
 
