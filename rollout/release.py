@@ -44,12 +44,14 @@ def publish_release(
     override: Override | None = None,
     notes: str = "",
     limits: ModelLimits | None = None,
+    signing_role: str | None = None,
 ) -> Release:
     """Sign and publish one model. The same call again, after a crash or twice, publishes nothing new.
 
     Args:
         release_id: made of the model's name and digest when empty.
         override: who lets a refused model pass, and why; ignored when the gate passed.
+        signing_role: only to show the attack "a key of the wrong role", see `Repository.transact`.
 
     Raises:
         RejectedError: reason `gate_refused` (no override), `gate_of_another_model`, `conflict` (the id is
@@ -95,7 +97,7 @@ def publish_release(
             return {}
         return {f"{chosen}.onnx": model_bytes, INDEX: write_index([*known.values(), release])}
 
-    repository.transact("models", build)
+    repository.transact("models", build, signing_role=signing_role)
     return published[0]
 
 

@@ -94,6 +94,16 @@ def test_a_crash_at_any_step_of_a_release_is_mended_by_doing_it_again(lab: Lab, 
     assert len(read_releases(lab.repository)) == 1
 
 
+def test_a_release_signed_by_the_wrong_role_is_no_release_and_refreshing_takes_it_out(lab: Lab) -> None:
+    publish_release(lab.repository, MODEL, PASSED, lab.clock, release_id="evil", signing_role="rollouts")
+    assert read_releases(lab.repository) == []
+    assert lab.repository.refresh() == ["timestamp", "models", "snapshot"]
+    assert (
+        lab.repository.load("models").signed.version
+        == lab.repository.load("snapshot").signed.meta["models.json"].version
+    )
+
+
 def test_two_writers_at_once_one_is_refused_clearly(lab: Lab) -> None:
     other = Repository(lab.repository.path, lab.repository.keys._path, clock=lab.clock)
     with lab.repository.lock(), pytest.raises(RetryLaterError, match="held by process"):

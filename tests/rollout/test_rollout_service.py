@@ -33,6 +33,20 @@ def test_healthy_waves_open_one_after_another_and_complete(lab: Lab) -> None:
     assert lab.service.advance(lab.reports).did == "nothing"
 
 
+def test_one_evaluation_opens_one_wave(lab: Lab) -> None:
+    release = lab.release()
+    lab.service.start("r2", "1,2,3", fleet(6), health=GATE)
+    for vehicle in fleet(6):
+        lab.says(vehicle, release)
+    for opened in (2, 3):
+        plan = lab.service.advance(lab.reports).plan
+        assert [wave.number for wave in plan.waves] == list(range(1, opened + 1))
+        assert sum(plan.wave_of(name) is not None for name in fleet(6)) == (3 if opened == 2 else 6)
+        lab.clock.advance(1)
+        for vehicle in fleet(6):
+            lab.says(vehicle, release)
+
+
 def test_a_completed_rollout_over_the_whole_fleet_is_for_later_vehicles_too(lab: Lab) -> None:
     release = lab.release()
     lab.service.start("r2", "rest", fleet(3), health=GATE)

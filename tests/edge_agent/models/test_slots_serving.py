@@ -256,6 +256,20 @@ def test_a_halt_seen_after_the_trial_stops_the_swap(bench: Bench) -> None:
     assert serving.name == "v1"
 
 
+def test_a_halt_that_arrives_while_the_candidate_is_loaded_stops_the_swap(bench: Bench) -> None:
+    offered(bench)
+
+    def halted_meanwhile(step: str) -> None:
+        if step == "loaded" and bench.plans[-1].state != HALTED:
+            bench.plan("r2", HALTED)
+            bench.run(bench.fetcher())
+
+    serving = bench.serving(on_step=halted_meanwhile)
+    assert serving.poll() is None
+    assert serving.name == "v1"
+    assert bench.plans[-1].state == HALTED
+
+
 def test_a_halt_is_obeyed_even_when_its_metadata_has_expired(bench: Bench) -> None:
     offered(bench)
     serving = bench.serving()

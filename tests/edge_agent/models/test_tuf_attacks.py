@@ -202,6 +202,7 @@ def test_the_next_publication_does_not_sign_what_a_wrong_key_published(bench: Be
     index = refresh(bench).fetch_index("models")
     assert index is not None
     assert [row["release_id"] for row in json.loads(index)[KEY]] == ["r2", "r3"]
+    assert refresh(bench).target("models", "evil.onnx") is None
 
 
 def test_one_signature_under_the_threshold_makes_no_root(tmp_path: Path, bench: Bench) -> None:
@@ -425,6 +426,29 @@ def test_fast_forward_is_undone_by_rotating_the_stolen_keys(bench: Bench) -> Non
     refresh(bench)
     bench.release("r3", 3)
     refresh(bench).fetch_index("models")
+
+
+def test_a_floor_raised_with_a_stolen_key_falls_when_the_key_is_replaced(bench: Bench) -> None:
+    """The thief moves the vehicle's time ahead, within the life of what else is signed; new keys undo it."""
+    with_release(bench)
+    refresh(bench)
+    timestamp = bench.repository.load("timestamp").signed
+    timestamp.version += 1
+    timestamp.unrecognized_fields[trust_module.ISSUED_FIELD] += int(20 * DAY_S)
+    timestamp.expires = timestamp.expires.replace(year=timestamp.expires.year + 1)
+    metadata_path(bench, "timestamp").write_bytes(sign(timestamp, bench.repository.keys.signers("timestamp")))
+    refresh(bench)
+    floor = TrustFolder(bench.state).read_floor()
+    assert floor is not None
+    assert floor.at(bench.clock) > bench.clock.now_ns() + 19 * DAY_S * 1e9
+    with pytest.raises(UntrustedError, match="freeze protection"):  # its own next word would be too old
+        bench.repository.refresh()
+        refresh(bench)
+    bench.repository.rotate_key("timestamp")
+    refresh(bench)
+    floor = TrustFolder(bench.state).read_floor()
+    assert floor is not None
+    assert floor.at(bench.clock) <= bench.clock.now_ns()
 
 
 def test_a_download_cut_every_64_kb_is_resumed_and_complete(bench: Bench, between: Between) -> None:
