@@ -3,6 +3,7 @@ restart."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredE
 from pipelines.curate.fragments import FRAGMENT_BYTES
 from pipelines.curate.pipeline import WorkFolder
 from pipelines.curate.run import cache_of, curate
-from pipelines.dataset.manifest import dataset_digest, read_rows
+from pipelines.dataset.manifest import dataset_digest, read_rows, shard_paths
 from pipelines.runner import RunnerSettings
 from pipelines.steps import watched
 from tests.pipelines.curate_lake import (
@@ -127,7 +128,13 @@ def test_another_order_of_arrival_in_other_files_gives_the_same_digest(
     workspace = make_workspace(
         tmp_path / "ws", shuffled(rows, files), labels, reference_rows()[::-1], files=files
     )
-    assert curate(workspace).manifest["digest"] == reference_run[1]
+    result = curate(workspace)
+    assert result.manifest["digest"] == reference_run[1]
+    assert shard_bytes(result.path) == shard_bytes(reference_run[0] / "datasets" / "current")
+
+
+def shard_bytes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shard_paths(folder)}
 
 
 def test_two_workers_write_the_same_dataset_as_one(tmp_path: Path, reference_run: tuple[Path, str]) -> None:
