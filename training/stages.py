@@ -11,6 +11,8 @@ import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.files import read_json, write_atomic, write_json_atomic
 from modelkit.contract import ModelContract
@@ -169,10 +171,10 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
         raise MisconfiguredError("the train split is empty: nothing to calibrate on")
     calibration = train.pixels[pick_rows(len(train), params.calibration_rows, params.seed)]
     int8 = quantise(fp32, calibration, params.target)
-    probe = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
-    is_own = len(probe) >= 16
-    pixels = (probe if is_own else train).pixels
-    pixels = pixels[pick_rows(len(pixels), params.parity_rows, params.seed + 1)]
+    validation = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
+    # Validation first, filled up from train: agreement of thirty rows would say little.
+    filled_up = pick_rows(len(train), max(0, params.parity_rows - len(validation)), params.seed + 1)
+    pixels = np.concatenate([validation.pixels[: params.parity_rows], train.pixels[filled_up]])
     weights = load_weights(places.candidate / WEIGHTS_FILE, record.weights_digest)
     torch_logits = infer(
         build(Architecture.from_json(record.architecture), weights), pixels, contract.preprocessing
@@ -184,7 +186,7 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
         "fp32_bytes": len(fp32.data),
         "int8_bytes": len(int8.data),
         "target": params.target,
-        "rows_of": "validation" if is_own else "train",
+        "rows_from": {"validation": len(pixels) - len(filled_up), "train": len(filled_up)},
         "parity": [
             asdict(compare("torch", torch_logits, "fp32", fp32_logits)),
             asdict(compare("fp32", fp32_logits, "int8", int8_logits)),

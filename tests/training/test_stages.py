@@ -33,7 +33,7 @@ from training.stages import Places, run_package, run_quantise, run_train
 
 pytestmark = pytest.mark.slow
 
-FAST = TrainParams(epochs=6, batch_size=32)
+FAST = TrainParams(epochs=8, batch_size=32)
 EVALUATE = EvaluateParams(bootstrap_samples=200, latency_runs=20)
 GATE = GateParams(n_min=40, margin=0.1, max_latency_ratio=5.0)
 
