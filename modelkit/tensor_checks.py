@@ -43,9 +43,10 @@ def check_tensor(tensor: TensorProto, max_bytes: int) -> None:
     elements = math.prod(dims)
     claimed_bytes = (elements * bits + 7) // 8
     if claimed_bytes > max_bytes:
-        message = f"tensor {tensor.name!r} of shape {dims[:8]} claims "
-        f"{claimed_bytes} bytes, the limit is {max_bytes}"
-        raise RejectedError(message, reason="bad_tensor")
+        raise RejectedError(
+            f"tensor {tensor.name!r} of shape {dims[:8]} claims {claimed_bytes} bytes, the limit is {max_bytes}",
+            reason="bad_tensor",
+        )
     _check_length(tensor, elements, claimed_bytes)
 
 
