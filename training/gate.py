@@ -103,8 +103,10 @@ def _better(evaluation: Evaluation, targets: Sequence[str], params: GateParams) 
         if found is None:
             checks.append(Check(f"better on {name}", "insufficient evidence", "no test row is in this slice"))
             continue
-        detail = f"difference {_points(found.difference.estimate)}, "
-        f"p={found.mcnemar_p:.2g} (needs {alpha:.2g}), n={found.n}"
+        detail = (
+            f"difference {_points(found.difference.estimate)}, p={found.mcnemar_p:.2g} (needs {alpha:.2g}), "
+            f"n={found.n}"
+        )
         if found.mcnemar_p <= alpha and found.difference.estimate > 0:
             checks.append(Check(f"better on {name}", "passed", detail))
         else:

@@ -89,7 +89,7 @@ def test_a_target_that_did_not_get_better_refuses() -> None:
         evidence(part("overall", 150, 0, 0, 5), part("class:b", 50, 1, 2, 30)), ("class:b",), FINE, PARAMS
     )
     assert not result.passed
-    assert "better on class:b" in result.reason
+    assert "better on class:b: difference +1.2 points, p=0.5 (needs 0.05), n=83" in result.reason
 
 
 def test_at_least_one_target_must_be_proven() -> None:
