@@ -38,6 +38,9 @@ class WorkspaceSettings:
     name: str = "fleet"
     lake: str = "lake"
     """Folder of the lake, relative to the workspace or absolute."""
+    blobs: str = ""
+    """Address of the blob store for payloads that were too large for a record (file:, s3: ...). Empty:
+    none."""
     keys: str = ""
     """Folder of the private keys. Empty: the sibling folder "<workspace>.keys"."""
     bootstrap: str = "127.0.0.1:9092"

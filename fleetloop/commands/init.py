@@ -35,6 +35,8 @@ name = {name}
 
 # Folder of the lake, relative to this file or absolute.
 lake = "lake"
+# Address of the blob store for payloads too large for a record (file:///..., s3://...). Empty: none.
+blobs = ""
 # Folder of the private keys. Empty: the sibling folder "<workspace>.keys", outside this repository.
 keys = ""
 # HOST:PORT of the Kafka-compatible broker.

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from connectors.lake import LakeTable, Snapshot
 from connectors.lake_lock import LakeLock, locked_snapshot
 from connectors.lake_schema import TABLES
+from foundation.errors import MisconfiguredError
 
 FRAGMENT_BYTES = 128 * 1024 * 1024
 """A fragment ends after the row group that passes this size (uncompressed), so that a worker holds about as
@@ -48,7 +50,6 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
     "rule_id": pl.String(),
     "selection_probability": pl.Float64(),
     "payload_sha256": pl.String(),
-    "payload_uri": pl.String(),
 }
 """What curation reads of an arrival, payload apart. Places and times of arrival are left out on purpose."""
 
@@ -141,10 +142,22 @@ def read_metadata(fragment: Fragment) -> pl.DataFrame:
     )
 
 
-def read_payloads(fragment: Fragment, rows: list[int]) -> Iterator[tuple[int, bytes | None]]:
-    """(row, payload) for the wanted rows of the fragment, ascending, one row group in memory at a time."""
+def read_payloads(fragment: Fragment, rows: list[int], blobs: str = "") -> Iterator[tuple[int, bytes]]:
+    """(row, payload) for the wanted rows of the fragment, ascending, one row group in memory at a time.
+
+    A payload that is not inline is fetched from the blob store at `blobs` and verified there.
+
+    Raises:
+        MisconfiguredError: a payload is elsewhere and no blob store is named.
+        RejectedError, RetryLaterError: the blob is gone or is another one; the store failed.
+    """
     wanted = sorted(rows)
     file = pq.ParquetFile(fragment.path)
+    names = [
+        name
+        for name in ("payload", "payload_uri", "payload_sha256", "payload_bytes")
+        if name in file.schema_arrow.names
+    ]
     begin, at = 0, 0
     for group in range(fragment.first_group, fragment.end_group):
         end = begin + file.metadata.row_group(group).num_rows
@@ -152,10 +165,25 @@ def read_payloads(fragment: Fragment, rows: list[int]) -> Iterator[tuple[int, by
         while upto < len(wanted) and wanted[upto] < end:
             upto += 1
         if upto > at:
-            column = file.read_row_group(group, columns=["payload"]).column("payload")
-            picked = column.take(pa.array([row - begin for row in wanted[at:upto]]))
-            yield from zip(wanted[at:upto], picked.to_pylist(), strict=True)
+            picked = file.read_row_group(group, columns=names).take(
+                pa.array([row - begin for row in wanted[at:upto]])
+            )
+            for row, values in zip(wanted[at:upto], picked.to_pylist(), strict=True):
+                yield row, _payload(values, blobs)
         begin, at = end, upto
+
+
+def _payload(values: dict[str, Any], blobs: str) -> bytes:
+    uri = values.get("payload_uri")
+    if values["payload"] or not uri:
+        return bytes(values["payload"] or b"")
+    if not blobs:
+        raise MisconfiguredError(
+            f"payload {values['payload_sha256']} is kept at {uri}: set `blobs` in fleetloop.toml to its blob store"
+        )
+    from connectors.blob import BlobRef, BlobStore
+
+    return BlobStore(blobs).get_verified(BlobRef(uri, values["payload_sha256"], values["payload_bytes"]))
 
 
 def open_snapshots(lake: Path, lock: LakeLock) -> dict[str, Snapshot]:

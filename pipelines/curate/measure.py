@@ -14,18 +14,19 @@ from pathlib import Path
 import apache_beam as beam
 import polars as pl
 
-from foundation.errors import MisconfiguredError
 from pipelines.curate.fragments import Fragment, read_metadata, read_payloads
 from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.quality import FEATURES, measure
 
 
 class MeasureFragment(beam.DoFn):
-    """Measures what the cache does not know. `cache` is its folder."""
+    """Measures what the cache does not know. `cache` is its folder, `blobs` where payloads are that are not
+    inline."""
 
-    def __init__(self, work: str, cache: str) -> None:
+    def __init__(self, work: str, cache: str, blobs: str) -> None:
         self._work = work
         self._cache = cache
+        self._blobs = blobs
         self._known: pl.DataFrame | None = None
 
     def process(self, element: str) -> Iterator[str]:
@@ -50,22 +51,9 @@ class MeasureFragment(beam.DoFn):
         )
         known = self._known.join(landed.select("payload_sha256"), on="payload_sha256", how="semi")
         fresh = landed.join(known, on="payload_sha256", how="anti").sort("row")
-        names = dict(
-            zip(fresh["row"], fresh.select("payload_sha256", "payload_uri").iter_rows(), strict=True)
-        )
+        names = dict(fresh.select("row", "payload_sha256").iter_rows())
         found = [
-            asdict(measure(_inline(payload, *names[row]), names[row][0]))
-            for row, payload in read_payloads(fragment, list(names))
+            asdict(measure(payload, names[row]))
+            for row, payload in read_payloads(fragment, list(names), self._blobs)
         ]
         return pl.concat([known.select(list(FEATURES)), pl.DataFrame(found, schema=FEATURES)])
-
-
-def _inline(payload: bytes | None, payload_sha256: str, payload_uri: str | None) -> bytes:
-    if payload:
-        return payload
-    if payload_uri:
-        raise MisconfiguredError(
-            f"payload {payload_sha256} is kept at {payload_uri}; "
-            "curation reads payloads that are inline in the lake"
-        )
-    return b""

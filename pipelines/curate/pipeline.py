@@ -60,8 +60,9 @@ class WorkFolder:
 class CurateRows(beam.PTransform):
     """Fragments -> the fragments that have kept rows; `resolved.parquet` is written then."""
 
-    def __init__(self, work: WorkFolder, cache: Path, params: Params) -> None:
+    def __init__(self, work: WorkFolder, cache: Path, params: Params, blobs: str) -> None:
         super().__init__()
+        self._blobs = blobs
         self._work = work
         self._cache = str(cache)
         self._params = params
@@ -69,7 +70,9 @@ class CurateRows(beam.PTransform):
     def expand(self, fragments: beam.PCollection) -> beam.PCollection:
         """See the module's graph."""
         work = str(self._work.path)
-        measured = fragments | "MeasureFragment" >> beam.ParDo(MeasureFragment(work, self._cache))
+        measured = fragments | "MeasureFragment" >> beam.ParDo(
+            MeasureFragment(work, self._cache, self._blobs)
+        )
         blocks = (
             measured
             | "AllMeasured" >> beam.combiners.ToList()
@@ -91,8 +94,9 @@ class CurateRows(beam.PTransform):
 class WriteShards(beam.PTransform):
     """Fragments with kept rows -> one JSON line a shard, in any order."""
 
-    def __init__(self, work: WorkFolder, params: Params) -> None:
+    def __init__(self, work: WorkFolder, params: Params, blobs: str) -> None:
         super().__init__()
+        self._blobs = blobs
         self._work = work
         self._params = params
 
@@ -101,7 +105,7 @@ class WriteShards(beam.PTransform):
         return (
             fragments
             | "SpreadFragments" >> beam.Reshuffle()
-            | "CutPieces" >> beam.ParDo(CutPieces(str(self._work.path)))
+            | "CutPieces" >> beam.ParDo(CutPieces(str(self._work.path), self._blobs))
             | "PiecesOfShard" >> beam.GroupByKey()
             | "MergeShard" >> beam.ParDo(MergeShard(str(self._work.shards), self._params.curate.shards))
         )

@@ -136,12 +136,12 @@ def run_rows(
     labels = snapshots["labels"].read() if "labels" in snapshots else LABELS.empty_table()
     pl.DataFrame(pl.from_arrow(labels)).write_parquet(work.labels)
     write_plan(work, fragments)
-    cache = cache_of(workspace)
+    cache, blobs = cache_of(workspace), workspace.settings.blobs
 
     def build(pipeline: object) -> None:
-        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(work, cache.folder, params)
+        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(work, cache.folder, params, blobs)
         if with_shards:
-            _ = rows | "WriteShards" >> WriteShards(work, params)
+            _ = rows | "WriteShards" >> WriteShards(work, params, blobs)
 
     run(build, runner)
 
@@ -193,7 +193,6 @@ def _build(
         "reference_class",
         "reference_origin",
         "unreadable",
-        "payload_uri",
     ]
     quarantined.drop(hidden, strict=False).sort("payload_sha256", "identity").write_parquet(
         staging / "quarantine.parquet", compression="zstd"

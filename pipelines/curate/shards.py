@@ -73,8 +73,9 @@ def logical_rows(resolved: pl.DataFrame) -> pa.Table:
 class CutPieces(beam.DoFn):
     """A fragment's JSON -> (shard, path of the fragment's rows in it), one a shard."""
 
-    def __init__(self, work: str) -> None:
+    def __init__(self, work: str, blobs: str) -> None:
         self._work = Path(work)
+        self._blobs = blobs
         self._kept: dict[str, pl.DataFrame] | None = None
 
     def process(self, element: str) -> Iterator[tuple[str, str]]:
@@ -89,7 +90,7 @@ class CutPieces(beam.DoFn):
             self._kept = {str(key[0]): part for key, part in kept.group_by("fragment_id")}
         rows = self._kept[fragment.fragment_id].sort("row")
         table = logical_rows(rows.sort("payload_sha256"))
-        payloads = dict(read_payloads(fragment, rows["row"].to_list()))
+        payloads = dict(read_payloads(fragment, rows["row"].to_list(), self._blobs))
         ordered = rows.sort("payload_sha256")
         column = [
             _checked(payloads[row], sha, fragment)
@@ -131,8 +132,8 @@ class MergeShard(beam.DoFn):
         yield json.dumps({"shard": shard, "rows": table.num_rows, "size_bytes": path.stat().st_size})
 
 
-def _checked(payload: bytes | None, payload_sha256: str, fragment: Fragment) -> bytes:
-    found = hashlib.sha256(payload or b"").hexdigest()
-    if payload is None or found != payload_sha256:
+def _checked(payload: bytes, payload_sha256: str, fragment: Fragment) -> bytes:
+    found = hashlib.sha256(payload).hexdigest()
+    if found != payload_sha256:
         raise CorruptError(f"payload {payload_sha256} now has sha256 {found}", path=fragment.path)
     return payload

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from connectors.blob import BlobStore
 from connectors.lake import LakeTable
 from connectors.lake_lock import write_lake_lock
 from connectors.lake_schema import SAMPLE_FIELDS
@@ -279,6 +280,22 @@ def test_a_payload_that_changed_in_the_lake_stops_the_run_and_the_old_dataset_st
     with pytest.raises(CorruptError, match="sha256"):
         curate(workspace)
     assert dataset_digest(workspace.dataset_path) == before
+
+
+def test_a_payload_in_the_blob_store_is_read_from_there_and_nowhere_else(tmp_path: Path) -> None:
+    rows = world()
+    store = BlobStore(f"file://{tmp_path}/blobs")
+    for row in rows[:5]:
+        payload = row["payload"]
+        assert isinstance(payload, bytes)
+        row |= {"payload_uri": store.put_verified(payload).uri, "payload": b""}
+    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
+    with pytest.raises(MisconfiguredError, match=r"set `blobs` in fleetloop\.toml"):
+        curate(workspace)
+    (workspace.root / "fleetloop.toml").write_text(f'blobs = "file://{tmp_path}/blobs"\n')
+    elsewhere = curate(Workspace.open(workspace.root)).manifest["digest"]
+    rows = world()
+    assert curate(make_workspace(tmp_path / "inline", rows, label_rows(rows))).manifest["digest"] == elsewhere
 
 
 def test_the_states_must_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
