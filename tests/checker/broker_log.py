@@ -72,11 +72,33 @@ def read_log(bootstrap: str, topic: str, schemas: Schemas, *, deadline_s: float 
             raise InputError(f"the broker {bootstrap} has no topic {topic}")
         partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
         begins = consumer.beginning_offsets(partitions)
-        ends = consumer.end_offsets(partitions)
-        records = list(_records(consumer, begins, ends, schemas, time.monotonic() + deadline_s))
+        deadline = time.monotonic() + deadline_s
+        ends = _fetched_ends(consumer, begins, consumer.end_offsets(partitions), deadline)
+        records = list(_records(consumer, begins, ends, schemas, deadline))
     finally:
         consumer.close(autocommit=False)
     return Log({tp.partition: (begins[tp], ends[tp]) for tp in partitions}, tuple(records))
+
+
+def _fetched_ends(
+    consumer: Any, begins: Mapping[Any, int], ends: Mapping[Any, int], deadline: float
+) -> dict[Any, int]:
+    """One past the last offset, as a fetch tells it.
+
+    What a broker lists as its ends is not enough: the embedded one lists one past the first record of its
+    last batch, and all that follows would go unchecked.
+    """
+    filled = [tp for tp, end in ends.items() if begins[tp] < end]
+    consumer.assign(filled)
+    for tp in filled:
+        consumer.seek(tp, ends[tp] - 1)
+    while unknown := [tp for tp in filled if consumer.highwater(tp) is None]:
+        if time.monotonic() > deadline:
+            raise InputError(f"the broker did not tell in time where its log ends: {unknown}")
+        consumer.poll(timeout_ms=_POLL_MS)
+    found = {**ends, **{tp: max(ends[tp], int(consumer.highwater(tp))) for tp in filled}}
+    consumer.assign([])
+    return found
 
 
 def _records(

@@ -250,6 +250,23 @@ def test_the_log_is_read_from_its_first_offset_to_its_end(
         read_log(bootstrap, "absent", read_schemas(SCHEMA_FOLDER))
 
 
+def test_the_last_batch_of_the_log_is_read_to_its_end() -> None:
+    """The embedded broker lists an end that is one past the first record of its last batch."""
+    _, value, headers = sealed(0)
+    with EmbeddedBroker() as broker:
+        ensure_topics(broker.bootstrap)
+        producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", linger_ms=500)
+        sent = [
+            producer.send(TOPICS.samples, value=value, key=b"car-1", headers=headers, partition=1)
+            for _ in range(20)
+        ]
+        producer.close(timeout=10)
+        assert [future.get(timeout=1).offset for future in sent] == list(range(20))
+        log = read_log(broker.bootstrap, TOPICS.samples, read_schemas(SCHEMA_FOLDER))
+    assert [record.offset for record in log.records] == list(range(20))
+    assert log.bounds[1] == (0, 20)
+
+
 def run(
     tmp_path: Path, bootstrap: str, rows: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, dict[str, Any]]:
