@@ -204,14 +204,16 @@ class FrameLoop:
         self._place = (seen.frame.frame_id, seen.lap)
         progress.frames_seen += 1
         if outcome.kept is None:
-            self._writer.not_accepted(outcome.refused_for or NotAcceptedReason.NOT_SELECTED)
+            self._writer.not_accepted(
+                outcome.refused_for or NotAcceptedReason.NOT_SELECTED, bytes=len(seen.frame.payload)
+            )
             return
         step = self._step(seen, self._last_seq + 1, self._kept_frame(seen, outcome.kept))
         self._write(step)
         try:
             identity = self._writer.append(self._sample(seen, outcome.kept))
         except RejectedError as error:
-            self._writer.not_accepted(_not_accepted(error))
+            self._writer.not_accepted(_not_accepted(error), bytes=len(seen.frame.payload))
             self._running.budget.give_back(seen.frame.drive_id, len(seen.frame.payload))
             self._events.emit(
                 "not_accepted",

@@ -49,7 +49,11 @@ def build_status(root: Path) -> dict[str, object]:
                 "balances",
             )
         },
-        "bytes": {"captured": ledger.bytes_captured, "uploaded": ledger.bytes_uploaded},
+        "bytes": {
+            "seen": ledger.bytes_captured + ledger.not_accepted_bytes,
+            "captured": ledger.bytes_captured,
+            "uploaded": ledger.bytes_uploaded,
+        },
         "resent": ledger.resent,
         "broker": deliver.get("broker", {"connected": False, "last_error": ""}),
         "telemetry": deliver.get("telemetry", {}),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 from connectors.kafka_settings import KafkaSettings
 from connectors.kafka_sink import KafkaSink
+from connectors.kafka_source import KafkaSource
 from connectors.ports import Acknowledgement
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, GuaranteeBrokenError
@@ -16,6 +18,29 @@ from schemas.wire import TOPICS, WireRecord
 
 SEND_DEADLINE_S = 20.0
 FORGED_EPOCH = "f0" * 8
+
+
+def repeat_records(bootstrap: str, count: int) -> int:
+    """Send the first `count` records of the log once more, byte for byte, as a faulty gateway would; how many.
+
+    Their identities and hashes are those of rows that land: ingest must mark each as a resend.
+    """
+    settings = KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo-gateway")
+    source = KafkaSource(settings)
+    records: list[WireRecord] = []
+    try:
+        for partition in source.describe(TOPICS.samples).partitions:
+            begin, end = source.bounds(TOPICS.samples, partition)
+            for batch in source.read(
+                TOPICS.samples, partition, begin, min(end, begin + count - len(records))
+            ):
+                records += [
+                    WireRecord(TOPICS.samples, r.key or b"", r.value or b"", r.headers) for r in batch
+                ]
+    finally:
+        source.close()
+    _send_all(settings, records)
+    return len(records)
 
 
 def send_bad_records(
@@ -39,9 +64,15 @@ def send_bad_records(
         ("missing_header", replace(sealed(4, good_frame), headers=())),
         ("unknown_vehicle", sealed(5, good_frame, name="vehicle-nobody-enrolled")),
     ]
-    sink = KafkaSink(
-        KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo-bad-records"), SystemClock()
+    _send_all(
+        KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo-bad-records"), [r for _, r in records]
     )
+    return {reason: 1 for reason, _ in records}
+
+
+def _send_all(settings: KafkaSettings, records: Sequence[WireRecord]) -> None:
+    """Send and wait for every acknowledgement."""
+    sink = KafkaSink(settings, SystemClock())
     done: list[Acknowledgement | FleetLoopError] = []
     all_done = threading.Event()
 
@@ -51,10 +82,9 @@ def send_bad_records(
             all_done.set()
 
     try:
-        for _, record in records:
+        for record in records:
             sink.send(record, note)
         if not all_done.wait(SEND_DEADLINE_S) or any(isinstance(d, FleetLoopError) for d in done):
-            raise GuaranteeBrokenError(f"the broker did not take the bad records: {done}")
+            raise GuaranteeBrokenError(f"the broker did not take the demo's own records: {done}")
     finally:
         sink.close(5.0)
-    return {reason: 1 for reason, _ in records}

@@ -16,8 +16,9 @@ def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 1.35 + 0.42 * len(rows)))
-    axes = figure.add_axes((0.24, 0.9 / (1.35 + 0.42 * len(rows)), 0.72, 1 - 1.5 / (1.35 + 0.42 * len(rows))))
+    height = 1.2 + 0.42 * len(rows)
+    figure = Figure(figsize=(9.2, height))
+    axes = figure.add_axes((0.2, 0.55 / height, 0.77, 1 - 1.2 / height))
     for number, row in enumerate(rows):
         y = len(rows) - 1 - number
         for key, colour, shift, size in (("before", BEFORE, 0.13, 6), ("after", AFTER, -0.13, 7)):
@@ -63,7 +64,7 @@ def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
         fontweight="bold",
         va="bottom",
     )
-    figure.text(0.985, 0.012, note, ha="right", va="bottom", fontsize=7.5, color=SOFT)
+    figure.text(0.97, 1 - 0.2 / height, note, ha="right", va="top", fontsize=8, color=SOFT)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from fleetloop.demo.drives import (
 )
 from fleetloop.demo.lab import Lab
 from fleetloop.demo.sources import ImageSource
-from foundation.errors import MisconfiguredError
+from foundation.errors import GuaranteeBrokenError, MisconfiguredError
 from foundation.files import write_atomic, write_json_atomic
 from modelkit.images import condition_of
 from pipelines.curate.params import SplitParams
@@ -45,6 +46,8 @@ from schemas.reasons import Split
 VEHICLES = ("vehicle-1", "vehicle-2", "vehicle-3")
 MAX_ROAD_FRAMES = 420
 """Frames of the roads that each vehicle drives before and after."""
+MAX_TOUR_FRAMES = 500
+"""Frames of the patrol that a vehicle goes round while releases roll out."""
 MIN_TEST_IMAGES = 30
 
 
@@ -89,20 +92,18 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
         folder = lab.drives / vehicle_id
         fleet = [d for i, d in enumerate(plan.fleet) if i % len(VEHICLES) == number]
         roads = _roads(plan.test, number)
-        again = _limited(
-            frame for d in roads for frame in drive_frames(d, source, _once(shape), lab.seed, "second")
-        )
-        first = [
-            *(frame for d in fleet for frame in drive_frames(d, source, shape, lab.seed, "first")),
-            *_limited(
-                frame for d in roads for frame in drive_frames(d, source, _once(shape), lab.seed, "first")
-            ),
-        ]
+        once = replace(shape, frames_a_crop=2)
+        most = round(lab.scale * MAX_ROAD_FRAMES)
+
+        def drive_all(drives: list[Drive], journey: str, how: DriveShape = once) -> Iterator[DemoFrame]:
+            return (frame for d in drives for frame in drive_frames(d, source, how, lab.seed, journey))
+
+        again = list(islice(drive_all(roads, "second"), most))
+        first = [*drive_all(fleet, "first", shape), *islice(drive_all(roads, "first"), most)]
         first[len(first) // 2] = _cut_short(first[len(first) // 2])
         tour = [
-            frame
-            for d in (*fleet, *roads)
-            for frame in drive_frames(d, source, _once(shape), lab.seed, "patrol")
+            *islice(drive_all(fleet, "patrol"), MAX_TOUR_FRAMES),
+            *islice(drive_all(roads, "patrol"), most),
         ]
         patrol = [f for f in tour if not is_dark(f)]
         dusk = [f for f in tour if is_dark(f)]
@@ -134,35 +135,18 @@ def _cut_short(frame: DemoFrame) -> DemoFrame:
     return replace(frame, payload=frame.payload[: len(frame.payload) // 2])
 
 
-def _once(shape: DriveShape) -> DriveShape:
-    return DriveShape(
-        scenes_a_drive=shape.scenes_a_drive, frames_a_crop=2, night_ratio=shape.night_ratio, rain_ratio=shape.rain_ratio,
-        bootstrap_ratio=shape.bootstrap_ratio,
-    )  # fmt: skip
-
-
 def _roads(test: Iterable[Drive], number: int) -> list[Drive]:
     """The test drives that this vehicle drives before and after: the held-out classes of its share first."""
     return [d for i, d in enumerate(test) if i % len(VEHICLES) == number]
 
 
-def _limited(frames: Iterable[DemoFrame]) -> list[DemoFrame]:
-    return [frame for frame, _ in zip(frames, range(MAX_ROAD_FRAMES), strict=False)]
-
-
 def _scaled(plan: DrivePlan, scale: float) -> DrivePlan:
-    """A share of the fleet's and of the test's drives; v1's own pictures stay, or it could not be trained."""
-    if scale >= 1.0:
-        return plan
-
-    def share(drives: tuple[Drive, ...]) -> tuple[Drive, ...]:
-        ranked = sorted(drives, key=lambda d: hashlib.sha256(d.drive_id.encode()).digest())
-        kept = {d.drive_id for d in ranked[: max(4, round(scale * len(drives)))]}
-        return tuple(d for d in drives if d.drive_id in kept)
-
+    """A share of the fleet's drives; v1's pictures and the held-out test stay whole, or nothing could be proven."""
     if any(d.split is Split.TEST for d in plan.fleet):
-        raise AssertionError("a drive of the fleet hashes to test: the plan is wrong")
-    return DrivePlan(plan.bootstrap, share(plan.fleet), share(plan.test), plan.simulated)
+        raise GuaranteeBrokenError("a drive of the fleet hashes to test")
+    ranked = sorted(plan.fleet, key=lambda d: hashlib.sha256(d.drive_id.encode()).digest())
+    kept = {d.drive_id for d in ranked[: max(len(VEHICLES), round(scale * len(ranked)))]}
+    return replace(plan, fleet=tuple(d for d in plan.fleet if d.drive_id in kept))
 
 
 def _write_stills(path: Path, frames: list[DemoFrame]) -> None:

@@ -59,7 +59,8 @@ def build_result(
         "labels_used": int(facts.learnt.label["answered"]),
         "label_cost": float(facts.learnt.label["cost"]),
         "bytes": {
-            "captured": sum(int(s["bytes"]["captured"]) for s in facts.statuses.values()),
+            "captured": sum(int(s["bytes"]["seen"]) for s in facts.statuses.values()),
+            "accepted": sum(int(s["bytes"]["captured"]) for s in facts.statuses.values()),
             "uploaded": sum(int(s["bytes"]["uploaded"]) for s in facts.statuses.values()),
         },
         "ledger": _ledger_sum(facts.ledgers),

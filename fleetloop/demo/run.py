@@ -14,7 +14,7 @@ from rich.console import Console
 from connectors.embedded_broker import EmbeddedBroker
 from connectors.kafka_admin import ensure_topics
 from connectors.static_server import StaticServer
-from fleetloop.demo.bad_records import send_bad_records
+from fleetloop.demo.bad_records import repeat_records, send_bad_records
 from fleetloop.demo.deploy import ReleaseOutcome, release_bad, release_forged, release_good
 from fleetloop.demo.drives import DriveShape
 from fleetloop.demo.journeys import Fleet, Road, first_journey
@@ -29,6 +29,7 @@ from foundation.files import write_atomic, write_json_atomic
 from pipelines.curate.params import SplitParams, load_params
 from schemas.signing import VehicleKey
 
+REPEATED_RECORDS = 20
 MARKER = ".fleetloop-demo"
 GTSRB_TRAIN_TRACKS = 420
 
@@ -133,7 +134,12 @@ def _loop(lab: Lab, options: DemoOptions, bootstrap: str, started: float) -> dic
             faults = first_journey(lab, fleet, Road(bootstrap, server.url, uplink), frames)
         with lab.step("ingest", "Sending bad records too, and ingesting (Beam)"):
             keys = [VehicleKey.load(lab.vehicle(v) / "state" / "key.pem") for v in VEHICLES[:2]]
+            repeated = repeat_records(bootstrap, REPEATED_RECORDS)
             bad = send_bad_records(bootstrap, VEHICLES[0], *keys)
+            faults.append(
+                f"A gateway repeats {repeated} records of the log byte for byte: each is marked as a resend."
+            )
+            faults.append(f"{sum(bad.values())} bad records are sent: {', '.join(sorted(bad))}.")
             ingested = lab.run("ingest")
             lab.say(
                 f"{ingested['offsets']} offsets: {ingested['landed']} landed, {ingested['resent']} resent, "
