@@ -27,6 +27,7 @@ SplitOf = Callable[[str], Split]
 
 DRIVE_START_NS = 1_767_600_000_000_000_000
 FRAME_INTERVAL_NS = 100_000_000
+JPEG_QUALITY = 92
 NIGHT_GAIN, NIGHT_NOISE = 0.16, 7.0
 """Share of the light that is left, and standard deviation of the sensor noise (8-bit levels)."""
 
@@ -161,7 +162,7 @@ def write_drive_file(path: Path, frames: list[DemoFrame], sensor_id: str = "fron
             "track_id": [f.track_id for f in frames],
             "capture_time_ns": pa.array([f.capture_time_ns for f in frames], pa.int64()),
             "capture_time_uncertainty_ns": pa.array([1_000_000] * len(frames), pa.int64()),
-            "content_type": ["image/png"] * len(frames),
+            "content_type": ["image/jpeg"] * len(frames),
             "provenance": [f.provenance.value for f in frames],
             "payload": pa.array([f.payload for f in frames], pa.binary()),
         }
@@ -179,7 +180,7 @@ def _frame(
     journey: str = "still",
 ) -> DemoFrame:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     start_ns = (
         DRIVE_START_NS + int.from_bytes(_hash(0, "start", drive.drive_id, journey)[:3], "big") * 1_000_000_000
     )
@@ -255,6 +256,7 @@ def _levels(values: NDArray[np.floating[Any]]) -> Pixels:
 def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
     common = (
         "Vehicles are processes on this machine that replay recorded images; there is no camera and no car.",
+        f"Every frame is encoded anew as JPEG (quality {JPEG_QUALITY}), as a camera would.",
         "Capture times are made up: ten frames a second, drive after drive.",
         "The label desk is a file of the source's own labels that stands for annotators.",
     )
