@@ -187,13 +187,21 @@ def _slice(name: str, mask: NDArray[np.bool_], answers: Answers, params: Evaluat
         name=name,
         n=n,
         clusters=len(np.unique(clusters)),
-        base=wilson(int(base.sum()), n, z),
-        candidate=wilson(int(candidate.sum()), n, z),
+        base=_accuracy(base, clusters, z, params),
+        candidate=_accuracy(candidate, clusters, z, params),
         difference=_wider(paired_difference(pairs, z), draws, tail),
         difference_bound=_wider(paired_difference(pairs, one_sided), draws, 2 * tail),
         pairs=pairs,
         mcnemar_p=mcnemar_p(pairs),
     )
+
+
+def _accuracy(
+    right: NDArray[np.bool_], clusters: NDArray[np.str_], z: float, params: EvaluateParams
+) -> Interval:
+    """Accuracy of one model on a slice; rows of one cluster are drawn together, for they are no independent proof."""
+    draws = bootstrap_difference(right.astype(np.float64), clusters, params.bootstrap_samples, params.seed)
+    return _wider(wilson(int(right.sum()), len(right), z), draws, (1.0 - params.confidence) / 2.0)
 
 
 def _wider(closed: Interval, draws: NDArray[np.float64], tail: float) -> Interval:
