@@ -197,7 +197,7 @@ def _slice(name: str, mask: NDArray[np.bool_], answers: Answers, params: Evaluat
 
 
 def _accuracy(
-    right: NDArray[np.bool_], clusters: NDArray[np.str_], z: float, params: EvaluateParams
+    right: NDArray[np.bool_], clusters: NDArray[np.int64], z: float, params: EvaluateParams
 ) -> Interval:
     """Accuracy of one model on a slice; rows of one cluster are drawn together, for they are no independent proof."""
     draws = bootstrap_difference(right.astype(np.float64), clusters, params.bootstrap_samples, params.seed)
