@@ -69,7 +69,10 @@ def run(
 
 @app.command()
 def topics(
-    bootstrap: Annotated[str, typer.Option(help="host:port of a broker, several with commas.")],
+    bootstrap: Annotated[str, typer.Option(help="host:port of a broker, several with commas.")] = "",
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", help="Its broker and how to be let in there.")
+    ] = None,
     create: Annotated[
         bool, typer.Option("--create", help="Make FleetLoop's topics that are missing.")
     ] = False,
@@ -81,8 +84,16 @@ def topics(
     """List the topics of a broker with their ids and partitions; `--create` makes the missing ones first."""
     from connectors.kafka_admin import administration, ensure_topics
     from connectors.kafka_settings import KafkaSettings
+    from connectors.workspace import Workspace
+    from foundation.errors import MisconfiguredError
 
-    settings = KafkaSettings(bootstrap=bootstrap)
+    if workspace is not None:
+        settings = Workspace.open(workspace).kafka(bootstrap)
+    elif bootstrap:
+        settings = KafkaSettings(bootstrap=bootstrap)
+    else:
+        raise MisconfiguredError("no broker is named: give --bootstrap HOST:PORT or --workspace FOLDER")
+    bootstrap = settings.bootstrap
     made = [s.info.topic for s in ensure_topics(settings, replicas=replicas) if s.is_new] if create else []
     with administration(settings) as admin:
         found = [admin.describe(name) for name in admin.list_topics() if not name.startswith("__")]

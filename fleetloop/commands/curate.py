@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from fleetloop.options import (
+    JobEndpoint,
+    PrismPath,
+    Processes,
+    RunnerName,
+    Workers,
+    WorkspacePath,
+    runner_settings,
+)
 
 app = typer.Typer()
 
 
 @app.command()
 def curate(
-    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    workspace: WorkspacePath = Path(),
     lock: bool = typer.Option(False, "--lock", help="Write lake.lock from the lake's newest versions first."),
-    workers: int = typer.Option(1, min=1, max=256, help="Workers of the local runner."),
-    processes: bool = typer.Option(False, help="Run the workers as processes instead of threads."),
+    runner: RunnerName = "direct",
+    workers: Workers = 1,
+    processes: Processes = False,
+    job_endpoint: JobEndpoint = "",
+    prism_path: PrismPath = "",
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output: the manifest."),
 ) -> None:
     """Make datasets/current from the versions in lake.lock, with the parameters in params.yaml."""
     from connectors.workspace import Workspace
     from pipelines.curate.run import curate as make_dataset
     from pipelines.dataset.lock import write_lock
-    from pipelines.runner import RunnerSettings
 
+    settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     place = Workspace.open(workspace)
     if lock:
         write_lock(place)
-    result = make_dataset(place, RunnerSettings(workers=workers, multi_processing=processes))
+    result = make_dataset(place, settings)
     manifest = result.manifest
     if as_json:
         print(json.dumps(manifest, indent=2, sort_keys=True))

@@ -85,7 +85,7 @@ def enrol_vehicle(
         RejectedError: the model's bytes are refused, or the folder holds another first model.
     """
     from edge_agent.models.slots import install_initial
-    from edge_agent.models.trust import TrustFolder
+    from edge_agent.models.trust_folder import TrustFolder
     from edge_agent.models.vehicle import Vehicle, read_vehicle, write_vehicle
     from rollout.fleet import read_tags, write_tags
     from rollout.repository import Repository

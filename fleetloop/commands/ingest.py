@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fleetloop.options import (
+    AsJson,
+    Bootstrap,
+    JobEndpoint,
+    PrismPath,
+    Processes,
+    RunnerName,
+    Workers,
+    WorkspacePath,
+    runner_settings,
+)
 from schemas.wire import TOPICS
 
 if TYPE_CHECKING:
@@ -21,42 +32,27 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_WORKSPACE = typer.Option(Path(), "--workspace", help="Folder made by `fleetloop init`.")
-
 
 @app.command()
 def ingest(
-    workspace: Path = _WORKSPACE,
-    bootstrap: str = typer.Option(
-        "", "--bootstrap", help="HOST:PORT of the broker, instead of the workspace's."
-    ),
+    workspace: WorkspacePath = Path(),
+    bootstrap: Bootstrap = "",
     topic: str = typer.Option(TOPICS.samples, "--topic", help="Topic to read."),
     follow: bool = typer.Option(False, "--follow", help="Go on until SIGINT or SIGTERM."),
     poll_s: float = typer.Option(
         5.0, "--poll-s", min=0.1, max=3600.0, help="Seconds between two looks at the log."
     ),
-    runner: str = typer.Option("direct", "--runner", help="Beam runner: direct, prism or portable."),
-    workers: int = typer.Option(1, "--workers", min=1, max=256, help="Workers of the runner `direct`."),
-    processes: bool = typer.Option(
-        False, "--processes", help="Workers of `direct` as processes, not threads."
-    ),
-    job_endpoint: str = typer.Option(
-        "", "--job-endpoint", help="HOST:PORT of the job server, for `portable`."
-    ),
-    prism_path: str = typer.Option("", "--prism-path", help="The Prism program, for `prism`."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
+    runner: RunnerName = "direct",
+    workers: Workers = 1,
+    processes: Processes = False,
+    job_endpoint: JobEndpoint = "",
+    prism_path: PrismPath = "",
+    as_json: AsJson = False,
 ) -> None:
     """Read the broker's log into the lake. Exit status 75 when a part could not be read now."""
     from connectors.workspace import Workspace
-    from pipelines.runner import RunnerSettings, runner_named
 
-    settings = RunnerSettings(
-        runner=runner_named(runner),
-        workers=workers,
-        multi_processing=processes,
-        job_endpoint=job_endpoint,
-        prism_path=prism_path,
-    )
+    settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     job = open_ingest(Workspace.open(workspace), settings, topic=topic, bootstrap=bootstrap)
     if follow:
         _follow(job, poll_s, as_json)
@@ -76,7 +72,6 @@ def open_ingest(
     """The ingest of a workspace. Raises MisconfiguredError before any vehicle is enrolled."""
     from functools import partial
 
-    from connectors.kafka_settings import KafkaSettings
     from connectors.kafka_source import KafkaSource
     from connectors.lake import LakeTable
     from connectors.lake_schema import ARRIVALS
@@ -91,7 +86,7 @@ def open_ingest(
             f"no vehicle is enrolled ({workspace.enrolment_path} is missing), so every record would be"
             " rejected; run `fleetloop enroll` first"
         )
-    kafka = KafkaSettings(bootstrap=bootstrap or workspace.settings.bootstrap, client_id="fleetloop-ingest")
+    kafka = workspace.kafka(bootstrap, client_id="fleetloop-ingest")
     return Ingest(
         table=LakeTable.create(workspace.arrivals_uri, ARRIVALS),
         open_source=partial(KafkaSource, kafka),

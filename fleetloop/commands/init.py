@@ -28,6 +28,9 @@ GIT_IGNORE = """\
 /reports/label_requests/
 /registry/tuf/targets/
 /out/
+# Locks of writers at work.
+.fleet.lock
+.writer.lock
 """
 CONFIG = """\
 # Settings of this workspace. Parameters of the stages are in params.yaml.
@@ -39,7 +42,7 @@ lake = "lake"
 blobs = ""
 # Folder of the private keys. Empty: the sibling folder "<workspace>.keys", outside this repository.
 keys = ""
-# HOST:PORT of the Kafka-compatible broker.
+# HOST:PORT of the Kafka-compatible broker; several with commas. A bootstrap in [kafka] goes before it, --bootstrap before both.
 bootstrap = "127.0.0.1:9092"
 
 # Shown on every dataset card.
@@ -52,6 +55,17 @@ lock_wait_s = 60.0
 [label_desk]
 # A Parquet, JSON-lines or CSV file with the columns payload_sha256 and class_name stands for the annotators.
 file = ""
+# Who is said to have answered, and the label units of one answer.
+labeller = "label-desk"
+cost = 1.0
+
+# How to be let in to a broker that is not on this machine. Paths are relative to this file. The passwords come from
+# the environment: FLEETLOOP_KAFKA_SASL_PASSWORD, FLEETLOOP_KAFKA_TLS_KEY_PASSWORD.
+[kafka]
+# security_protocol = "SASL_SSL" # PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
+# tls_ca_path = "ca.pem"
+# sasl_mechanism = "SCRAM-SHA-512"
+# sasl_user = "fleetloop"
 """
 CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
 

@@ -10,6 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleetloop.options import (
+    AsJson,
+    JobEndpoint,
+    PrismPath,
+    Processes,
+    RunnerName,
+    Workers,
+    WorkspacePath,
+    runner_settings,
+)
 from foundation.errors import MisconfiguredError
 
 app = typer.Typer()
@@ -21,24 +31,35 @@ def label(
     desk: Annotated[
         Path | None, typer.Option(help="Parquet, JSON-lines or CSV file that stands for the annotators.")
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
-    workers: int = typer.Option(1, min=1, max=256, help="Workers of the local runner."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
+    cost_per_label: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1e6, help="Label units an answer, instead of cost in fleetloop.toml."),
+    ] = None,
+    workspace: WorkspacePath = Path(),
+    runner: RunnerName = "direct",
+    workers: Workers = 1,
+    processes: Processes = False,
+    job_endpoint: JobEndpoint = "",
+    prism_path: PrismPath = "",
+    as_json: AsJson = False,
 ) -> None:
     """Spend a labelling budget on the frames worth most, and append the answers to the lake with their
     cost."""
     from connectors.label_desk import FileLabelDesk
     from connectors.workspace import Workspace
     from pipelines.curate.labelling import label as spend
-    from pipelines.runner import RunnerSettings
 
+    settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     place = Workspace.open(workspace)
-    file = desk or (place.path(place.settings.label_desk.file) if place.settings.label_desk.file else None)
+    known = place.settings.label_desk
+    file = desk or (place.path(known.file) if known.file else None)
     if file is None:
         raise MisconfiguredError(
             "no label desk: give --desk FILE, or set file in [label_desk] of fleetloop.toml"
         )
-    result = spend(place, FileLabelDesk(file), budget, RunnerSettings(workers=workers))
+    cost = known.cost if cost_per_label is None else cost_per_label
+    answers = FileLabelDesk(file, labeller=known.labeller, cost=cost)
+    result = spend(place, answers, budget, settings)
     if as_json:
         print(json.dumps(result.to_json(), indent=2, sort_keys=True))
         return
@@ -53,6 +74,6 @@ def label(
     console = Console()
     console.print(table)
     console.print(
-        f"[green]Cost[/] {result.cost:g} for {result.answered:,} of {result.asked:,} frames; "
-        f"the budget is {budget:,}"
+        f"[green]Cost[/] {result.cost:g} for {result.answered:,} of {result.asked:,} frames "
+        f"({result.payload_bytes:,} bytes); the budget is {budget:,}"
     )

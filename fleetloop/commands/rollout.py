@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleetloop.options import AsJson, Bootstrap, WorkspacePath
 from foundation.clock import SystemClock
-from foundation.errors import FleetLoopError
+from foundation.errors import MisconfiguredError, RejectedError
 
 if TYPE_CHECKING:
     from connectors.workspace import Workspace
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it.")
 
-_WORKSPACE = typer.Option(Path(), "--workspace", help="Folder made by `fleetloop init`.")
-_BOOTSTRAP = typer.Option("", "--bootstrap", help="HOST:PORT of the broker, instead of the workspace's.")
-_AS_JSON = typer.Option(False, "--json", help="One JSON document on standard output.")
 HALTED_EXIT = 3
 WAITING_EXIT = 75
 
@@ -51,8 +49,8 @@ def start(
     report_within_s: float = typer.Option(
         3600.0, "--report-within-s", min=1.0, help="Silence beyond this is a breach."
     ),
-    workspace: Path = _WORKSPACE,
-    as_json: bool = _AS_JSON,
+    workspace: WorkspacePath = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Cut the fleet into waves of exactly the given sizes and open the first."""
     from connectors.workspace import Workspace
@@ -81,7 +79,7 @@ def start(
 
 
 @app.command()
-def advance(workspace: Path = _WORKSPACE, bootstrap: str = _BOOTSTRAP, as_json: bool = _AS_JSON) -> None:
+def advance(workspace: WorkspacePath = Path(), bootstrap: Bootstrap = "", as_json: AsJson = False) -> None:
     """Hear the fleet and decide once: wait, open the next wave, complete, or halt (exit status 3)."""
     from connectors.workspace import Workspace
 
@@ -95,9 +93,9 @@ def advance(workspace: Path = _WORKSPACE, bootstrap: str = _BOOTSTRAP, as_json: 
 def watch(
     timeout_s: float = typer.Option(600.0, "--timeout-s", min=0.0, help="How long to watch."),
     every_s: float = typer.Option(2.0, "--every-s", min=0.05, max=3600.0, help="Between two decisions."),
-    workspace: Path = _WORKSPACE,
-    bootstrap: str = _BOOTSTRAP,
-    as_json: bool = _AS_JSON,
+    workspace: WorkspacePath = Path(),
+    bootstrap: Bootstrap = "",
+    as_json: AsJson = False,
 ) -> None:
     """Advance until it completes (exit status 0), halts (3), or the time is over (75)."""
     from connectors.workspace import Workspace
@@ -118,8 +116,8 @@ def watch(
 @app.command()
 def halt(
     why: str = typer.Option("halted by hand", "--why", help="For the record."),
-    workspace: Path = _WORKSPACE,
-    as_json: bool = _AS_JSON,
+    workspace: WorkspacePath = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Stop the newest rollout: its vehicles go back to the model before."""
     from connectors.workspace import Workspace
@@ -133,10 +131,10 @@ def halt(
 
 @app.command()
 def status(
-    workspace: Path = _WORKSPACE,
-    bootstrap: str = _BOOTSTRAP,
+    workspace: WorkspacePath = Path(),
+    bootstrap: Bootstrap = "",
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
-    as_json: bool = _AS_JSON,
+    as_json: AsJson = False,
 ) -> None:
     """Say how the newest rollout stands, vehicle by vehicle, and what every vehicle last said."""
     from connectors.workspace import Workspace
@@ -167,11 +165,11 @@ def status(
 
 @app.command()
 def history(
-    workspace: Path = _WORKSPACE,
-    bootstrap: str = _BOOTSTRAP,
+    workspace: WorkspacePath = Path(),
+    bootstrap: Bootstrap = "",
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
     events: bool = typer.Option(False, "--events", help="Every event, not only which model served when."),
-    as_json: bool = _AS_JSON,
+    as_json: AsJson = False,
 ) -> None:
     """Say which vehicle ran which model when, as the vehicles said it, signed."""
     from connectors.workspace import Workspace
@@ -238,11 +236,10 @@ def open_reports(place: Workspace) -> FleetReports:
 
 def hear(place: Workspace, reports: FleetReports, bootstrap: str = "") -> Mapping[str, VehicleReport]:
     """Read the telemetry that is new. Raises RetryLaterError without a broker: deaf, nobody decides."""
-    from connectors.kafka_settings import KafkaSettings
     from connectors.kafka_source import KafkaSource
     from schemas.enrolment import Enrolment
 
-    source = KafkaSource(KafkaSettings(bootstrap=bootstrap or place.settings.bootstrap))
+    source = KafkaSource(place.kafka(bootstrap))
     try:
         reports.listen(source, Enrolment.load(place.enrolment_path))
     finally:
@@ -292,8 +289,7 @@ def _verdict(service: RolloutService, reports: FleetReports) -> WaveVerdict | No
 def _finish(place: Workspace, done: Advance, as_json: bool, *, is_last_word: bool = False) -> None:
     from schemas.documents import COMPLETE, HALTED, RUNNING
 
-    if done.plan.state == COMPLETE:
-        _serve(place, done)
+    serving = _serve(place, done) if done.plan.state == COMPLETE else {}
     vehicles = [dataclasses.asdict(each) for each in done.wave.vehicles] if done.wave else []
     if as_json:
         document = {
@@ -301,9 +297,12 @@ def _finish(place: Workspace, done: Advance, as_json: bool, *, is_last_word: boo
             "reason": done.reason,
             "plan": dataclasses.asdict(done.plan),
             "vehicles": vehicles,
+            **serving,
         }
         print(json.dumps(document, sort_keys=True, indent=2))
     else:
+        if serving and not serving["serving_updated"]:
+            typer.echo(f"the serving model of the registry stays: {serving['why']}", err=True)
         typer.echo(f"rollout {done.plan.plan_id} {done.did}: {done.plan.state} {done.reason}".rstrip())
         for each in vehicles:
             typer.echo(f"  {each['vehicle_id']}  wave {each['wave']}  {each['outcome']}  {each['reason']}")

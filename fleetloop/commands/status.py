@@ -51,7 +51,7 @@ def describe_workspace(root: Path) -> dict[str, Any]:
     versions = list_versions(place)
     return {
         "workspace": str(place.root),
-        "broker": place.settings.bootstrap,
+        "broker": place.bootstrap,
         "vehicles": _vehicles(place.enrolment_path),
         "lake": _lake(place.lake_path),
         "dataset": {

@@ -18,7 +18,6 @@ from modelkit.images import DARK_BELOW_LUMA
 WAVES = "1,2"
 ROLLOUT_DEADLINE_S = 60.0
 HALTED_EXIT = 3
-MIN_REFUSALS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,7 @@ class ReleaseOutcome:
     id: str
     outcome: str
     reason: str
+    override: dict[str, str] | None = None
 
 
 def release_good(lab: Lab, fleet: Fleet) -> ReleaseOutcome:
@@ -81,14 +81,16 @@ def release_forged(lab: Lab, fleet: Fleet, model: Path) -> ReleaseOutcome:
     )
 
 
-def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> tuple[ReleaseOutcome, dict[str, Any]]:
+def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> ReleaseOutcome:
     """Force a model past the gate that fails in the dark only, and see its vehicle throw it out at dusk."""
     bad = lab.out / "v4-fails-in-the-dark.onnx"
     write_atomic(bad, return_nan_when_dark(good_model.read_bytes(), DARK_BELOW_LUMA, "v4"))
     refused = lab.run("release", "create", "--model", bad, "--id", "v4-fails-in-the-dark", may_fail=True)
     if refused["exit_code"] == 0:
         raise GuaranteeBrokenError("a model that no gate judged was released without an override")
-    lab.say("the gate refuses it; an override lets it pass, and is recorded in the signed release")
+    lab.say(
+        "no gate judged it, so it is refused; an override lets it pass, and is recorded in the signed release"
+    )
     release = lab.run(
         "release", "create", "--model", bad, "--id", "v4-fails-in-the-dark", "--override-by", "demo operator",
         "--override-why", "to show what happens when someone insists",
@@ -123,12 +125,49 @@ def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> tuple[ReleaseOutcom
     if carriers():
         raise GuaranteeBrokenError(f"{carriers()} still carry the bad release")
     lab.say(f"{canary} went back to {status['model']['name']} by itself ({why}); the rollout halted")
-    reason = (
-        f"{canary} rolled back by itself: {why}; the rollout halted: {done['reason']}; exposed vehicles: 1"
+    reason = f"{canary} rolled back by itself: {why}; the rollout halted: {done['reason']}"
+    given = release["gate"]["override"]
+    return ReleaseOutcome(
+        release_id, "rolled back, halted", reason, {"by": str(given["by"]), "why": str(given["why"])}
     )
-    return ReleaseOutcome(release_id, "rolled back, halted", reason), {
-        "canary": canary, "exposed": 1, "refused_without_override": refused["stderr"].strip().splitlines()[-1],
-    }  # fmt: skip
+
+
+def refuse_malformed(lab: Lab, good_model: Path) -> dict[str, str]:
+    """Try to release what is no acceptable model; returns what each was refused with.
+
+    Raises:
+        GuaranteeBrokenError: one was released.
+    """
+    refused: dict[str, str] = {}
+    for name, data in malformed_models(good_model.read_bytes()).items():
+        path = lab.out / f"{name}.onnx"
+        write_atomic(path, data)
+        words = ("release", "create", "--model", path, "--override-by", "demo", "--override-why", "attack")
+        done = lab.run(*words, may_fail=True)
+        if done["exit_code"] == 0:
+            raise GuaranteeBrokenError(f"a malformed model was released: {name}")
+        refused[name] = done["stderr"].strip().splitlines()[-1][:200]
+    return refused
+
+
+def malformed_models(good: bytes) -> dict[str, bytes]:
+    """Three models that must never be loaded, made from a good one: cut short, data outside, a foreign operator."""
+    import onnx
+
+    outside = onnx.load_model_from_string(good)
+    tensor = outside.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../key.pem"
+    foreign = onnx.load_model_from_string(good)
+    foreign.graph.node[0].domain = "com.attacker"
+    foreign.opset_import.add(domain="com.attacker", version=1)
+    return {
+        "cut-short": good[: len(good) // 2],
+        "data-outside-the-file": outside.SerializeToString(),
+        "foreign-operator": foreign.SerializeToString(),
+    }
 
 
 def _model(fleet: Fleet, vehicle_id: str) -> dict[str, Any]:

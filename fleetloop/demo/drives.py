@@ -184,11 +184,10 @@ def _frame(
     start_ns = (
         DRIVE_START_NS + int.from_bytes(_hash(0, "start", drive.drive_id, journey)[:3], "big") * 1_000_000_000
     )
-    track = image.scene_id if image.is_sequence else image.source_id
     return DemoFrame(
         frame_id=f"{drive.drive_id}.{journey}.{number:05d}",
         drive_id=drive.drive_id,
-        track_id=f"{drive.drive_id}.{journey}.{track}",
+        track_id=f"{drive.drive_id}.{image.scene_id}",
         capture_time_ns=start_ns + number * FRAME_INTERVAL_NS,
         payload=buffer.getvalue(),
         class_name=image.class_name,

@@ -103,6 +103,8 @@ class Fleet:
         self._lab, self._road = lab, road
         self._running: dict[str, AgentProcess] = {}
         self._configs: dict[str, Path] = {}
+        self.unordered_restarts = 0
+        """How often a supervisor had to start a process again that the demo did not kill."""
 
     def __enter__(self) -> Fleet:
         return self
@@ -132,6 +134,7 @@ class Fleet:
     def stop(self, vehicle_id: str) -> None:
         """Clean stop."""
         status = self._running.pop(vehicle_id).stop()
+        self._count_restarts(vehicle_id)
         if status != 0:
             raise GuaranteeBrokenError(
                 f"the agent of {vehicle_id} ended with {status} on SIGTERM, expected 0"
@@ -149,7 +152,12 @@ class Fleet:
             status = self._running[vehicle_id].wait(max(1.0, end - time.monotonic()))
             if status != 0:
                 raise GuaranteeBrokenError(f"the agent of {vehicle_id} ended with {status}, expected 0")
+            self._count_restarts(vehicle_id)
             del self._running[vehicle_id]
+
+    def _count_restarts(self, vehicle_id: str) -> None:
+        children = self.status(vehicle_id)["processes"]
+        self.unordered_restarts += sum(int(child["restarts"]) for child in children.values())
 
     def status(self, vehicle_id: str) -> dict[str, Any]:
         """What `fleetloop agent status --json` says."""

@@ -91,7 +91,7 @@ class Lab:
         self, words: Sequence[str | Path], more: list[str], *, may_fail: bool
     ) -> subprocess.CompletedProcess[str]:
         arguments = [str(w) for w in words]
-        self.transcript.append("fleetloop " + shlex.join(self._shown(a) for a in arguments))
+        self.note(arguments)
         where = self.workspace if self.workspace.is_dir() else self.out
         done = subprocess.run(
             [sys.executable, "-m", "fleetloop", *arguments, *more],
@@ -103,6 +103,14 @@ class Lab:
                 f"fleetloop {shlex.join(arguments)} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-3000:]}"
             )
         return done
+
+    def note(self, words: Sequence[str]) -> None:
+        """Keep a command for the report, with paths as seen from the workspace."""
+        self.transcript.append("fleetloop " + shlex.join(self._shown(word) for word in words))
+
+    def receipts(self, vehicle_id: str) -> Path:
+        """Where a vehicle's spool prints a line for each sample, after its fsync."""
+        return self.vehicle(vehicle_id) / "receipts.txt"
 
     def _shown(self, word: str) -> str:
         return word.replace(str(self.workspace), ".").replace(str(self.out), "..")
@@ -119,15 +127,23 @@ class AgentProcess:
 
     def __init__(self, lab: Lab, vehicle_id: str, config: Path, *, until_source_ends: bool) -> None:
         self.vehicle_id = vehicle_id
+        words = [
+            "agent",
+            "run",
+            "--config",
+            str(config),
+            *(["--until-source-ends"] if until_source_ends else []),
+        ]
+        lab.note(words)
         log = (lab.vehicle(vehicle_id) / "agent.log").open("a", encoding="utf-8")
         with log:
             self._process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "fleetloop", "agent", "run", "--config", str(config),
-                    *(["--until-source-ends"] if until_source_ends else []),
-                ],
-                env=child_environment(), stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "fleetloop", *words],
+                env={**child_environment(), "FLEETLOOP_RECEIPT_PATH": str(lab.receipts(vehicle_id))},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def kill(self) -> None:
         """SIGKILL to every process of this agent, as a power cut would do."""

@@ -60,7 +60,6 @@ class Prepared:
     captured_frames: int
     bootstrap_images: int
     held_out_images: int
-    dark_frames: dict[str, int]
     unreadable_frames: int
 
 
@@ -87,7 +86,6 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
     truth: dict[str, str] = {}
     labels: dict[str, str] = {}
     captured = 0
-    dark: dict[str, int] = {}
     for number, vehicle_id in enumerate(VEHICLES):
         folder = lab.drives / vehicle_id
         fleet = [d for i, d in enumerate(plan.fleet) if i % len(VEHICLES) == number]
@@ -117,11 +115,14 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
             truth |= {f.frame_id: f.class_name for f in frames}
             labels |= {f.payload_sha256: f.class_name for f in frames}
         captured += len(first)
-        dark[vehicle_id] = len(dusk)
+        if not dusk:
+            raise MisconfiguredError(
+                f"no frame of {vehicle_id} is dark: the third release could not be shown"
+            )
     rows = ({"class_name": name, "payload_sha256": digest} for digest, name in sorted(labels.items()))
     write_atomic(lab.labels, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
     write_json_atomic(lab.drives / "truth.json", truth)
-    return Prepared(source, plan, captured, len(bootstrap), len(held_out), dark, len(VEHICLES))
+    return Prepared(source, plan, captured, len(bootstrap), len(held_out), len(VEHICLES))
 
 
 def is_dark(frame: DemoFrame) -> bool:

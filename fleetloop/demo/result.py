@@ -22,7 +22,6 @@ def build_result(
     verdicts: list[Verdict],
     faults: list[str],
     first: dict[str, Any],
-    history: dict[str, Any],
 ) -> dict[str, Any]:
     """Put every count into one document. Ratios are in [0, 1], sizes in bytes, times in seconds."""
     summary = facts.learnt.evaluation["summary"]
@@ -62,6 +61,7 @@ def build_result(
             "captured": sum(int(s["bytes"]["seen"]) for s in facts.statuses.values()),
             "accepted": sum(int(s["bytes"]["captured"]) for s in facts.statuses.values()),
             "uploaded": sum(int(s["bytes"]["uploaded"]) for s in facts.statuses.values()),
+            "labelled": int(facts.learnt.label.get("payload_bytes", 0)),
         },
         "ledger": _ledger_sum(facts.ledgers),
         "lake": {
@@ -86,7 +86,10 @@ def build_result(
         },
         "gate": {"passed": facts.learnt.gate["passed"], "reason": facts.learnt.gate["reason"]},
         "weakness": _weakness(prepared, first),
-        "releases": [{"id": r.id, "outcome": r.outcome, "reason": r.reason} for r in facts.releases],
+        "releases": [
+            {"id": r.id, "outcome": r.outcome, "reason": r.reason, "override": r.override}
+            for r in facts.releases
+        ],
         "vehicles": [
             {
                 "id": v,
@@ -103,7 +106,8 @@ def build_result(
             }
             for v in VEHICLES
         ],
-        "model_history": history.get("events", []),
+        "model_history": facts.model_events,
+        "malformed_models": facts.malformed,
         "faults": faults,
         "guarantees": [v.to_json() for v in verdicts],
         "not_exercised": [NOT_EXERCISED],

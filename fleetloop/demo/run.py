@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,26 @@ from rich.console import Console
 
 from connectors.embedded_broker import EmbeddedBroker
 from connectors.kafka_admin import ensure_topics
+from connectors.kafka_settings import KafkaSettings
+from connectors.kafka_source import KafkaSource
 from connectors.static_server import StaticServer
 from fleetloop.demo.bad_records import repeat_records, send_bad_records
-from fleetloop.demo.deploy import ReleaseOutcome, release_bad, release_forged, release_good
+from fleetloop.demo.deploy import refuse_malformed, release_bad, release_forged, release_good
 from fleetloop.demo.drives import DriveShape
 from fleetloop.demo.journeys import Fleet, Road, first_journey
 from fleetloop.demo.lab import Lab
-from fleetloop.demo.learn import Learnt, learn
+from fleetloop.demo.learn import learn
 from fleetloop.demo.prepare import VEHICLES, Prepared, prepare
-from fleetloop.demo.prove import Facts, judge, read_arrivals
+from fleetloop.demo.prove import Facts, judge, read_arrivals, read_receipts
+from fleetloop.demo.report import write_report
 from fleetloop.demo.result import build_result
 from fleetloop.demo.sources import ImageSource, load_gtsrb, load_traffic_lights
-from foundation.errors import MisconfiguredError
+from fleetloop.demo.uplink import Uplink
+from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import write_atomic, write_json_atomic
 from pipelines.curate.params import SplitParams, load_params
 from schemas.signing import VehicleKey
+from schemas.wire import TOPICS
 
 REPEATED_RECORDS = 20
 MARKER = ".fleetloop-demo"
@@ -51,52 +58,104 @@ class DemoOptions:
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """Run the whole loop and write result.json and report.html into `options.out`. Returns the result.
 
+    A run that breaks off leaves a result.json as well: with the error, the steps that were done, and no guarantee held.
+
     Raises:
-        MisconfiguredError: the data is missing, or `out` holds something that no demo made.
+        MisconfiguredError: the data is missing, `out` holds something that no demo made, the broker is not empty.
         GuaranteeBrokenError: something that was promised did not hold; the message says what.
     """
-    from fleetloop.demo.report import write_report
-
+    source = load_source(options)
     _clear(options.out)
     lab = Lab(options.out.resolve(), options.seed, options.scale, console)
     started = time.monotonic()
-    broker = EmbeddedBroker() if not options.bootstrap else None
     try:
-        bootstrap = options.bootstrap
-        with lab.step(
-            "broker", "Starting the embedded broker" if broker else f"Using the broker at {options.bootstrap}"
-        ):
-            if broker is not None:
-                bootstrap = broker.start()
-            ensure_topics(bootstrap)
-        result = _loop(lab, options, bootstrap, started)
-    finally:
-        if broker is not None:
-            broker.close()
-    with lab.step("report", "Writing the report"):
-        write_json_atomic(lab.out / "result.json", result)
-        write_report(lab, result)
+        with _broker(lab, options.bootstrap) as bootstrap:
+            result = _loop(lab, options, source, bootstrap)
+        with lab.step("report", "Writing the report"):
+            write_report(lab, result)
+    except FleetLoopError as error:
+        failed = {
+            "seed": lab.seed,
+            "scale": lab.scale,
+            "dataset": {"name": source.name},
+            "seconds": lab.seconds,
+        }
+        write_json_atomic(
+            lab.out / "result.json", {**failed, "error": f"{type(error).__name__}: {error}", "guarantees": []}
+        )
+        raise
+    lab.seconds["total"] = round(time.monotonic() - started, 1)
+    write_json_atomic(lab.out / "result.json", result)
     return result
 
 
 def prepare_only(options: DemoOptions, console: Console) -> Path:
     """Write the drives, the labels and the pictures of v1, and nothing else: what the tutorial starts from."""
+    source = load_source(options)
     _clear(options.out)
     lab = Lab(options.out.resolve(), options.seed, options.scale, console)
     with lab.step("prepare", "Preparing drives of real images"):
-        prepared = prepare(lab, load_source(options), SplitParams(), DriveShape())
+        prepared = prepare(lab, source, SplitParams(), DriveShape())
     lab.say(f"{prepared.captured_frames} frames for {len(VEHICLES)} vehicles in {options.out / 'drives'}")
     return lab.drives
 
 
-def _loop(lab: Lab, options: DemoOptions, bootstrap: str, started: float) -> dict[str, Any]:
-    from fleetloop.demo.uplink import Uplink
+def _loop(lab: Lab, options: DemoOptions, source: ImageSource, bootstrap: str) -> dict[str, Any]:
+    prepared, first = _begin(lab, source, bootstrap)
+    with ExitStack() as stack:
+        server = stack.enter_context(StaticServer(lab.workspace / "registry" / "tuf"))
+        hosts = [address.rpartition(":")[0] for address in bootstrap.split(",")]
+        road = Road(bootstrap, server.url, stack.enter_context(Uplink(hosts)))
+        fleet = stack.enter_context(Fleet(lab, road))
+        faults = _drive(lab, fleet, road)
+        repeated, bad = _ingest(lab, bootstrap, faults)
+        learnt = learn(lab, options.label_budget)
+        good_model = lab.workspace / "models" / "package" / "model.onnx"
+        with lab.step("release", "Releasing v2 in two waves while the vehicles drive"):
+            releases = [release_good(lab, fleet)]
+            lab.say(f"{releases[0].id}: {releases[0].reason}")
+        with lab.step("forged_release", "Publishing a release signed with the wrong role's key"):
+            releases.append(release_forged(lab, fleet, good_model))
+            lab.say("no vehicle loaded it")
+        with lab.step("bad_release", "Forcing a bad release past the gate"):
+            releases.append(release_bad(lab, fleet, good_model))
+            fleet.stop_all()
+        with lab.step("malformed_models", "Trying to release what is no acceptable model"):
+            malformed = refuse_malformed(lab, good_model)
+        with lab.step("second_journey", "Driving the same roads again under v2"):
+            for vehicle_id in VEHICLES:
+                fleet.start(vehicle_id, "second")
+            fleet.wait_all()
+            lab.run("ingest")
+        with lab.step("prove", "Counting, on every disk, what was promised"):
+            arrivals, offsets = read_arrivals(lab.workspace, bootstrap)
+            facts = Facts(
+                arrivals=arrivals,
+                offsets_in_log=offsets,
+                repeated=repeated,
+                receipts={v: read_receipts(lab.receipts(v)) for v in VEHICLES},
+                statuses={v: fleet.status(v) for v in VEHICLES},
+                ledgers={
+                    v: lab.run("agent", "ledger", "--state", lab.vehicle(v) / "state") for v in VEHICLES
+                },
+                bad_records=bad,
+                unreadable_frames=prepared.unreadable_frames,
+                unordered_restarts=fleet.unordered_restarts,
+                malformed=malformed,
+                releases=releases,
+                model_events=lab.run("rollout", "history", "--events")["events"],
+                learnt=learnt,
+                workspace=lab.workspace,
+            )
+            verdicts = judge(facts)
+    return build_result(lab, prepared, facts, verdicts, faults, first)
 
+
+def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, dict[str, Any]]:
+    """A workspace, drives, a weak first model, enrolled vehicles. Returns the drives and what is known of v1."""
     with lab.step("prepare", "Preparing drives of real images"):
-        source = load_source(options)
-        lab.run(
-            "init", lab.workspace, "--classes", ",".join(source.classes), "--remote", lab.out / "dvc-remote"
-        )
+        classes = ",".join(source.classes)
+        lab.run("init", lab.workspace, "--classes", classes, "--remote", lab.out / "dvc-remote")
         _configure(lab, source, bootstrap)
         prepared = prepare(lab, source, load_params(lab.workspace / "params.yaml").split, DriveShape())
         lab.say(
@@ -104,95 +163,72 @@ def _loop(lab: Lab, options: DemoOptions, bootstrap: str, started: float) -> dic
             f"{prepared.bootstrap_images} for v1"
         )
     with lab.step("first_model", "Training v1, weak on purpose"):
+        pictures = lab.drives / "bootstrap.parquet"
         exclude = [word for name in source.untrained_classes for word in ("--exclude-class", name)]
         first = lab.run(
-            "train",
-            "--from-scratch",
-            lab.drives / "bootstrap.parquet",
-            "--name",
-            "v1",
-            *exclude,
-            "--exclude-condition",
-            "dark",
+            "train", "--from-scratch", pictures, "--name", "v1", *exclude, "--exclude-condition", "dark"
         )
         lab.run("reference", "add", lab.drives / "reference.parquet")
-        lab.say(
-            f"v1 never saw {', '.join(first['untrained_classes'])}, nor anything {', '.join(first['untrained_conditions'])}"
-        )
+        classes, conditions = (", ".join(first[f"untrained_{what}"]) for what in ("classes", "conditions"))
+        lab.say(f"v1 never saw {classes}, nor anything {conditions}")
     with lab.step("enrol", f"Enrolling {len(VEHICLES)} vehicles"):
         for vehicle_id in VEHICLES:
             lab.run("enroll", vehicle_id, "--state", lab.vehicle(vehicle_id) / "state")
-    with (
-        StaticServer(lab.workspace / "registry" / "tuf") as server,
-        Uplink() as uplink,
-        Fleet(lab, Road(bootstrap, server.url, uplink)) as fleet,
-    ):
-        with lab.step(
-            "first_journey", "Driving under v1: select, spool, upload; with an outage and a SIGKILL"
-        ):
-            frames = {v: pq.read_metadata(lab.drives / v / "first.parquet").num_rows for v in VEHICLES}
-            faults = first_journey(lab, fleet, Road(bootstrap, server.url, uplink), frames)
-        with lab.step("ingest", "Sending bad records too, and ingesting (Beam)"):
-            keys = [VehicleKey.load(lab.vehicle(v) / "state" / "key.pem") for v in VEHICLES[:2]]
-            repeated = repeat_records(bootstrap, REPEATED_RECORDS)
-            bad = send_bad_records(bootstrap, VEHICLES[0], *keys)
-            faults.append(
-                f"A gateway repeats {repeated} records of the log byte for byte: each is marked as a resend."
-            )
-            faults.append(f"{sum(bad.values())} bad records are sent: {', '.join(sorted(bad))}.")
-            ingested = lab.run("ingest")
-            lab.say(
-                f"{ingested['offsets']} offsets: {ingested['landed']} landed, {ingested['resent']} resent, "
-                f"{sum(ingested['rejected'].values())} rejected"
-            )
-        learnt = learn(lab, options.label_budget)
-        with lab.step("release", "Releasing v2 in two waves while the vehicles drive"):
-            good_model = lab.workspace / "models" / "package" / "model.onnx"
-            releases = [release_good(lab, fleet)]
-            lab.say(f"{releases[0].id}: {releases[0].reason}")
-        with lab.step("forged_release", "Publishing a release signed with the wrong role's key"):
-            releases.append(release_forged(lab, fleet, good_model))
-            lab.say("no vehicle loaded it")
-        with lab.step("bad_release", "Forcing a bad release past the gate"):
-            bad_release, bad_facts = release_bad(lab, fleet, good_model)
-            releases.append(bad_release)
-            fleet.stop_all()
-        with lab.step("second_journey", "Driving the same roads again under v2"):
-            for vehicle_id in VEHICLES:
-                fleet.start(vehicle_id, "second")
-            fleet.wait_all()
-            lab.run("ingest")
-        with lab.step("prove", "Counting, on every disk, what was promised"):
-            history = lab.run("rollout", "history", "--events")
-            facts = _facts(lab, bootstrap, fleet, bad, prepared, releases, bad_facts, learnt)
-            verdicts = judge(facts)
-    lab.seconds["total"] = round(time.monotonic() - started, 1)
-    return build_result(lab, prepared, facts, verdicts, faults, first, history)
+    return prepared, first
 
 
-def _facts(
-    lab: Lab,
-    bootstrap: str,
-    fleet: Fleet,
-    bad: dict[str, int],
-    prepared: Prepared,
-    releases: list[ReleaseOutcome],
-    bad_facts: dict[str, Any],
-    learnt: Learnt,
-) -> Facts:
-    arrivals, offsets = read_arrivals(lab.workspace, bootstrap)
-    return Facts(
-        arrivals=arrivals,
-        offsets_in_log=offsets,
-        statuses={v: fleet.status(v) for v in VEHICLES},
-        ledgers={v: lab.run("agent", "ledger", "--state", lab.vehicle(v) / "state") for v in VEHICLES},
-        bad_records=bad,
-        unreadable_frames=prepared.unreadable_frames,
-        releases=releases,
-        exposed_to_bad_release=int(bad_facts["exposed"]),
-        learnt=learnt,
-        workspace=lab.workspace,
-    )
+def _drive(lab: Lab, fleet: Fleet, road: Road) -> list[str]:
+    with lab.step("first_journey", "Driving under v1: select, spool, upload; with an outage and a SIGKILL"):
+        frames = {v: pq.read_metadata(lab.drives / v / "first.parquet").num_rows for v in VEHICLES}
+        return first_journey(lab, fleet, road, frames)
+
+
+def _ingest(lab: Lab, bootstrap: str, faults: list[str]) -> tuple[int, dict[str, int]]:
+    """Send what must not land beside what must, and ingest. Returns the number repeated, and the bad ones by reason."""
+    with lab.step("ingest", "Sending bad records too, and ingesting (Beam)"):
+        keys = [VehicleKey.load(lab.vehicle(v) / "state" / "key.pem") for v in VEHICLES[:2]]
+        repeated = repeat_records(bootstrap, REPEATED_RECORDS)
+        bad = send_bad_records(bootstrap, VEHICLES[0], *keys)
+        faults.append(
+            f"A gateway repeats {repeated} records of the log byte for byte: each is marked as a resend."
+        )
+        faults.append(f"{sum(bad.values())} bad records are sent: {', '.join(sorted(bad))}.")
+        done = lab.run("ingest")
+        lab.say(
+            f"{done['offsets']} offsets: {done['landed']} landed, {done['resent']} resent, "
+            f"{sum(done['rejected'].values())} rejected"
+        )
+        return repeated, bad
+
+
+@contextmanager
+def _broker(lab: Lab, named: str) -> Iterator[str]:
+    """The broker that the user named, or an embedded one for the length of the run; its topics made and empty.
+
+    Raises:
+        MisconfiguredError: the topic holds records already: this run's counts could not be told from them.
+    """
+    with ExitStack() as stack:
+        with lab.step("broker", f"Using the broker at {named}" if named else "Starting the embedded broker"):
+            broker = None if named else stack.enter_context(EmbeddedBroker())
+            bootstrap = named if broker is None else broker.bootstrap
+            ensure_topics(bootstrap)
+            held = _records_held(bootstrap) if named else 0
+        if held:
+            raise MisconfiguredError(
+                f"topic {TOPICS.samples} at {named} holds {held} offsets; the demo needs it empty: delete the topic, or name "
+                "another broker"
+            )
+        yield bootstrap
+
+
+def _records_held(bootstrap: str) -> int:
+    source = KafkaSource(KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo"))
+    try:
+        partitions = source.describe(TOPICS.samples).partitions
+        return sum(source.bounds(TOPICS.samples, partition)[1] for partition in partitions)
+    finally:
+        source.close()
 
 
 def load_source(options: DemoOptions) -> ImageSource:
@@ -202,7 +238,8 @@ def load_source(options: DemoOptions) -> ImageSource:
         MisconfiguredError: an unknown name, or no folder for a data set that has to be brought along.
     """
     if options.dataset == "traffic-lights":
-        return load_traffic_lights(options.wheel_folder)
+        beside_source = Path(__file__).parents[2] / options.wheel_folder
+        return load_traffic_lights(options.wheel_folder if options.wheel_folder.is_dir() else beside_source)
     if options.dataset == "gtsrb":
         if options.data is None:
             raise MisconfiguredError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+from collections.abc import Collection
 from types import TracebackType
 
 CONNECT_TIMEOUT_S = 5.0
@@ -18,7 +19,9 @@ CHUNK_BYTES = 65_536
 class Uplink:
     """Relays connections while it is up; `cut()` drops every connection and refuses new ones until `mend()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Collection[str] = ()) -> None:
+        """`hosts` may be reached besides loopback: those of the broker that the user named."""
+        self._hosts = frozenset({"127.0.0.1", "localhost", *hosts})
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._is_cut = threading.Event()
         self._is_closed = threading.Event()
@@ -100,7 +103,7 @@ class Uplink:
             request += part
         method, _, rest = request.partition(b" ")
         host, _, port = rest.partition(b" ")[0].decode("ascii", "replace").rpartition(":")
-        if method != b"CONNECT" or not port.isdigit() or host not in ("127.0.0.1", "localhost"):
+        if method != b"CONNECT" or not port.isdigit() or host not in self._hosts:
             client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
             return None
         server = socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S)

@@ -1,0 +1,48 @@
+"""Options that several commands take, each written down once, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.runner import RunnerSettings
+
+WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Folder made by `fleetloop init`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Bootstrap = Annotated[
+    str, typer.Option("--bootstrap", help="HOST:PORT of the broker, instead of the workspace's.")
+]
+
+RunnerName = Annotated[str, typer.Option("--runner", help="Beam runner: direct, prism or portable.")]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, max=256, help="Workers of the runner `direct`.")
+]
+Processes = Annotated[
+    bool, typer.Option("--processes", help="Workers of `direct` as processes, not threads.")
+]
+JobEndpoint = Annotated[
+    str, typer.Option("--job-endpoint", help="HOST:PORT of the job server, for `portable`.")
+]
+PrismPath = Annotated[str, typer.Option("--prism-path", help="The Prism program, for `prism`.")]
+
+
+def runner_settings(
+    runner: str, workers: int, processes: bool, job_endpoint: str, prism_path: str
+) -> RunnerSettings:
+    """The five options of a Beam runner, checked together.
+
+    Raises:
+        MisconfiguredError: no such runner, or one without what it needs.
+    """
+    from pipelines.runner import RunnerSettings, runner_named
+
+    return RunnerSettings(
+        runner=runner_named(runner),
+        workers=workers,
+        multi_processing=processes,
+        job_endpoint=job_endpoint,
+        prism_path=prism_path,
+    )
