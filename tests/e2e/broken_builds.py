@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 COMMITS_BEFORE_THE_END = 3
+CUT_OFFSETS = 700
+"""How many offsets the second commit of `offsets_before_data` names, and never brings."""
 
 
 def as_it_is(arguments: list[str]) -> int:
@@ -89,13 +91,13 @@ def offsets_before_data(arguments: list[str]) -> int:
         _die()  # before the second commit, the one that adds the rows
 
     run.commit = commit_offsets_first  # type: ignore[assignment]
-    return _ingest(arguments)
+    return _ingest(arguments, run_offsets=CUT_OFFSETS)
 
 
-def _ingest(arguments: list[str]) -> int:
-    from tests.e2e.ingest_child import small_ingest
+def _ingest(arguments: list[str], **bounds: int) -> int:
+    from tests.e2e.ingest_child import ingest_of
 
-    small_ingest(Path(arguments[0])).once()
+    ingest_of(Path(arguments[0]), **bounds).once()
     return 0
 
 

@@ -70,7 +70,7 @@ def until(what: Callable[[], object], why: str, timeout_s: float = PATIENCE_S) -
     end = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < end, f"not within {timeout_s} s: {why}"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def picture(number: int) -> bytes:

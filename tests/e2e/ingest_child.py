@@ -1,4 +1,6 @@
-"""Ingest a workspace in small commits; killed by SIGKILL when a step is done: `WORKSPACE LABEL N`, or no LABEL."""
+"""Ingest a workspace: `WORKSPACE LABEL N` in small commits, killed by SIGKILL when step LABEL is done for the
+n-th time; with an empty LABEL as the command does, to the end.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from pipelines.ingest.run import Ingest
 from pipelines.runner import RunnerSettings
 
 
-def small_ingest(place: Path) -> Ingest:
-    """The ingest of the command, in commits of 400 offsets and files of 50 records."""
+def ingest_of(place: Path, **changed: int) -> Ingest:
+    """The ingest of the command, with some bounds changed."""
     job = open_ingest(Workspace.open(place), RunnerSettings())
-    return replace(job, settings=replace(job.settings, run_offsets=400, range_offsets=200, batch_records=50))
+    return replace(job, settings=replace(job.settings, **changed))
 
 
 def main() -> None:
@@ -33,8 +35,9 @@ def main() -> None:
             if seen == wanted:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    bounds = {"run_offsets": 400, "range_offsets": 200, "batch_records": 50} if label else {}
     with steps.watched(kill):
-        report = small_ingest(place).once()
+        report = ingest_of(place, **bounds).once()
     print(json.dumps(report.to_json()))
 
 

@@ -25,6 +25,7 @@ from connectors.embedded_broker import EmbeddedBroker
 from connectors.kafka_admin import ensure_topics
 from connectors.lake import LakeTable
 from pipelines.ingest.staging import LOG_FOLDER, STAGING
+from tests.e2e.broken_builds import CUT_OFFSETS
 from tests.e2e.deaf_uplink import DeafUplink
 from tests.e2e.field import LogEnd, Vehicle, check, ingest, run_program, until, workspace
 
@@ -38,7 +39,7 @@ pytestmark = [
 SEED = 20
 FRAMES = 600  # played round and round, until everything was killed that is to be
 RATE_HZ = 80.0
-LEAST_RECORDS = 1_500
+LEAST_RECORDS = 1_500  # more than two commits of the builds that break
 VICTIMS = {"perceive": 3, "deliver": 2, "both": 2, "supervisor": 1, "deaf deliver": 1}
 WHILE_THE_LOG_GROWS = ("ingest.plan", "ingest.read", "ingest.decode", "ingest.write", "ingest.mark")
 AFTERWARDS = ("ingest.seal", "ingest.rename", "ingest.commit", "ingest.done")
@@ -187,26 +188,45 @@ def assert_nothing_is_left_over(place: Path) -> None:
     assert [path.name for path in (table.folder / STAGING).iterdir()] == ["commit.lock"]
 
 
-def test_the_checker_tells_an_ingest_that_marks_no_resends(field: Field, tmp_path: Path) -> None:
-    place = workspace(tmp_path / "workspace", field.bootstrap, [field.vehicle])
-    done = run_program("tests.e2e.broken_builds", "no_resend_marking", str(place))
-    assert done.returncode == 0, done.stderr[-3000:]
-    status, verdict = check(field.bootstrap, place, field.vehicle.told())
+@pytest.fixture(scope="module")
+def broken_lakes(field: Field, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What two broken builds of ingest make of the same log, each killed or ended as its test expects."""
+    folder = tmp_path_factory.mktemp("broken")
+
+    def made_by(build: str, exit_status: int) -> Path:
+        place = workspace(folder / build, field.bootstrap, [field.vehicle])
+        done = run_program("tests.e2e.broken_builds", build, str(place))
+        assert done.returncode == exit_status, done.stderr[-3000:]
+        if exit_status:
+            ingest(place)  # a true one goes on where the table says that the log was read to
+        return place
+
+    builds = {"no_resend_marking": 0, "offsets_before_data": -signal.SIGKILL}
+    with ThreadPoolExecutor(len(builds)) as pool:
+        return dict(zip(builds, pool.map(made_by, builds, builds.values()), strict=True))
+
+
+def test_the_checker_tells_an_ingest_that_marks_no_resends(
+    field: Field, broken_lakes: dict[str, Path]
+) -> None:
+    status, verdict = check(field.bootstrap, broken_lakes["no_resend_marking"], field.vehicle.told())
     assert status == 1
     assert set(verdict["violations"]) == {"landed_twice"}
 
 
-def test_the_checker_tells_an_ingest_that_commits_offsets_before_data(field: Field, tmp_path: Path) -> None:
-    place = workspace(tmp_path / "workspace", field.bootstrap, [field.vehicle])
-    done = run_program("tests.e2e.broken_builds", "offsets_before_data", str(place))
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    ingest(place)  # a true one goes on where the table says that the log was read to
-    status, verdict = check(field.bootstrap, place, field.vehicle.told())
+def test_the_checker_tells_an_ingest_that_commits_offsets_before_data(
+    field: Field, broken_lakes: dict[str, Path]
+) -> None:
+    status, verdict = check(field.bootstrap, broken_lakes["offsets_before_data"], field.vehicle.told())
     assert status == 1
     assert {"offset_has_no_row", "accepted_and_lost"} <= set(verdict["violations"])
-    assert verdict["violations"]["offset_has_no_row"]["count"] == 400, (
-        "exactly the commit that was cut in two"
-    )
+    assert verdict["violations"]["offset_has_no_row"]["count"] == CUT_OFFSETS
+
+
+def lose_power_and_go_on(build: str, vehicle: Vehicle) -> None:
+    died = run_program("tests.e2e.broken_builds", build, "--config", str(vehicle.config))
+    assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
+    vehicle.start("--until-source-ends")
 
 
 def test_the_checker_tells_a_receipt_before_its_fsync_from_one_after_it(tmp_path: Path) -> None:
@@ -219,10 +239,9 @@ def test_the_checker_tells_a_receipt_before_its_fsync_from_one_after_it(tmp_path
         vehicles = [Vehicle(tmp_path / name, name, bootstrap, 150) for name in builds.values()]
         place = workspace(tmp_path / "workspace", bootstrap, vehicles)
         try:
-            for build, vehicle in zip(builds, vehicles, strict=True):
-                died = run_program("tests.e2e.broken_builds", build, "--config", str(vehicle.config))
-                assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
-                vehicle.start("--until-source-ends")
+            with ThreadPoolExecutor(len(builds)) as pool:
+                for _ in pool.map(lose_power_and_go_on, builds, vehicles):
+                    pass
             assert [vehicle.end() for vehicle in vehicles] == [0, 0]
         finally:
             for vehicle in vehicles:
