@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from edge_agent.models.slots import SlotRef
-from edge_agent.models.trust import SavedTrust, TargetInfo, TrustFolder, parse_index
+from edge_agent.models.trust import SavedTrust, TargetInfo, parse_index
+from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle
 from foundation.clock import Clock
 from foundation.errors import RejectedError, RetryLaterError, UntrustedError

@@ -22,7 +22,8 @@ from edge_agent.models.settings import FetchSettings
 from edge_agent.models.slots import Candidate, FetchState, SlotFolder, SlotRef, with_event
 from edge_agent.models.trial import TrialResult
 from edge_agent.models.trial_run import TrialRun
-from edge_agent.models.trust import OnlineTrust, TargetInfo, TrustFolder, our_errors
+from edge_agent.models.trust import OnlineTrust, TargetInfo
+from edge_agent.models.trust_folder import TrustFolder, our_errors
 from edge_agent.models.vehicle import read_vehicle
 from foundation.clock import Clock
 from foundation.errors import (

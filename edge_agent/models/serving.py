@@ -29,7 +29,8 @@ from edge_agent.models.frames import TrialFrames
 from edge_agent.models.health import HealthWatch
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.slots import ActiveState, Candidate, SlotFolder, SlotRef, with_event
-from edge_agent.models.trust import SavedTrust, TrustFolder
+from edge_agent.models.trust import SavedTrust
+from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import read_vehicle
 from foundation.clock import Clock
 from foundation.errors import (

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_agent.models.vehicle import Vehicle
     from foundation.files import FileLock
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 TAGS_NAME = "tags.json"
 _STATE = typer.Option(None, "--state", help="The vehicle's state folder, made if missing.")
 _MODEL = typer.Option(None, "--model", help="First model, instead of the one that serves now.")

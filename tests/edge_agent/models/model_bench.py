@@ -19,7 +19,7 @@ from edge_agent.models.settings import (
 )
 from edge_agent.models.slots import SlotFolder, install_initial
 from edge_agent.models.trial import TrialResult
-from edge_agent.models.trust import TrustFolder
+from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle, write_vehicle
 from foundation.clock import ManualClock
 from foundation.events import EventLog

@@ -17,10 +17,12 @@ from tuf.ngclient import Updater
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 from edge_agent.models import trust as trust_module
+from edge_agent.models import trust_folder as trust_folder_module
 from edge_agent.models.fetch import ModelFetcher
 from edge_agent.models.http import BoundedFetcher, UrlTransport
 from edge_agent.models.settings import DownloadSettings
-from edge_agent.models.trust import OnlineTrust, SavedTrust, TrustFolder
+from edge_agent.models.trust import OnlineTrust, SavedTrust
+from edge_agent.models.trust_folder import ISSUED_FIELD, TrustFolder
 from foundation.errors import FleetLoopError, RetryLaterError, UntrustedError
 from modelkit.digest import sha256_hex
 from modelkit.fakes import tiny_contract, tiny_model
@@ -296,7 +298,7 @@ def test_freeze_is_noticed_after_many_boots_in_1970(bench: Bench, monkeypatch: p
     with_release(bench)
     refresh(bench)
     for boot in range(8):
-        monkeypatch.setattr(trust_module, "boot_id", lambda boot=boot: f"boot-{boot}")
+        monkeypatch.setattr(trust_folder_module, "boot_id", lambda boot=boot: f"boot-{boot}")
         bench.clock.jump_wall(-bench.clock.now_ns() / 1e9)
         bench.clock._monotonic_ns = 0
         TrustFolder(bench.state).hold_floor(bench.clock)
@@ -413,7 +415,7 @@ def test_fast_forward_is_undone_by_rotating_the_stolen_keys(bench: Bench) -> Non
     timestamp = bench.repository.load("timestamp").signed
     genuine = metadata_path(bench, "timestamp").read_bytes()
     timestamp.version = 2**31
-    timestamp.unrecognized_fields[trust_module.ISSUED_FIELD] += int(50 * YEAR_S)
+    timestamp.unrecognized_fields[ISSUED_FIELD] += int(50 * YEAR_S)
     timestamp.expires = timestamp.expires.replace(year=timestamp.expires.year + 51)
     metadata_path(bench, "timestamp").write_bytes(sign(timestamp, bench.repository.keys.signers("timestamp")))
     with pytest.raises(UntrustedError):
@@ -434,7 +436,7 @@ def test_a_floor_raised_with_a_stolen_key_falls_when_the_key_is_replaced(bench: 
     refresh(bench)
     timestamp = bench.repository.load("timestamp").signed
     timestamp.version += 1
-    timestamp.unrecognized_fields[trust_module.ISSUED_FIELD] += int(20 * DAY_S)
+    timestamp.unrecognized_fields[ISSUED_FIELD] += int(20 * DAY_S)
     timestamp.expires = timestamp.expires.replace(year=timestamp.expires.year + 1)
     metadata_path(bench, "timestamp").write_bytes(sign(timestamp, bench.repository.keys.signers("timestamp")))
     refresh(bench)
