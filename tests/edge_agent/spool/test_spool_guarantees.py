@@ -88,14 +88,19 @@ def test_a_receipt_is_printed_after_the_fsync_never_before(tmp_path: Path, hook:
     spool = Spool(tmp_path / "spool", replace(SMALL, receipt_path=str(receipts)))
     first = spool.writer.append(sample(value_class=ValueClass.LOW))
     second = spool.writer.append(sample(value_class=ValueClass.HIGH))
-    printed_at_fsync: list[bytes] = []
-    hook.before = lambda name, args: (
-        printed_at_fsync.append(receipts.read_bytes()) if name == "fsync" else None
-    )
+    printed_at_fsync: dict[str, bytes] = {}
+
+    def look(name: str, args: tuple[object, ...]) -> None:
+        if name == "fsync":
+            printed_at_fsync[os.readlink(f"/proc/self/fd/{args[0]}")] = receipts.read_bytes()
+
+    hook.before = look
     spool.writer.commit()
     hook.before = None
-    assert len(printed_at_fsync) >= 2
-    assert set(printed_at_fsync) == {b""}
+    segments = {str(path) for path in spool.segment_files()}
+    assert len(segments) == 2
+    assert segments <= set(printed_at_fsync), "each segment itself is synced, not only its folder"
+    assert set(printed_at_fsync.values()) == {b""}
     records = {record.identity: sha(record) for record in spool.reader.lease(10_000)}
     assert receipts.read_text().splitlines() == [
         f"RECEIPT {one.epoch} {one.seq} {records[one]}" for one in (first, second)
