@@ -13,13 +13,19 @@ Private keys are never inside; by default they are in the sibling folder "<works
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from connectors.kafka_settings import KafkaSettings
 from foundation.errors import MisconfiguredError
 from foundation.settings import load_settings, setting
 
 CONFIG_NAME = "fleetloop.toml"
+KAFKA_SECRETS = ("FLEETLOOP_KAFKA_SASL_PASSWORD", "FLEETLOOP_KAFKA_TLS_KEY_PASSWORD")
+"""The environment variables that the secrets of the table [kafka] come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,10 @@ class LabelDeskSettings:
     file: str = ""
     """A Parquet, JSON-lines or CSV file with payload_sha256 and class_name; relative to the workspace. Empty:
     no desk."""
+    labeller: str = setting("label-desk", min=1, max=200)
+    """Who is said to have answered."""
+    cost: float = setting(1.0, min=0.0, max=1e6)
+    """Label units an answer; `fleetloop label --cost-per-label` names another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +54,22 @@ class WorkspaceSettings:
     keys: str = ""
     """Folder of the private keys. Empty: the sibling folder "<workspace>.keys"."""
     bootstrap: str = "127.0.0.1:9092"
-    """HOST:PORT of the Kafka-compatible broker."""
+    """HOST:PORT of the Kafka-compatible broker: the simple form of `bootstrap` in [kafka], which wins."""
+    kafka: Mapping[str, Any] = field(default_factory=dict)
+    """The table [kafka] as it stands in the file; `Workspace.kafka` makes a `KafkaSettings` of it."""
     licence: str = ""
     """Licence and attribution of the data, shown on every dataset card."""
     provenance: str = ""
     """A sentence on where the data comes from, and on what of it is simulated."""
     lock_wait_s: float = setting(60.0, min=0.0, max=3600.0)
     label_desk: LabelDeskSettings = LabelDeskSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class _KafkaTable:
+    """Gives the secrets of [kafka] their names in the environment."""
+
+    kafka: KafkaSettings = field(default_factory=KafkaSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +88,44 @@ class Workspace:
             raise MisconfiguredError(
                 f"{folder} is no FleetLoop workspace: it has no {CONFIG_NAME}; run `fleetloop init {root}`"
             )
-        return cls(folder, load_settings(WorkspaceSettings, config, env={}))
+        workspace = cls(folder, load_settings(WorkspaceSettings, config, env={}))
+        # A mistake in [kafka] is told now; its secrets are asked for only by what talks to a broker.
+        workspace.kafka(env=dict.fromkeys(KAFKA_SECRETS, "not needed yet"))
+        return workspace
+
+    @property
+    def bootstrap(self) -> str:
+        """HOST:PORT of the broker: that of [kafka], else the one at the top of fleetloop.toml."""
+        return str(self.settings.kafka.get("bootstrap", self.settings.bootstrap))
+
+    def kafka(
+        self, bootstrap: str = "", *, client_id: str = "", env: Mapping[str, str] | None = None
+    ) -> KafkaSettings:
+        """How to reach the broker: the table [kafka], with its secrets from the environment.
+
+        Args:
+            bootstrap: goes before that of [kafka], which goes before the one at the top of the file.
+            client_id: of the caller, unless [kafka] names one.
+            env: where the secrets come from; os.environ by default.
+
+        Raises:
+            MisconfiguredError: names the file, the key, the value and what it must be.
+        """
+        table = {"bootstrap": self.settings.bootstrap, **self.settings.kafka}
+        if bootstrap:
+            table["bootstrap"] = bootstrap
+        if client_id:
+            table.setdefault("client_id", client_id)
+        try:
+            held = load_settings(_KafkaTable, {"kafka": table}, env=os.environ if env is None else env).kafka
+        except MisconfiguredError as error:
+            raise MisconfiguredError(f"{self.root / CONFIG_NAME}: {error}") from error
+        files = {
+            name: self.root / value
+            for name in ("tls_ca_path", "tls_certificate_path", "tls_key_path")
+            if (value := getattr(held, name)) is not None
+        }
+        return replace(held, **files)
 
     def path(self, text: str) -> Path:
         """`text` as a path: as it is when absolute, else inside the workspace."""

@@ -17,9 +17,7 @@ Bootstrap = Annotated[
 ]
 
 RunnerName = Annotated[str, typer.Option("--runner", help="Beam runner: direct, prism or portable.")]
-Workers = Annotated[
-    int, typer.Option("--workers", min=1, max=256, help="Workers of the runner `direct`.")
-]
+Workers = Annotated[int, typer.Option("--workers", min=1, max=256, help="Workers of the runner `direct`.")]
 Processes = Annotated[
     bool, typer.Option("--processes", help="Workers of `direct` as processes, not threads.")
 ]

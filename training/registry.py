@@ -141,6 +141,21 @@ def load_model(registry: Path, name: str, digest: str) -> BaseModel:
     return BaseModel(folder, model, record)
 
 
+def why_not_registered(registry: Path, name: str, digest: str) -> str:
+    """Why the registry does not have this model, in words; "" when it does (its bytes are not looked at).
+
+    Raises:
+        CorruptError: the record cannot be read.
+    """
+    folder = registry / "models" / name
+    if not _NAME.match(name) or not (folder / RECORD_FILE).exists():
+        return f"there is no model {name!r} with a record in {registry / 'models'}: it was released from a bare file"
+    held = ModelRecord.read(folder / RECORD_FILE).digest
+    if held != digest:
+        return f"another model is registered as {name!r}: {held}, released was {digest}"
+    return ""
+
+
 def check_lineage(base: BaseModel, split_of: SplitOf, test_drives: Iterable[str] = ()) -> None:
     """Guarantee 5: this base may be trained further only if it provably never saw a test drive.
 

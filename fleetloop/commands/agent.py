@@ -11,7 +11,11 @@ from rich.table import Table
 
 from foundation.errors import MisconfiguredError
 
-app = typer.Typer(no_args_is_help=True, help="Run the on-vehicle agent, or ask it for its status and ledger.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Run the on-vehicle agent, or ask it for its status and ledger.",
+)
 
 CONFIG = typer.Option(None, "--config", help="The agent's settings (TOML).")
 NEEDED_CONFIG = typer.Option(..., "--config", help="The agent's settings (TOML).")

@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Run a broker on this machine, or list and make topics.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Run a broker on this machine, or list and make topics."
+)
 
 
 class Kind(StrEnum):

@@ -20,7 +20,7 @@ from fleetloop.options import (
     runner_settings,
 )
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

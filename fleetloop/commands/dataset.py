@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pipelines.dataset.versions import Version
 
 app = typer.Typer(
-    no_args_is_help=True, help="Lock the lake; commit, list, show and compare dataset versions."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Lock the lake; commit, list, show and compare dataset versions.",
 )
 
 WorkspacePath = Annotated[Path, typer.Option("--workspace", help="The workspace.")]

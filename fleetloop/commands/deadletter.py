@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from connectors.workspace import Workspace
     from schemas.reasons import RejectReason
 
-app = typer.Typer(no_args_is_help=True, help="List what was rejected, and replay it after a fix.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="List what was rejected, and replay it after a fix."
+)
 
 _WORKSPACE = typer.Option(Path(), "--workspace", help="Folder made by `fleetloop init`.")
 _REASON = typer.Option("", "--reason", help="Only this reason, for example unknown_vehicle.")

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 MIN_DISK_BYTES = 10_000_000_000
 MIN_MEMORY_BYTES = 3_000_000_000

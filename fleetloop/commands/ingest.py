@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipelines.ingest.report import IngestReport
     from pipelines.ingest.run import Ingest
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from foundation.files import write_atomic
 if TYPE_CHECKING:
     from connectors.workspace import Workspace
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 FOLDERS = ("registry/models", "registry/datasets", "datasets", "models", "reports")
 GIT_IGNORE = """\

@@ -13,7 +13,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rollout.repository import Repository
 
-app = typer.Typer(no_args_is_help=True, help="Show the keys that sign releases and rollouts; replace one.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Show the keys that sign releases and rollouts; replace one.",
+)
 
 _WORKSPACE = typer.Option(Path(), "--workspace", help="Folder made by `fleetloop init`.")
 _AS_JSON = typer.Option(False, "--json", help="One JSON document on standard output.")

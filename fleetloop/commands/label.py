@@ -22,7 +22,7 @@ from fleetloop.options import (
 )
 from foundation.errors import MisconfiguredError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

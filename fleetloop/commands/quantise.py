@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

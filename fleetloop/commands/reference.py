@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="Bring labelled pictures into the lake: a held-out test, what v1 was trained on.",
 )

@@ -17,7 +17,9 @@ from foundation.errors import CorruptError, MisconfiguredError
 if TYPE_CHECKING:
     from rollout.release import GateReport
 
-app = typer.Typer(no_args_is_help=True, help="Sign and publish a release; list what was released.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Sign and publish a release; list what was released."
+)
 
 _WORKSPACE = typer.Option(Path(), "--workspace", help="Folder made by `fleetloop init`.")
 _PACKAGE = typer.Option(

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from fleetloop.options import AsJson, Bootstrap, WorkspacePath
 from foundation.clock import SystemClock
-from foundation.errors import MisconfiguredError, RejectedError
+from foundation.errors import FleetLoopError
+from schemas.documents import COMPLETE, HALTED, RUNNING
 
 if TYPE_CHECKING:
     from connectors.workspace import Workspace
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from rollout.reports import FleetReports
     from rollout.service import Advance, RolloutService
 
-app = typer.Typer(no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it."
+)
 
 HALTED_EXIT = 3
 WAITING_EXIT = 75
@@ -287,9 +290,7 @@ def _verdict(service: RolloutService, reports: FleetReports) -> WaveVerdict | No
 
 
 def _finish(place: Workspace, done: Advance, as_json: bool, *, is_last_word: bool = False) -> None:
-    from schemas.documents import COMPLETE, HALTED, RUNNING
-
-    serving = _serve(place, done) if done.plan.state == COMPLETE else {}
+    serving = _serve(place, done)
     vehicles = [dataclasses.asdict(each) for each in done.wave.vehicles] if done.wave else []
     if as_json:
         document = {
@@ -297,32 +298,54 @@ def _finish(place: Workspace, done: Advance, as_json: bool, *, is_last_word: boo
             "reason": done.reason,
             "plan": dataclasses.asdict(done.plan),
             "vehicles": vehicles,
-            **serving,
+            "serving_updated": serving.is_updated,
+            "why": serving.why,
         }
         print(json.dumps(document, sort_keys=True, indent=2))
     else:
-        if serving and not serving["serving_updated"]:
-            typer.echo(f"the serving model of the registry stays: {serving['why']}", err=True)
+        if done.plan.state == COMPLETE and not serving.is_updated:
+            typer.echo(f"the serving model of the registry stays: {serving.why}", err=True)
         typer.echo(f"rollout {done.plan.plan_id} {done.did}: {done.plan.state} {done.reason}".rstrip())
         for each in vehicles:
             typer.echo(f"  {each['vehicle_id']}  wave {each['wave']}  {each['outcome']}  {each['reason']}")
+    if serving.trouble is not None:
+        raise serving.trouble
     if done.plan.state == HALTED:
         raise typer.Exit(HALTED_EXIT)
     if is_last_word and done.plan.state == RUNNING:
         raise typer.Exit(WAITING_EXIT)
 
 
-def _serve(place: Workspace, done: Advance) -> None:
-    """A completed release is what the fleet serves, and what is fine-tuned next."""
-    from training.registry import load_model, set_serving
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Serving:
+    """Whether registry/serving.json now names the released model; if not, why. `trouble`: an error that ends
+    the command after its document was printed."""
 
-    release = open_service(place).release_of(done.plan)
+    is_updated: bool
+    why: str = ""
+    trouble: FleetLoopError | None = None
+
+
+def _serve(place: Workspace, done: Advance) -> _Serving:
+    """A completed release is what the fleet serves, and what is fine-tuned next.
+
+    A model that was released from a bare file is not in the registry: expected, and told. Anything else that
+    stops serving.json from being written is an error.
+    """
+    from training.registry import load_model, set_serving, why_not_registered
+
+    if done.plan.state != COMPLETE:
+        return _Serving(False, f"the rollout is {done.plan.state}")
     try:
+        release = open_service(place).release_of(done.plan)
+        why = why_not_registered(place.registry_path, release.model_name, release.model_digest)
+        if why:
+            return _Serving(False, why)
         base = load_model(place.registry_path, release.model_name, release.model_digest)
+        set_serving(place.registry_path, base.record)
     except FleetLoopError as error:
-        typer.echo(f"the serving model of the registry stays: {error}", err=True)
-        return
-    set_serving(place.registry_path, base.record)
+        return _Serving(False, str(error), error)
+    return _Serving(True)
 
 
 def _words(text: str) -> list[str]:

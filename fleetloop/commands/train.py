@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from schemas.reasons import Split
     from training.rows import Row
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

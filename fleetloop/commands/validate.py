@@ -13,7 +13,7 @@ from rich.table import Table
 
 from foundation.errors import RejectedError
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

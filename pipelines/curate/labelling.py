@@ -34,13 +34,17 @@ from pipelines.steps import reached
 
 @dataclass(frozen=True, slots=True)
 class LabelResult:
-    """What one request asked for, what came back, and what it cost. `arms` counts the asked frames by arm."""
+    """What one request asked for, what came back, and what it cost. `arms` counts the asked frames by arm.
+
+    `payload_bytes` is the size of the answered frames as they were recorded: what a person had to look at.
+    """
 
     request_id: str
     candidates: int
     asked: int
     answered: int
     cost: float
+    payload_bytes: int
     arms: dict[str, int]
     classes: dict[str, int]
     labels_version: int
@@ -83,6 +87,7 @@ def label(
         asked=len(asked),
         answered=len(answers),
         cost=sum(answer.cost for answer in answers),
+        payload_bytes=_payload_bytes(rows, answers),
         arms=dict(chosen.group_by("arm", maintain_order=True).len().rows()),
         classes=_count(answers),
         labels_version=version,
@@ -116,6 +121,11 @@ def _append(table: LakeTable, answers: list[Label], request_id: str, expected_ve
     if not rows:
         return expected_version
     return table.append(pa.Table.from_pylist(rows, LABELS), expected_version=expected_version)
+
+
+def _payload_bytes(rows: pl.DataFrame, answers: list[Label]) -> int:
+    answered = rows.filter(pl.col("payload_sha256").is_in([answer.payload_sha256 for answer in answers]))
+    return int(answered.unique("payload_sha256")["payload_bytes"].sum())
 
 
 def _count(answers: list[Label]) -> dict[str, int]:

@@ -177,7 +177,40 @@ def test_a_package_is_released_and_registered_and_serves_when_its_rollout_comple
     monkeypatch.setattr(rollout_command, "hear", hear)
     done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
     assert (done["did"], done["plan"]["state"]) == ("completed", "complete")
+    assert (done["serving_updated"], done["why"]) == (True, "")
     assert serving_name(desk.place.registry_path) == ("v2", sha256_hex(V2))
+    registered = desk.place.models_path / "v2" / "model.onnx"
+    registered.write_bytes(V1)
+    found = CliRunner().invoke(app, ["rollout", "advance", "--json", "--workspace", str(desk.root)])
+    assert isinstance(found.exception, RejectedError), "damaged, which is not the same as never registered"
+    document = json.loads(found.stdout)
+    assert (document["serving_updated"], document["plan"]["state"]) == (False, "complete")
+    assert sha256_hex(V1) in document["why"]
+
+
+def test_a_model_that_was_released_from_a_bare_file_serves_the_fleet_but_not_the_registry(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.enrol("car-1")
+    desk.release()
+    desk.run("rollout", "start", "r2")
+    report = VehicleReport(
+        "car-1",
+        SystemClock().now_ns(),
+        "0" * 16,
+        1,
+        sha256_hex(V2),
+        "v2",
+        ModelState.SERVING,
+        reports_on_model=2,
+    )
+    monkeypatch.setattr(
+        rollout_command, "hear", lambda *_: {"car-1": replace(report, heard_ns=SystemClock().now_ns())}
+    )
+    done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
+    assert (done["plan"]["state"], done["serving_updated"]) == ("complete", False)
+    assert "bare file" in done["why"]
+    assert not (desk.place.registry_path / "serving.json").exists()
 
 
 def test_a_breach_halts_with_its_own_exit_status_and_says_who_and_why(

@@ -39,6 +39,9 @@ def test_the_desk_is_asked_only_for_the_selected_and_the_cost_is_kept(tmp_path: 
     result = label(workspace, desk, 8)
     assert len(desk.asked) == result.asked == 8
     assert result.cost == 2.5 * result.answered
+    sizes = {row["payload_sha256"]: row["payload_bytes"] for row in rows}
+    answered = set(desk.asked) & set(desk.known)
+    assert result.payload_bytes == sum(int(str(sizes[sha])) for sha in answered) > 0
     assert not set(desk.asked) & {row["payload_sha256"] for row in rows[:4]}
     table = pl.DataFrame(pl.from_arrow(LakeTable.open(workspace.labels_uri).snapshot().read()))
     ours = table.filter(pl.col("request_id") == result.request_id)
