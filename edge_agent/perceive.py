@@ -202,6 +202,7 @@ class Perceive:
                 "state": self.serving.state.value,
                 "release_id": self.serving.release_id,
             },
+            "placement": dataclasses.asdict(self.serving.placement),
             "swaps": self.serving.swaps,
             "rollbacks": self.serving.rollbacks,
             "health": dataclasses.asdict(self.serving.health()),

@@ -15,6 +15,7 @@ from typing import Final, Literal, cast
 
 from foundation.errors import RejectedError
 from modelkit.digest import digest_of_json
+from schemas.reasons import RefuseReason
 
 METADATA_KEY: Final = "fleetloop.contract"
 FORMAT_VERSION: Final = 1
@@ -84,7 +85,7 @@ class ModelContract:
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
-            raise RejectedError(f"model contract: {problem}", reason="bad_contract")
+            raise RejectedError(f"model contract: {problem}", reason=RefuseReason.BAD_CONTRACT)
 
     @property
     def untrained_classes(self) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ def _problems(c: ModelContract) -> list[str]:
 
 
 def _bad(message: str) -> RejectedError:
-    return RejectedError(f"model contract: {message}", reason="bad_contract")
+    return RejectedError(f"model contract: {message}", reason=RefuseReason.BAD_CONTRACT)
 
 
 def _object(value: object, cls: type, where: str) -> dict[str, object]:

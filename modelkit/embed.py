@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from foundation.errors import RejectedError
 from modelkit.contract import METADATA_KEY, ModelContract
+from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -24,9 +25,11 @@ def parse_model(data: bytes) -> ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise RejectedError(f"{len(data)} bytes are not an ONNX model: {error}", reason="not_onnx") from error
+        raise RejectedError(
+            f"{len(data)} bytes are not an ONNX model: {error}", reason=RefuseReason.NOT_ONNX
+        ) from error
     if model.ir_version <= 0 or not model.HasField("graph") or not model.graph.node:
-        raise RejectedError(f"{len(data)} bytes hold no ONNX graph with nodes", reason="not_onnx")
+        raise RejectedError(f"{len(data)} bytes hold no ONNX graph with nodes", reason=RefuseReason.NOT_ONNX)
     return model
 
 
@@ -38,10 +41,10 @@ def contract_of(model: ModelProto) -> ModelContract:
     """
     found = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
     if not found:
-        raise RejectedError(f"the model's metadata has no {METADATA_KEY!r}", reason="no_contract")
+        raise RejectedError(f"the model's metadata has no {METADATA_KEY!r}", reason=RefuseReason.NO_CONTRACT)
     if len(found) > 1:
         raise RejectedError(
-            f"the model's metadata has {len(found)} contracts, not one", reason="bad_contract"
+            f"the model's metadata has {len(found)} contracts, not one", reason=RefuseReason.BAD_CONTRACT
         )
     return ModelContract.from_json(found[0])
 

@@ -12,6 +12,7 @@ from foundation.errors import FleetLoopError
 from modelkit.contract import ModelContract, OutputSpec
 from modelkit.digest import digest_of_json
 from modelkit.embed import embed_contract
+from modelkit.placement import CPU, refuse_fallback
 from modelkit.runtime import NodePlacement, RawOutputs, RuntimeOptions
 from modelkit.verify import VerifiedModel
 
@@ -82,7 +83,11 @@ def tiny_model(contract: ModelContract | None = None, seed: int = 0) -> bytes:
 
 
 class FakeBackend:
-    """Answers by `rule` (default: logits that depend on the mean of each channel). Can be told to fail."""
+    """Answers by `rule` (default: logits that depend on the mean of each channel). Can be told to fail.
+
+    `runs_on` says which provider each of its nodes gets, as a machine would; a contract that forbids a
+    fall-back to the CPU is obeyed as by the real backend.
+    """
 
     def __init__(
         self,
@@ -90,18 +95,25 @@ class FakeBackend:
         *,
         load_error: FleetLoopError | None = None,
         run_error: FleetLoopError | None = None,
+        runs_on: Sequence[str] = ("FakeExecutionProvider",),
     ) -> None:
         self.rule = rule
         self.load_error = load_error
         self.run_error = run_error
+        self.runs_on = tuple(runs_on)
         self.loads: list[str] = []
+        self.options: list[RuntimeOptions] = []
 
-    def load(self, model: VerifiedModel, options: RuntimeOptions) -> FakeModel:  # noqa: ARG002 - the port's signature
+    def load(self, model: VerifiedModel, options: RuntimeOptions) -> FakeModel:
         """See `Backend.load`; raises `load_error` when it is set."""
         if self.load_error is not None:
             raise self.load_error
+        self.options.append(options)
+        made = FakeModel(self, model)
+        if model.contract.cpu_fallback == "refuse" and made.is_fallen_back and not options.off_vehicle:
+            raise refuse_fallback(model.contract, made.placement())
         self.loads.append(model.digest)
-        return FakeModel(self, model)
+        return made
 
 
 class FakeModel:
@@ -111,12 +123,16 @@ class FakeModel:
         self._backend = backend
         self.contract = model.contract
         self.digest = model.digest
-        self.provider = "FakeExecutionProvider"
-        self.is_fallen_back = False
+        self.provider = backend.runs_on[0]
+        self.is_fallen_back = model.contract.allowed_providers[0] != CPU and CPU in backend.runs_on
+        self._placement = tuple(
+            NodePlacement(f"fake{number}", "Fake", provider)
+            for number, provider in enumerate(backend.runs_on)
+        )
 
     def placement(self) -> tuple[NodePlacement, ...]:
         """See `LoadedModel.placement`."""
-        return (NodePlacement("fake", "Fake", self.provider),)
+        return self._placement
 
     def run(self, batch: NDArray[np.float32]) -> RawOutputs:
         """See `LoadedModel.run`; raises `run_error` when it is set."""

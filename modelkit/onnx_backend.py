@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
+from modelkit.placement import CPU, refuse_fallback
 from modelkit.runtime import NodePlacement, RawOutputs, RuntimeOptions
 from modelkit.verify import VerifiedModel
+from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-CPU: Final = "CPUExecutionProvider"
 _FATAL_ONLY: Final = 4
 
 
@@ -49,16 +50,10 @@ class OnnxRuntimeBackend:
             placement = _placement(session)
         except _errors() as error:
             message = f"model {model.digest[:12]} cannot be loaded: {str(error)[:500]}"
-            raise RejectedError(message, reason="load_failed") from error
+            raise RejectedError(message, reason=RefuseReason.LOAD_FAILED) from error
         loaded = OnnxRuntimeModel(model, session, providers[0], placement, is_provider_missing=is_missing)
-        if model.contract.cpu_fallback == "refuse" and loaded.is_fallen_back:
-            on_cpu = [p.node or p.op for p in placement if p.provider == CPU]
-            raise RejectedError(
-                f"{len(on_cpu)} of {len(placement)} nodes would run on the CPU "
-                f"(first: {on_cpu[:3]}), the contract allows "
-                f"only {model.contract.allowed_providers}",
-                reason="cpu_fallback",
-            )
+        if model.contract.cpu_fallback == "refuse" and loaded.is_fallen_back and not options.off_vehicle:
+            raise refuse_fallback(model.contract, placement)
         return loaded
 
 
@@ -84,9 +79,9 @@ class OnnxRuntimeModel:
     @property
     def is_fallen_back(self) -> bool:
         """See `LoadedModel.is_fallen_back`; also true when the preferred provider is not installed."""
-        wants_cpu_first = self.contract.allowed_providers[0] == CPU and self.provider == CPU
-        if wants_cpu_first:
-            return False
+        is_cpu_fine = self.contract.allowed_providers[0] == CPU or self.contract.cpu_fallback == "allow"
+        if self.provider == CPU and is_cpu_fine and not self._is_provider_missing:
+            return False  # the CPU was asked for first
         return self._is_provider_missing or any(node.provider == CPU for node in self._placement)
 
     def placement(self) -> tuple[NodePlacement, ...]:
@@ -98,18 +93,19 @@ class OnnxRuntimeModel:
         spec, out = self.contract.input, self.contract.outputs
         if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[0] < 1:
             raise RejectedError(
-                f"batch of {batch.dtype} {batch.shape}, not float32 (N, C, H, W)", reason="wrong_io"
+                f"batch of {batch.dtype} {batch.shape}, not float32 (N, C, H, W)",
+                reason=RefuseReason.WRONG_IO,
             )
         if batch.shape[1:] != (spec.channels, spec.height, spec.width):
             wanted = (spec.channels, spec.height, spec.width)
             raise RejectedError(
-                f"batch of rows {batch.shape[1:]}, the contract says {wanted}", reason="wrong_io"
+                f"batch of rows {batch.shape[1:]}, the contract says {wanted}", reason=RefuseReason.WRONG_IO
             )
         try:
             logits, embedding = self._session.run([out.logits, out.embedding], {spec.name: batch})
         except _errors() as error:
             raise RejectedError(
-                f"model {self.digest[:12]} failed: {str(error)[:500]}", reason="run_failed"
+                f"model {self.digest[:12]} failed: {str(error)[:500]}", reason=RefuseReason.RUN_FAILED
             ) from error
         rows = batch.shape[0]
         if logits.shape != (rows, len(self.contract.classes)) or embedding.shape != (
@@ -118,7 +114,7 @@ class OnnxRuntimeModel:
         ):
             raise RejectedError(
                 f"outputs of shape {logits.shape} and {embedding.shape} are not the contract's",
-                reason="wrong_io",
+                reason=RefuseReason.WRONG_IO,
             )
         return RawOutputs(logits, embedding)
 
@@ -133,9 +129,14 @@ def _choose(contract: ModelContract, options: RuntimeOptions, available: list[st
         )
     chosen = [name for name in wanted if name in available]
     is_missing = not chosen or chosen[0] != wanted[0]
-    if not chosen and contract.cpu_fallback == "refuse":
-        raise MisconfiguredError(f"none of the providers {list(wanted)} is installed, only {available}")
-    if CPU not in chosen and contract.cpu_fallback == "allow":
+    is_cpu_allowed = contract.cpu_fallback == "allow" or options.off_vehicle
+    if not chosen and not is_cpu_allowed:
+        raise RejectedError(
+            f"none of the providers {list(wanted)} is installed, only {available}, and the contract refuses a "
+            "fall-back to the CPU",
+            reason=RefuseReason.CPU_FALLBACK,
+        )
+    if CPU not in chosen and is_cpu_allowed:
         chosen.append(CPU)
     return chosen, is_missing
 

@@ -12,6 +12,7 @@ from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
 from modelkit.images import Pixels, preprocess
 from modelkit.runtime import LoadedModel
+from schemas.reasons import RefuseReason
 
 DEFAULT_MAX_BATCH: Final = 64
 
@@ -43,7 +44,8 @@ class Predictor:
         """Raises RejectedError(wrong_io) when `contract` is not the loaded model's own."""
         if contract != loaded.contract:
             raise RejectedError(
-                f"the loaded model is {loaded.contract.name!r}, not {contract.name!r}", reason="wrong_io"
+                f"the loaded model is {loaded.contract.name!r}, not {contract.name!r}",
+                reason=RefuseReason.WRONG_IO,
             )
         self.loaded = loaded
         self.contract = contract

@@ -22,12 +22,15 @@ class RuntimeOptions:
 
     `providers` narrows the contract's allowed providers, in order of preference; empty means the contract's
     own. `allow_spinning` buys latency on an idle machine with every other process's time: off on a vehicle.
+    `off_vehicle` is for training and evaluation, where the numbers are wanted and not the place: a fall-back to
+    the CPU is never refused. Never set on a vehicle.
     """
 
     threads: int = 1
     allow_spinning: bool = False
     graph_optimisation: Literal["none", "basic", "extended", "all"] = "all"
     providers: tuple[str, ...] = ()
+    off_vehicle: bool = False
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: _NO_OPTIONS)
 
 
@@ -87,6 +90,7 @@ class Backend(Protocol):
 
         Raises:
             RejectedError: reason `load_failed` (the runtime refuses the graph) or `cpu_fallback` (a node
-                would run on the CPU and the contract forbids it).
-            MisconfiguredError: the runtime library or every allowed provider is missing here.
+                would run on the CPU, or no allowed provider is installed, and the contract forbids it).
+            MisconfiguredError: the runtime library is missing, or `options.providers` names what the contract
+                does not.
         """

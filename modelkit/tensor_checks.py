@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from foundation.errors import RejectedError
+from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
     from onnx import SparseTensorProto, TensorProto
@@ -30,22 +31,25 @@ def check_tensor(tensor: TensorProto, max_bytes: int) -> None:
     if tensor.data_location == _EXTERNAL or tensor.external_data:
         where = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
         raise RejectedError(
-            f"tensor {tensor.name!r} keeps its data outside, in {where[:200]!r}", reason="external_data"
+            f"tensor {tensor.name!r} keeps its data outside, in {where[:200]!r}",
+            reason=RefuseReason.EXTERNAL_DATA,
         )
     if tensor.HasField("segment"):
-        raise RejectedError(f"tensor {tensor.name!r} is a segment of another", reason="bad_tensor")
+        raise RejectedError(f"tensor {tensor.name!r} is a segment of another", reason=RefuseReason.BAD_TENSOR)
     bits = _BITS.get(tensor.data_type)
     if bits is None or tensor.string_data:
-        raise RejectedError(f"tensor {tensor.name!r} has data type {tensor.data_type}", reason="bad_tensor")
+        raise RejectedError(
+            f"tensor {tensor.name!r} has data type {tensor.data_type}", reason=RefuseReason.BAD_TENSOR
+        )
     dims = list(tensor.dims)
     if any(size < 0 for size in dims):
-        raise RejectedError(f"tensor {tensor.name!r} has shape {dims}", reason="bad_tensor")
+        raise RejectedError(f"tensor {tensor.name!r} has shape {dims}", reason=RefuseReason.BAD_TENSOR)
     elements = math.prod(dims)
     claimed_bytes = (elements * bits + 7) // 8
     if claimed_bytes > max_bytes:
         raise RejectedError(
             f"tensor {tensor.name!r} of shape {dims[:8]} claims {claimed_bytes} bytes, the limit is {max_bytes}",
-            reason="bad_tensor",
+            reason=RefuseReason.BAD_TENSOR,
         )
     _check_length(tensor, elements, claimed_bytes)
 
@@ -55,10 +59,12 @@ def _check_length(tensor: TensorProto, elements: int, claimed_bytes: int) -> Non
     filled = [name for name, length in lengths.items() if length]
     if tensor.HasField("raw_data"):
         if filled:
-            raise RejectedError(f"tensor {tensor.name!r} keeps its data twice", reason="bad_tensor")
+            raise RejectedError(
+                f"tensor {tensor.name!r} keeps its data twice", reason=RefuseReason.BAD_TENSOR
+            )
         if len(tensor.raw_data) != claimed_bytes:
             message = f"tensor {tensor.name!r} claims {claimed_bytes} bytes and has {len(tensor.raw_data)}"
-            raise RejectedError(message, reason="bad_tensor")
+            raise RejectedError(message, reason=RefuseReason.BAD_TENSOR)
         return
     wanted = elements
     if tensor.data_type in _COMPLEX_TYPES:
@@ -67,7 +73,7 @@ def _check_length(tensor: TensorProto, elements: int, claimed_bytes: int) -> Non
         wanted = (elements + 1) // 2
     if len(filled) > 1 or sum(lengths.values()) != wanted:
         message = f"tensor {tensor.name!r} claims {wanted} values and has {sum(lengths.values())}"
-        raise RejectedError(message, reason="bad_tensor")
+        raise RejectedError(message, reason=RefuseReason.BAD_TENSOR)
 
 
 def check_sparse_tensor(sparse: SparseTensorProto, max_bytes: int) -> None:
@@ -77,5 +83,6 @@ def check_sparse_tensor(sparse: SparseTensorProto, max_bytes: int) -> None:
     dims = list(sparse.dims)
     if any(size < 0 for size in dims) or math.prod(dims) * 16 > max_bytes:
         raise RejectedError(
-            f"sparse tensor {sparse.values.name!r} unfolds to shape {dims[:8]}", reason="bad_tensor"
+            f"sparse tensor {sparse.values.name!r} unfolds to shape {dims[:8]}",
+            reason=RefuseReason.BAD_TENSOR,
         )

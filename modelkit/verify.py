@@ -15,6 +15,7 @@ from modelkit.contract import STANDARD_DOMAIN, ModelContract
 from modelkit.digest import sha256_hex
 from modelkit.embed import contract_of, parse_model
 from modelkit.tensor_checks import check_sparse_tensor, check_tensor
+from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -74,11 +75,13 @@ def verify_model(
     bounds = limits if limits is not None else ModelLimits()
     if len(data) > bounds.max_bytes:
         raise RejectedError(
-            f"model of {len(data)} bytes, the limit is {bounds.max_bytes}", reason="too_large"
+            f"model of {len(data)} bytes, the limit is {bounds.max_bytes}", reason=RefuseReason.TOO_LARGE
         )
     digest = sha256_hex(data)
     if expected_digest is not None and digest != expected_digest:
-        raise RejectedError(f"model has sha256 {digest}, expected {expected_digest}", reason="wrong_hash")
+        raise RejectedError(
+            f"model has sha256 {digest}, expected {expected_digest}", reason=RefuseReason.WRONG_HASH
+        )
     model = parse_model(data)
     contract = contract_of(model)
     _Walk(bounds, _domains(contract, bounds)).model(model)
@@ -92,7 +95,7 @@ def _domains(contract: ModelContract, bounds: ModelLimits) -> frozenset[str]:
         if domain not in bounds.allowed_domains:
             raise RejectedError(
                 f"the contract asks for operator domain {domain!r}, allowed are {bounds.allowed_domains}",
-                reason="foreign_domain",
+                reason=RefuseReason.FOREIGN_DOMAIN,
             )
     return frozenset({"", STANDARD_DOMAIN, *contract.operator_domains})
 
@@ -107,7 +110,7 @@ class _Walk:
 
     def model(self, model: ModelProto) -> None:
         if model.training_info:
-            raise RejectedError("the model carries training graphs", reason="too_complex")
+            raise RejectedError("the model carries training graphs", reason=RefuseReason.TOO_COMPLEX)
         for opset in model.opset_import:
             self._domain(opset.domain, "opset import")
         for function in model.functions:
@@ -126,7 +129,7 @@ class _Walk:
     def _graph(self, graph: GraphProto, depth: int) -> None:
         if depth > self._bounds.max_graph_depth:
             limit = self._bounds.max_graph_depth
-            raise RejectedError(f"graphs nested deeper than {limit}", reason="too_complex")
+            raise RejectedError(f"graphs nested deeper than {limit}", reason=RefuseReason.TOO_COMPLEX)
         for tensor in graph.initializer:
             check_tensor(tensor, self._bounds.max_bytes)
         for sparse in graph.sparse_initializer:
@@ -137,13 +140,13 @@ class _Walk:
     def _node(self, node: NodeProto, depth: int) -> None:
         self._nodes += 1
         if self._nodes > self._bounds.max_nodes:
-            raise RejectedError(f"more than {self._bounds.max_nodes} nodes", reason="too_complex")
+            raise RejectedError(f"more than {self._bounds.max_nodes} nodes", reason=RefuseReason.TOO_COMPLEX)
         self._domain(node.domain, f"node {node.name!r} ({node.op_type})")
         if node.op_type == "EPContext" and not any(
             a.name == "embed_mode" and a.i == 1 for a in node.attribute
         ):
             raise RejectedError(
-                f"node {node.name!r} reads a compiled blob from a file", reason="external_data"
+                f"node {node.name!r} reads a compiled blob from a file", reason=RefuseReason.EXTERNAL_DATA
             )
         for attribute in node.attribute:
             self._attribute(attribute, depth)
@@ -166,7 +169,7 @@ class _Walk:
         if domain not in self._domains:
             raise RejectedError(
                 f"{where} is of operator domain {domain!r}, allowed are {sorted(self._domains)}",
-                reason="foreign_domain",
+                reason=RefuseReason.FOREIGN_DOMAIN,
             )
 
 
@@ -175,11 +178,12 @@ def _check_versions(model: ModelProto, bounds: ModelLimits) -> None:
     if len(versions) != 1 or not bounds.min_opset <= versions[0] <= bounds.max_opset:
         raise RejectedError(
             f"standard opset {versions}, allowed is one from {bounds.min_opset} to {bounds.max_opset}",
-            reason="bad_opset",
+            reason=RefuseReason.BAD_OPSET,
         )
     if model.ir_version > bounds.max_ir_version:
         raise RejectedError(
-            f"IR version {model.ir_version}, the limit is {bounds.max_ir_version}", reason="bad_opset"
+            f"IR version {model.ir_version}, the limit is {bounds.max_ir_version}",
+            reason=RefuseReason.BAD_OPSET,
         )
 
 
@@ -189,11 +193,13 @@ def _check_io(graph: GraphProto, contract: ModelContract) -> None:
     outputs = {value.name: value for value in graph.output}
     spec, out = contract.input, contract.outputs
     if set(inputs) != {spec.name}:
-        raise RejectedError(f"inputs {sorted(inputs)}, the contract says {[spec.name]}", reason="wrong_io")
+        raise RejectedError(
+            f"inputs {sorted(inputs)}, the contract says {[spec.name]}", reason=RefuseReason.WRONG_IO
+        )
     if set(outputs) != {out.logits, out.embedding} or len(graph.output) != 2:
         raise RejectedError(
             f"outputs {sorted(outputs)}, the contract says {sorted((out.logits, out.embedding))}",
-            reason="wrong_io",
+            reason=RefuseReason.WRONG_IO,
         )
     _check_value(inputs[spec.name], (spec.channels, spec.height, spec.width), "wrong_io")
     _check_value(outputs[out.embedding], (out.embedding_size,), "wrong_io")
@@ -205,13 +211,13 @@ def _check_value(value: ValueInfoProto, sizes: tuple[int, ...], reason: str) -> 
     tensor = value.type.tensor_type
     if tensor.elem_type != _FLOAT32:
         raise RejectedError(
-            f"{value.name!r} has element type {tensor.elem_type}, not float32", reason="wrong_io"
+            f"{value.name!r} has element type {tensor.elem_type}, not float32", reason=RefuseReason.WRONG_IO
         )
     dims = list(tensor.shape.dim)
     found = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)
     if not dims or found[0] != -1:
         raise RejectedError(
-            f"{value.name!r} has shape {found}: its batch dimension is not free", reason="wrong_io"
+            f"{value.name!r} has shape {found}: its batch dimension is not free", reason=RefuseReason.WRONG_IO
         )
     if found[1:] != sizes:
         raise RejectedError(

@@ -148,6 +148,51 @@ class ModelState(StrEnum):
     REFUSED = "refused"
 
 
+class RefuseReason(StrEnum):
+    """Why a vehicle refused a release for good: its bytes, where it would run, or its trial.
+
+    An event's reason begins with the word; what was found stands after a colon.
+    """
+
+    TOO_LARGE = "too_large"
+    WRONG_HASH = "wrong_hash"
+    NOT_ONNX = "not_onnx"
+    NO_CONTRACT = "no_contract"
+    BAD_CONTRACT = "bad_contract"
+    FOREIGN_DOMAIN = "foreign_domain"
+    EXTERNAL_DATA = "external_data"
+    BAD_TENSOR = "bad_tensor"
+    TOO_COMPLEX = "too_complex"
+    BAD_OPSET = "bad_opset"
+    WRONG_IO = "wrong_io"
+    LOAD_FAILED = "load_failed"
+    RUN_FAILED = "run_failed"
+    CPU_FALLBACK = "cpu_fallback"
+    NO_ALLOWED_PROVIDER = "no_allowed_provider"
+    NOT_FINITE = "not_finite"
+    TOO_SLOW = "too_slow"
+    LEAKS_MEMORY = "leaks_memory"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASHED = "crashed"
+    TRIAL_NEVER_ENDED = "trial_never_ended"
+    MODEL_ERROR = "model_error"
+    """Anything else that its trial or its bytes ended with."""
+
+
+class RollbackReason(StrEnum):
+    """Why a serving model gave way to the one before it. An event's reason begins with the word.
+
+    All but `plan_halted` (the fleet took the release back) block the release on this vehicle for good.
+    """
+
+    NOT_FINITE = "not_finite"
+    ERROR_RATIO = "error_ratio"
+    TOO_SLOW = "too_slow"
+    CRASHED_ON_PROBATION = "crashed_on_probation"
+    CANNOT_LOAD = "cannot_load"
+    PLAN_HALTED = "plan_halted"
+
+
 class RolloutOutcome(StrEnum):
     """What became of a release on one vehicle, as far as its wave's health gate knows."""
 

@@ -40,7 +40,7 @@ def compare(reference: str, a: NDArray[np.float32], compared: str, b: NDArray[np
 
 def logits_of(model: VerifiedModel, pixels: NDArray[np.uint8], threads: int = 1) -> NDArray[np.float32]:
     """Logits (N, classes) through the vehicle's own runtime; pixels uint8 (N, H, W, 3), resized."""
-    loaded = OnnxRuntimeBackend().load(model, RuntimeOptions(threads=threads))
+    loaded = OnnxRuntimeBackend().load(model, RuntimeOptions(threads=threads, off_vehicle=True))
     how = model.contract.preprocessing
     found = [
         loaded.run(normalise(pixels[start : start + 64], how)).logits for start in range(0, len(pixels), 64)

@@ -39,6 +39,7 @@ from foundation.retry import Backoff
 from modelkit.digest import sha256_hex
 from modelkit.verify import ModelLimits, verify_model
 from schemas.documents import Release
+from schemas.reasons import RefuseReason
 from schemas.records import ModelEvent
 
 MAX_TRIAL_ATTEMPTS = 3
@@ -83,7 +84,7 @@ class _Work:
 
 class ModelFetcher:
     """The model duty of deliver; the only writer of `candidate.json`, `fetch.json` and `state/trust`. Not
-    thread-safe.
+    thread-safe, but for `look_now`.
 
     Raises:
         MisconfiguredError: no base_url, or the vehicle was never enrolled.
@@ -96,6 +97,7 @@ class ModelFetcher:
         clock: Clock,
         events: EventLog,
         *,
+        providers: tuple[str, ...] = (),
         transport: Transport | None = None,
         start_trial: StartTrial | None = None,
         rng: random.Random | None = None,
@@ -103,6 +105,7 @@ class ModelFetcher:
         if not settings.base_url:
             raise MisconfiguredError("fetch.base_url is empty: name the folder or address of the repository")
         self._settings = settings
+        self._providers = providers
         self._slots = SlotFolder(state_folder)
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
@@ -114,18 +117,21 @@ class ModelFetcher:
         self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
         self._work: _Work | None = None
         self._not_before_ns = 0
+        self._is_look_wanted = False
         self._last_error = ""
         self._refreshes = 0
 
     def step(self) -> FetchStep:
         """One bounded amount of work. Raises nothing that network, repository or disk can cause."""
+        if self._is_look_wanted and self._work is None and not self._last_error:
+            self._not_before_ns = 0
         wait_s = (self._not_before_ns - self._clock.monotonic_ns()) / 1e9
         if wait_s > 0 and (self._work is None or self._work.trial is None):
             return FetchStep("idle", "", wait_s)
         try:
             done = self._refresh() if self._work is None else self._bring(self._work)
         except RejectedError as error:
-            return self._refuse(error.reason, str(error))
+            return self._refuse(_refuse_reason(error.reason), str(error))
         except (RetryLaterError, UntrustedError, CorruptError) as error:
             return self._fail(error)
         except OSError as error:
@@ -135,9 +141,11 @@ class ModelFetcher:
         return done
 
     def look_now(self) -> None:
-        """Somebody says that there is news: the next step refreshes, unless a failure is being waited out."""
-        if not self._last_error:
-            self._not_before_ns = 0
+        """Somebody says that there is news: the next step refreshes, unless a failure is being waited out.
+
+        From any thread. During a download or a refresh it is remembered until the next refresh begins.
+        """
+        self._is_look_wanted = True
 
     def status(self) -> FetchStatus:
         """What it is at."""
@@ -163,6 +171,7 @@ class ModelFetcher:
     # Deciding.
 
     def _refresh(self) -> FetchStep:
+        self._is_look_wanted = False  # before anything is read: what is said from now on is asked for again
         fetcher = BoundedFetcher(self._transport, self._settings.download, self._clock)
         self._trust.hold_floor(self._clock)
         online = OnlineTrust(self._trust, self._settings.base_url, fetcher, self._clock)
@@ -205,7 +214,9 @@ class ModelFetcher:
             return self._ask_trial(work, work.trial)
         if work.release.model_bytes > self._settings.max_model_bytes:
             limit = self._settings.max_model_bytes
-            raise RejectedError(f"{work.release.model_bytes} bytes, the limit is {limit}", reason="too_large")
+            raise RejectedError(
+                f"{work.release.model_bytes} bytes, the limit is {limit}", reason=RefuseReason.TOO_LARGE
+            )
         data = self._slot_bytes(work)
         if data is None:
             data = self._slice(work)
@@ -251,7 +262,9 @@ class ModelFetcher:
         fetched = self._fetched()
         attempts = fetched.attempts.get(release_id, 0)
         if attempts >= MAX_TRIAL_ATTEMPTS:
-            raise RejectedError(f"{attempts} trials never came to an end", reason="trial_never_ended")
+            raise RejectedError(
+                f"{attempts} trials never came to an end", reason=RefuseReason.TRIAL_NEVER_ENDED
+            )
         self._slots.write_fetch(replace(fetched, attempts={**fetched.attempts, release_id: attempts + 1}))
 
     def _ask_trial(self, work: _Work, trial: TrialRun) -> FetchStep:
@@ -264,14 +277,16 @@ class ModelFetcher:
 
     def _offer(self, work: _Work, result: TrialResult) -> FetchStep:
         self._slots.write_candidate(Candidate(work.slot, result.latency_p50_ns, result.frames))
-        self._journal("trial_passed", work, f"{result.frames} frames, p50 {result.latency_p50_ns} ns")
+        nodes = ", ".join(f"{provider} {count}" for provider, count in result.nodes.items())
+        found = f"{result.frames} frames, p50 {result.latency_p50_ns} ns, nodes on {nodes or 'nothing known'}"
+        self._journal("trial_passed", work, found)
         self._work = None
         self._wait(self._settings.poll_interval_s)
         return FetchStep("ok", f"release {work.release.release_id} is ready", self._settings.poll_interval_s)
 
     # Failing.
 
-    def _refuse(self, reason: str, detail: str) -> FetchStep:
+    def _refuse(self, reason: RefuseReason, detail: str) -> FetchStep:
         work, self._work = self._work, None
         if work is None:
             return self._fail(UntrustedError(detail))
@@ -325,7 +340,7 @@ class ModelFetcher:
             return None
 
     def _start_real_trial(self, slot_path: Path, digest: str, frames: Path) -> TrialRun:
-        return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock)
+        return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock, self._providers)
 
     def _staged(self, work: _Work) -> Path:
         return self._slots.path / "staging" / f"{work.release.model_digest}.part"
@@ -345,3 +360,11 @@ class ModelFetcher:
 
     def _wait(self, seconds: float) -> None:
         self._not_before_ns = self._clock.monotonic_ns() + round(seconds * 1e9)
+
+
+def _refuse_reason(word: str) -> RefuseReason:
+    """The closed word of a refusal; the detail beside it says whatever it was."""
+    try:
+        return RefuseReason(word)
+    except ValueError:
+        return RefuseReason.MODEL_ERROR

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 
 from edge_agent.models.settings import HealthSettings
 from modelkit.predictor import Prediction
+from schemas.reasons import RollbackReason
 from schemas.records import Health
-
-NOT_FINITE = "not_finite"
-ERROR_RATIO = "error_ratio"
-TOO_SLOW = "too_slow"
 
 
 class HealthWatch:
@@ -33,16 +30,16 @@ class HealthWatch:
         self._latencies_ns.clear()
         self.frames = 0
 
-    def failed(self, message: str) -> str:
-        """One inference failed. Returns why the model misbehaves, or an empty string."""
+    def failed(self, message: str) -> RollbackReason | None:
+        """One inference failed. Returns why the model misbehaves, or None."""
         self._errors += 1
         self._last_error = message[:500]
         self.frames += 1
         self._failed.append(True)
         return self._verdict()
 
-    def answered(self, predictions: Sequence[Prediction], latency_ns: int) -> str:
-        """One inference returned after `latency_ns`. Returns why the model misbehaves, or an empty string."""
+    def answered(self, predictions: Sequence[Prediction], latency_ns: int) -> RollbackReason | None:
+        """One inference returned after `latency_ns`. Returns why the model misbehaves, or None."""
         self.frames += 1
         bad = sum(not prediction.logits_finite for prediction in predictions)
         self._failed.append(bad > 0)
@@ -50,7 +47,7 @@ class HealthWatch:
         if bad:
             self._not_finite += bad
             self._last_error = f"{bad} of {len(predictions)} outputs not finite"
-            return NOT_FINITE
+            return RollbackReason.NOT_FINITE
         return self._verdict()
 
     def report(self) -> Health:
@@ -65,11 +62,11 @@ class HealthWatch:
             last_error=self._last_error,
         )
 
-    def _verdict(self) -> str:
+    def _verdict(self) -> RollbackReason | None:
         if len(self._failed) < self._settings.min_frames:
-            return ""
+            return None
         if sum(self._failed) > self._settings.max_error_ratio * len(self._failed):
-            return ERROR_RATIO
+            return RollbackReason.ERROR_RATIO
         # The median is looked at once in min_frames frames: sorting on every frame would cost what it
         # measures.
         if (
@@ -78,5 +75,5 @@ class HealthWatch:
         ):
             p50_ns = sorted(self._latencies_ns)[len(self._latencies_ns) // 2]
             if p50_ns > self._settings.max_latency_p50_s * 1e9:
-                return TOO_SLOW
-        return ""
+                return RollbackReason.TOO_SLOW
+        return None

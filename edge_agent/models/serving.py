@@ -18,15 +18,15 @@ withdrawn, without blocking it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from edge_agent.models.active import ActiveModels
 from edge_agent.models.desired import authorise, desired, plans_of
 from edge_agent.models.frames import TrialFrames
 from edge_agent.models.health import HealthWatch
+from edge_agent.models.loading import ModelLoader, OnStep
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.slots import ActiveState, Candidate, SlotFolder, SlotRef, with_event
 from edge_agent.models.trust import SavedTrust
@@ -43,15 +43,14 @@ from foundation.errors import (
 )
 from foundation.events import EventLog
 from modelkit.images import Pixels
+from modelkit.placement import PlacementStatement
 from modelkit.predictor import Prediction, Predictor
-from modelkit.runtime import Backend, RuntimeOptions
-from modelkit.verify import verify_model
-from schemas.reasons import ModelState
+from modelkit.runtime import Backend
+from schemas.reasons import ModelState, RefuseReason, RollbackReason
 from schemas.records import Health, ModelEvent
 
-OnStep = Callable[[str], None]
-CRASHED = "crashed_on_probation"
-_GREY_PIXELS = 64
+_NOT_HERE = frozenset({RefuseReason.CPU_FALLBACK, RefuseReason.NO_ALLOWED_PROVIDER})
+"""Why a candidate can never serve on this vehicle, although its trial passed (or was of other settings)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +84,21 @@ class ServingModel:
         self._slots = SlotFolder(state_folder)
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
-        self._backend = backend
         self._settings = settings
         self._clock = clock
         self._log = events
         self._on_step: OnStep = on_step or (lambda _step: None)
+        self._loader = ModelLoader(backend, settings, self._on_step)
         self._watch = HealthWatch(settings.health)
         self._frames = TrialFrames(
             self._slots.path / "trial_frames", count=settings.trial_frames, every=settings.trial_frame_every
         )
         self._next_poll_ns = clock.monotonic_ns()
         self._plan_seen: tuple[tuple[int, int], ...] = ()
-        self._is_unsaved = False
         self._is_stuck = False
         self._previous: Predictor | None = None
-        self._state = self._read_state()
-        self._count_start()
+        self._models = ActiveModels(self._slots, clock, events)
+        self._models.count_start()
         self._predictor: Predictor = self._load_serving()
 
     # What serves.
@@ -144,6 +142,15 @@ class ServingModel:
     def events(self) -> tuple[ModelEvent, ...]:
         """What happened to the slots since enrolment, the last 200."""
         return self._state.events
+
+    @property
+    def placement(self) -> PlacementStatement:
+        """Where the nodes of the serving model run, by the runtime's own word."""
+        return self._loader.placement(self._predictor)
+
+    @property
+    def _state(self) -> ActiveState:
+        return self._models.state
 
     def health(self) -> Health:
         """How the models behaved since the process started."""
@@ -199,8 +206,7 @@ class ServingModel:
         if now_ns < self._next_poll_ns:
             return None
         self._next_poll_ns = now_ns + round(self._settings.poll_interval_s * 1e9)
-        if self._is_unsaved:
-            self._save(self._state)
+        self._models.save_again()
         try:
             return self._obey_halt() or self._take_candidate()
         except RetryLaterError as error:
@@ -221,7 +227,7 @@ class ServingModel:
         intent = desired(plans_of(trust.index("rollouts")), self._vehicle)
         self._plan_seen = seen
         return (
-            self._give_way("withdrawn", "plan_halted", blocks=False)
+            self._give_way("withdrawn", RollbackReason.PLAN_HALTED, blocks=False)
             if release_id in intent.withdrawn
             else None
         )
@@ -237,7 +243,12 @@ class ServingModel:
             candidate.slot, self._trust, self._vehicle, self._clock
         )  # cheap: no loading of what may not serve
         with self._slots.lock(self._clock):
-            predictor = self._load(self._slots.read_slot(candidate.slot.digest), candidate.slot.digest)
+            try:
+                predictor = self._load(candidate.slot.digest)
+            except RejectedError as error:
+                if error.reason not in _NOT_HERE:
+                    raise  # perhaps passing: it stays the candidate
+                return self._models.refuse(candidate.slot, f"{error.reason}: {error}"[:500])
             self._on_step("loaded")
             authorise(candidate.slot, self._trust, self._vehicle, self._clock)
             self._on_step("plan-read")
@@ -245,7 +256,7 @@ class ServingModel:
 
     def _activate(self, candidate: Candidate, predictor: Predictor) -> ModelEvent:
         old = self._state
-        event = self._event(candidate.slot, "activated")
+        event = self._models.event(candidate.slot, "activated")
         state = ActiveState(
             active=candidate.slot,
             previous=old.active,
@@ -255,30 +266,27 @@ class ServingModel:
             blocked=old.blocked,
             events=with_event(old.events, event),
         )
-        try:
-            self._slots.write_active(state)
-        except OSError as error:  # a full disk: the old model goes on, nothing was changed
-            raise RetryLaterError(f"active.json cannot be written: {error.strerror}") from error
+        self._models.decide(state)
         self._on_step("persisted")
-        self._previous, self._predictor, self._state = self._predictor, predictor, state
+        self._previous, self._predictor = self._predictor, predictor
         self._watch.restart()
         self._plan_seen = ()
         self._on_step("swapped")
-        self._tell(event)
+        self._models.tell(event)
         return event
 
     def _confirm(self) -> ModelEvent:
-        event = self._event(self._state.active, "confirmed")
+        event = self._models.event(self._state.active, "confirmed")
         self._previous = None  # from now on a rollback loads it again from its slot
-        self._save(
+        self._models.save(
             replace(self._state, confirmed=True, starts=0, events=with_event(self._state.events, event))
         )
-        self._tell(event)
+        self._models.tell(event)
         return event
 
     # Giving way.
 
-    def _act_on(self, verdict: str) -> ModelEvent | None:
+    def _act_on(self, verdict: RollbackReason | None) -> ModelEvent | None:
         return self._give_way("rolled_back", verdict, blocks=True) if verdict else None
 
     def _give_way(self, word: str, reason: str, *, blocks: bool) -> ModelEvent | None:
@@ -291,15 +299,15 @@ class ServingModel:
             self._is_stuck = True
             return None
         ref, predictor = back
-        event = self._event(bad, word, reason)
-        events = with_event(with_event(self._state.events, event), self._event(ref, "activated", word))
+        event = self._models.event(bad, word, reason)
+        events = with_event(with_event(self._state.events, event), self._models.event(ref, "activated", word))
         blocked = dict(self._state.blocked)
         if blocks and bad.release_id:
             blocked[bad.release_id] = reason
-        factory = self._factory()
+        factory = self._models.factory()
         self._predictor, self._previous = predictor, None
         self._watch.restart()
-        self._save(
+        self._models.save(
             ActiveState(
                 active=ref,
                 previous=factory if factory is not None and factory.digest != ref.digest else None,
@@ -310,14 +318,14 @@ class ServingModel:
             )
         )
         self._on_step("gave-way")
-        self._tell(event)
+        self._models.tell(event)
         return event
 
     def _way_back(self) -> tuple[SlotRef, Predictor] | None:
         previous = self._state.previous
         if self._previous is not None and previous is not None:
             return previous, self._previous
-        for ref in (previous, self._factory()):
+        for ref in (previous, self._models.factory()):
             if (
                 ref is None
                 or ref.digest == self._state.active.digest
@@ -325,83 +333,25 @@ class ServingModel:
             ):
                 continue
             try:
-                return ref, self._load(self._slots.read_slot(ref.digest), ref.digest)
+                return ref, self._load(ref.digest)
             except FleetLoopError as error:
                 self._log.emit("slot_unusable", level="error", model_digest=ref.digest, reason=str(error))
         return None
 
     # Starting.
 
-    def _read_state(self) -> ActiveState:
-        try:
-            return self._slots.read_active()
-        except CorruptError as error:
-            factory = self._slots.read_factory()
-            self._slots.keep_damaged()
-            self._is_unsaved = True
-            self._log.emit("active_state_damaged", level="error", reason=str(error))
-            event = self._event(factory, "activated", "active_state_damaged")
-            return ActiveState(factory, events=(event,))
-
-    def _count_start(self) -> None:
-        """A start on probation is written down before the model is touched: what kills the process cannot
-        undo it.
-        """
-        if self._state.confirmed:
-            return
-        self._save(replace(self._state, starts=self._state.starts + 1))
-
     def _load_serving(self) -> Predictor:
         state = self._state
         if state.confirmed or state.starts <= self._settings.max_unconfirmed_starts:
             try:
-                return self._load(self._slots.read_slot(state.active.digest), state.active.digest)
+                return self._load(state.active.digest)
             except FleetLoopError as error:
-                reason = f"cannot_load: {error}"[:500]
+                reason = f"{RollbackReason.CANNOT_LOAD}: {error}"[:500]
         else:
-            reason = CRASHED
+            reason = str(RollbackReason.CRASHED_ON_PROBATION)
         if self._give_way("rolled_back", reason, blocks=True) is None:
             raise CorruptError(f"no model can serve: {reason}", path=self._slots.path)
         return self._predictor
 
-    def _load(self, data: bytes, digest: str) -> Predictor:
-        """Verify, load and run once. Raises RejectedError: not acceptable, not loadable, or not finite on
-        grey.
-        """
-        verified = verify_model(data, digest)
-        self._on_step("verified")
-        loaded = self._backend.load(verified, RuntimeOptions(threads=self._settings.threads))
-        predictor = Predictor(loaded, verified.contract)
-        predictor.predict([np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)])
-        return predictor
-
-    def _factory(self) -> SlotRef | None:
-        try:
-            return self._slots.read_factory()
-        except CorruptError:
-            return None
-
-    def _save(self, state: ActiveState) -> None:
-        """Take the state, and write it; a full disk is tried again at the next poll, the right model serves
-        anyway.
-        """
-        self._state = state
-        try:
-            self._slots.write_active(state)
-            self._is_unsaved = False
-        except OSError as error:
-            self._is_unsaved = True
-            self._log.emit("active_state_not_written", level="error", reason=str(error.strerror))
-
-    def _event(self, slot: SlotRef, word: str, reason: str = "") -> ModelEvent:
-        return ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
-
-    def _tell(self, event: ModelEvent) -> None:
-        self._log.emit(
-            f"model_{event.event}",
-            level="warning" if event.event in ("rolled_back", "withdrawn") else "info",
-            model_digest=event.model_digest,
-            model_name=event.model_name,
-            release_id=event.release_id,
-            reason=event.reason,
-        )
+    def _load(self, digest: str) -> Predictor:
+        return self._loader.load(self._slots.read_slot(digest), digest)

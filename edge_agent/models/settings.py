@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Final
 
+from foundation.errors import MisconfiguredError
 from foundation.settings import setting
+
+_PROVIDER: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +47,24 @@ class ServingSettings:
         default=3, min=1, max=100, help="starts of the process on probation, then rollback"
     )
     threads: int = setting(default=1, min=1, max=64, help="threads of one inference")
+    providers: tuple[str, ...] = setting(
+        default=(),
+        help="execution providers, best first, such as QNNExecutionProvider; empty: the contract's",
+    )
     trial_frames: int = setting(
         default=32, min=0, max=1000, help="recent frames kept for trials; 0 keeps none"
     )
     trial_frame_every: int = setting(default=25, min=1, max=1_000_000, help="keep one frame of so many")
     health: HealthSettings = field(default_factory=HealthSettings)
+
+    def __post_init__(self) -> None:
+        for name in self.providers:
+            if not _PROVIDER.fullmatch(name):
+                raise MisconfiguredError(
+                    f"providers holds {name[:100]!r}; an execution provider is named like CPUExecutionProvider"
+                )
+        if len(set(self.providers)) != len(self.providers):
+            raise MisconfiguredError(f"providers {list(self.providers)} names one twice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +112,9 @@ class FetchSettings:
     )
     poll_interval_s: float = setting(
         default=60.0, min=0.0, max=86_400.0, help="between two looks at the repository"
+    )
+    listen_for_notices: bool = setting(
+        default=True, help="look at once when the fleet says on the broker that there is news"
     )
     slice_s: float = setting(default=2.0, min=0.01, max=600.0, help="longest download work of one step")
     backoff_first_s: float = setting(

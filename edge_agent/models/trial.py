@@ -1,6 +1,6 @@
 """A candidate proves itself on this vehicle, in a process of its own that may die without anyone noticing.
 
-    python -m edge_agent.models.trial '{"digest": ..., "frames": FOLDER, "limits": {...}}' < model.onnx
+    python -m edge_agent.models.trial '{"digest": ..., "frames": FOLDER, "limits": {...}, "providers": [...]}' < model.onnx
 
 The model comes in by an inherited file descriptor and is verified again from those bytes; no path of it is
 ever opened. Limits (address space, CPU time, open files, file size, wall time) are set before any library is
@@ -16,11 +16,13 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.models.settings import TrialLimits
+from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
     from modelkit.images import Pixels
@@ -48,6 +50,8 @@ class TrialResult:
     latency_p50_ns: int = 0
     latency_p99_ns: int = 0
     growth_bytes: int = 0
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """Nodes of the optimised graph by the execution provider that runs them."""
 
 
 def confine(limits: TrialLimits) -> None:
@@ -62,8 +66,18 @@ def confine(limits: TrialLimits) -> None:
     sys.addaudithook(_refuse)
 
 
-def run_trial(model_bytes: bytes, digest: str, frames_folder: Path, limits: TrialLimits) -> TrialResult:
-    """Verify, load and run the model on the recorded frames (a grey one when there are none)."""
+def run_trial(
+    model_bytes: bytes,
+    digest: str,
+    frames_folder: Path,
+    limits: TrialLimits,
+    providers: tuple[str, ...] = (),
+) -> TrialResult:
+    """Verify, load and run the model on the recorded frames (a grey one when there are none).
+
+    `providers` are those of `serving.model`, so that the trial runs where the model would serve.
+    """
+    from edge_agent.models.loading import stated, wanted_providers
     from foundation.errors import FleetLoopError, RejectedError
     from modelkit.onnx_backend import OnnxRuntimeBackend
     from modelkit.predictor import Predictor
@@ -72,16 +86,21 @@ def run_trial(model_bytes: bytes, digest: str, frames_folder: Path, limits: Tria
 
     try:
         verified = verify_model(model_bytes, digest)
-        loaded = OnnxRuntimeBackend().load(verified, RuntimeOptions(threads=limits.threads))
-        return _measure(Predictor(loaded, verified.contract), frames_folder, limits)
+        wanted = wanted_providers(providers, verified.contract)
+        loaded = OnnxRuntimeBackend().load(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
+        predictor = Predictor(loaded, verified.contract)
+        nodes = dict(stated(predictor, providers).nodes)
+        return replace(_measure(predictor, frames_folder, limits), nodes=nodes)
     except RejectedError as error:
         return TrialResult(False, error.reason, str(error))
     except MemoryError:
         return TrialResult(
-            False, "out_of_memory", f"more than {limits.address_space_bytes} bytes of address space"
+            False,
+            RefuseReason.OUT_OF_MEMORY,
+            f"more than {limits.address_space_bytes} bytes of address space",
         )
     except FleetLoopError as error:
-        return TrialResult(False, "model_error", str(error))
+        return TrialResult(False, RefuseReason.MODEL_ERROR, str(error))
 
 
 def _measure(predictor: Predictor, frames_folder: Path, limits: TrialLimits) -> TrialResult:
@@ -98,20 +117,31 @@ def _measure(predictor: Predictor, frames_folder: Path, limits: TrialLimits) -> 
             before_bytes = _resident_bytes()
         if not prediction.logits_finite:
             return TrialResult(
-                False, "not_finite", f"output on frame {run % len(images)} is not finite", run + 1
+                False, RefuseReason.NOT_FINITE, f"output on frame {run % len(images)} is not finite", run + 1
             )
     latencies.sort()
     p50 = latencies[len(latencies) // 2]
     p99 = latencies[min(len(latencies) - 1, len(latencies) * 99 // 100)]
     growth = max(0, _resident_bytes() - before_bytes)
-    found = {"frames": len(images), "latency_p50_ns": p50, "latency_p99_ns": p99, "growth_bytes": growth}
+    found: dict[str, Any] = {
+        "frames": len(images),
+        "latency_p50_ns": p50,
+        "latency_p99_ns": p99,
+        "growth_bytes": growth,
+    }
     if p50 > limits.max_latency_p50_ns:
         return TrialResult(
-            False, "too_slow", f"p50 {p50} ns, the limit is {limits.max_latency_p50_ns} ns", **found
+            False,
+            RefuseReason.TOO_SLOW,
+            f"p50 {p50} ns, the limit is {limits.max_latency_p50_ns} ns",
+            **found,
         )
     if growth > limits.max_growth_bytes:
         return TrialResult(
-            False, "leaks_memory", f"grew {growth} bytes, the limit is {limits.max_growth_bytes}", **found
+            False,
+            RefuseReason.LEAKS_MEMORY,
+            f"grew {growth} bytes, the limit is {limits.max_growth_bytes}",
+            **found,
         )
     return TrialResult(True, "", "", **found)
 
@@ -159,10 +189,18 @@ def main(arguments: list[str]) -> int:
     confine(limits)
     try:
         model_bytes = sys.stdin.buffer.read()
-        result = run_trial(model_bytes, specification["digest"], Path(specification["frames"]), limits)
+        result = run_trial(
+            model_bytes,
+            specification["digest"],
+            Path(specification["frames"]),
+            limits,
+            tuple(map(str, specification["providers"])),
+        )
     except MemoryError:
         result = TrialResult(
-            False, "out_of_memory", f"more than {limits.address_space_bytes} bytes of address space"
+            False,
+            RefuseReason.OUT_OF_MEMORY,
+            f"more than {limits.address_space_bytes} bytes of address space",
         )
     os.write(answer, json.dumps(asdict(result)).encode())
     return 0

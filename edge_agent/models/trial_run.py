@@ -16,6 +16,7 @@ import edge_agent
 from edge_agent.models.settings import TrialLimits
 from edge_agent.models.trial import TrialResult
 from foundation.clock import Clock
+from schemas.reasons import RefuseReason
 
 _MAX_ANSWER_BYTES = 65_536
 _GRACE_S = 5.0
@@ -26,11 +27,24 @@ _TIME_SIGNALS = (signal.SIGALRM, signal.SIGXCPU)
 class TrialRun:
     """One trial process. `poll` until it gives a result, or `cancel`."""
 
-    def __init__(self, slot_path: Path, digest: str, frames: Path, limits: TrialLimits, clock: Clock) -> None:
+    def __init__(
+        self,
+        slot_path: Path,
+        digest: str,
+        frames: Path,
+        limits: TrialLimits,
+        clock: Clock,
+        providers: tuple[str, ...] = (),
+    ) -> None:
         self.digest = digest
         self._limits = limits
         self._clock = clock
-        specification = {"digest": digest, "frames": str(frames), "limits": asdict(limits)}
+        specification = {
+            "digest": digest,
+            "frames": str(frames),
+            "limits": asdict(limits),
+            "providers": providers,
+        }
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         environment |= {
             "PYTHONPATH": str(Path(edge_agent.__file__).resolve().parent.parent),
@@ -56,7 +70,7 @@ class TrialRun:
             if self._clock.monotonic_ns() < self._deadline_ns:
                 return None
             self._kill()
-            return TrialResult(False, "too_slow", f"no answer within {self._limits.wall_s} s")
+            return TrialResult(False, RefuseReason.TOO_SLOW, f"no answer within {self._limits.wall_s} s")
         return self._result()
 
     def wait(self, timeout_s: float) -> TrialResult:
@@ -65,7 +79,7 @@ class TrialRun:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._kill()
-            return TrialResult(False, "too_slow", f"no answer within {timeout_s} s")
+            return TrialResult(False, RefuseReason.TOO_SLOW, f"no answer within {timeout_s} s")
         return self._result()
 
     def cancel(self) -> None:
@@ -88,12 +102,12 @@ class TrialRun:
             with self._process.stdout as stream:
                 data = stream.read(_MAX_ANSWER_BYTES)
         if code < 0 and -code in _TIME_SIGNALS:
-            return TrialResult(False, "too_slow", f"ended by {signal.Signals(-code).name}")
+            return TrialResult(False, RefuseReason.TOO_SLOW, f"ended by {signal.Signals(-code).name}")
         if code != 0:
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            return TrialResult(False, "crashed", f"the trial process ended with {how}")
+            return TrialResult(False, RefuseReason.CRASHED, f"the trial process ended with {how}")
         try:
             document = json.loads(data)
             return TrialResult(**document)
         except (ValueError, TypeError) as error:
-            return TrialResult(False, "crashed", f"the trial gave no readable answer: {error}")
+            return TrialResult(False, RefuseReason.CRASHED, f"the trial gave no readable answer: {error}")

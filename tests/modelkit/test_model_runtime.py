@@ -16,9 +16,11 @@ from modelkit.fakes import FakeBackend, tiny_contract, tiny_model, tiny_proto
 from modelkit.graph_edit import return_nan_when_dark
 from modelkit.images import preprocess
 from modelkit.onnx_backend import CPU, OnnxRuntimeBackend
+from modelkit.placement import state_placement
 from modelkit.predictor import NO_ANSWER, Predictor
 from modelkit.runtime import Backend, LoadedModel, RawOutputs, RuntimeOptions
 from modelkit.verify import verify_model
+from schemas.reasons import RefuseReason
 
 BACKEND: Backend = OnnxRuntimeBackend()
 
@@ -69,8 +71,34 @@ def test_a_missing_provider_is_flagged_or_refused() -> None:
     npu = dataclasses.replace(tiny_contract(), allowed_providers=("QNNExecutionProvider", CPU))
     assert load(npu).is_fallen_back
     only = dataclasses.replace(npu, allowed_providers=("QNNExecutionProvider",), cpu_fallback="refuse")
-    with pytest.raises(MisconfiguredError, match="QNNExecutionProvider"):
+    with pytest.raises(RejectedError, match="QNNExecutionProvider") as caught:
         load(only)
+    assert caught.value.reason == RefuseReason.CPU_FALLBACK
+    assert load(only, RuntimeOptions(off_vehicle=True)).is_fallen_back
+    assert not load(npu, RuntimeOptions(providers=(CPU,))).is_fallen_back
+
+
+@pytest.mark.parametrize("backend", [BACKEND, FakeBackend(runs_on=(CPU, CPU))])
+def test_a_statement_says_which_provider_was_wanted_and_which_nodes_it_got(backend: Backend) -> None:
+    npu = dataclasses.replace(tiny_contract(), allowed_providers=("QNNExecutionProvider", CPU))
+    loaded = backend.load(verify_model(tiny_model(npu), None), RuntimeOptions())
+    found = state_placement(loaded, npu.allowed_providers)
+    assert found.wanted == ("QNNExecutionProvider", CPU)
+    assert dict(found.nodes) == {CPU: len(loaded.placement())}
+    assert (found.is_fallen_back, found.cpu_fallback) == (True, "allow")
+    assert str(found) == f"nodes on CPUExecutionProvider {len(loaded.placement())} (fallen back)"
+
+
+def test_the_fake_backend_obeys_a_contract_that_forbids_the_cpu() -> None:
+    npu = dataclasses.replace(
+        tiny_contract(), allowed_providers=("QNNExecutionProvider",), cpu_fallback="refuse"
+    )
+    model = verify_model(tiny_model(npu), None)
+    on_npu = FakeBackend(runs_on=("QNNExecutionProvider",)).load(model, RuntimeOptions())
+    assert not state_placement(on_npu, npu.allowed_providers).is_fallen_back
+    with pytest.raises(RejectedError, match="1 of 2 nodes would run on the CPU") as caught:
+        FakeBackend(runs_on=("QNNExecutionProvider", CPU)).load(model, RuntimeOptions())
+    assert caught.value.reason == RefuseReason.CPU_FALLBACK
 
 
 def test_options_cannot_add_a_provider_that_the_contract_does_not_name() -> None:

@@ -21,6 +21,7 @@ from modelkit.digest import sha256_hex
 from modelkit.embed import embed_contract, parse_model
 from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from modelkit.graph_edit import return_nan_when_dark
+from schemas.reasons import RefuseReason
 from tests.edge_agent.models.model_bench import Bench
 
 LIMITS = TrialLimits(min_runs=3, wall_s=20, cpu_s=20)
@@ -227,3 +228,40 @@ def test_the_models_parser_and_contract_are_checked_before_anything_runs(tmp_pat
     data = tiny_proto(tiny_contract()).SerializeToString()
     assert run(tmp_path, data).reason == "no_contract"
     assert parse_model(data).graph.node
+
+
+def for_npu_only(name: str = "r2") -> bytes:
+    """A model whose contract forbids the CPU, of which this machine has nothing else."""
+    contract = replace(
+        tiny_contract(name=name), allowed_providers=("QNNExecutionProvider",), cpu_fallback="refuse"
+    )
+    return tiny_model(contract)
+
+
+def test_a_trial_says_which_nodes_ran_where(tmp_path: Path) -> None:
+    result = run(tmp_path, tiny_model())
+    assert set(result.nodes) == {"CPUExecutionProvider"}
+    assert sum(result.nodes.values()) >= 2
+
+
+def test_a_release_that_forbids_the_cpu_is_refused_where_there_is_nothing_else(bench: Bench) -> None:
+    bench.release("r2", 2, data=for_npu_only())
+    bench.plan("r2")
+    fetcher = bench.fetcher(real_trial=True)
+    bench.run(fetcher, limit=2)
+    while fetcher.status().phase == "trial":
+        SystemClock().sleep(0.1)
+        fetcher.step()
+    assert bench.slots.read_fetch().refused == {"r2": RefuseReason.CPU_FALLBACK}
+    (event,) = bench.slots.read_fetch().events
+    assert "QNNExecutionProvider" in event.reason
+    assert bench.slots.read_candidate() is None
+
+
+def test_a_release_that_allows_none_of_the_vehicles_providers_fails_its_trial(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    wish = ("QNNExecutionProvider",)
+    digest = sha256_hex(path.read_bytes())
+    result = TrialRun(path, digest, tmp_path / "frames", LIMITS, SystemClock(), wish).wait(60)
+    assert (result.passed, result.reason) == (False, RefuseReason.NO_ALLOWED_PROVIDER)
+    assert "serving.model.providers" in result.detail

@@ -1,0 +1,105 @@
+"""What perceive last decided about its models, in memory and in `models/active.json`: the one writer of that file.
+
+A damaged file is put aside and the factory model serves; a disk that refuses the write is tried again, while the
+right model serves anyway. Refuses to load or judge a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_agent.models.slots import ActiveState, SlotFolder, SlotRef, with_event
+from foundation.clock import Clock
+from foundation.errors import CorruptError, RetryLaterError
+from foundation.events import EventLog
+from schemas.records import ModelEvent
+
+_WARNED = ("rolled_back", "withdrawn", "refused")
+
+
+class ActiveModels:
+    """The state, read once at the start. `state` is what serves, whether or not the disk took it.
+
+    Raises (the constructor):
+        CorruptError: `active.json` is damaged, and so is `factory.json`.
+    """
+
+    def __init__(self, slots: SlotFolder, clock: Clock, events: EventLog) -> None:
+        self._slots = slots
+        self._clock = clock
+        self._log = events
+        self._is_unsaved = False
+        self.state: ActiveState = self._read()
+
+    def count_start(self) -> None:
+        """A start on probation is written down before the model is touched: what kills the process cannot
+        undo it.
+        """
+        if not self.state.confirmed:
+            self.save(replace(self.state, starts=self.state.starts + 1))
+
+    def decide(self, state: ActiveState) -> None:
+        """Take the state only when the disk did. Raises RetryLaterError: nothing was changed."""
+        try:
+            self._slots.write_active(state)
+        except OSError as error:  # a full disk: the old model goes on
+            raise RetryLaterError(f"active.json cannot be written: {error.strerror}") from error
+        self.state = state
+
+    def save(self, state: ActiveState) -> None:
+        """Take the state, and write it; a full disk is tried again at the next poll, the right model serves
+        anyway.
+        """
+        self.state = state
+        try:
+            self._slots.write_active(state)
+            self._is_unsaved = False
+        except OSError as error:
+            self._is_unsaved = True
+            self._log.emit("active_state_not_written", level="error", reason=str(error.strerror))
+
+    def save_again(self) -> None:
+        """Write what the disk refused before."""
+        if self._is_unsaved:
+            self.save(self.state)
+
+    def factory(self) -> SlotRef | None:
+        """The model of enrolment; None when its file is damaged."""
+        try:
+            return self._slots.read_factory()
+        except CorruptError:
+            return None
+
+    def event(self, slot: SlotRef, word: str, reason: str = "") -> ModelEvent:
+        """An event of now; `save` or `decide` a state with it."""
+        return ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
+
+    def refuse(self, slot: SlotRef, reason: str) -> ModelEvent:
+        """Never let this release serve here, although deliver offered it. Returns the event, saved and told."""
+        event = self.event(slot, "refused", reason)
+        blocked = {**self.state.blocked, slot.release_id: reason}
+        self.save(replace(self.state, blocked=blocked, events=with_event(self.state.events, event)))
+        self.tell(event)
+        return event
+
+    def tell(self, event: ModelEvent) -> None:
+        """Put the event into the process's own log."""
+        self._log.emit(
+            f"model_{event.event}",
+            level="warning" if event.event in _WARNED else "info",
+            model_digest=event.model_digest,
+            model_name=event.model_name,
+            release_id=event.release_id,
+            reason=event.reason,
+        )
+
+    def _read(self) -> ActiveState:
+        try:
+            return self._slots.read_active()
+        except CorruptError as error:
+            factory = self._slots.read_factory()
+            self._slots.keep_damaged()
+            self._is_unsaved = True
+            self._log.emit("active_state_damaged", level="error", reason=str(error))
+            event = self.event(factory, "activated", "active_state_damaged")
+            return ActiveState(factory, events=(event,))

@@ -1,0 +1,72 @@
+"""Bytes of a slot become a predictor that has run once, or a refusal with its reason; what runs where is told.
+
+The vehicle's own wish for providers is narrowed to what the model's contract allows; it never widens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_agent.models.settings import ServingSettings
+from foundation.errors import RejectedError
+from modelkit.contract import ModelContract
+from modelkit.placement import PlacementStatement, state_placement
+from modelkit.predictor import Predictor
+from modelkit.runtime import Backend, RuntimeOptions
+from modelkit.verify import verify_model
+from schemas.reasons import RefuseReason
+
+_GREY_PIXELS = 64
+OnStep = Callable[[str], None]
+
+
+def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[str, ...]:
+    """The vehicle's providers that the contract allows, in the vehicle's order; without a wish the contract's.
+
+    Raises:
+        RejectedError: reason `no_allowed_provider`; the contract allows none of them.
+    """
+    wanted = tuple(name for name in wish or contract.allowed_providers if name in contract.allowed_providers)
+    if not wanted:
+        raise RejectedError(
+            f"this vehicle runs models on {list(wish)} (serving.model.providers), the contract of "
+            f"{contract.name} allows only {list(contract.allowed_providers)}",
+            reason=RefuseReason.NO_ALLOWED_PROVIDER,
+        )
+    return wanted
+
+
+def stated(predictor: Predictor, wish: tuple[str, ...]) -> PlacementStatement:
+    """Where the nodes of a loaded model run, beside what this vehicle (or the contract) wanted."""
+    return state_placement(predictor.loaded, wish or predictor.contract.allowed_providers)
+
+
+class ModelLoader:
+    """Verifies, loads and runs once on grey."""
+
+    def __init__(self, backend: Backend, settings: ServingSettings, on_step: OnStep) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._on_step = on_step
+
+    def load(self, data: bytes, digest: str) -> Predictor:
+        """A predictor that can serve.
+
+        Raises:
+            RejectedError: not acceptable, not loadable, not allowed to run where it would, or it fails on
+                grey.
+            MisconfiguredError: the runtime library is missing.
+        """
+        verified = verify_model(data, digest)
+        self._on_step("verified")
+        providers = wanted_providers(self._settings.providers, verified.contract)
+        options = RuntimeOptions(threads=self._settings.threads, providers=providers)
+        predictor = Predictor(self._backend.load(verified, options), verified.contract)
+        predictor.predict([np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)])
+        return predictor
+
+    def placement(self, predictor: Predictor) -> PlacementStatement:
+        """Where the nodes of a loaded model run."""
+        return stated(predictor, self._settings.providers)
