@@ -55,6 +55,7 @@ lease_bytes = 100000
 backoff_first_s = 0.1
 backoff_max_s = 0.5
 stall_s = 10.0
+{pace}
 [telemetry]
 interval_s = 1.0
 [health]
@@ -127,7 +128,7 @@ class Vehicle:
         self.offered_path.write_text("".join(f"{offer}\n" for offer in offers))
 
     def configure(
-        self, *, rate_hz: float = 0.0, loop: bool = False, kafka: str = "", spool: str = ""
+        self, *, rate_hz: float = 0.0, loop: bool = False, kafka: str = "", spool: str = "", pace: str = ""
     ) -> None:
         self.config.write_text(
             CONFIG.format(
@@ -138,6 +139,7 @@ class Vehicle:
                 spool=spool,
                 bootstrap=self._bootstrap,
                 kafka=kafka,
+                pace=pace,
             )
         )
 
