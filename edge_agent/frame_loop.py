@@ -193,6 +193,15 @@ class FrameLoop:
         if selection is not None and selection.by_rule:
             self._running.tracks.count(frame.drive_id, frame.track_id)
 
+    def _forget_kept(self, seen: SeenFrame, kept: Kept) -> None:
+        """The spool refused it: nothing of it will be sent, so nothing of it may stand in a later frame's way."""
+        frame = seen.frame
+        self._running.budget.give_back(frame.drive_id, len(frame.payload))
+        if seen.prediction is not None:
+            self._running.memory.forget(seen.prediction.embedding, seen.model_digest)
+        if kept.by_rule:
+            self._running.tracks.give_back(frame.drive_id, frame.track_id)
+
     def _name_incident(self, seen: SeenFrame) -> str:
         frame = seen.frame
         names = (self._vehicle_id, frame.drive_id, frame.sensor_id, frame.frame_id, str(seen.lap))
@@ -214,7 +223,7 @@ class FrameLoop:
             identity = self._writer.append(self._sample(seen, outcome.kept))
         except RejectedError as error:
             self._writer.not_accepted(_not_accepted(error), bytes=len(seen.frame.payload))
-            self._running.budget.give_back(seen.frame.drive_id, len(seen.frame.payload))
+            self._forget_kept(seen, outcome.kept)
             self._events.emit(
                 "not_accepted",
                 level="warning",

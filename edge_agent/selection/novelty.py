@@ -1,4 +1,9 @@
-"""Keep frames unlike anything this vehicle already kept."""
+"""Keep frames unlike anything this vehicle already kept for sending.
+
+Why kept and not sent: an accepted frame will be sent (or its eviction is counted), perhaps weeks later. Compared
+with what the broker has already, a vehicle without a network would keep the same novelty a hundred times. A frame
+that the spool refuses was not kept, and is forgotten again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,10 @@ from schemas.reasons import ValueClass
 
 @dataclass(frozen=True, slots=True)
 class NoveltySelector:
-    """Fires when novelty (`modelkit.scores.novelty`, 0 to 1) against what was kept reaches `threshold`."""
+    """Fires when novelty (`modelkit.scores.novelty`, 0 to 1) against what was kept reaches `threshold`.
+
+    What was kept is what will be sent: see the module's docstring for why not what was sent already.
+    """
 
     threshold: float
     value_class: ValueClass
@@ -54,6 +62,17 @@ class NoveltyMemory:
         self._rows.append(row)
         if self._compared is not None:
             self._compared.add(row)
+
+    def forget(self, embedding: Sequence[float] | NDArray[np.float32], model_digest: str) -> None:
+        """Take one frame's embedding back: it was not kept after all. Unknown (or pushed out) is no error."""
+        row = np.asarray(embedding, dtype=np.float32)
+        if model_digest != self.model_digest:
+            return
+        for index in reversed(range(len(self._rows))):
+            if np.array_equal(self._rows[index], row):
+                del self._rows[index]
+                self._compared = None  # made again from the rows when it is next asked for
+                return
 
     def use_model(self, model_digest: str) -> None:
         """Forget everything when `model_digest` is not the model that the memory was made with."""

@@ -36,6 +36,16 @@ class TrackLimit:
         while len(self._kept) > self._remembered:
             self._kept.popitem(last=False)
 
+    def give_back(self, drive_id: str, track_id: str | None) -> None:
+        """Take one count back: the frame was not kept after all."""
+        if track_id is None:
+            return
+        left = self._kept.get((drive_id, track_id), 0) - 1
+        if left > 0:
+            self._kept[drive_id, track_id] = left
+        else:
+            self._kept.pop((drive_id, track_id), None)
+
     def to_rows(self) -> list[tuple[str, str, int]]:
         """(drive_id, track_id, kept), least recently counted first."""
         return [(drive, track, kept) for (drive, track), kept in self._kept.items()]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from edge_agent.config import (
     BudgetSettings,
@@ -125,34 +127,57 @@ def test_the_byte_budget_of_a_drive_is_never_passed_and_the_rest_is_counted(tmp_
     assert counts(vehicle) == {"accepted": 6, "over_budget": 4}
 
 
-def test_novelty_keeps_what_is_unlike_everything_kept(tmp_path):
-    def rule(batch):
-        # Red pictures point one way, green ones the other.
-        means = batch.mean(axis=(2, 3), dtype=np.float32)
-        embedding = np.zeros((len(batch), 8), np.float32)
-        embedding[:, 0] = means[:, 0] - means[:, 1]
-        embedding[:, 1] = 0.01
-        return RawOutputs(np.tile(means, 1).astype(np.float32), embedding)
+def red_or_green(batch):
+    """Embeddings of red pictures point one way, those of green ones the other."""
+    means = batch.mean(axis=(2, 3), dtype=np.float32)
+    embedding = np.zeros((len(batch), 8), np.float32)
+    embedding[:, 0] = means[:, 0] - means[:, 1]
+    embedding[:, 1] = 0.01
+    return RawOutputs(np.tile(means, 1).astype(np.float32), embedding)
 
+
+def picture(pixels: np.ndarray) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_novelty_keeps_what_is_unlike_everything_kept(tmp_path):
     chosen = selection(
         novelty=NoveltySettings(enabled=True, threshold=0.5), random=RandomSettings(probability=0.0)
     )
-    vehicle = Vehicle1(settings_for(tmp_path, selection=chosen), backend=FakeBackend(rule))
+    vehicle = Vehicle1(settings_for(tmp_path, selection=chosen), backend=FakeBackend(red_or_green))
 
     def colour(red: int, green: int) -> bytes:
-        from io import BytesIO
-
-        from PIL import Image
-
-        stream = BytesIO()
-        Image.new("RGB", (32, 32), (red, green, 0)).save(stream, "PNG")
-        return stream.getvalue()
+        return picture(np.full((32, 32, 3), (red, green, 0)))
 
     payloads = [colour(250, 5), colour(240, 10), colour(5, 250), colour(8, 240), colour(244, 9)]
     drive(vehicle.loop, [make_frame(n, payload=p) for n, p in enumerate(payloads)])
     vehicle.loop.end_source()
     assert [s.frame_id for s in samples(vehicle)] == ["frame-00000", "frame-00002"]
     assert {s.rule_id for s in samples(vehicle)} == {"novelty"}
+
+
+def test_a_frame_that_the_spool_refused_stands_in_no_later_frames_way(tmp_path):
+    chosen = selection(
+        novelty=NoveltySettings(enabled=True, threshold=0.5),
+        random=RandomSettings(probability=0.0),
+        max_per_track=1,
+    )
+    base = settings_for(tmp_path, selection=chosen)
+    small = replace(base, spool=replace(base.spool, max_record_bytes=3000))
+    vehicle = Vehicle1(small, backend=FakeBackend(red_or_green))
+    noise = np.random.default_rng(0).integers(0, 9, (64, 64, 3))
+    too_large = picture(noise + np.array((240, 0, 0)))
+    alike = picture(np.full((32, 32, 3), (240, 5, 0)))
+    assert len(too_large) > 3000 > len(alike)
+    sizes = (too_large, alike, alike)
+    drive(vehicle.loop, [make_frame(n, payload=p, track="sign-1") for n, p in enumerate(sizes)])
+    vehicle.loop.end_source()
+    assert counts(vehicle) == {"accepted": 1, "oversize": 1, "not_selected": 1}
+    assert [s.frame_id for s in samples(vehicle)] == ["frame-00001"]
+    assert len(vehicle.running.memory) == len(vehicle.journal.progress.memory) == 1
+    assert vehicle.running.tracks.to_rows() == vehicle.journal.progress.tracks.to_rows()
 
 
 def test_a_model_that_answers_nothing_is_counted_and_the_loop_goes_on(tmp_path):

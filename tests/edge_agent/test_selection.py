@@ -49,6 +49,19 @@ def test_a_frame_without_a_score_is_never_novel():
     assert NoveltySelector(0.0, ValueClass.HIGH).judge(candidate(novelty=None)) is None
 
 
+def test_the_novelty_memory_forgets_one_frame_that_was_not_kept_after_all():
+    memory = NoveltyMemory(3)
+    for number in (1, 2, 2):
+        memory.remember(np.array([number, 5 - number], np.float32), "model-a")
+    memory.forget((2.0, 3.0), "model-b")
+    memory.forget((9.0, 9.0), "model-a")
+    assert len(memory) == 3
+    memory.forget((2.0, 3.0), "model-a")
+    memory.forget((1.0, 4.0), "model-a")
+    assert memory.matrix().tolist() == [[2.0, 3.0]]
+    assert memory.compared_with(2).nearest_similarity(np.array([2.0, 3.0])) == pytest.approx(1.0)
+
+
 def test_the_novelty_memory_is_bounded_and_forgets_with_the_model():
     memory = NoveltyMemory(3)
     for number in range(5):
