@@ -37,7 +37,9 @@ def a_source(scenes: int = 60, *, tracks: bool = False, official: int = 0) -> Im
 
 
 def plan(source: ImageSource, seed: int = 1) -> drives.DrivePlan:
-    return drives.plan_drives(source, lambda d: split_of(d, PARAMS), drives.DriveShape(scenes_a_drive=4), seed)
+    return drives.plan_drives(
+        source, lambda d: split_of(d, PARAMS), drives.DriveShape(scenes_a_drive=4), seed
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -73,7 +75,9 @@ def test_a_drive_driven_again_gives_other_bytes_and_the_same_journey_the_same_by
     drive = plan(source).fleet[0]
     shape = drives.DriveShape()
     first = drives.drive_frames(drive, source, shape, 1, "first")
-    assert [f.payload for f in first] == [f.payload for f in drives.drive_frames(drive, source, shape, 1, "first")]
+    assert [f.payload for f in first] == [
+        f.payload for f in drives.drive_frames(drive, source, shape, 1, "first")
+    ]
     second = drives.drive_frames(drive, source, shape, 1, "second")
     assert not {f.payload_sha256 for f in first} & {f.payload_sha256 for f in second}
     assert not {f.frame_id for f in first} & {f.frame_id for f in second}
