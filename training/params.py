@@ -5,6 +5,7 @@ Each stage reads its own section only, so that DVC re-runs exactly what a change
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from foundation.errors import MisconfiguredError
 from foundation.settings import load_settings, setting
 
 T = TypeVar("T")
+_CPU = "CPUExecutionProvider"
+_PROVIDER = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,35 @@ class TrainParams:
 
 @dataclass(frozen=True, slots=True)
 class QuantiseParams:
-    """Stage `quantise`: one artefact a target. Calibration rows are of the train split, never of test."""
+    """Stage `quantise`: one artefact a target. Calibration rows are of the train split, never of test.
+
+    `allowed_providers` and `cpu_fallback` go into the model's contract, which every vehicle obeys. Without a list
+    they are the target's: the CPU for `cpu`; QNN for `npu`, and the CPU after it unless a fall-back is refused.
+    """
 
     target: Literal["cpu", "npu"] = "cpu"
+    allowed_providers: tuple[str, ...] = setting(
+        (), help="execution providers, best first; empty: the target's"
+    )
+    cpu_fallback: Literal["allow", "refuse"] = setting(
+        "allow", help="whether a vehicle may run on the CPU what its first provider cannot take"
+    )
     calibration_rows: int = setting(512, min=16, max=100_000)
     parity_rows: int = setting(512, min=16, max=100_000)
     seed: int = setting(0, min=0, max=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        for name in self.allowed_providers:
+            if not _PROVIDER.fullmatch(name):
+                raise MisconfiguredError(
+                    f"allowed_providers holds {name[:100]!r}; an execution provider is named like "
+                    "CPUExecutionProvider"
+                )
+        if self.cpu_fallback == "refuse" and _CPU in self.allowed_providers[1:]:
+            raise MisconfiguredError(
+                f"allowed_providers {list(self.allowed_providers)} names the CPU to fall back to, and cpu_fallback "
+                "is refuse: leave one of them out"
+            )
 
 
 @dataclass(frozen=True, slots=True)

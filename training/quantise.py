@@ -29,10 +29,28 @@ _PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+def providers_for(
+    target: Literal["cpu", "npu"], wanted: tuple[str, ...], cpu_fallback: Literal["allow", "refuse"]
+) -> tuple[str, ...]:
+    """What the contract allows: `wanted`, or the target's own; a fall-back that is refused is not listed."""
+    if wanted:
+        return wanted
+    own = _PROVIDERS[target]
+    return own if cpu_fallback == "allow" else own[:1]
+
+
 def quantise(
-    fp32: VerifiedModel, pixels: NDArray[np.uint8], target: Literal["cpu", "npu"], name: str | None = None
+    fp32: VerifiedModel,
+    pixels: NDArray[np.uint8],
+    target: Literal["cpu", "npu"],
+    name: str | None = None,
+    *,
+    allowed_providers: tuple[str, ...] = (),
+    cpu_fallback: Literal["allow", "refuse"] = "allow",
 ) -> VerifiedModel:
     """The int8 form of a verified fp32 model for `target`; pixels are uint8 (N, H, W, 3) at the input's size.
+
+    The contract says where it may run: `allowed_providers` (empty: the target's own) and `cpu_fallback`.
 
     Raises:
         RejectedError: the quantised graph does not fit the contract any more.
@@ -65,7 +83,8 @@ def quantise(
     made = dataclasses.replace(
         contract,
         target=target,
-        allowed_providers=_PROVIDERS[target],
+        allowed_providers=providers_for(target, allowed_providers, cpu_fallback),
+        cpu_fallback=cpu_fallback,
         name=name if name is not None else contract.name,
     )
     return verify_model(_with_contract_only(data, made), None)

@@ -170,7 +170,13 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
     if not len(train):
         raise MisconfiguredError("the train split is empty: nothing to calibrate on")
     calibration = train.pixels[pick_rows(len(train), params.calibration_rows, params.seed)]
-    int8 = quantise(fp32, calibration, params.target)
+    int8 = quantise(
+        fp32,
+        calibration,
+        params.target,
+        allowed_providers=params.allowed_providers,
+        cpu_fallback=params.cpu_fallback,
+    )
     validation = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
     # Validation first, filled up from train: agreement of thirty rows would say little.
     filled_up = pick_rows(len(train), max(0, params.parity_rows - len(validation)), params.seed + 1)
@@ -186,6 +192,8 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
         "fp32_bytes": len(fp32.data),
         "int8_bytes": len(int8.data),
         "target": params.target,
+        "allowed_providers": list(int8.contract.allowed_providers),
+        "cpu_fallback": int8.contract.cpu_fallback,
         "rows_from": {"validation": len(pixels) - len(filled_up), "train": len(filled_up)},
         "parity": [
             asdict(compare("torch", torch_logits, "fp32", fp32_logits)),

@@ -27,6 +27,8 @@ def quantise(
         print(json.dumps(report, sort_keys=True))
         return
     typer.echo(f"int8 for {report['target']}: {report['int8_bytes']} bytes (fp32 {report['fp32_bytes']})")
+    providers = ", ".join(cast(list[str], report["allowed_providers"]))
+    typer.echo(f"runs on {providers}; a fall-back to the CPU: {report['cpu_fallback']}")
     for entry in cast(list[dict[str, Any]], report["parity"]):
         typer.echo(
             f"{entry['reference']} and {entry['compared']}: "

@@ -23,7 +23,7 @@ from modelkit.onnx_backend import OnnxRuntimeBackend
 from modelkit.predictor import Predictor
 from modelkit.runtime import RuntimeOptions
 from modelkit.verify import verify_model
-from schemas.reasons import Split
+from schemas.reasons import RefuseReason, Split
 from tests.training.training_shapes import CLASSES, labelled, split_of, write_dataset, write_shard
 from training.initial import train_initial
 from training.judge import run_evaluate
@@ -148,6 +148,25 @@ def test_the_npu_artefact_is_its_own_and_says_what_runs_it(workshop: Path, tmp_p
     assert model.contract.allowed_providers[0] == "QNNExecutionProvider"
     assert OnnxRuntimeBackend().load(model, RuntimeOptions()).is_fallen_back
     assert report["parity"][2]["agreement_ratio"] >= 0.9  # type: ignore[index]
+
+
+def test_a_contract_can_really_forbid_the_cpu_and_is_judged_on_a_machine_without_the_npu_all_the_same(
+    workshop: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workshop, tmp_path / "w")
+    places = Places.of(tmp_path / "w")
+    report = run_quantise(places, QuantiseParams(target="npu", cpu_fallback="refuse"))
+    assert (report["allowed_providers"], report["cpu_fallback"]) == (["QNNExecutionProvider"], "refuse")
+    model = verify_model((places.candidate / "int8.onnx").read_bytes(), None)
+    assert (model.contract.allowed_providers, model.contract.cpu_fallback) == (
+        ("QNNExecutionProvider",),
+        "refuse",
+    )
+    with pytest.raises(RejectedError) as caught:
+        OnnxRuntimeBackend().load(model, RuntimeOptions())
+    assert caught.value.reason == RefuseReason.CPU_FALLBACK
+    run_evaluate(places, EVALUATE, GATE)
+    assert json.loads((places.reports / "gate.json").read_text())["candidate_digest"] == model.digest
 
 
 def test_a_package_of_another_models_evidence_is_refused(workshop: Path, tmp_path: Path) -> None:

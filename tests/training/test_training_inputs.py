@@ -293,6 +293,17 @@ def test_params_have_defaults_and_refuse_what_they_do_not_know(tmp_path: Path) -
     assert load_section(path, "gate", GateParams).target_slices == ("class:b",)
     with pytest.raises(MisconfiguredError, match="classes"):
         load_classes(path)
+    for text, words in (
+        ("allowed_providers: [NPU]", "'NPU'"),
+        ("cpu_fallback: perhaps", "perhaps"),
+        (
+            "{allowed_providers: [QNNExecutionProvider, CPUExecutionProvider], cpu_fallback: refuse}",
+            "fall back to",
+        ),
+    ):
+        path.write_text(f"quantise: {text if text[0] == '{' else '{' + text + '}'}\n")
+        with pytest.raises(MisconfiguredError, match=words):
+            load_section(path, "quantise", QuantiseParams)
     path.write_text("[1")
     with pytest.raises(MisconfiguredError, match="not YAML"):
         load_section(path, "train", TrainParams)
