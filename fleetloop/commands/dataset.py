@@ -67,19 +67,26 @@ def commit(
     workspace: WorkspacePath = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Commit datasets/current as the next version: DVC, git and a tag. The same digest makes no new
-    version."""
+    """Commit datasets/current as the next version (DVC, git, a tag), with all that the stages made until now.
+    The same digest makes no new version: run it again after training, to record and push the model too."""
     from connectors.workspace import Workspace
+    from pipelines.dataset.dvc import DvcRepository
+    from pipelines.dataset.record import stage_states
     from pipelines.dataset.versions import commit_version
 
-    version, is_new = commit_version(Workspace.open(workspace), message, push=push)
+    place = Workspace.open(workspace)
+    version, is_new = commit_version(place, message, push=push)
+    stages = stage_states(DvcRepository(place))
     if as_json:
-        _print({"id": version.id, "digest": version.digest, "parent": version.parent, "is_new": is_new})
+        names = {"id": version.id, "digest": version.digest, "parent": version.parent}
+        _print({**names, "is_new": is_new, "is_pushed": push, "stages": stages})
         return
     word = "Committed" if is_new else "No change since"
     Console().print(
         f"[green]{word}[/] [bold]{version.id}[/]  {version.manifest['rows']:,} rows  digest {version.digest}"
     )
+    for name, state in stages.items():
+        Console().print(f"  {name}: {state if state != 'recorded' or not push else 'recorded and pushed'}")
 
 
 @app.command(name="list")

@@ -8,14 +8,16 @@ about versions.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from connectors.workspace import Workspace
 from foundation.errors import FleetLoopError, MisconfiguredError
@@ -32,6 +34,7 @@ _CONFIG = """\
 ['remote "{name}"']
     url = {place}
 """
+_PRIVATE_KEY = b"PRIVATE KEY-----"
 GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
 """Whom git names when the user has told it nothing."""
 
@@ -57,6 +60,11 @@ class DvcRepository:
         """Run `dvc ARGUMENTS` in the workspace; its output, which is also shown when `echo`."""
         return self._run([sys.executable, "-P", "-m", "dvc", *arguments], echo=echo)
 
+    def dvc_status(self) -> Mapping[str, Any]:
+        """What differs from dvc.lock, by stage, as `dvc status --json` says it; empty when nothing does."""
+        said = self._asked([sys.executable, "-P", "-m", "dvc", "status", "--json"])
+        return cast("Mapping[str, Any]", json.loads(said))
+
     def git(self, *arguments: str) -> str:
         """Run `git ARGUMENTS` in the workspace; its output."""
         return self._run(["git", *arguments])
@@ -66,13 +74,24 @@ class DvcRepository:
         with self.writing():
             return self.dvc("repro", *stages, echo=echo)
 
-    def commit_git(self, message: str, paths: Sequence[str]) -> None:
-        """Commit these paths, if anything in them changed."""
-        present = [path for path in paths if (self.workspace.root / path).exists()]
-        self.git("add", "--", *present)
-        changed = self._status(["git", "diff", "--cached", "--quiet", "--", *present])
-        if changed:
-            self.git(*self._identity(), "commit", "--quiet", "--message", message, "--", *present)
+    def commit_git(self, message: str, paths: Sequence[str], exclude: Sequence[str] = ()) -> None:
+        """Commit what changed in these files and folders, if anything did; what git ignores stays out.
+
+        `exclude` holds further pathspecs, such as ":(exclude)keys".
+
+        Raises:
+            MisconfiguredError: a file that would be committed holds a private key; nothing was committed.
+        """
+        where = [*paths, *exclude]
+        listed = self._names("ls-files", "--modified", "--others", "--exclude-standard", "-z", "--", *where)
+        for name in listed:
+            self._refuse_private_key(name)
+        if listed:
+            self.git("--literal-pathspecs", "add", "--", *listed)
+        staged = self._names("diff", "--cached", "--name-only", "--no-renames", "-z", "--", *where)
+        if staged:
+            words = ("commit", "--quiet", "--message", message)
+            self.git(*self._identity(), "--literal-pathspecs", *words, "--", *staged)
 
     def begin(self, remote: Path) -> None:
         """Make git and DVC repositories where there are none yet, with `remote` as the place to push to.
@@ -116,6 +135,17 @@ class DvcRepository:
             "PYTHONPATH": os.pathsep.join(python_path),
         }
 
+    def _names(self, *arguments: str) -> list[str]:
+        """File names that a git command lists with -z, each once."""
+        return sorted(set(filter(None, self._asked(["git", *arguments]).split("\0"))))
+
+    def _refuse_private_key(self, name: str) -> None:
+        path = self.workspace.root / name
+        if path.is_file() and _PRIVATE_KEY in path.read_bytes():
+            raise MisconfiguredError(
+                f"{path} holds a private key and would be committed to git: move it to {self.workspace.keys_path}"
+            )
+
     def _identity(self) -> list[str]:
         if self._status(["git", "config", "user.email"]) == 0:
             return []
@@ -131,6 +161,22 @@ class DvcRepository:
             timeout=COMMAND_TIMEOUT_S,
         )
         return done.returncode
+
+    def _asked(self, command: list[str]) -> str:
+        """The standard output alone, for what is parsed: warnings go to standard error."""
+        done = subprocess.run(
+            command,
+            cwd=self.workspace.root,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            raise _failed(command, done.returncode, done.stderr.splitlines(keepends=True))
+        return done.stdout
 
     def _run(self, command: list[str], *, echo: bool = False) -> str:
         try:
@@ -159,8 +205,11 @@ class DvcRepository:
                 process.terminate()
                 raise
         if status != 0:
-            words = "".join(lines[-_LAST_LINES:]).strip()
-            raise CommandFailedError(
-                f"`{shlex.join([Path(command[0]).name, *command[1:]])}` ended with {status}: {words}"
-            )
+            raise _failed(command, status, lines)
         return "".join(lines)
+
+
+def _failed(command: list[str], status: int, lines: list[str]) -> CommandFailedError:
+    words = "".join(lines[-_LAST_LINES:]).strip()
+    shown = shlex.join([Path(command[0]).name, *command[1:]])
+    return CommandFailedError(f"`{shown}` ended with {status}: {words}")

@@ -2,10 +2,11 @@
 
 A version is a git tag `dataset/vN` on a commit that holds lake.lock, params.yaml, dvc.lock and
 `registry/datasets/vN.json` (the manifest with the version's id, parent and message), with the files
-themselves in DVC's cache and remote. The order of a commit: pin the lake's versions, record the outputs in
-DVC, write the record, commit to git, tag, push. A commit that died in between is finished by running it
-again: every step is done only if it is not. It refuses a dataset that is not what its manifest says, or that
-was made from another lake.lock or other parameters.
+themselves in DVC's cache and remote. What later stages made of it is recorded by committing again, behind the
+tag. The order of a commit: pin the lake's versions, record the outputs in DVC, write the record, commit to
+git, tag, push. A commit that died in between is finished by running it again: every step is done only if it
+is not. It refuses a dataset that is not what its manifest says, or that was made from another lake.lock or
+other parameters.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from connectors.workspace import Workspace
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.curate.params import load_params
+from pipelines.dataset import record
 from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
 from pipelines.dataset.manifest import dataset_digest, read_manifest
 from pipelines.steps import reached
@@ -78,10 +80,12 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
     """Commit datasets/current as the next version; the version, and whether it is a new one.
 
     The same digest as the newest version is that version: nothing new is made, an unfinished commit is
-    finished.
+    finished. Either way all that the stages have made until now is recorded with it (see `record`): called
+    again after training, it pushes the model and commits the reports.
 
     Raises:
-        MisconfiguredError: there is no dataset, or it was made from another lake.lock or other parameters.
+        MisconfiguredError: there is no dataset, or it was made from another lake.lock or other parameters; a
+            private key would be committed.
         GuaranteeBrokenError: the shards do not have the manifest's digest; or the split parameters differ
         from those of an
             earlier version, which would move drives between splits.
@@ -99,15 +103,16 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
         pin(workspace.lake_path, version.id, read_lake_lock(workspace.lake_lock_path))
         reached("dataset.pin")
         repository.dvc("commit", "--force", "curate")
+        record.record_models(repository)
         reached("dataset.dvc")
         if is_new:
             workspace.dataset_versions_path.mkdir(parents=True, exist_ok=True)
             write_json_atomic(workspace.dataset_versions_path / f"{version.id}.json", version.to_json())
         reached("dataset.record")
-        _commit_and_tag(repository, version)
+        _commit_and_tag(repository, version, message)
         reached("dataset.tag")
         if push:
-            repository.dvc("push", "--remote", REMOTE_NAME, "curate")
+            record.push(repository)
         reached("dataset.push")
     return version, is_new
 
@@ -118,6 +123,7 @@ def checkout_version(workspace: Workspace, version_id: str, into: Path) -> Path:
     Raises GuaranteeBrokenError when what came has another digest than the version.
     """
     version = find_version(workspace, version_id)
+    into = into.resolve()  # DVC runs in the workspace, the caller anywhere
     repository = DvcRepository(workspace)
     with repository.writing():
         repository.dvc(
@@ -190,19 +196,10 @@ def _next(newest: Version | None, manifest: dict[str, Any], message: str) -> Ver
     return Version(f"v{number}", manifest["digest"], "" if newest is None else newest.id, message, manifest)
 
 
-def _commit_and_tag(repository: DvcRepository, version: Version) -> None:
+def _commit_and_tag(repository: DvcRepository, version: Version, message: str) -> None:
     tag = f"{TAG_PREFIX}{version.id}"
     if repository.git("tag", "--list", tag).strip():
+        record.commit_files(repository, f"After dataset {version.id}: {message}")
         return
-    paths = [
-        "dvc.yaml",
-        "dvc.lock",
-        "params.yaml",
-        "lake.lock",
-        ".gitignore",
-        "datasets/.gitignore",
-        f"registry/datasets/{version.id}.json",
-        "reports/validation.json",
-    ]
-    repository.commit_git(f"Dataset {version.id}: {version.message}", paths)
+    record.commit_files(repository, f"Dataset {version.id}: {version.message}")
     repository.tag(tag, f"digest {version.digest}")

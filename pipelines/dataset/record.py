@@ -1,0 +1,140 @@
+"""Where each thing of a workspace is kept, so that a clone and `dvc pull` give back all of it.
+
+git       settings, parameters, locks, reports, registry (public keys, manifests, signed metadata, who serves)
+DVC       what dvc.lock names (datasets/current, models/candidate, models/package) and registry/models
+nowhere   the lake (its versions are in lake.lock), caches, private keys
+
+It refuses to commit a file that holds a private key, wherever it lies, and to record fewer registered models
+than were recorded before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from connectors.workspace import CONFIG_NAME, Workspace
+from foundation.errors import CorruptError, MisconfiguredError
+from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
+
+PATHS = (
+    CONFIG_NAME,
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/.gitignore",
+    ".dvc/config",
+    "dvc.yaml",
+    "dvc.lock",
+    "params.yaml",
+    "lake.lock",
+    "datasets/.gitignore",
+    "models/.gitignore",
+    "models/candidate/.gitignore",
+    "registry",
+    "reports",
+)
+MODELS = "registry/models"
+MODELS_FILE = "registry/models.dvc"
+_LOCK_FILES = ":(exclude,glob)**/.*.lock"
+
+
+def record_models(repository: DvcRepository) -> None:
+    """Give the registered models to DVC, unless the user keeps them in git.
+
+    Raises:
+        MisconfiguredError: there are fewer files than were recorded, as in a clone that was not pulled.
+    """
+    workspace = repository.workspace
+    present = [path for path in workspace.models_path.rglob("*") if path.is_file()]
+    if not present or repository.git("ls-files", "--", MODELS).strip():
+        return
+    recorded = _recorded_files(workspace.root / MODELS_FILE)
+    if len(present) < recorded:
+        raise MisconfiguredError(
+            f"{workspace.models_path} has {len(present)} files, {MODELS_FILE} records {recorded}: get the rest"
+            f" with `dvc pull {MODELS_FILE}`, or say that they shall go with `dvc add {MODELS}`"
+        )
+    repository.dvc("add", "--quiet", MODELS)
+
+
+def commit_files(repository: DvcRepository, message: str) -> None:
+    """Commit to git whatever of the workspace belongs there and changed. See `DvcRepository.commit_git`."""
+    workspace = repository.workspace
+    repository.commit_git(message, PATHS, [*_outside_git(workspace), _LOCK_FILES])
+
+
+def push(repository: DvcRepository) -> None:
+    """Push all that the committed dvc.lock and the record of the models name."""
+    targets = [*_locked_stages(repository.workspace)]
+    if (repository.workspace.root / MODELS_FILE).is_file():
+        targets.append(MODELS_FILE)
+    repository.dvc("push", "--remote", REMOTE_NAME, *targets)
+
+
+def stage_states(repository: DvcRepository) -> dict[str, str]:
+    """Each stage of dvc.yaml: "recorded", "not run", or what differs from dvc.lock, such as "changed outs:
+    models/package"."""
+    workspace = repository.workspace
+    locked = _locked_stages(workspace)
+    found = repository.dvc_status()
+    states = {}
+    for name in _mapping(workspace.root / "dvc.yaml", "stages"):
+        if name not in locked:
+            states[name] = "not run"
+        else:
+            states[name] = "; ".join(_words(found.get(name, []))) or "recorded"
+    return states
+
+
+def _words(entries: list[Any]) -> list[str]:
+    words = []
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            words.append(str(entry))
+            continue
+        for kind, places in entry.items():
+            words.append(f"{kind}: {', '.join(sorted(places))}" if isinstance(places, Mapping) else str(kind))
+    return words
+
+
+def _locked_stages(workspace: Workspace) -> list[str]:
+    """The stages of dvc.yaml whose outputs dvc.lock names, in the order of dvc.yaml."""
+    locked = _mapping(workspace.root / "dvc.lock", "stages")
+    return [name for name in _mapping(workspace.root / "dvc.yaml", "stages") if name in locked]
+
+
+def _recorded_files(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    outs = _yaml(path).get("outs")
+    if not isinstance(outs, list) or not outs or not isinstance(outs[0], Mapping):
+        raise CorruptError("names no outs", path=path)
+    return int(outs[0].get("nfiles", 0))
+
+
+def _mapping(path: Path, key: str) -> Mapping[str, Any]:
+    value = _yaml(path).get(key) if path.is_file() else None
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CorruptError(f"is not YAML: {error}", path=path) from error
+    if not isinstance(document, Mapping):
+        raise CorruptError(f"holds {type(document).__name__}, expected a mapping", path=path)
+    return document
+
+
+def _outside_git(workspace: Workspace) -> list[str]:
+    """The folders of keys and lake as exclusions, should fleetloop.toml have put them inside the workspace."""
+    found = []
+    for folder in (workspace.keys_path, workspace.lake_path):
+        place, root = folder.resolve(), workspace.root.resolve()
+        if place.is_relative_to(root) and place != root:
+            found.append(f":(exclude){place.relative_to(root).as_posix()}")
+    return found
