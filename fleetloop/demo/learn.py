@@ -57,6 +57,8 @@ def learn(lab: Lab, label_budget: int) -> Learnt:
             f"the gate refused the new model, so there is nothing to release: {gate['reason']}"
         )
     package = _read(lab.workspace / "models" / "package" / "package.json")
+    with lab.step("record", "Recording the model beside its dataset (DVC push)"):
+        lab.run("dataset", "commit", "-m", "first journey, with its model")
     return Learnt(dataset, manifest, label, validation, evaluation, gate, package, str(again["digest"]))
 
 
