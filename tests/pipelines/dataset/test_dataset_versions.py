@@ -81,7 +81,7 @@ def test_a_stage_that_fails_says_why_and_the_command_fails(workspace: Workspace)
 
 
 def test_late_data_makes_a_new_version_and_the_old_one_comes_back_whole(
-    workspace: Workspace, tmp_path: Path
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curate(workspace)
     first, is_new = commit_version(workspace, "the beginning")
@@ -101,7 +101,9 @@ def test_late_data_makes_a_new_version_and_the_old_one_comes_back_whole(
     tags = DvcRepository(workspace).git("tag", "--list").split()
     assert tags == ["dataset/v1", "dataset/v2"]
     shutil.rmtree(workspace.root / ".dvc" / "cache")
-    old = read_rows(checkout_version(workspace, "v1", tmp_path / "v1"))
+    monkeypatch.chdir(tmp_path)
+    old = read_rows(checkout_version(workspace, "v1", Path("v1")))
+    assert old.equals(read_rows(tmp_path / "v1")), "a relative folder is the caller's, not the workspace's"
     found = diff(old, read_rows(workspace.dataset_path))
     assert (found.added, found.removed, found.relabelled, found.moved) == (3, 0, 1, 0)
     with pytest.raises(MisconfiguredError, match=r"'v9'; known: v1, v2"):
