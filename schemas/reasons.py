@@ -21,7 +21,10 @@ class NotAcceptedReason(StrEnum):
 
 
 class EvictReason(StrEnum):
-    """Why an accepted sample left the spool without an acknowledgement."""
+    """Why an accepted sample left the spool without an acknowledgement.
+
+    `age` is written by nothing today; journals and ledgers that carry it stay readable.
+    """
 
     QUOTA = "quota"
     AGE = "age"
@@ -63,14 +66,27 @@ class RemovalReason(StrEnum):
 
 
 class QuarantineReason(StrEnum):
-    """Why a row that was curated is kept apart from the dataset until a person looks at it."""
+    """Which rule a labelled row breaks, so that it is kept apart until a person looks at it.
 
-    MISSING_LABEL = "missing_label"
-    UNKNOWN_CLASS = "unknown_class"
-    CONFLICTING_LABELS = "conflicting_labels"
-    INVALID_VALUE = "invalid_value"
-    PAYLOAD_HASH_MISMATCH = "payload_hash_mismatch"
-    EXPECTATION_FAILED = "expectation_failed"
+    One member a rule of `pipelines.validate.rules`: quarantine, manifest, card and validation report use these words.
+    """
+
+    IDENTITY_PRESENT = "identity_present"
+    IDENTITY_UNIQUE = "identity_unique"
+    PAYLOAD_SHA256_PRESENT = "payload_sha256_present"
+    HASH_WELL_FORMED = "hash_well_formed"
+    CLASS_NAME_PRESENT = "class_name_present"
+    CLASS_NAME_KNOWN = "class_name_known"
+    SPLIT_KNOWN = "split_known"
+    SCORE_ENTROPY_IN_RANGE = "score_entropy_in_range"
+    SCORE_MARGIN_IN_RANGE = "score_margin_in_range"
+    SCORE_LEAST_CONFIDENCE_IN_RANGE = "score_least_confidence_in_range"
+    SCORE_NOVELTY_IN_RANGE = "score_novelty_in_range"
+    SELECTION_PROBABILITY_IN_RANGE = "selection_probability_in_range"
+    LUMA_IN_RANGE = "luma_in_range"
+    TIME_RISES = "time_rises"
+    DRIVE_SPLITS_IN_RANGE = "drive_splits_in_range"
+    TEST_DISTANCE_BITS_IN_RANGE = "test_distance_bits_in_range"
 
 
 class LandOutcome(StrEnum):
@@ -139,7 +155,10 @@ class WindowRole(StrEnum):
 
 
 class ModelState(StrEnum):
-    """What a vehicle does with a model."""
+    """What a vehicle does with a model.
+
+    This version writes `serving` and `trial`; the others stay because they are words of the frozen telemetry schema.
+    """
 
     SERVING = "serving"
     TRIAL = "trial"

@@ -6,15 +6,12 @@ Each stage reads its own section only, so that DVC re-runs exactly what a change
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal
 
 from foundation.errors import MisconfiguredError
-from foundation.settings import load_settings, setting
+from foundation.settings import setting
 
-T = TypeVar("T")
 _CPU = "CPUExecutionProvider"
 _PROVIDER = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
 
@@ -97,41 +94,3 @@ class GateParams:
         help="slices that must get better, such as class:yellow; empty: "
         "what the base model was not trained on",
     )
-
-
-def load_section(path: Path, name: str, cls: type[T]) -> T:
-    """The section `name` of params.yaml as `cls`; a missing section means the defaults.
-
-    Raises:
-        MisconfiguredError: names the file, the section, the key, the value and the bound.
-    """
-    section = read_params(path).get(name) or {}
-    if not isinstance(section, Mapping):
-        raise MisconfiguredError(f"{path}: {name} holds {section!r}, expected a mapping")
-    try:
-        return load_settings(cls, section, env={})
-    except MisconfiguredError as error:
-        raise MisconfiguredError(f"{path}, section {name}: {error}") from error
-
-
-def load_classes(path: Path) -> tuple[str, ...]:
-    """The list `classes` of params.yaml: every class of the contract, in the order of the logits."""
-    value = read_params(path).get("classes")
-    if not isinstance(value, list) or len(value) < 2 or not all(isinstance(v, str) and v for v in value):
-        raise MisconfiguredError(f"{path}: classes is {value!r}, expected a list of at least two names")
-    return tuple(cast(list[str], value))
-
-
-def read_params(path: Path) -> Mapping[str, Any]:
-    """All of params.yaml as plain values."""
-    import yaml
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path} is not YAML: {error}") from error
-    if not isinstance(document, Mapping):
-        raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
-    return document

@@ -17,8 +17,9 @@ def quantise(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Make the int8 model (QDQ, unsigned activations, calibrated on training rows) and check its parity."""
+    from connectors.params_file import load_section
     from connectors.workspace import Workspace
-    from training.params import QuantiseParams, load_section
+    from training.params import QuantiseParams
     from training.stages import Places, run_quantise
 
     place = Workspace.open(workspace)

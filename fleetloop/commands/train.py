@@ -39,8 +39,9 @@ def train(
 
     Refuses a base model that saw a test drive, or that does not say what it saw.
     """
+    from connectors.params_file import load_section
     from connectors.workspace import Workspace
-    from training.params import TrainParams, load_section
+    from training.params import TrainParams
     from training.stages import Places, run_train
 
     place = Workspace.open(workspace)
@@ -81,8 +82,9 @@ def _first(
     conditions: tuple[str, ...],
     split_of: Callable[[str], Split],
 ) -> dict[str, object]:
+    from connectors.params_file import load_classes, load_section
     from training.initial import train_initial
-    from training.params import TrainParams, load_classes, load_section
+    from training.params import TrainParams
     from training.registry import set_serving
 
     params_path = root / "params.yaml"
@@ -90,7 +92,7 @@ def _first(
         root / "registry",
         _read(source),
         name=name,
-        classes=load_classes(params_path),
+        classes=load_classes(params_path, at_least=2),
         split_of=split_of,
         params=load_section(params_path, "train", TrainParams),
         excluded_classes=classes,

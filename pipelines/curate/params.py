@@ -7,18 +7,13 @@ It refuses an unknown key, a value out of its bound and ratios that leave nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
-import yaml
-
+from connectors.params_file import load_classes, load_section
 from foundation.errors import MisconfiguredError
-from foundation.settings import load_settings, setting
-
-T = TypeVar("T")
+from foundation.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,45 +117,15 @@ def load_params(path: Path) -> Params:
 
     Raises MisconfiguredError naming the file, the key, the value and the bound.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path} is not YAML: {error}") from error
-    if not isinstance(document, Mapping):
-        raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
-    sections = cast("Mapping[str, Any]", document)
     params = Params(
-        classes=_classes(sections.get("classes"), path),
-        split=_load(SplitParams, sections, "split", path),
-        curate=_load(CurateParams, sections, "curate", path),
-        label=_load(LabelParams, sections, "label", path),
-        validate=_load(ValidateParams, sections, "validate", path),
+        classes=load_classes(path),
+        split=load_section(path, "split", SplitParams),
+        curate=load_section(path, "curate", CurateParams),
+        label=load_section(path, "label", LabelParams),
+        validate=load_section(path, "validate", ValidateParams),
     )
     _check_together(params, path)
     return params
-
-
-def _load(cls: type[T], sections: Mapping[str, Any], name: str, path: Path) -> T:
-    section = sections.get(name) or {}
-    if not isinstance(section, Mapping):
-        raise MisconfiguredError(f"{path}: {name} holds {section!r}, expected a mapping")
-    try:
-        return load_settings(cls, section, env={})
-    except MisconfiguredError as error:
-        raise MisconfiguredError(f"{path}, section {name}: {error}") from error
-
-
-def _classes(value: object, path: Path) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise MisconfiguredError(f"{path}: classes is {value!r}, expected a list of at least one name")
-    names = cast("list[str]", value)
-    if len(set(names)) != len(names):
-        raise MisconfiguredError(
-            f"{path}: classes names {sorted({n for n in names if names.count(n) > 1})} twice"
-        )
-    return tuple(names)
 
 
 def _check_together(params: Params, path: Path) -> None:

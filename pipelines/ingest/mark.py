@@ -15,25 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.lake import LakeTable
-from connectors.lake_seen import landed_identities
+from connectors.lake_seen import SEEN, landed_identities
 from pipelines import steps
 from pipelines.ingest.elements import RunContext, Unread
 from schemas.reasons import LandOutcome, RejectReason
 
 IDENTITY = ["vehicle_id", "epoch", "seq"]
 PLACE = ["topic_id", "partition", "offset"]
-INDEX = pa.schema(
-    [
-        pa.field("vehicle_id", pa.string()),
-        pa.field("epoch", pa.string()),
-        pa.field("seq", pa.int64()),
-        pa.field("value_sha256", pa.string()),
-        pa.field("topic_id", pa.string()),
-        pa.field("partition", pa.int32()),
-        pa.field("offset", pa.int64()),
-        pa.field("path", pa.string()),
-    ]
-)
+INDEX = SEEN.append(pa.field("path", pa.string()))
 VERDICTS = pa.schema(
     [
         pa.field("topic_id", pa.string()),

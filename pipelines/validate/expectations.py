@@ -90,7 +90,7 @@ def _expectation(gx: Any, rule: Rule, allowed_ratio: float) -> Any:
     arguments = dict(rule.arguments)
     if "mostly" in kind.model_fields if hasattr(kind, "model_fields") else "mostly" in kind.__fields__:
         arguments["mostly"] = 1.0 - allowed_ratio
-    return kind(**arguments, meta={"rule": rule.name}, description=rule.promise)
+    return kind(**arguments, meta={"rule": str(rule.name)}, description=rule.promise)
 
 
 def _as_pandas(rows: pl.DataFrame) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from schemas.reasons import Split
+from schemas.reasons import QuarantineReason, Split
 
 SCORES = ("score_entropy", "score_margin", "score_least_confidence", "score_novelty")
 MAX_LUMA = 255.0
@@ -24,7 +24,7 @@ _HASH_FORM_PYTHON = r"^[0-9a-f]{64}\Z"  # Python's "$" lets a line feed pass, th
 class Rule:
     """One promise about every row. `fails` is true, never null, on the rows that break it."""
 
-    name: str
+    name: QuarantineReason
     promise: str
     columns: tuple[str, ...]
     fails: pl.Expr
@@ -37,7 +37,7 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
     return (
         _present("identity"),
         Rule(
-            "identity_unique",
+            QuarantineReason.IDENTITY_UNIQUE,
             "no two rows have one identity",
             ("identity",),
             pl.col("identity").is_not_null() & pl.col("identity").is_duplicated(),
@@ -46,7 +46,7 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
         ),
         _present("payload_sha256"),
         Rule(
-            "hash_well_formed",
+            QuarantineReason.HASH_WELL_FORMED,
             "a payload is named by 64 lower-case hexadecimal digits",
             ("payload_sha256",),
             ~pl.col("payload_sha256").str.contains(_HASH_FORM).fill_null(True),
@@ -60,7 +60,7 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
         _between("selection_probability", 0.0, 1.0),
         _between("luma", 0.0, MAX_LUMA),
         Rule(
-            "time_rises",
+            QuarantineReason.TIME_RISES,
             "capture time rises with seq, for one sensor in one drive and epoch",
             ("capture_time_ns", "previous_capture_time_ns"),
             (pl.col("capture_time_ns") <= pl.col("previous_capture_time_ns")).fill_null(False),
@@ -124,7 +124,7 @@ def broken_rules(verdicts: pl.DataFrame) -> pl.Series:
 
 def _present(column: str) -> Rule:
     return Rule(
-        f"{column}_present",
+        QuarantineReason(f"{column}_present"),
         f"every row has a value for {column}",
         (column,),
         pl.col(column).is_null(),
@@ -135,7 +135,7 @@ def _present(column: str) -> Rule:
 
 def _one_of(column: str, values: tuple[str, ...], promise: str) -> Rule:
     return Rule(
-        f"{column}_known",
+        QuarantineReason(f"{column}_known"),
         promise,
         (column,),
         ~pl.col(column).is_in(values).fill_null(True),
@@ -155,7 +155,7 @@ def _between(column: str, low: float, high: float | None, promise: str = "") -> 
     if high is not None:
         arguments["max_value"] = high
     return Rule(
-        f"{column}_in_range",
+        QuarantineReason(f"{column}_in_range"),
         promise or f"{column} is {bound}",
         (column,),
         fails.fill_null(False),

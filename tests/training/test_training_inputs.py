@@ -16,6 +16,7 @@ import modelkit.images
 import training.fit
 import training.quantise
 import training.rows
+from connectors.params_file import load_classes, load_section
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
 from modelkit.contract import InputSpec
 from modelkit.digest import digest_of_json, sha256_hex
@@ -29,8 +30,6 @@ from training.params import (
     GateParams,
     QuantiseParams,
     TrainParams,
-    load_classes,
-    load_section,
 )
 from training.registry import (
     ModelRecord,
@@ -292,7 +291,7 @@ def test_params_have_defaults_and_refuse_what_they_do_not_know(tmp_path: Path) -
         load_section(path, "train", TrainParams)
     assert load_section(path, "gate", GateParams).target_slices == ("class:b",)
     with pytest.raises(MisconfiguredError, match="classes"):
-        load_classes(path)
+        load_classes(path, at_least=2)
     for text, words in (
         ("allowed_providers: [NPU]", "'NPU'"),
         ("cpu_fallback: perhaps", "perhaps"),

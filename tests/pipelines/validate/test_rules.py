@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.curate.shards import SHARD_SCHEMA
 from pipelines.validate.rules import broken_rules, failing, prepare, rules_for
+from schemas.reasons import QuarantineReason
 
 CLASSES = ("green", "red")
 RULES = rules_for(CLASSES, 24)
@@ -135,3 +136,8 @@ def test_great_expectations_counts_the_same_failing_rows_on_mutated_batches() ->
         verdicts = judge_with_expectations(prepared, RULES, allowed_ratio=0.0, docs=None)
         assert {verdict.rule: verdict.failing_rows for verdict in verdicts} == counted
         assert all(verdict.success == (verdict.failing_rows == 0) for verdict in verdicts)
+
+
+def test_every_rule_is_a_reason_of_quarantine_and_every_reason_is_a_rule() -> None:
+    names = [rule.name for rule in rules_for(("red",), 24)]
+    assert names == list(QuarantineReason), "one member a rule, in the order of the reports"
