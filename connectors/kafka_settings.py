@@ -1,8 +1,8 @@
 """One frozen settings object says how to reach a Kafka cluster; the client's own options are made here only.
 
 The producer's options are those that lost nothing, doubled nothing and kept order through leader kills,
-outages and a stopped process (docs/adr on the uploader). Why no finite delivery timeout: an idempotent kafka-
-python producer wedges when a batch that was already sent expires.
+outages and a stopped process (docs/adr/0010-the-uploader-never-believes-its-client.md). Why no finite
+delivery timeout: an idempotent kafka-python producer wedges when a batch that was already sent expires.
 """
 
 from __future__ import annotations

@@ -28,6 +28,27 @@ def test_every_test_that_is_named_exists(page: Path) -> None:
             assert f"def {name}(" in (ROOT / path).read_text(), f"{page.name} names {path}::{name}"
 
 
+TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.py")))
+
+
+def unknown_tests(text: str) -> list[str]:
+    """Bare test names in backticks (a `::` or a path is not bare) that no file under tests/ defines."""
+    named = re.findall(r"`(test_\w+)(?:\[[^`]*\])?`", text)
+    return [name for name in named if not re.search(rf"^\s*(async )?def {name}\(", TESTS, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_bare_test_name_is_that_of_a_test(page: Path) -> None:
+    assert unknown_tests(page.read_text()) == [], f"{page.name} names tests that do not exist"
+
+
+def test_the_check_of_bare_names_finds_a_wrong_one() -> None:
+    known = test_the_check_of_bare_names_finds_a_wrong_one.__name__
+    assert unknown_tests(f"`{known}` and `test_that_nobody_wrote[case]` and `tests/project`") == [
+        "test_that_nobody_wrote"
+    ]
+
+
 def test_every_command_of_the_table_says_what_it_does() -> None:
     from fleetloop.cli import COMMANDS
 
