@@ -310,6 +310,35 @@ class FakeSource:
             )
 
 
+class FakeTail:
+    """A tail over a FakeBroker; `poll` never waits."""
+
+    def __init__(self, broker: FakeBroker, topic: str) -> None:
+        self.broker = broker
+        self.is_closed = False
+        self._topic = topic
+        self._ends: dict[int, int] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """See `RecordTail.is_connected`."""
+        return self._ends is not None
+
+    def poll(self, wait_s: float) -> list[StoredRecord]:  # noqa: ARG002 - the port's signature
+        """See `RecordTail.poll`."""
+        if not self.broker.is_up:
+            self._ends = None
+            raise RetryLaterError("the broker is not reachable")
+        places = self.broker.describe(self._topic).partitions
+        old, self._ends = self._ends, {p: self.broker.bounds(self._topic, p)[1] for p in places}
+        held = self.broker.records(self._topic) if old is not None else []
+        return [record for record in held if old and record.offset >= old.get(record.partition, 0)]
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.is_closed, self._ends = True, None
+
+
 class ListFrameSource:
     """The given frames, in the given order."""
 

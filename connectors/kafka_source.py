@@ -108,7 +108,7 @@ class KafkaSource:
             except RetryLaterError:
                 self._raise_when_lost(place, position)
                 raise
-            batch = [_stored(record) for record in polled.get(place, ()) if record.offset < end]
+            batch = [stored(record) for record in polled.get(place, ()) if record.offset < end]
             now_ns = self._clock.monotonic_ns()
             if reached is not None and reached > position:
                 position, moved_ns = reached, now_ns
@@ -179,7 +179,7 @@ class KafkaSource:
             raise RetryLaterError(f"{doing}: {cause or error}") from error
 
 
-def _stored(record: Any) -> StoredRecord:
+def stored(record: Any) -> StoredRecord:
     """A client's record as ours. Header values may be null on the wire; ours are bytes."""
     headers = tuple(
         (str(name), b"" if value is None else bytes(value)) for name, value in record.headers or ()

@@ -86,6 +86,27 @@ class RecordSource(Protocol):
         """Give the connections back; never hangs."""
 
 
+class RecordTail(Protocol):
+    """What a topic gets from now on. For hints: it may miss records, or begin with the last one before, and never
+    says so; no group, no offsets.
+    """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether records are being listened for. False until the first `poll` has connected."""
+
+    def poll(self, wait_s: float) -> list[StoredRecord]:
+        """Records that came, waiting for the first up to `wait_s`; the first call connects and returns none.
+
+        Raises:
+            RetryLaterError: no broker or no such topic; the next call connects again.
+            MisconfiguredError: the broker refuses this client.
+        """
+
+    def close(self) -> None:
+        """Give the connection back; never hangs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One image as a sensor (or a recording of one) gave it. `payload` is the encoded file, never pixels."""

@@ -62,6 +62,8 @@ class WorkspaceSettings:
     provenance: str = ""
     """A sentence on where the data comes from, and on what of it is simulated."""
     lock_wait_s: float = setting(60.0, min=0.0, max=3600.0)
+    notice_wait_s: float = setting(2.0, min=0.0, max=60.0)
+    """How long a release or a rollout waits for the broker to take its notice; 0 sends none."""
     label_desk: LabelDeskSettings = LabelDeskSettings()
 
 

@@ -11,9 +11,11 @@ import sys
 from dataclasses import asdict
 
 from connectors.kafka_sink import KafkaSink
-from connectors.ports import RecordSink
+from connectors.kafka_tail import KafkaTail
+from connectors.ports import RecordSink, RecordTail
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.models.fetch import ModelFetcher
+from edge_agent.notices import NoticeDuty
 from edge_agent.process import ProcessContext, run_process
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.state_folder import publish_json
@@ -21,8 +23,11 @@ from edge_agent.telemetry import TelemetryDuty
 from edge_agent.uploader import Failed, Idle, StepResult, Uploader
 from foundation.errors import MisconfiguredError
 from schemas.signing import VehicleKey
+from schemas.topics import TOPICS
 
 STATUS_INTERVAL_S = 1.0
+LOOK_WITHIN_S = 0.5
+"""How soon after a notice the idle fetcher is asked again."""
 LANE_STOP_S = 3.0
 LAST_WORD_S = 3.0
 
@@ -39,13 +44,23 @@ class Deliver:
         self.uploader = Uploader(self.reader, self._make_sink, settings.upload.pace, clock, events)
         self.telemetry = TelemetryDuty(state, settings.vehicle_id, key, self._make_sink, clock)
         self.fetcher = (
-            ModelFetcher(settings.updates, state.root, clock, events) if settings.updates.base_url else None
+            ModelFetcher(
+                settings.updates, state.root, clock, events, providers=settings.serving.model.providers
+            )
+            if settings.updates.base_url
+            else None
+        )
+        self.notices = (
+            NoticeDuty(settings.vehicle_id, self._make_tail, self.fetcher.look_now, clock)
+            if self.fetcher is not None and settings.updates.listen_for_notices
+            else None
         )
         self.duties = (
             Duty("upload", self.uploader.step, _always, 0.0),
             Duty("telemetry", self.telemetry.step, _always, settings.telemetry.interval_s),
             Duty("status", self._publish, _always, STATUS_INTERVAL_S),
             Duty("models", self._fetch, lambda: self.fetcher is not None, 0.0, lane="downloads"),
+            Duty("notices", self._listen, lambda: self.notices is not None, 0.0, lane="notices"),
         )
 
     def run(self) -> int:
@@ -58,22 +73,26 @@ class Deliver:
             )
             for lane in sorted({duty.lane for duty in self.duties})
         }
-        threads = [LaneThread(lane, runner, stop.event) for lane, runner in lanes.items() if lane != "main"]
-        for thread in threads:
+        threads = {
+            lane: LaneThread(lane, runner, stop.event) for lane, runner in lanes.items() if lane != "main"
+        }
+        for thread in threads.values():
             thread.start()
         try:
             self._go_round(lanes["main"])
         finally:
             stop.event.set()
             self._state_word = "stopped"
-            has_joined = all(thread.join(LANE_STOP_S) for thread in threads)
-            if self.fetcher is not None and has_joined:
+            has_ended = {lane: thread.join(LANE_STOP_S) for lane, thread in threads.items()}
+            if self.fetcher is not None and has_ended["downloads"]:
                 self.fetcher.close()
+            if self.notices is not None and has_ended["notices"]:
+                self.notices.close()
             self.uploader.close()
             self.telemetry.finish(LAST_WORD_S if self.uploader.status().connected else 0.0)
             self._publish()
             self.reader.close()
-        for thread in threads:
+        for thread in threads.values():
             if thread.failure is not None:
                 raise thread.failure
         return 0
@@ -101,7 +120,13 @@ class Deliver:
         done = self.fetcher.step()
         if done.outcome == "failed":
             return Failed(done.detail, done.wait_s)
-        return Idle(done.wait_s)
+        return Idle(min(done.wait_s, LOOK_WITHIN_S) if self.notices is not None else done.wait_s)
+
+    def _listen(self) -> StepResult:
+        return Idle(STATUS_INTERVAL_S) if self.notices is None else self.notices.step()
+
+    def _make_tail(self) -> RecordTail:
+        return KafkaTail(self._context.settings.upload.kafka, TOPICS.notices)
 
     def _make_sink(self) -> RecordSink:
         return KafkaSink(self._context.settings.upload.kafka, self._context.clock)
@@ -117,6 +142,7 @@ class Deliver:
             "broker": {"connected": uploader.connected, "last_error": uploader.last_error},
             "pending": self.reader.pending,
             "models": asdict(self.fetcher.status()) if self.fetcher is not None else None,
+            "notices": self.notices.status() if self.notices is not None else None,
             "telemetry": {
                 "sent": self.telemetry.sent,
                 "acknowledged": self.telemetry.acknowledged,

@@ -58,6 +58,7 @@ def build_status(root: Path) -> dict[str, object]:
         "broker": deliver.get("broker", {"connected": False, "last_error": ""}),
         "telemetry": deliver.get("telemetry", {}),
         "updates": deliver.get("models") or {},
+        "notices": deliver.get("notices") or {},
         "placement": perceive.get("placement", {}),
         "health": perceive.get("health", {}),
         "processes": supervisor.get("children", {}),

@@ -54,6 +54,11 @@ class Advance:
     wave: WaveVerdict | None
     reason: str = ""
 
+    @property
+    def has_published(self) -> bool:
+        """Whether vehicles have something new to read."""
+        return self.did in ("opened", "completed", "halted")
+
 
 class RolloutService:
     """One fleet's rollouts. At most one plan runs at a time."""
@@ -298,16 +303,25 @@ Listen = Callable[[], Mapping[str, VehicleReport]]
 
 
 def watch(
-    service: RolloutService, listen: Listen, clock: Clock, *, timeout_s: float, every_s: float
+    service: RolloutService,
+    listen: Listen,
+    clock: Clock,
+    *,
+    timeout_s: float,
+    every_s: float,
+    on_published: Callable[[Advance], object] = lambda _done: None,
 ) -> Advance:
     """Listen and advance until the rollout completes or halts, or the time is over.
 
+    `on_published` is called after every step that published a plan.
     While there is no broker nobody is heard, so nothing is decided.
     """
     deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
     while True:
         try:
             done = service.advance(listen())
+            if done.has_published:
+                on_published(done)
         except RetryLaterError as error:
             done = Advance(service.current(), "nothing", None, f"not heard: {error}")
         if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleetloop.notify import tell_fleet
 from foundation.clock import SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 
@@ -79,7 +80,7 @@ def create(
     )
     if folder is not None:
         _register(place.registry_path, folder, data)
-    document = dataclasses.asdict(done)
+    document = dataclasses.asdict(done) | {"notified": tell_fleet(place, "release", done.release_id)}
     if as_json:
         print(json.dumps(document, sort_keys=True, indent=2))
         return

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleetloop.notify import tell_fleet
 from fleetloop.options import AsJson, Bootstrap, WorkspacePath
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError
@@ -74,7 +75,9 @@ def start(
             exclude=_words(exclude),
             health=HealthGate(min_reports, max_error_ratio, max_nan_count, report_within_s),
         )
-    document = dataclasses.asdict(plan)
+    document = dataclasses.asdict(plan) | {
+        "notified": tell_fleet(place, "rollout", f"{plan.plan_id} started")
+    }
     if as_json:
         print(json.dumps(document, sort_keys=True, indent=2))
         return
@@ -89,7 +92,8 @@ def advance(workspace: WorkspacePath = Path(), bootstrap: Bootstrap = "", as_jso
     place = Workspace.open(workspace)
     service, reports = open_service(place), open_reports(place)
     done = service.advance(hear(place, reports, bootstrap))
-    _finish(place, done, as_json)
+    notified = _tell(place, done, bootstrap) if done.has_published else None
+    _finish(place, done, as_json, notified)
 
 
 @app.command()
@@ -106,14 +110,16 @@ def watch(
 
     place = Workspace.open(workspace)
     reports = open_reports(place)
+    told: list[bool] = []
     done = watch_service(
         open_service(place),
         lambda: hear(place, reports, bootstrap),
         SystemClock(),
         timeout_s=timeout_s,
         every_s=every_s,
+        on_published=lambda step: told.append(_tell(place, step, bootstrap)),
     )
-    _finish(place, done, as_json, is_last_word=True)
+    _finish(place, done, as_json, all(told) if told else None, is_last_word=True)
 
 
 @app.command()
@@ -125,9 +131,11 @@ def halt(
     """Stop the newest rollout: its vehicles go back to the model before."""
     from connectors.workspace import Workspace
 
-    plan = open_service(Workspace.open(workspace)).halt(why)
+    place = Workspace.open(workspace)
+    plan = open_service(place).halt(why)
+    notified = tell_fleet(place, "rollout", f"{plan.plan_id} {plan.state}")
     if as_json:
-        print(json.dumps(dataclasses.asdict(plan), sort_keys=True, indent=2))
+        print(json.dumps(dataclasses.asdict(plan) | {"notified": notified}, sort_keys=True, indent=2))
         return
     typer.echo(f"rollout {plan.plan_id} is {plan.state}: {why}")
 
@@ -289,7 +297,13 @@ def _verdict(service: RolloutService, reports: FleetReports) -> WaveVerdict | No
     return service.judge(plans[-1], reports.newest)
 
 
-def _finish(place: Workspace, done: Advance, as_json: bool, *, is_last_word: bool = False) -> None:
+def _tell(place: Workspace, done: Advance, bootstrap: str) -> bool:
+    return tell_fleet(place, "rollout", f"{done.plan.plan_id} {done.did}", bootstrap=bootstrap)
+
+
+def _finish(
+    place: Workspace, done: Advance, as_json: bool, notified: bool | None, *, is_last_word: bool = False
+) -> None:
     serving = _serve(place, done)
     vehicles = [dataclasses.asdict(each) for each in done.wave.vehicles] if done.wave else []
     if as_json:
@@ -298,6 +312,7 @@ def _finish(place: Workspace, done: Advance, as_json: bool, *, is_last_word: boo
             "reason": done.reason,
             "plan": dataclasses.asdict(done.plan),
             "vehicles": vehicles,
+            "notified": notified,
             "serving_updated": serving.is_updated,
             "why": serving.why,
         }

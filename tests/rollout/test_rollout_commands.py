@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from edge_agent.models.serving import ServingModel
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.vehicle import read_vehicle
 from fleetloop.cli import app
+from fleetloop.commands import release as release_command
 from fleetloop.commands import rollout as rollout_command
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError
@@ -42,7 +44,9 @@ class Desk:
         self.folder = folder
         self.root = folder / "ws"
         self.root.mkdir()
-        (self.root / CONFIG_NAME).write_text('name = "bench"\n')
+        (self.root / CONFIG_NAME).write_text(
+            'name = "bench"\nbootstrap = "127.0.0.1:1"\nnotice_wait_s = 0.1\n'
+        )
         self.place = Workspace.open(self.root)
         init_repository(self.place.tuf_path, self.place.keys_path)
         self.v1 = folder / "v1.onnx"
@@ -268,3 +272,37 @@ def test_keys_are_listed_without_private_parts_and_replaced(desk: Desk) -> None:
     assert trusted == [replaced]
     assert desk.json("keys", "rotate", "root")["root_version"] == 2
     assert "timestamp" in desk.json("keys", "refresh")["signed"]
+
+
+def test_a_publication_stands_without_a_broker_and_says_that_nobody_was_told(desk: Desk) -> None:
+    desk.enrol("car-1")
+    why = ("--override-by", "ana", "--override-why", "bench")
+    words = ("release", "create", "--model", str(desk.v2), "--id", "r2", *why)
+    began_s = time.monotonic()
+    result = CliRunner().invoke(app, [*words, "--json", "--workspace", str(desk.root)])
+    assert time.monotonic() - began_s < 5.0
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["notified"] is False
+    assert "no notice was sent" in result.stderr
+    assert desk.json("rollout", "start", "r2")["notified"] is False
+    assert desk.json("rollout", "halt", "--why", "rain")["notified"] is False
+
+
+def test_every_publication_tells_the_fleet_once_and_a_decision_to_wait_tells_nobody(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    def tell(_place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> bool:
+        told.append((kind, detail))
+        return True
+
+    for module in (release_command, rollout_command):
+        monkeypatch.setattr(module, "tell_fleet", tell)
+    monkeypatch.setattr(rollout_command, "hear", lambda place, reports, bootstrap: reports.newest)
+    desk.enrol("car-1")
+    desk.release()
+    assert desk.json("rollout", "start", "r2")["notified"] is True
+    assert desk.json("rollout", "advance")["notified"] is None
+    assert desk.json("rollout", "halt")["notified"] is True
+    assert told == [("release", "r2"), ("rollout", "r2.1 started"), ("rollout", "r2.1 halted")]

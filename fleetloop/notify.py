@@ -1,0 +1,70 @@
+"""Tells the fleet on the broker that there is news: best effort, after the news itself is published and signed.
+
+Refuses to matter: whatever goes wrong here is said and changes nothing, because every vehicle looks by itself at its
+own interval.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING
+
+import typer
+
+from connectors.ports import Acknowledgement, RecordSink
+from foundation.clock import Clock, SystemClock
+from foundation.errors import FleetLoopError
+from schemas.notices import notice_record
+from schemas.records import Notice
+
+if TYPE_CHECKING:
+    from connectors.workspace import Workspace
+
+CLOSE_S = 0.2
+
+
+def send_notice(sink: RecordSink, notice: Notice, clock: Clock, wait_s: float) -> str:
+    """Send one notice and wait for its acknowledgement. Returns why the broker did not take it, or ""."""
+    done = threading.Event()
+    answers: list[Acknowledgement | FleetLoopError] = []
+
+    def on_done(answer: Acknowledgement | FleetLoopError) -> None:
+        answers.append(answer)
+        done.set()
+
+    try:
+        sink.send(notice_record(notice), on_done)
+    except FleetLoopError as error:
+        return str(error)
+    if not clock.wait(done, wait_s):
+        return sink.last_error or f"no acknowledgement within {wait_s:g} s"
+    return "" if isinstance(answers[0], Acknowledgement) else str(answers[0])
+
+
+def tell_fleet(place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> bool:
+    """Say "look now" to every vehicle. Never raises what the broker can cause; tells standard error instead.
+
+    Args:
+        kind: release, or rollout.
+        detail: words for a person who reads the topic.
+    """
+    from connectors.kafka_sink import KafkaSink
+
+    wait_s = place.settings.notice_wait_s
+    if wait_s <= 0:
+        return False
+    clock = SystemClock()
+    notice = Notice(secrets.token_hex(8), clock.now_ns(), kind=kind, detail=detail[:200])
+    sink: RecordSink | None = None
+    try:
+        sink = KafkaSink(place.kafka(bootstrap, client_id="fleetloop-notices"), clock)
+        problem = send_notice(sink, notice, clock, wait_s)
+    except FleetLoopError as error:
+        problem = str(error)
+    finally:
+        if sink is not None:
+            sink.close(CLOSE_S)
+    if problem:
+        typer.echo(f"no notice was sent, the vehicles look at their own interval: {problem}", err=True)
+    return not problem
