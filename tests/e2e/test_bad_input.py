@@ -27,6 +27,7 @@ from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
 from tests.e2e.field import Vehicle, check, ingest, run_program, until, workspace
 
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.slow,
     pytest.mark.e2e,
     pytest.mark.skipif(

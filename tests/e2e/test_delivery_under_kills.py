@@ -30,6 +30,7 @@ from tests.e2e.deaf_uplink import DeafUplink
 from tests.e2e.field import LogEnd, Vehicle, check, ingest, run_program, until, workspace
 
 pytestmark = [
+    pytest.mark.timeout(600),
     pytest.mark.slow,
     pytest.mark.e2e,
     pytest.mark.skipif(
@@ -154,7 +155,6 @@ def field(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         )
 
 
-@pytest.mark.timeout(600)
 def test_what_was_accepted_landed_once_though_agent_and_ingest_were_killed_at_every_point(
     field: Field,
 ) -> None:
