@@ -4,10 +4,12 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+# Whole files go to one worker, so that a file's broker or workspace is made once.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-fast test-e2e check format lint types imports schemas lock picture bench clean
+.PHONY: help demo test test-fast test-e2e check format lint types imports schemas lock clean
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
