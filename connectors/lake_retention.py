@@ -53,7 +53,7 @@ def pinned_versions(lake_folder: Path, name: str, table: LakeTable) -> list[int]
     return sorted(versions)
 
 
-def trim_log(table: LakeTable, named_versions: Iterable[int]) -> int:
+def trim_log(table: LakeTable, named_versions: Iterable[int], *, dry_run: bool = False) -> int:
     """Remove log entries that no named version (nor the newest) needs, and return how many.
 
     A version is read from the last checkpoint at or before it and the entries after that; so everything
@@ -71,7 +71,8 @@ def trim_log(table: LakeTable, named_versions: Iterable[int]) -> int:
     for name in sorted(names):
         entry = _LOG_ENTRY.fullmatch(name) or _CHECKPOINT.fullmatch(name)
         if entry and int(entry[1]) < start:
-            syscalls.unlink(log / name)
+            if not dry_run:
+                syscalls.unlink(log / name)
             removed += 1
     fsync_folder(log)
     return removed
@@ -91,8 +92,7 @@ def vacuum(
     Returns the removed paths, relative to the table. The age protects a writer that has not committed yet.
     Raises MisconfiguredError for an age below one hour.
     """
-    hours = int(older_than.total_seconds() // 3600)
-    if hours < 1:
+    if older_than < timedelta(hours=1):
         raise MisconfiguredError(
             f"vacuum age {older_than} is too small: at least 1 hour, for writers at work"
         )
@@ -106,7 +106,7 @@ def vacuum(
         relative = path.relative_to(table.folder)
         if relative.parts[0].startswith("_") or relative.as_posix() in held:
             continue
-        if now_ns - path.stat().st_mtime_ns < hours * 3600 * 10**9:
+        if now_ns - path.stat().st_mtime_ns < older_than.total_seconds() * 1e9:
             continue
         removed.append(relative.as_posix())
         if not dry_run:

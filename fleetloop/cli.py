@@ -28,6 +28,7 @@ COMMANDS = {
     "agent": "Run the on-vehicle agent, or ask it for its status and ledger.",
     "ingest": "Read the broker's log into the lake, one row an offset.",
     "deadletter": "List what was rejected, and replay it after a fix.",
+    "lake": "Show the lake's tables and who holds which version; remove what nobody holds.",
     "reference": "Bring labelled pictures of other origin into the lake.",
     "label": "Select what is worth labelling and ask the label desk for it.",
     "curate": "Make the dataset from the locked lake.",

@@ -7,7 +7,16 @@ The file does not change when no table did, so DVC sees no change either.
 from __future__ import annotations
 
 from connectors.lake import LakeTable
-from connectors.lake_lock import LockedTable, lock_json, lock_of, write_lake_lock
+from connectors.lake_lock import (
+    LakeLock,
+    LockedTable,
+    lock_json,
+    lock_of,
+    parse_lake_lock,
+    read_lake_lock,
+    write_lake_lock,
+)
+from connectors.lake_retention import PINS_FOLDER
 from connectors.lake_schema import TABLES
 from connectors.workspace import Workspace
 from foundation.errors import MisconfiguredError
@@ -25,6 +34,36 @@ def lake_tables(workspace: Workspace) -> dict[str, LakeTable]:
             f"the lake {folder} has no table of frames yet; run `fleetloop ingest` first"
         )
     return tables
+
+
+def holders(workspace: Workspace) -> dict[str, dict[int, tuple[str, ...]]]:
+    """Who needs which version of which table to stay readable: by table and version, ascending.
+
+    A dataset version holds by its pin in the lake and by its record in the registry (one is enough), lake.lock
+    holds what the next dataset would be made from. Tables that were made anew since are not held.
+
+    Raises:
+        CorruptError: a pin, a record or lake.lock cannot be read: then nobody may remove anything.
+    """
+    from pipelines.dataset.versions import list_versions
+
+    pins = sorted((workspace.lake_path / PINS_FOLDER).glob("*.json"))
+    locks: list[tuple[str, LakeLock]] = [(path.stem, parse_lake_lock(read_json(path), path)) for path in pins]
+    for version in list_versions(workspace):
+        record = workspace.dataset_versions_path / f"{version.id}.json"
+        locks.append((version.id, parse_lake_lock(version.manifest["made_from"]["lake"], record)))
+    if workspace.lake_lock_path.is_file():
+        locks.append((workspace.lake_lock_path.name, read_lake_lock(workspace.lake_lock_path)))
+    found: dict[str, dict[int, tuple[str, ...]]] = {}
+    for name, table in lake_tables(workspace).items():
+        table_id = table.table_id()
+        who: dict[int, set[str]] = {}
+        for holder, lock in locks:
+            held = lock.get(name)
+            if held is not None and held.table_id == table_id:
+                who.setdefault(held.version, set()).add(holder)
+        found[name] = {version: tuple(sorted(who[version])) for version in sorted(who)}
+    return found
 
 
 def write_lock(workspace: Workspace) -> tuple[dict[str, LockedTable], bool]:
