@@ -1,0 +1,275 @@
+"""Breaks each guarantee on purpose, in a copy of the tree, and says whether the test that is named for it fails.
+
+    .venv/bin/python scripts/break_on_purpose.py [G1 G2 ...]
+
+A change is one replacement in one file; its text must be there exactly once. The test must pass in the unbroken copy and
+fail in the broken one. With no names given, writes docs/broken-on-purpose.md. Exit status 1 when a test did not notice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "broken-on-purpose.md"
+GUARANTEES = ROOT / "docs" / "guarantees.md"
+SECONDS_A_TEST = 300
+SLIPS = ("NameError", "SyntaxError", "ImportError", "IndentationError", "UnboundLocalError")
+PASSED, FAILED = 0, 1
+"""Exit status of pytest; any other means that the test never came to a verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """One change, in words and in text, and the test that must notice it."""
+
+    guarantee: str
+    change: str
+    path: str
+    old: str
+    new: str
+    test: str
+
+
+BREAKS = (
+    Break(
+        "G1",
+        "a receipt is printed without waiting for the fsync of its segment",
+        "edge_agent/spool/segment_file.py",
+        "        syscalls.fsync(self._fd)\n",
+        "",
+        "tests/edge_agent/spool/test_spool_guarantees.py::test_a_receipt_is_printed_after_the_fsync_never_before",
+    ),
+    Break(
+        "G1",
+        "a failed fsync seals nothing: the segment is written on",
+        "edge_agent/spool/writer.py",
+        "                self._open.pop(value_class, None)\n                segment.abandon()\n",
+        "                segment.end_bytes += len(data)\n                self._open[value_class] = segment\n",
+        "tests/edge_agent/spool/test_spool_guarantees.py::test_a_failed_fsync_is_not_tried_again_on_the_same_file",
+    ),
+    Break(
+        "G2",
+        "the ledger does not say what was evicted with a segment",
+        "edge_agent/spool/evict.py",
+        "        self._log.record(LedgerKind.REMOVED, removal)\n",
+        '        self._log.record(LedgerKind.REMOVED, removal | {"evicted": {}})\n',
+        "tests/edge_agent/spool/test_spool_ledger.py::test_the_quota_takes_the_oldest_segment_of_the_lowest_class_and_says_so",
+    ),
+    Break(
+        "G2",
+        "what was sent and then evicted is called never sent",
+        "edge_agent/spool/evict.py",
+        "        removal = self._account.removal(segment, state, reason)\n",
+        "        removal = self._account.removal(segment, DeliveryState(), reason)\n",
+        "tests/edge_agent/spool/test_spool_ledger.py::test_what_was_sent_and_not_acknowledged_is_in_doubt_when_evicted",
+    ),
+    Break(
+        "G3",
+        "a resend is not marked: it lands again",
+        "pipelines/ingest/mark.py",
+        '    is_same = pl.col("value_sha256") == pl.col("value_sha256_won")\n',
+        '    is_same = pl.col("value_sha256") == pl.col("value_sha256_won")\n    beaten = beaten.filter(~is_same)\n',
+        "tests/pipelines/ingest/test_resend_marking.py::test_any_cut_into_runs_lands_the_same_identities_once",
+    ),
+    Break(
+        "G3",
+        "which of two equal records lands is decided by the order of arrival",
+        "pipelines/ingest/mark.py",
+        "    first = rows.sort(PLACE).unique(",
+        "    first = rows.unique(",
+        "tests/pipelines/ingest/test_resend_marking.py::test_the_order_in_which_rows_are_looked_at_changes_no_verdict",
+    ),
+    Break(
+        "G4",
+        "the digest is over rows in the order in which they came",
+        "pipelines/dataset/digest.py",
+        '    ordered = table.sort_by([(name, "ascending") for name in key])\n',
+        "    ordered = table\n",
+        "tests/pipelines/dataset/test_rows_digest.py::test_order_chunks_and_large_types_change_nothing",
+    ),
+    Break(
+        "G5",
+        "the rule on near-duplicates of a test frame is off",
+        "pipelines/validate/rules.py",
+        "            max_distance_bits + 1.0,\n",
+        "            0.0,\n",
+        "tests/pipelines/validate/test_rules.py::test_a_near_duplicate_of_test_in_training_fails_and_in_test_does_not",
+    ),
+    Break(
+        "G5",
+        "the split of a drive hangs on which other drives are there",
+        "pipelines/curate/split.py",
+        "    splits = [str(split_of(drive, params)) for drive in drives]\n",
+        "    splits = [str(list(Split)[number % 3]) for number in range(len(drives))]\n",
+        "tests/pipelines/curate/test_split.py::test_the_split_of_a_drive_depends_on_nothing_but_its_id",
+    ),
+    Break(
+        "G6",
+        "signatures on fetched metadata are not checked",
+        "edge_agent/models/trust_folder.py",
+        "_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)\n",
+        "_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)\n"
+        "from tuf.api.metadata import Root, Targets\n\n"
+        "Root.verify_delegate = Targets.verify_delegate = lambda *_: None\n",
+        "tests/edge_agent/models/test_tuf_attacks.py::test_a_model_signed_by_a_wrong_key_is_refused",
+    ),
+    Break(
+        "G6",
+        "the wall clock alone says what time it is: no floor",
+        "edge_agent/models/trust_folder.py",
+        "        return max(clock.now_ns(), floor_ns)\n",
+        "        return clock.now_ns()\n",
+        "tests/edge_agent/models/test_tuf_attacks.py::test_freeze_is_noticed_with_the_clock_set_to_1970",
+    ),
+    Break(
+        "G8",
+        "a rejected record is kept without its bytes",
+        "pipelines/ingest/decode.py",
+        '        "raw_value": [r.value for r in records],\n',
+        '        "raw_value": [None for _ in records],\n',
+        "tests/pipelines/ingest/test_ingest_outcomes.py::test_poison_is_rejected_with_its_reason_and_bytes_and_stops_nothing",
+    ),
+    Break(
+        "G9",
+        "settings are not held to their bounds",
+        "foundation/settings.py",
+        "        if (low is not None and measure < low) or (high is not None and measure > high):\n",
+        "        if False:\n",
+        "tests/foundation/test_settings_loading.py::test_a_wrong_value_is_named_with_key_value_bound_and_file",
+    ),
+    Break(
+        "G9",
+        "a record that cannot be read stops the reading of telemetry",
+        "rollout/reports.py",
+        "            self._memory.not_believed[error.reason] += 1\n            return 0\n",
+        "            raise\n",
+        "tests/rollout/test_fleet_reports.py::test_a_garbled_record_is_counted_and_stops_nothing",
+    ),
+    Break(
+        "G10",
+        "a model is verified without looking at its digest",
+        "modelkit/verify.py",
+        "    if expected_digest is not None and digest != expected_digest:\n",
+        "    if False:\n",
+        "tests/modelkit/test_model_verify.py::test_a_wrong_hash_is_refused_before_anything_is_parsed",
+    ),
+    Break(
+        "G10",
+        "a tensor may keep its data in another file",
+        "modelkit/tensor_checks.py",
+        "    if tensor.data_location == _EXTERNAL or tensor.external_data:\n",
+        "    if False:\n",
+        "tests/modelkit/test_model_verify.py::test_data_outside_the_file_is_refused_wherever_it_hides",
+    ),
+)
+
+
+def main(wanted: list[str]) -> int:
+    """Break what is wanted (all of it by default) and report. Returns the exit status."""
+    chosen = [each for each in BREAKS if not wanted or each.guarantee in wanted]
+    if not chosen:
+        print(f"no such guarantee: {' '.join(wanted)}", file=sys.stderr)
+        return 2
+    promised = GUARANTEES.read_text()
+    for each in chosen:
+        if f"`{each.test}`" not in promised:
+            print(f"{each.test} is not named in {GUARANTEES.name}", file=sys.stderr)
+            return 2
+    noticed = {}
+    with tempfile.TemporaryDirectory(prefix="broken-on-purpose-") as folder:
+        copy = copy_of_the_tree(Path(folder) / "tree")
+        for each in chosen:
+            noticed[each] = is_noticed(each, copy)
+            print(
+                f"{'noticed' if noticed[each] else 'NOT NOTICED'}  {each.guarantee}  {each.change}",
+                flush=True,
+            )
+    if not wanted:
+        PAGE.write_text(page(noticed))
+        print(f"wrote {PAGE.relative_to(ROOT)}")
+    return 0 if all(noticed.values()) else 1
+
+
+def copy_of_the_tree(to: Path) -> Path:
+    """The tracked files as they are in the working tree, in a folder of their own."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, to / name)
+    return to
+
+
+def is_noticed(each: Break, copy: Path) -> bool:
+    """Whether the test passes in the copy as it is, and fails once the copy is broken.
+
+    Raises RuntimeError when the text to replace is not there exactly once, or a run of the test comes to no verdict.
+    """
+    file = copy / each.path
+    whole = file.read_text()
+    if whole.count(each.old) != 1:
+        raise RuntimeError(f"{each.path} holds {whole.count(each.old)} times, not once: {each.old!r}")
+    if run_test(each.test, copy) != PASSED:
+        raise RuntimeError(f"{each.test} does not pass in the unbroken copy")
+    try:
+        file.write_text(whole.replace(each.old, each.new))
+        return run_test(each.test, copy) == FAILED
+    finally:
+        file.write_text(whole)
+
+
+def run_test(test: str, copy: Path) -> int:
+    """PASSED or FAILED. Imports come from the copy, not from where the tree is installed."""
+    command = [sys.executable, "-B", "-m", "pytest", test, "-q", "-x", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command,
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_A_TEST,
+        check=False,
+    )
+    if done.returncode not in (PASSED, FAILED) or " skipped" in done.stdout.splitlines()[-1]:
+        raise RuntimeError(
+            f"{test} came to no verdict (exit status {done.returncode}):\n{done.stdout[-3000:]}"
+        )
+    for slip in SLIPS:  # a change that is no Python proves nothing about the test
+        if slip in done.stdout:
+            raise RuntimeError(
+                f"{test} ended with {slip}, so the change itself is wrong:\n{done.stdout[-3000:]}"
+            )
+    return done.returncode
+
+
+def page(noticed: dict[Break, bool]) -> str:
+    """The table, as Markdown."""
+    today = datetime.now(UTC).date().isoformat()
+    lines = [
+        "# Broken on purpose",
+        "",
+        "A test that cannot fail holds nothing. `scripts/break_on_purpose.py` makes each change below in a copy of the tree, one at a time, and runs the",
+        "test beside it: it passes before the change, and must fail after it. The script wrote this page; G7 is not built, so there is nothing to break.",
+        "",
+        "| guarantee | change | where | test | failed | date |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each, is_seen in noticed.items():
+        file, _, name = each.test.partition("::")
+        lines.append(
+            f"| {each.guarantee} | {each.change} | `{each.path}` | `{file}::{name}` | {'yes' if is_seen else '**no**'} | {today} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
