@@ -3,7 +3,8 @@
     python -m schemas.compatibility            compare schemas/avro with the frozen copies; exit 0 when all
     is well python -m schemas.compatibility --freeze   also freeze versions that have no frozen copy yet
 
-Two rules. A version that is frozen never changes: vehicles that wrote it are on the road. And every version
+Two rules. A version that is frozen never changes: vehicles that wrote it are on the road. In a git checkout the
+frozen copies themselves are held to what was first committed, so that no edit of both passes. And every version
 reads every other, both ways: new readers old records (backward), and old readers new records (forward). What
     may be read
 follows "Schema Resolution" of the Avro 1.12 specification.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,6 +74,47 @@ def check_folder(folder: Path) -> list[str]:
                     for problem in check(live[old], live[new])
                 ]
     return problems
+
+
+def check_history(folder: Path) -> list[str] | None:
+    """Every frozen file in `folder`/frozen that is not what git has as its first version; None without a history
+    to compare with (no git, or no checkout)."""
+    frozen = folder / "frozen"
+    said = _git(
+        frozen, "log", "--reverse", "--diff-filter=A", "--no-renames", "--relative", "--name-only",
+        "--format=commit %H", "--", ".",
+    )  # fmt: skip
+    if not said:
+        return None
+    first: dict[str, str] = {}
+    commit = ""
+    for line in said.splitlines():
+        if line.startswith("commit "):
+            commit = line.removeprefix("commit ")
+        elif file_name_parts(line) is not None:
+            first.setdefault(line, commit)
+    problems = []
+    for name, born in sorted(first.items()):
+        before = _git(frozen, "show", f"{born}:./{name}")
+        path = frozen / name
+        if not path.is_file():
+            problems.append(f"frozen/{name} was removed; commit {born[:12]} froze it for ever")
+        elif before is None or json.loads(before) != json.loads(path.read_text("utf-8")):
+            problems.append(
+                f"frozen/{name} is not what commit {born[:12]} froze; put it back, add a new version"
+            )
+    return problems
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What a git command says in `folder`; None when there is no git, no checkout or no such thing."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+        )
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def freeze(folder: Path) -> list[str]:
@@ -177,11 +220,17 @@ def main(arguments: list[str] | None = None) -> int:
     if options.freeze:
         for name in freeze(options.folder):
             print(f"frozen: {name}")
-    problems = check_folder(options.folder)
+    history = check_history(options.folder)
+    problems = check_folder(options.folder) + (history or [])
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
         print(f"{len(_versions(options.folder))} schema versions, each reads every other of its name")
+        print(
+            "no git history to hold the frozen copies to"
+            if history is None
+            else "frozen copies as first committed"
+        )
     return 1 if problems else 0
 
 

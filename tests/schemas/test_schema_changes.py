@@ -117,6 +117,38 @@ def test_an_edited_version_is_refused_even_when_it_would_be_compatible(folder: P
     assert compatibility.main(["--folder", str(folder)]) == 1
 
 
+def test_an_edit_of_a_version_and_of_its_frozen_copy_is_refused_by_git_history(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*words: str) -> None:
+        name = ("-c", "user.name=x", "-c", "user.email=x@localhost")
+        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    def both(**changes: Any) -> None:
+        for path in (folder / "sample.v1.avsc", folder / "frozen" / "sample.v1.avsc"):
+            edit(path, **changes)
+
+    assert compatibility.check_history(folder) is None, "outside a checkout git is not asked for"
+    assert compatibility.main(["--folder", str(folder)]) == 0
+    assert "no git history" in capsys.readouterr().out
+    git("init", "--quiet")
+    git("add", "avro")
+    git("commit", "--quiet", "-m", "freeze")
+    assert compatibility.check_history(folder) == []
+    both(doc="other words")
+    assert compatibility.check_folder(folder) == [], "why history is needed"
+    for is_committed in (False, True):
+        if is_committed:
+            git("commit", "--quiet", "-a", "-m", "edit both")
+        (problem,) = compatibility.check_history(folder) or []
+        assert problem.startswith("frozen/sample.v1.avsc is not what commit ")
+        assert compatibility.main(["--folder", str(folder)]) == 1
+    git("rm", "--quiet", "avro/sample.v1.avsc", "avro/frozen/sample.v1.avsc")
+    assert "was removed" in (compatibility.check_history(folder) or [""])[0]
+    (folder / "frozen" / "sample.v9.avsc").write_text("{}")
+    assert len(compatibility.check_history(folder) or []) == 1, "what is not committed yet may still change"
+
+
 def test_a_removed_version_is_refused(folder: Path) -> None:
     (folder / "sample.v1.avsc").unlink()
     assert "sample version 1 was removed" in compatibility.check_folder(folder)[0]
