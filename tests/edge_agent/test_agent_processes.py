@@ -193,6 +193,10 @@ def test_an_agent_runs_to_the_end_of_its_source_and_delivers_everything(tmp_path
     agent.start("--until-source-ends")  # the same recording again: nothing is left of it
     assert agent.end() == 0
     assert_each_kept_frame_landed_once(agent)
+    placement = agent.status()["placement"]
+    assert placement["wanted"] == ["CPUExecutionProvider"]
+    assert set(placement["nodes"]) == {"CPUExecutionProvider"}
+    assert (placement["is_fallen_back"], placement["cpu_fallback"]) == (False, "allow")
 
 
 def test_sigterm_stops_it_cleanly_within_its_time(tmp_path, broker, agents):
