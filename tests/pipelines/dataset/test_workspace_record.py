@@ -80,6 +80,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not name.endswith(".gitignore")}
 
 
+@pytest.mark.timeout(600)  # eight runs of stages and ten of DVC
 def test_a_clone_and_a_pull_give_back_the_dataset_and_the_model_byte_by_byte(
     workspace: Workspace, tmp_path: Path
 ) -> None:
