@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class DriveShape:
     night_ratio: float = 0.25
     rain_ratio: float = 0.10
     bootstrap_ratio: float = 0.25
+    max_fleet_drives: int = 10_000
+    max_test_images: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,24 @@ def plan_drives(source: ImageSource, split_of: SplitOf, shape: DriveShape, seed:
     )
     bootstrap = ranked[:bootstrap_count]
     taken = {d.drive_id for d in bootstrap}
+    fleet = sorted(
+        (d for d in train if d.drive_id not in taken), key=lambda d: _hash(seed, "fleet", d.drive_id)
+    )
     return DrivePlan(
         bootstrap=tuple(bootstrap),
-        fleet=tuple(d for d in train if d.drive_id not in taken),
-        test=tuple(d for d in drives if d.split is Split.TEST),
+        fleet=tuple(fleet[: shape.max_fleet_drives]),
+        test=tuple(_up_to([d for d in drives if d.split is Split.TEST], shape.max_test_images)),
         simulated=_statements(source, shape),
     )
+
+
+def _up_to(drives: list[Drive], most_images: int) -> Iterator[Drive]:
+    """Drives in the order of a hash of their id, while their images together are at most `most_images`."""
+    held = 0
+    for drive in sorted(drives, key=lambda d: _hash(0, "held-out", d.drive_id)):
+        held += len(drive.images)
+        if held <= most_images:
+            yield drive
 
 
 def still_images(drives: Iterable[Drive]) -> list[DemoFrame]:

@@ -6,7 +6,6 @@ imported), and German traffic signs in Parquet files. This module only reads; wh
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ def load_traffic_lights(wheel_folder: Path) -> ImageSource:
     )
 
 
-def load_gtsrb(folder: Path, *, max_train_tracks: int | None = None) -> ImageSource:
+def load_gtsrb(folder: Path) -> ImageSource:
     """German traffic signs from `folder`/train.parquet and test.parquet.
 
     Columns used: png (encoded image), class_id (int), track (any), frame (int). A track of the training file is a real
@@ -129,24 +128,19 @@ def load_gtsrb(folder: Path, *, max_train_tracks: int | None = None) -> ImageSou
                     is_official_test=part == "test",
                 )
             )
-    if max_train_tracks is not None:
-        tracks = sorted(
-            {i.scene_id for i in images if i.is_sequence}, key=lambda s: hashlib.sha256(s.encode()).digest()
-        )
-        kept = set(tracks[:max_train_tracks])
-        images = [i for i in images if i.scene_id in kept or not i.is_sequence]
     counts: dict[str, int] = {}
     for image_ in images:
         if image_.is_sequence:
             counts[image_.class_name] = counts.get(image_.class_name, 0) + 1
-    rarest = tuple(sorted(sorted(counts, key=lambda name: (counts[name], name))[:3]))
+    by_count = sorted(counts, key=lambda name: (counts[name], name))
+    untrained = tuple(sorted(by_count[len(by_count) // 2 : len(by_count) // 2 + 3]))  # of middling frequency
     return ImageSource(
         name="gtsrb",
         title="German Traffic Sign Recognition Benchmark (Stallkamp et al. 2012), 32x32 extract",
         licence="no formal licence text found: cite Stallkamp et al. 2012, do not redistribute",
         classes=tuple(sorted({i.class_name for i in images})),
         images=tuple(images),
-        untrained_classes=rarest,
+        untrained_classes=untrained,
         has_real_tracks=True,
     )
 
