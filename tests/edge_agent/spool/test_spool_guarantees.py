@@ -92,7 +92,7 @@ def test_a_receipt_is_printed_after_the_fsync_never_before(tmp_path: Path, hook:
 
     def look(name: str, args: tuple[object, ...]) -> None:
         if name == "fsync":
-            printed_at_fsync[os.readlink(f"/proc/self/fd/{args[0]}")] = receipts.read_bytes()
+            printed_at_fsync[str(Path(f"/proc/self/fd/{args[0]}").readlink())] = receipts.read_bytes()
 
     hook.before = look
     spool.writer.commit()
