@@ -18,6 +18,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(add_completion=False)
@@ -68,7 +69,9 @@ def doctor(
             table.add_column(heading, overflow="fold")
         for f in findings:
             mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
-            table.add_row(mark, f.name, f.found, f.needed_for, "" if f.ok else f.mend)
+            table.add_row(
+                mark, *(escape(cell) for cell in (f.name, f.found, f.needed_for, "" if f.ok else f.mend))
+            )
         console = Console()
         console.print(table)
         where = "no source tree: looked in" if CLONE is None else "run from the source tree"

@@ -164,3 +164,10 @@ def test_an_installed_package_is_no_clone(tmp_path: Path) -> None:
     code.touch()
     assert doctor.clone_of(code) is None
     assert doctor.clone_of(Path(doctor.__file__)) == ROOT
+
+
+def test_the_advice_is_shown_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = doctor.Finding("torch", False, "not installed", "training", "pip install 'fleetloop[train]'")
+    monkeypatch.setattr(doctor, "examine", lambda: [missing])
+    done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    assert "fleetloop[train]" in done.output
