@@ -7,7 +7,9 @@ standard error.
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -92,21 +94,40 @@ def root(
 
 def main() -> None:
     """Run the command; an error of ours becomes one clear line and its family's exit status."""
+    _leave(_run())
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except FleetLoopError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except BrokenPipeError:  # before OSError, whose child it is
-        sys.stderr.close()
-        sys.exit(1)
+        return 1
     except OSError as error:
-        print(
-            f"{type(error).__name__}: {error.strerror or error}: {error.filename or 'no file is named'}",
-            file=sys.stderr,
-        )
-        sys.exit(DISK_EXIT)
+        told = f"{error.strerror or error}: {error.filename or 'no file is named'}"
+        print(f"{type(error).__name__}: {told}", file=sys.stderr)
+        return DISK_EXIT
+    return 0
+
+
+def _leave(status: int) -> None:
+    """End when everything is written, without tearing down native libraries.
+
+    Why? Their threads sometimes abort a process whose work is done ("terminate called without an active exception",
+    seen after `deadletter list` on a busy machine), and a caller would take that for a failure.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            status = status or 1
+    os._exit(status)
 
 
 if __name__ == "__main__":
