@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-fast test-e2e check format lint types imports schemas lock clean
+.PHONY: help demo test test-fast test-e2e torture torture-full torture-broken bench check format lint types imports schemas lock clean
 help: ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
@@ -27,6 +27,18 @@ test-fast: $(DEV_READY) ## Unit and property tests only.
 
 test-e2e: $(DEV_READY) $(DATA_READY) ## The long ones: real processes, brokers, DVC, the demo, the tutorial.
 	$(PYTEST) tests -m "slow or e2e or kafka"
+
+torture: $(DEV_READY) ## The fault campaign in a box of time: SECONDS=600 SEED=7.
+	$(BIN)/python -m tests.torture box --seconds $(or $(SECONDS),600) --seed $(or $(SEED),7)
+
+torture-full: $(DEV_READY) ## Every fault to its full count; goes on where it was stopped.
+	$(BIN)/python -m tests.torture full --seed $(or $(SEED),7)
+
+torture-broken: $(DEV_READY) ## Every fault on builds that are broken on purpose.
+	$(BIN)/python -m tests.torture broken --seed $(or $(SEED),7)
+
+bench: $(DEV_READY) $(DATA_READY) ## Speed beside the raw limit and a peer; writes docs/benchmarks.md.
+	$(BIN)/python -m benchmarks --seed $(or $(SEED),7)
 
 check: lint types imports schemas test ## The same checks as CI.
 
