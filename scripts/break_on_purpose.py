@@ -119,7 +119,7 @@ BREAKS = (
         "_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)\n"
         "from tuf.api.metadata import Root, Targets\n\n"
         "Root.verify_delegate = Targets.verify_delegate = lambda *_: None\n",
-        "tests/edge_agent/models/test_tuf_attacks.py::test_a_model_signed_by_a_wrong_key_is_refused",
+        "tests/edge_agent/models/test_tuf_wrong_keys.py::test_a_model_signed_by_a_wrong_key_is_refused",
     ),
     Break(
         "G6",
@@ -127,7 +127,7 @@ BREAKS = (
         "edge_agent/models/trust_folder.py",
         "        return max(clock.now_ns(), floor_ns)\n",
         "        return clock.now_ns()\n",
-        "tests/edge_agent/models/test_tuf_attacks.py::test_freeze_is_noticed_with_the_clock_set_to_1970",
+        "tests/edge_agent/models/test_tuf_time.py::test_freeze_is_noticed_with_the_clock_set_to_1970",
     ),
     Break(
         "G8",

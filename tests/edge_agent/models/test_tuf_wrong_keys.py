@@ -1,0 +1,129 @@
+"""Whoever has not the role's key gives this vehicle no model: wrong keys, wrong roles, too few signatures, old keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import MetaFile
+
+from edge_agent.models.trust_folder import TrustFolder
+from foundation.errors import UntrustedError
+from rollout.release import KEY
+from rollout.repository import init_repository
+from tests.edge_agent.models.model_bench import Bench
+from tests.edge_agent.models.tuf_rig import (
+    assert_never_loads,
+    evil_listing,
+    forge,
+    metadata_path,
+    refresh,
+    sign,
+    with_release,
+)
+
+
+def test_a_model_signed_by_a_wrong_key_is_refused(bench: Bench) -> None:
+    with_release(bench)
+    forge(bench, "models", evil_listing(bench), [CryptoSigner.generate_ed25519()])
+    online = refresh(bench)
+    with pytest.raises(UntrustedError, match="UnsignedMetadataError"):
+        online.fetch_index("models")
+    assert_never_loads(bench)
+
+
+def test_a_model_signed_by_the_key_of_the_wrong_role_never_loads(bench: Bench) -> None:
+    with_release(bench)
+    forge(bench, "models", evil_listing(bench), bench.repository.keys.signers("rollouts"))
+    with pytest.raises(UntrustedError, match="UnsignedMetadataError"):
+        refresh(bench).fetch_index("models")
+    assert_never_loads(bench)
+    assert [event.event for event in bench.slots.read_fetch().events] == ["untrusted"]
+
+
+def test_a_model_listed_by_the_role_of_plans_never_loads(bench: Bench) -> None:
+    """The rollouts key signs its own document, properly, with models/* in it: the delegation does not reach
+    there.
+    """
+    with_release(bench)
+    forge(bench, "rollouts", evil_listing(bench), bench.repository.keys.signers("rollouts"))
+    online = refresh(bench)
+    assert online.target("models", "evil.onnx") is None
+    index = online.fetch_index("models")
+    assert index is not None
+    assert [row["release_id"] for row in json.loads(index)[KEY]] == ["r2"]
+    assert_never_loads(bench)
+
+
+def test_a_model_listed_by_the_top_level_role_is_refused(bench: Bench) -> None:
+    with_release(bench)
+    forge(bench, "targets", evil_listing(bench), bench.repository.keys.signers("targets"))
+    with pytest.raises(UntrustedError, match="only models may vouch"):
+        refresh(bench).fetch_index("models")
+    assert_never_loads(bench)
+
+
+def test_the_next_publication_does_not_sign_what_a_wrong_key_published(bench: Bench) -> None:
+    with_release(bench)
+    bench.release("evil", 66, signing_role="rollouts")
+    with pytest.raises(UntrustedError):
+        refresh(bench).fetch_index("models")
+    bench.release("r3", 3)
+    index = refresh(bench).fetch_index("models")
+    assert index is not None
+    assert [row["release_id"] for row in json.loads(index)[KEY]] == ["r2", "r3"]
+    assert refresh(bench).target("models", "evil.onnx") is None
+
+
+def test_one_signature_under_the_threshold_makes_no_root(tmp_path: Path, bench: Bench) -> None:
+    repository = init_repository(
+        tmp_path / "t2", tmp_path / "k2", threshold=2, root_keys=3, clock=bench.clock
+    )
+    bench.repository = repository
+    TrustFolder(bench.state).install(repository.root_bytes())
+    refresh(bench)
+    root = repository.load("root").signed
+    root.version = 2
+    signers = repository.keys.signers("root")
+    metadata_path(bench, "2.root").write_bytes(sign(root, signers[:1]))
+    with pytest.raises(UntrustedError, match="UnsignedMetadataError"):
+        refresh(bench)
+    metadata_path(bench, "2.root").write_bytes(sign(root, signers[:2]))
+    refresh(bench)
+
+
+def test_a_vehicle_without_a_root_trusts_nothing(bench: Bench) -> None:
+    (bench.state / "trust" / "bootstrap_root.json").unlink()
+    with pytest.raises(UntrustedError, match="enrol this vehicle"):
+        refresh(bench)
+
+
+@pytest.mark.parametrize("role", ["targets", "snapshot", "timestamp", "models", "rollouts"])
+def test_a_rotated_key_is_refused_from_then_on(bench: Bench, role: str) -> None:
+    with_release(bench)
+    refresh(bench)
+    old = bench.repository.keys.signers(role)
+    bench.repository.rotate_key(role)
+    refresh(bench).fetch_index("models")
+    document = bench.repository.load(role).signed
+    document.version += 1
+    data = sign(document, old)
+    with pytest.raises(UntrustedError):
+        if role == "timestamp":
+            metadata_path(bench, "timestamp").write_bytes(data)
+            refresh(bench)
+        elif role == "snapshot":
+            timestamp = bench.repository.load("timestamp").signed
+            timestamp.version += 1
+            timestamp.snapshot_meta = MetaFile.from_data(document.version, data, ["sha256"])
+            metadata_path(bench, f"{document.version}.snapshot").write_bytes(data)
+            signed = sign(timestamp, bench.repository._online_signers("timestamp"))
+            metadata_path(bench, "timestamp").write_bytes(signed)
+            refresh(bench)
+        else:
+            forge(bench, role, lambda _document: None, old)
+            online = refresh(bench)
+            online.fetch_index("models")
+            online.fetch_index("rollouts")
