@@ -11,5 +11,5 @@ $(KAFKA_LIBS)/.complete: mk/kafka-pom.xml
 	@command -v mvn >/dev/null || { echo "make kafka: Maven (mvn) is missing" >&2; exit 1; }
 	rm -rf $(KAFKA_LIBS) && mkdir -p $(KAFKA_LIBS)
 	mvn -B -q -f mk/kafka-pom.xml $(MAVEN_DEPENDENCY_PLUGIN):copy-dependencies \
-	  -DincludeScope=runtime -DoutputDirectory=$(abspath $(KAFKA_LIBS))
+	  -DincludeScope=runtime "-DoutputDirectory=$$(realpath $(KAFKA_LIBS))"
 	touch $@
