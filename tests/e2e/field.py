@@ -54,7 +54,6 @@ bootstrap = "{bootstrap}"
 lease_bytes = 100000
 backoff_first_s = 0.1
 backoff_max_s = 0.5
-stall_s = 10.0
 {pace}
 [telemetry]
 interval_s = 1.0
@@ -139,7 +138,7 @@ class Vehicle:
                 spool=spool,
                 bootstrap=self._bootstrap,
                 kafka=kafka,
-                pace=pace,
+                pace=pace if "stall_s" in pace else f"stall_s = 10.0\n{pace}",
             )
         )
 
