@@ -55,6 +55,18 @@ def encode_at(version: int, sample: Sample) -> bytes:
     return schema.header + out.getvalue()
 
 
+@pytest.mark.parametrize("size_bytes", [0, 1, 63, 64, 8_191, 8_192, 50_000, 1_048_575, 1_048_576])
+def test_a_payload_of_any_size_is_written_as_the_avro_library_writes_it(size_bytes: int) -> None:
+    payload = random.Random(size_bytes).randbytes(size_bytes)
+    sample = dataclasses.replace(FULL, payload=payload, payload_bytes=size_bytes, payload_uri="")
+    assert codec.encode_sample(sample) == encode_at(newest("sample").version, sample)
+
+
+@given(samples())
+def test_a_sample_is_written_as_the_avro_library_writes_it(sample: Sample) -> None:
+    assert codec.encode_sample(sample) == encode_at(newest("sample").version, sample)
+
+
 @given(samples())
 def test_a_sample_of_version_1_is_read_with_the_default_of_what_it_lacks(sample: Sample) -> None:
     assert newest("sample").version == 2
