@@ -18,7 +18,7 @@ from edge_agent.capture import CaptureRing, Kept, Outcome, StreamTail
 from edge_agent.config import CaptureSettings
 from edge_agent.models.serving import Served, ServingModel
 from edge_agent.prediction_log import PredictionLog
-from edge_agent.progress import KeptFrame, Progress, Step
+from edge_agent.progress import KeptFrame, Progress, Refused, Step
 from edge_agent.progress_journal import ProgressJournal
 from edge_agent.selection.decision import Candidate, Selection
 from edge_agent.selection.policy import SelectionPolicy
@@ -87,6 +87,9 @@ class FrameLoop:
         self._place: tuple[str, int] | None = None
         self._committed_ns = clock.monotonic_ns()
         self._has_journal = True
+        self._has_refused = False
+        if journal.progress.refused is not None:
+            writer.recount_refused_frames(journal.progress.refused.counts, journal.progress.refused.bytes)
         self.frames_this_run = 0
         self.ring: CaptureRing[SeenFrame] = CaptureRing(
             pre_frames=capture.pre_frames,
@@ -213,16 +216,14 @@ class FrameLoop:
         self._place = (seen.frame.frame_id, seen.lap)
         progress.frames_seen += 1
         if outcome.kept is None:
-            self._writer.not_accepted(
-                outcome.refused_for or NotAcceptedReason.NOT_SELECTED, bytes=len(seen.frame.payload)
-            )
+            self._refuse(outcome.refused_for or NotAcceptedReason.NOT_SELECTED, seen)
             return
         step = self._step(seen, self._last_seq + 1, self._kept_frame(seen, outcome.kept))
         self._write(step)
         try:
             identity = self._writer.append(self._sample(seen, outcome.kept))
         except RejectedError as error:
-            self._writer.not_accepted(_not_accepted(error), bytes=len(seen.frame.payload))
+            self._refuse(_not_accepted(error), seen)
             self._forget_kept(seen, outcome.kept)
             self._events.emit(
                 "not_accepted",
@@ -234,6 +235,12 @@ class FrameLoop:
             return
         self._last_seq = identity.seq
         self._apply(step)
+
+    def _refuse(self, reason: NotAcceptedReason, seen: SeenFrame) -> None:
+        """Count a frame that will not be sent: with the next commit, and in the next step, which holds or does
+        not hold together with its place."""
+        self._writer.not_accepted(reason, bytes=len(seen.frame.payload))
+        self._has_refused = True
 
     def _kept_frame(self, seen: SeenFrame, kept: Kept) -> KeptFrame:
         embedding = seen.prediction.embedding if seen.prediction is not None else ()
@@ -256,6 +263,7 @@ class FrameLoop:
             frames_seen=self._journal.progress.frames_seen,
             tails=tuple(self._tails.values()),
             kept=kept,
+            refused=self._refused(),
         )
 
     def _write_place(self, *, has_ended: bool = False) -> None:
@@ -272,9 +280,19 @@ class FrameLoop:
             frames_seen=progress.frames_seen,
             tails=tuple(self._tails.values()),
             has_ended=has_ended,
+            refused=self._refused(),
         )
         self._write(step)
         self._apply(step)
+
+    def _refused(self) -> Refused | None:
+        """The counts, when they changed since the last step."""
+        if not self._has_refused:
+            return None
+        self._has_refused = False
+        counts, size_bytes = self._writer.refused_frames()
+        counts.pop(NotAcceptedReason.EMPTY_DRIVE, None)
+        return Refused(counts, size_bytes)
 
     def _apply(self, step: Step) -> None:
         self._journal.progress.apply(step)

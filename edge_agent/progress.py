@@ -16,6 +16,7 @@ from edge_agent.capture import StreamTail
 from edge_agent.selection.budget import BudgetLimits, ByteBudget
 from edge_agent.selection.novelty import NoveltyMemory
 from edge_agent.selection.track_limit import TrackLimit
+from schemas.reasons import NotAcceptedReason
 
 Json = Mapping[str, object]
 
@@ -34,6 +35,14 @@ class KeptFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """How many frames up to a place were not taken, by reason, since enrolment; and their bytes."""
+
+    counts: Mapping[str, int]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A place in the source and what changed on the way to it since the step before.
 
@@ -48,6 +57,8 @@ class Step:
     tails: tuple[StreamTail, ...]
     kept: KeptFrame | None = None
     has_ended: bool = False
+    refused: Refused | None = None
+    """None: as in the step before."""
 
 
 @dataclass(slots=True)
@@ -63,6 +74,8 @@ class Progress:
     has_ended: bool = False
     frames_seen: int = 0
     tails: dict[str, StreamTail] = field(default_factory=dict)
+    refused: Refused | None = None
+    """None while no place says so; then the ledger's counts stand."""
 
     @classmethod
     def fresh(cls, limits: BudgetLimits, max_per_track: int | None, memory_capacity: int) -> Progress:
@@ -73,6 +86,7 @@ class Progress:
         """Move to the step's place; count its kept frame unless the spool refused it after all."""
         self.frame_id, self.lap, self.frames_seen = step.frame_id, step.lap, step.frames_seen
         self.has_ended = step.has_ended
+        self.refused = step.refused or self.refused
         for tail in step.tails:
             self.tails[tail.sensor_id] = tail
         kept = step.kept
@@ -117,6 +131,8 @@ def step_to_json(step: Step) -> dict[str, object]:
         "has_ended": step.has_ended,
         "tails": [tail_to_json(tail) for tail in step.tails],
     }
+    if step.refused is not None:
+        document["refused"] = refused_to_json(step.refused)
     if step.kept is not None:
         document["kept"] = {
             item.name: getattr(step.kept, item.name) for item in fields(step.kept) if item.name != "embedding"
@@ -139,7 +155,23 @@ def step_from_json(document: Json, body: bytes) -> Step:
         has_ended=bool(document["has_ended"]),
         tails=tuple(tail_from_json(tail) for tail in tails),
         kept=None if kept is None else KeptFrame(**kept, embedding=np.frombuffer(body, dtype="<f4")),
+        refused=refused_from_json(document.get("refused")),
     )
+
+
+def refused_to_json(refused: Refused | None) -> dict[str, object] | None:
+    """Plain values."""
+    return None if refused is None else {"counts": dict(refused.counts), "bytes": refused.bytes}
+
+
+def refused_from_json(document: object) -> Refused | None:
+    """Return what `refused_to_json` wrote. Raises KeyError, TypeError, ValueError."""
+    if document is None:
+        return None
+    if not isinstance(document, dict):
+        raise TypeError("the counts of refused frames are an object")
+    counts = {str(NotAcceptedReason(reason)): int(count) for reason, count in document["counts"].items()}
+    return Refused(counts, int(document["bytes"]))
 
 
 def tail_to_json(tail: StreamTail) -> dict[str, object]:

@@ -6,9 +6,9 @@ was accepted. So after SIGKILL at any instant:
     - no frame of a replayed source that was accepted is captured a second time;
     - frames after the last accepted one are judged again, and give the same answers, for nothing in them
         depends on
-      chance or time (but the hour's budget may have room again). Their predictions are logged again. A kill
-          inside a
-      commit can leave the counts of not accepted frames off by the frames of that one commit.
+      chance or time (but the hour's budget may have room again). Their predictions are logged again;
+    - a step also says how many frames up to its place were not taken, by reason: the restarted process counts
+      from there, so that frames seen = accepted + not accepted, and no frame is counted twice.
 Steps are not fsynced: after a power loss the last commit's frames may be captured again, as new samples
     with the same
 payload hash, which curation removes as exact duplicates.
@@ -24,7 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.progress import Progress, Step, step_from_json, step_to_json, tail_from_json, tail_to_json
+from edge_agent.progress import (
+    Progress,
+    Step,
+    refused_from_json,
+    refused_to_json,
+    step_from_json,
+    step_to_json,
+    tail_from_json,
+    tail_to_json,
+)
 from edge_agent.selection.budget import BudgetLimits
 from foundation.clock import Clock, boot_id
 from foundation.errors import CorruptError
@@ -117,6 +126,7 @@ def _encode_snapshot(progress: Progress) -> bytes:
         "lap": progress.lap,
         "has_ended": progress.has_ended,
         "frames_seen": progress.frames_seen,
+        "refused": refused_to_json(progress.refused),
         "tails": [tail_to_json(tail) for tail in progress.tails.values()],
         "budget": progress.budget.to_json(),
         "tracks": progress.tracks.to_rows(),
@@ -163,17 +173,19 @@ def _read(
 
 
 def _that_hold(steps: list[Step], accepted_seq: AcceptedSeq) -> Iterator[tuple[Step, bool]]:
-    """Steps up to the last accepted sample; False for a kept frame whose seq a later one got."""
-    accepted: dict[str, int] = {}
-    last_with_seq = {
-        (step.epoch, step.seq): place for place, step in enumerate(steps) if step.kept is not None
-    }
-    for place, step in enumerate(steps):
-        if step.epoch not in accepted:
-            accepted[step.epoch] = accepted_seq(step.epoch)
-        if step.seq > accepted[step.epoch]:
-            return
-        yield step, step.kept is None or last_with_seq[(step.epoch, step.seq)] == place
+    """Steps up to the last whose records are all accepted; False for a kept frame that the spool refused.
+
+    The spool refused it at once when its number stands, later, in a step of another frame, or below one.
+    """
+    accepted = {epoch: accepted_seq(epoch) for epoch in {step.epoch for step in steps}}
+    holding = [place for place, step in enumerate(steps) if step.seq <= accepted[step.epoch]]
+    counts_kept: list[bool] = []
+    lowest: dict[str, int] = {}
+    for step in reversed(steps[: holding[-1] + 1] if holding else []):
+        next_seq = lowest.get(step.epoch, accepted[step.epoch] + 1)
+        counts_kept.append(step.kept is not None and step.seq < next_seq)
+        lowest[step.epoch] = min(next_seq, step.seq if step.kept is not None else step.seq + 1)
+    yield from zip(steps, reversed(counts_kept), strict=False)
 
 
 def _restore(document: dict[str, object], body: bytes, limits: ProgressLimits, clock: Clock) -> Progress:
@@ -198,6 +210,7 @@ def _restore(document: dict[str, object], body: bytes, limits: ProgressLimits, c
     progress.lap = int(str(document["lap"]))
     progress.has_ended = bool(document["has_ended"])
     progress.frames_seen = int(str(document["frames_seen"]))
+    progress.refused = refused_from_json(document.get("refused"))
     for tail in tails:
         restored = tail_from_json(tail)
         progress.tails[restored.sensor_id] = restored

@@ -133,6 +133,9 @@ class LedgerState:
         self.older = Totals()
         self.not_accepted: dict[str, int] = {}
         self.not_accepted_bytes = 0
+        self.never_written = 0
+        """Numbers that were given and never accepted (a write that failed, a kill inside a commit), since the
+        spool was made; not in `not_accepted`."""
         self.accepted_bytes = 0
         self.next_segment = 1
         self.removals = 0
@@ -190,6 +193,7 @@ class LedgerState:
             row.next_seq = max(row.next_seq, added.end)
             self.next_segment = max(self.next_segment, segment.number + 1)
         gaps = RangeSet.from_json(value["gaps"])
+        self.never_written += len(gaps.difference(row.gaps))
         row.gaps.update(gaps)
         delivered = RangeSet.from_json(value.get("delivered", []))
         row.delivered.update(delivered)
@@ -295,6 +299,7 @@ class LedgerState:
             "unadopted": sorted(self.unadopted),
             "accepted_bytes": self.accepted_bytes,
             "counts": {"not_accepted": self.not_accepted, "bytes": self.not_accepted_bytes},
+            "never_written": self.never_written,
             "older": self.older.to_json(),
             "epochs": [
                 [
@@ -317,6 +322,7 @@ class LedgerState:
         self.unadopted = set(value["unadopted"])
         self.accepted_bytes = int(value["accepted_bytes"])
         self._counts(value["counts"])
+        self.never_written = int(value.get("never_written", 0))
         self.older = Totals(*value["older"])
         self.epochs = {}
         for (

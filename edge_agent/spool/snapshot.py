@@ -17,6 +17,7 @@ from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.segment import FOLDER, list_segments
 from edge_agent.spool.statelog import Follower
 from foundation.errors import RetryLaterError
+from schemas.reasons import NotAcceptedReason
 from schemas.records import LedgerCounts
 
 LEDGER_FILE = "ledger.journal"
@@ -179,7 +180,7 @@ def compute_ledger(
         pending=sum(part.pending for part in parts),
         in_doubt=account.older.in_doubt + sum(part.in_doubt for part in parts),
         evicted=dict(sorted(evicted.items())),
-        not_accepted={reason: count for reason, count in sorted(account.not_accepted.items()) if count},
+        not_accepted=_not_accepted(account),
     )
     problems = []
     if sizes is not None:
@@ -231,6 +232,15 @@ def _row(row: EpochRow, account: LedgerState, delivery: DeliveryState) -> EpochL
         evicted=evicted,
         never_accepted=row.gaps.copy(),
     )
+
+
+def _not_accepted(account: LedgerState) -> dict[str, int]:
+    """Frames that the vehicle refused, and those whose record the disk refused: both were never accepted."""
+    counts = dict(account.not_accepted)
+    if account.never_written:
+        reason = str(NotAcceptedReason.DISK_ERROR)
+        counts[reason] = counts.get(reason, 0) + account.never_written
+    return {reason: count for reason, count in sorted(counts.items()) if count}
 
 
 def _removals(follower: Follower[LedgerState]) -> int:

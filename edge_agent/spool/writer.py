@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -249,8 +249,6 @@ class SpoolWriter:
             accepted += part
             seqs = RangeSet.of(waiting.seq for waiting in part)
             segments.append([segment.number, int(value_class), segment.end_bytes, seqs.to_json()])
-        if gaps:
-            self.not_accepted(NotAcceptedReason.DISK_ERROR, len(gaps))
         size_bytes = sum(len(waiting.wire.value) for waiting in accepted)
         frame: dict[str, object] = {
             "epoch": self.epoch,
@@ -328,6 +326,22 @@ class SpoolWriter:
         with self._buffer_lock:
             self._counts[str(reason)] = self._counts.get(str(reason), 0) + count
             self._counts_bytes += bytes
+            self._counts_changed = True
+
+    def refused_frames(self) -> tuple[dict[str, int], int]:
+        """How many frames were not taken so far, by reason, and their bytes. Records that the disk refused
+        are not among them: the ledger knows their numbers."""
+        with self._buffer_lock:
+            return dict(self._counts), self._counts_bytes
+
+    def recount_refused_frames(self, counts: Mapping[str, int], bytes: int) -> None:  # noqa: A002
+        """Set the counts to those of the place at which the source goes on: what was counted beyond it is
+        looked at again. A drive without a frame is no frame and stays counted."""
+        empty = str(NotAcceptedReason.EMPTY_DRIVE)
+        with self._buffer_lock:
+            kept = {empty: self._counts[empty]} if empty in self._counts else {}
+            self._counts = {**counts, **kept}
+            self._counts_bytes = bytes
             self._counts_changed = True
 
     def _take_counts(self) -> dict[str, object]:

@@ -21,6 +21,7 @@ from edge_agent.frame_loop import FrameLoop
 from edge_agent.progress_journal import KIND_STEP
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.snapshot import read_ledger
+from foundation import syscalls
 from foundation.events import EventLog
 from foundation.journal import Journal, JournalEntry
 from modelkit.fakes import FakeBackend
@@ -293,8 +294,53 @@ def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
     killed = run(tmp_path_factory.mktemp("killed"), kills)
     assert story(killed) == story(whole)
     assert killed.journal.progress.frames_seen == len(frames)
-    if all(where == "between frames" for _, _, where in kills):  # inside a commit its counts may be off
-        assert counts(killed) == counts(whole)
+    assert counts(killed) == counts(whole)
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_frames_seen_are_accepted_plus_not_accepted_after_a_kill_at_any_call_of_the_disk(
+    tmp_path, monkeypatch, call
+):
+    """Frames of two value classes and refused ones; a frame that no commit knows of is looked at again."""
+    frames = [make_frame(n, payload=b"no picture" if n % 3 == 1 else None) for n in range(9)]
+    chosen = selection(random=RandomSettings(probability=0.4))
+    real = getattr(syscalls, call)
+
+    def run(folder, deadly):
+        vehicle = Vehicle1(settings_for(folder, selection=chosen, capture=CaptureSettings(1, 0)))
+        calls = 0
+
+        def counted(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == deadly:
+                raise Killed
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(syscalls, call, counted)
+            try:
+                drive(vehicle.loop, frames[:6])
+                vehicle.loop.pause()
+                drive(vehicle.loop, frames[6:])
+                vehicle.loop.pause()
+            except Killed:
+                pass
+        vehicle.kill()
+        vehicle.start()
+        frame_id = vehicle.journal.progress.frame_id
+        drive(vehicle.loop, frames[0 if frame_id is None else int(frame_id[-5:]) + 1 :])
+        vehicle.loop.end_source()
+        return vehicle, calls
+
+    _, calls = run(tmp_path / "whole", -1)
+    assert calls > 1
+    for deadly in range(1, calls + 1):
+        vehicle, _ = run(tmp_path / str(deadly), deadly)
+        found = counts(vehicle)
+        assert found["unreadable_image"] == 3
+        assert sum(found.values()) == len(frames) == vehicle.journal.progress.frames_seen
+        assert len({sample.frame_id for sample in samples(vehicle)}) == found["accepted"]
 
 
 def test_a_step_whose_sample_was_refused_gives_its_number_to_the_next(tmp_path):
