@@ -1,0 +1,132 @@
+"""Power loss at any call of the spool, of the model slots and of a dataset commit: legal states, really opened."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
+
+if TYPE_CHECKING:
+    from tests.torture.power_disk import Tree
+
+STATES_OF_A_TAPE = 40
+
+
+def memory_folder() -> Path | None:
+    """A folder in memory, where there is one: an fsync there costs nothing, and nothing of it is under test."""
+    place = Path("/dev/shm")  # noqa: S108 - the fixed name of the system's memory disk
+    return place if place.is_dir() else None
+
+
+def spool(batch: Batch) -> Tally:
+    """Each try is one state after a power loss; one tape serves 40 of them."""
+    from tests.torture.power_disk import PowerLossDisk, write_tree
+    from tests.torture.power_spool import (
+        EXCUSES,
+        lose_power_again,
+        open_and_judge,
+        record_busy_spool,
+        told_by,
+    )
+    from tests.torture.power_tape import moments
+
+    tally = Tally()
+    with tempfile.TemporaryDirectory(dir=memory_folder(), prefix="torture-power-") as name:
+        for number, group in groupby(batch.numbers(), lambda number: number // STATES_OF_A_TAPE):
+            work = Path(name) / f"tape{number}"
+            work.mkdir()
+            recorded = record_busy_spool(work, f"{batch.seed}/tape/{number}")
+            tally.count("tapes")
+            tally.count("calls_recorded", recorded.tape.calls)
+            disk = PowerLossDisk(work / "state", is_read=False)
+            tries = list(group)
+            cuts = sorted((batch.rng(one).randrange(1, len(recorded.tape.steps) + 1), one) for one in tries)
+            seen: set[bytes] = set()
+            for (cut, one), (_, marks) in zip(
+                cuts, moments(recorded.tape, disk, [cut for cut, _ in cuts]), strict=True
+            ):
+                rng = batch.rng(one)
+                rng.random()
+                tree = disk.state(rng)
+                seen.add(fingerprint(tree))
+                after = work / f"after{one}"
+                write_tree(tree, after)
+                folder = after / "spool"
+                if rng.random() < 0.2 and folder.is_dir():
+                    marks = lose_power_again(folder, work / f"again{one}", recorded.settings, marks, rng)
+                    folder = work / f"again{one}"
+                    tally.count("states_lost_twice")
+                judged = open_and_judge(folder, recorded.settings, told_by(marks, recorded.offered), EXCUSES)
+                tally.judge(judged.violations, f"try {one}: power lost after call {cut} of tape {number}")
+                tally.count("records_delivered_after", judged.delivered)
+                tally.count("receipts_checked", sum(mark[0] == "receipt" for mark in marks))
+                tally.measure("recovery_s", judged.recovery_s)
+                shutil.rmtree(after)
+                shutil.rmtree(work / f"again{one}", ignore_errors=True)
+            tally.count("different_states", len(seen))
+            shutil.rmtree(work)
+    return tally
+
+
+def fingerprint(tree: Tree) -> bytes:
+    """The same for the same state."""
+    digest = hashlib.sha256()
+    for path, content in sorted(tree.items()):
+        digest.update(f"{path}\0{type(content).__name__}\0".encode())
+        digest.update(content if isinstance(content, bytes) else str(content).encode())
+    return digest.digest()
+
+
+FAULTS = (
+    Fault(
+        name="power-loss-spool",
+        group=3,
+        guarantees=("G1", "G2"),
+        what=(
+            "Power is lost at any call of the spool (segments, ledger, acknowledgements, eviction, restarts), and in"
+            " one of five states again during the recovery: nothing that had a receipt is lost, nothing comes under"
+            " a second name, the ledger balances."
+        ),
+        one_try="one state of the disk, opened by the real recovery and delivered",
+        full=8_000,
+        turn=400,
+        full_turn=800,
+        run=spool,
+        fixed=40,
+        real=(
+            "the spool's real calls, recorded; the states are simulated (unsynced sectors of 512 bytes in any subset"
+            " and version, lengths, names), written to a disk in memory and opened by the real code"
+        ),
+        broken=(
+            BrokenBuild(
+                "a segment is not synced before its receipts",
+                "edge_agent/spool/segment_file.py",
+                "        syscalls.fsync(self._fd)\n",
+                "",
+            ),
+            BrokenBuild(
+                "the folder of a new segment is not synced",
+                "edge_agent/spool/segment_file.py",
+                "            fsync_folder(self._path.parent)\n",
+                "            pass\n",
+            ),
+            BrokenBuild(
+                "a snapshot is renamed into place before its bytes are synced",
+                "edge_agent/spool/statelog.py",
+                "            syscalls.fsync(fd)\n",
+                "",
+            ),
+            BrokenBuild(
+                "a segment is unlinked before its removal is durable",
+                "edge_agent/spool/evict.py",
+                "if not self._doomed or not self._log.sync():",
+                "if not self._doomed:",
+            ),
+        ),
+    ),
+)
