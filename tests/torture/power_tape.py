@@ -154,6 +154,8 @@ def play(disk: PowerLossDisk, step: Call) -> None:
     if step.name == "opened":
         path, truncates = step.arguments
         disk.opened(path, creates=True, truncates=truncates)
+    elif step.name == "sync_failed":
+        disk.synced(*step.arguments, failed=True)
     else:
         getattr(disk, step.name)(*step.arguments)
 

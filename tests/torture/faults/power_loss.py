@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.torture.power_disk import Tree
 
 STATES_OF_A_TAPE = 40
+MODEL_STATES_OF_A_TAPE = 60
 
 
 def memory_folder() -> Path | None:
@@ -73,6 +74,46 @@ def spool(batch: Batch) -> Tally:
     return tally
 
 
+def models(batch: Batch) -> Tally:
+    """Each try is one state after a power loss; one tape serves 60 of them, of three stories in turn."""
+    from tests.torture.power_disk import write_tree
+    from tests.torture.power_models import STORIES, allowed_by, record_story, start_and_judge
+    from tests.torture.power_tape import moments
+
+    tally = Tally()
+    with tempfile.TemporaryDirectory(dir=memory_folder(), prefix="torture-power-") as name:
+        for number, group in groupby(batch.numbers(), lambda number: number // MODEL_STATES_OF_A_TAPE):
+            work = Path(name) / f"story{number}"
+            work.mkdir()
+            story = record_story(STORIES[number % len(STORIES)], work)
+            tally.count("tapes")
+            tally.count("calls_recorded", story.tape.calls)
+            seen: set[bytes] = set()
+            cuts = sorted((batch.rng(one).randrange(1, len(story.tape.steps) + 1), one) for one in group)
+            stops = moments(story.tape, story.disk, [cut for cut, _ in cuts])
+            for (cut, one), (_, marks) in zip(cuts, stops, strict=True):
+                rng = batch.rng(one)
+                rng.random()
+                tree = story.disk.state(rng)
+                seen.add(fingerprint(tree))
+                after = work / f"after{one}"
+                write_tree(tree, after)
+                broken = start_and_judge(story, after, allowed_by(marks))
+                tally.judge(broken, f"try {one}: {story.name}, power lost after call {cut}")
+                tally.count(f"states_of_{story.name}")
+                shutil.rmtree(after)
+            tally.count("different_states", len(seen))
+            shutil.rmtree(work)
+    return tally
+
+
+def needs_strace() -> str | None:
+    """Why nothing can be recorded by strace here, or None."""
+    from tests.torture.power_strace import needs
+
+    return needs()
+
+
 def fingerprint(tree: Tree) -> bytes:
     """The same for the same state."""
     digest = hashlib.sha256()
@@ -126,6 +167,42 @@ FAULTS = (
                 "edge_agent/spool/evict.py",
                 "if not self._doomed or not self._log.sync():",
                 "if not self._doomed:",
+            ),
+        ),
+    ),
+    Fault(
+        name="power-loss-models",
+        group=3,
+        guarantees=("G6",),
+        what=(
+            "Power is lost at any call while a vehicle takes in a model, gives a bad one back, or is enrolled: it"
+            " starts, the old or the new verified model serves and no other, its trust is not rolled back, and the"
+            " next fetch finishes what was begun."
+        ),
+        one_try="one state of the disk, started on by the real code",
+        full=1_500,
+        turn=120,
+        full_turn=300,
+        run=models,
+        needs=needs_strace,
+        real=(
+            "the calls of a real process, recorded by strace, real TUF; the states are simulated, the runtime and the"
+            " trial are stand-ins"
+        ),
+        broken=(
+            BrokenBuild(
+                "a file is renamed into place before its bytes are synced",
+                "foundation/files.py",
+                "            syscalls.write_all(fd, data)\n            syscalls.fsync(fd)\n",
+                "            syscalls.write_all(fd, data)\n",
+                tries=180,
+            ),
+            BrokenBuild(
+                "the folder is not synced after a rename",
+                "foundation/files.py",
+                "    fsync_folder(target.parent)\n",
+                "",
+                tries=180,
             ),
         ),
     ),
