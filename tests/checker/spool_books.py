@@ -44,6 +44,8 @@ class Excuses:
     in_doubt: bool = True
     lost_acknowledgements: bool = False
     """Whether the file that holds them was damaged: then they may be sent again."""
+    forgotten: Collection[Key] = ()
+    """Delivered records that a damaged ledger need not know any more."""
 
 
 def received(key: Key, value: bytes) -> Received:
@@ -66,7 +68,7 @@ def judge_books(
         *_is_what_was_accepted(told, after),
         *_came_once(told, after, excuses),
         *_nothing_is_lost(told, after, ledger, excuses),
-        *_says_the_truth(told, after, ledger),
+        *_says_the_truth(told, after, ledger, excuses),
     ]
 
 
@@ -130,6 +132,8 @@ def _nothing_is_lost(
     before = {one.key for one in told.received}
     for key in told.receipts:
         where = known.get(key, ["nowhere"])
+        if key in before and key in excuses.forgotten:
+            continue
         if "nowhere" in where or "never_accepted" in where:
             yield f"accepted_and_unknown: {key} had its receipt and is {where[0]}"
         if key in here or (key in before and where[0] != "nowhere"):
@@ -144,14 +148,19 @@ def _nothing_is_lost(
         yield f"accepted_and_lost: {key} had its receipt and is {where[0]}"
 
 
-def _says_the_truth(told: Told, after: Sequence[Received], ledger: Mapping[str, Any]) -> Iterator[str]:
+def _says_the_truth(
+    told: Told, after: Sequence[Received], ledger: Mapping[str, Any], excuses: Excuses
+) -> Iterator[str]:
     out = {one.key for one in after} | {one.key for one in told.received}
-    for key, where in places(ledger).items():
+    known = places(ledger)
+    for key, where in known.items():
         if "delivered" in where and key not in out:
             yield f"delivered_and_nowhere: {key}"
         if where[0] == "evicted:quota" and key in out:
             yield f"came_out_and_called_never_sent: {key}"
-    for key in told.durable:
-        where = places(ledger).get(key, ["nowhere"])
+    for key in told.durable.difference(excuses.forgotten):
+        if excuses.lost_acknowledgements:
+            return
+        where = known.get(key, ["nowhere"])
         if key in told.receipts and where[0] not in ("delivered", "nowhere"):
             yield f"acknowledged_and_called_{where[0]}: {key}"

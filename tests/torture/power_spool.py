@@ -12,7 +12,7 @@ from typing import Any
 from edge_agent.spool.settings import SpoolSettings
 from foundation.errors import RejectedError
 from schemas.reasons import ValueClass
-from tests.checker.spool_books import Excuses, Received, Told, judge_books, received
+from tests.checker.spool_books import Excuses, Received, Told, judge_books, places, received
 from tests.edge_agent.spool.spool_rig import Spool, sample
 from tests.torture.power_disk import PowerLossDisk, write_tree
 from tests.torture.power_tape import Tape, moments, recording
@@ -127,6 +127,7 @@ class Judged:
     violations: list[str]
     delivered: int
     recovery_s: float
+    damaged: int = 0
 
 
 def open_and_judge(
@@ -145,14 +146,16 @@ def open_and_judge(
     recovery_s = time.monotonic() - began
     try:
         after = drain(spool)
-        verdict = judge_books(told, after, spool.ledger().to_json(), excuses)
+        ledger = spool.ledger().to_json()
+        verdict = judge_books(told, after, ledger, excuses)
+        damaged = sum(where[0] == "evicted:damaged" for where in places(ledger).values())
         if put_more and (not spool.put(2) or len(drain(spool)) != 2):
             verdict.append("not_up: two more records were not accepted and delivered")
     except Exception as error:
         return Judged([f"not_up: {type(error).__name__}: {error}"], 0, recovery_s)
     finally:
         spool.close()
-    return Judged(verdict, len(after), recovery_s)
+    return Judged(verdict, len(after), recovery_s, damaged)
 
 
 def _without_receipts(settings: SpoolSettings) -> SpoolSettings:
