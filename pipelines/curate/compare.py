@@ -1,8 +1,9 @@
 """Steps 2 and 3: from all measured rows, which payloads stay after quality and exact copies; then all near
 pairs of them.
 
-`GatherRows` runs once, over columns. `FindPairs` runs in parallel over pairs of blocks; only blocks with a
-payload that no earlier run compared are looked at, because the cache holds the pairs of the others.
+`GatherRows` runs once, over columns. `FindPairs` runs in parallel over bands of the hash, or over pairs of blocks where
+that is faster (`near_bands`); only pairs with a payload that no earlier run compared are looked for, because the cache
+holds the others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import polars as pl
 from pipelines.curate.exact_duplicates import remove_exact_duplicates
 from pipelines.curate.labels import join_labels
 from pipelines.curate.measure_cache import MeasureCache
+from pipelines.curate.near_bands import band_pairs, choose_bands
 from pipelines.curate.near_pairs import (
     PAIR_SCHEMA,
     Block,
@@ -32,7 +34,7 @@ from pipelines.curate.quality import judge
 from pipelines.curate.split import with_split
 from schemas.reasons import RemovalReason, Split
 
-HASH, EMBEDDING = "hash", "embedding"
+HASH, BAND, EMBEDDING = "hash", "band", "embedding"
 
 
 def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.DataFrame:
@@ -84,8 +86,8 @@ class GatherRows(beam.DoFn):
         self._params = params
 
     def process(self, element: Iterable[str]) -> Iterator[str]:
-        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.parquet` to compare by that
-        measure."""
+        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.parquet` to compare by that measure; or
+        "band number first_new": the band in which to look for pairs with a row from `first_new` on."""
         rows = pl.concat([pl.read_parquet(path) for path in sorted(element)], how="vertical")
         judged = judge_rows(rows, pl.read_parquet(self._labels_path), self._params)
         judged.write_parquet(self._work / "judged.parquet", compression="lz4")
@@ -95,16 +97,19 @@ class GatherRows(beam.DoFn):
         known = frames.join(compared, on="payload_sha256", how="semi").sort("payload_sha256")
         fresh = frames.join(compared, on="payload_sha256", how="anti").sort("payload_sha256")
         pl.concat([known, fresh]).write_parquet(self._work / "frames.parquet", compression="lz4")
-        for block in blocks_to_compare(frames.height, first_new=known.height):
-            yield " ".join([HASH, *map(str, block)])
+        bands = choose_bands(frames.height, known.height, near.max_distance_bits)
+        for band in bands:
+            yield f"{BAND} {band.number} {known.height}"
+        if not bands:
+            for block in blocks_to_compare(frames.height, first_new=known.height):
+                yield " ".join([HASH, *map(str, block)])
         if near.max_embedding_distance > 0:
             for block in blocks_to_compare(frames.height):
                 yield " ".join([EMBEDDING, *map(str, block)])
 
 
 class FindPairs(beam.DoFn):
-    """ "measure begin_a end_a begin_b end_b" -> the path of the pairs found between the blocks, if there are
-    any."""
+    """What `GatherRows` yields -> the path of the pairs found there, if there are any."""
 
     def __init__(self, work: str, params: Params) -> None:
         self._work = Path(work)
@@ -115,22 +120,32 @@ class FindPairs(beam.DoFn):
     def process(self, element: str) -> Iterator[str]:
         """Pairs at most the threshold apart, by name."""
         measure, *numbers = element.split()
-        begin_a, end_a, begin_b, end_b = (int(number) for number in numbers)
-        block = (begin_a, end_a, begin_b, end_b)
         if self._frames is None:
             self._frames = pl.read_parquet(self._work / "frames.parquet")
         near = self._params.curate.near_duplicates
-        if measure == HASH:
-            if self._words is None:
-                self._words = as_words(self._frames["image_hash"].to_list())
-            found = hash_pairs(self._words, block, near.max_distance_bits)
-            pairs = pairs_frame(self._frames["payload_sha256"].to_list(), *found, measure)
+        if measure == BAND:
+            number, first_new = (int(word) for word in numbers)
+            bands = choose_bands(self._frames.height, first_new, near.max_distance_bits)
+            found = band_pairs(self._hashes(), bands, number, near.max_distance_bits, first_new)
+            pairs = pairs_frame(self._frames["payload_sha256"], *found, HASH)
         else:
-            pairs = self._by_embedding(block, near.max_embedding_distance)
+            begin_a, end_a, begin_b, end_b = (int(word) for word in numbers)
+            block = (begin_a, end_a, begin_b, end_b)
+            if measure == HASH:
+                found = hash_pairs(self._hashes(), block, near.max_distance_bits)
+                pairs = pairs_frame(self._frames["payload_sha256"], *found, HASH)
+            else:
+                pairs = self._by_embedding(block, near.max_embedding_distance)
         if pairs.height:
             path = self._work / "pairs" / f"{'-'.join([measure, *numbers])}.parquet"
             pairs.write_parquet(path, compression="lz4")
             yield str(path)
+
+    def _hashes(self) -> np.ndarray:
+        if self._words is None:
+            assert self._frames is not None  # noqa: S101
+            self._words = as_words(self._frames["image_hash"].to_list())
+        return self._words
 
     def _by_embedding(self, block: Block, limit: float) -> pl.DataFrame:
         """Only embeddings of one model and one size are comparable; the others give no pairs."""
@@ -144,5 +159,5 @@ class FindPairs(beam.DoFn):
         for _, group in part.group_by("model_digest", "size", maintain_order=True):
             vectors = rounded_unit(np.array(group["embedding"].to_list(), dtype=np.float32))
             rows = embedding_pairs(vectors, (0, len(vectors), 0, len(vectors)), limit)
-            found.append(pairs_frame(group["payload_sha256"].to_list(), *rows, EMBEDDING))
+            found.append(pairs_frame(group["payload_sha256"], *rows, EMBEDDING))
         return pl.concat(found) if found else pl.DataFrame(schema=PAIR_SCHEMA)

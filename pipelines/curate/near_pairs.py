@@ -1,8 +1,8 @@
 """Every pair of frames at most a threshold apart is found: exactly, whatever the order of the frames or of
 the blocks.
 
-All pairs are compared, block against block; the first machine word decides for most of them (a distance over
-64 bits is never more than the whole). Two measures: bits of the perceptual hash, and cosine distance of
+All pairs are compared, block against block; half of the bits decide for most of them (their distance is never
+more than the whole's). Two measures: bits of the perceptual hash, and cosine distance of
 embeddings. The embeddings are rounded to 8 bits first, so that their products are whole numbers and no order
 of additions can change a verdict. It refuses to group: near is not transitive.
 """
@@ -43,11 +43,12 @@ def hash_pairs(
     begin_a, end_a, begin_b, end_b = block
     block_b = words[begin_b:end_b]
     found_a, found_b, found_d = [], [], []
-    stripe = max(1, (1 << 22) // max(1, len(block_b)))
+    stripe = max(1, (1 << 18) // max(1, len(block_b)))
     for begin in range(begin_a, end_a, stripe):
         block_a = words[begin : min(begin + stripe, end_a)]
-        near = np.bitwise_count(block_a[:, None, 0] ^ block_b[None, :, 0]) <= max_distance_bits
-        rows_a, rows_b = np.nonzero(near)
+        bits = np.bitwise_count(block_a[:, None, 0] ^ block_b[None, :, 0])
+        bits += np.bitwise_count(block_a[:, None, 1] ^ block_b[None, :, 1])
+        rows_a, rows_b = np.divmod(np.flatnonzero(bits <= max_distance_bits), max(1, len(block_b)))
         keep = rows_a + begin < rows_b + begin_b
         rows_a, rows_b = rows_a[keep], rows_b[keep]
         distance = np.bitwise_count(block_a[rows_a] ^ block_b[rows_b]).sum(axis=1, dtype=np.int64)
@@ -85,15 +86,14 @@ def embedding_pairs(
 
 
 def pairs_frame(
-    sha256s: list[str],
+    sha256s: pl.Series,
     rows_a: npt.NDArray[np.int64],
     rows_b: npt.NDArray[np.int64],
     distance: npt.NDArray[np.int64] | npt.NDArray[np.float64],
     measure: str,
 ) -> pl.DataFrame:
     """The pairs by name, each once, the smaller sha256 first."""
-    names = pl.Series("name", sha256s, dtype=pl.String)
-    first, second = names.gather(rows_a), names.gather(rows_b)
+    first, second = sha256s.gather(rows_a), sha256s.gather(rows_b)
     return pl.DataFrame(
         {
             "x": first,

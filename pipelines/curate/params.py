@@ -40,7 +40,7 @@ class QualityParams:
 class NearDuplicateParams:
     """How far apart two frames may be and still count as the same picture."""
 
-    max_distance_bits: int = setting(24, min=0, max=128)
+    max_distance_bits: int = setting(29, min=0, max=128)
     """Of 256 bits of the perceptual hash."""
     max_embedding_distance: float = setting(0.0, min=0.0, max=1.0)
     """Cosine distance between embeddings of one and the same model; 0 compares none."""

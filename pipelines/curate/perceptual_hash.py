@@ -1,10 +1,13 @@
 """Frames that look alike get hashes few bits apart; the same pixels get the same bits on every machine and
 run.
 
-The hash is 256 signs: the 16 x 16 lowest frequencies of the discrete cosine transform of the 32 x 32 luma,
-each compared with their median (after Zauner, "Implementation and Benchmarking of Perceptual Image Hash
-Functions", 2010, with 4 times the bits, because 64 bits confuse different small signs). Measured on 13,069
-traffic signs: at most 24 bits apart are 180 pairs within a track, 10 across tracks, and none across classes.
+The hash is 256 signs: the 16 x 16 lowest frequencies of the discrete cosine transform of the 32 x 32 luma, each compared
+with their median (after Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, with 4 times
+the bits, because 64 bits confuse different small signs). The luma's weighted mean is taken away and a window weighs the
+border a quarter of the centre, so that what a crop, a turn or a mark changes at the border changes fewer signs. Measured
+on 13,069 traffic signs: at most 29 bits apart are 592 pairs within a track, 203 across tracks of one class, and none
+across classes; without the window and at 24 bits they were 180, 10 and none, but of images made from one another it saw
+53 % instead of 65 % (`benchmarks/near_duplicates.py`). It does not see shifts of 2 pixels and more of a 32 x 32 crop.
 It refuses to judge: what is near is the caller's threshold.
 """
 
@@ -16,11 +19,14 @@ from PIL import Image
 
 HASH_BITS = 256
 HASH_BYTES = HASH_BITS // 8
-HASH_VERSION = "dct256-1"
+HASH_VERSION = "dct256-2"
 _SIDE_PX = 32
 _KEPT = 16
 _STEP = np.arange(_SIDE_PX)
 _DCT = np.cos(np.pi * (2 * _STEP[None, :] + 1) * _STEP[:_KEPT, None] / (2 * _SIDE_PX))
+_EDGE_WEIGHT = 0.25
+_HANN = 0.5 - 0.5 * np.cos(2 * np.pi * (_STEP + 1) / (_SIDE_PX + 1))
+_WINDOW = _EDGE_WEIGHT + (1 - _EDGE_WEIGHT) * np.outer(_HANN, _HANN)
 # Rounding makes the signs independent of the order in which a BLAS library adds.
 _DECIMALS = 6
 
@@ -29,7 +35,8 @@ def dct_hash(image: npt.NDArray[np.uint8]) -> bytes:
     """32 bytes for an RGB image of shape (height, width, 3)."""
     luma = Image.fromarray(image).convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BILINEAR)
     pixels = np.asarray(luma, dtype=np.float64)
-    frequencies = np.round(_DCT @ pixels @ _DCT.T, _DECIMALS).ravel()
+    weighted = (pixels - np.sum(pixels * _WINDOW) / np.sum(_WINDOW)) * _WINDOW
+    frequencies = np.round(_DCT @ weighted @ _DCT.T, _DECIMALS).ravel()
     signs = frequencies > np.median(frequencies[1:])
     return np.packbits(signs).tobytes()
 

@@ -17,7 +17,8 @@ import polars as pl
 from connectors.workspace import Workspace
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
 from foundation.files import write_json_atomic
-from pipelines.curate.near_pairs import PAIR_SCHEMA, hash_pairs, pairs_frame
+from pipelines.curate.near_bands import near_hash_pairs
+from pipelines.curate.near_pairs import pairs_frame
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.perceptual_hash import as_words
 from pipelines.curate.resolve import test_distances
@@ -110,20 +111,11 @@ def _prepared(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
 
 def pairs_with_test(rows: pl.DataFrame, max_distance_bits: int) -> pl.DataFrame:
     """All pairs of a test row and another row at most so far apart, straight from their hashes."""
-    hashed = rows.filter(pl.col("image_hash").is_not_null()).sort(
-        pl.col("split") != str(Split.TEST), "payload_sha256"
-    )
-    tests = hashed.filter(pl.col("split") == str(Split.TEST)).height
-    words = as_words(hashed["image_hash"].to_list())
-    names = hashed["payload_sha256"].to_list()
-    block = 4096
-    found = [pl.DataFrame(schema=PAIR_SCHEMA)]
-    for begin_a in range(0, tests, block):
-        for begin_b in range(tests, hashed.height, block):
-            ends = (min(begin_a + block, tests), min(begin_b + block, hashed.height))
-            pairs = hash_pairs(words, (begin_a, ends[0], begin_b, ends[1]), max_distance_bits)
-            found.append(pairs_frame(names, *pairs, "hash"))
-    return pl.concat(found)
+    hashed = rows.filter(pl.col("image_hash").is_not_null())
+    is_test = (hashed["split"] == str(Split.TEST)).fill_null(False).to_numpy()
+    a, b, distance = near_hash_pairs(as_words(hashed["image_hash"].to_list()), max_distance_bits)
+    mixed = is_test[a] != is_test[b]
+    return pairs_frame(hashed["payload_sha256"], a[mixed], b[mixed], distance[mixed], "hash")
 
 
 def _failing_counts(prepared: pl.DataFrame, rules: tuple[Rule, ...]) -> dict[str, int]:

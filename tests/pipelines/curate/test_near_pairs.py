@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.curate.near_bands import band_pairs, choose_bands, cut, near_hash_pairs
 from pipelines.curate.near_pairs import (
     blocks_to_compare,
     embedding_pairs,
@@ -53,8 +55,52 @@ def test_the_blocks_find_every_pair_that_the_definition_finds_once(
     assert set(met) == wanted
 
 
+@settings(max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.integers(2, 300),
+    st.integers(0, 40),
+    st.integers(0, 300),
+    st.sampled_from([0, 1]),
+)
+def test_the_bands_find_every_pair_that_all_pairs_finds_once(
+    seed: int, count: int, limit: int, first_new: int, radius: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    words = as_words(hashes(rng, count))
+    first_new = min(first_new, count)
+    bands = cut(limit // (radius + 1) + 1, int(rng.integers(1, 15)), radius)
+    met = []
+    for band in bands:
+        met += list(
+            zip(
+                *(part.tolist() for part in band_pairs(words, bands, band.number, limit, first_new)),
+                strict=True,
+            )
+        )
+    whole = [hash_pairs(words, block, limit) for block in blocks_to_compare(count, first_new)]
+    wanted = {pair for found in whole for pair in zip(*(part.tolist() for part in found), strict=True)}
+    assert len(met) == len(set(met))
+    assert set(met) == wanted
+
+
+def test_many_hashes_are_searched_by_bands_and_few_pair_by_pair_with_the_same_result() -> None:
+    words = as_words(hashes(np.random.default_rng(3), 12_000))
+    assert (
+        choose_bands(12_000, 0, 24) and not choose_bands(12_000, 11_990, 24) and not choose_bands(500, 0, 24)
+    )
+    whole = [hash_pairs(words, block, 24) for block in blocks_to_compare(12_000)]
+    wanted = {pair for found in whole for pair in zip(*(part.tolist() for part in found), strict=True)}
+    assert set(zip(*(part.tolist() for part in near_hash_pairs(words, 24)), strict=True)) == wanted
+
+
+def test_a_band_of_equal_hashes_is_compared_stripe_by_stripe() -> None:
+    words = as_words([bytes(HASH_BYTES)] * 700)
+    assert len(band_pairs(words, cut(25, 10, 0), 0, 24)[0]) == 700 * 699 // 2
+
+
 def test_pairs_have_names_and_the_smaller_one_comes_first() -> None:
-    pairs = pairs_frame(["b", "a"], np.array([0]), np.array([1]), np.array([3]), "hash")
+    pairs = pairs_frame(pl.Series(["b", "a"]), np.array([0]), np.array([1]), np.array([3]), "hash")
     assert pairs.rows() == [("a", "b", 3.0, "hash")]
 
 
