@@ -41,6 +41,11 @@ FATAL_CODES = frozenset(
     {MisconfiguredError.exit_code, UntrustedError.exit_code, GuaranteeBrokenError.exit_code}
 )
 
+CRASH_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP}
+)
+"""What ends a process whose own code went wrong, such as a model's kernel. SIGKILL is somebody else's doing."""
+
 SOURCE_FAILED_CODES = frozenset({RejectedError.exit_code, CorruptError.exit_code})
 """What perceive ends with when it was to play its source to the end, and the source turned out to be
 damaged.
@@ -199,6 +204,8 @@ class Supervisor:
         ]
         if self.until_source_ends:
             arguments.append("--until-source-ends")
+        if child.last_exit is not None and -child.last_exit in CRASH_SIGNALS:
+            arguments.append("--after-crash")
         child.started_ns = self.clock.monotonic_ns()
         child.process = self.spawn(arguments)
         self.events.emit("spawned", process=child.name, pid=child.process.pid, restarts=child.restarts)

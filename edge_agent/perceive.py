@@ -82,7 +82,14 @@ class Perceive:
         self._source_error: FleetLoopError | None = None
         key = VehicleKey.load(state.key_path)
         self.source = open_source(settings.source)
-        self.serving = ServingModel(state.root, OnnxRuntimeBackend(), settings.serving.model, clock, events)
+        self.serving = ServingModel(
+            state.root,
+            OnnxRuntimeBackend(),
+            settings.serving.model,
+            clock,
+            events,
+            has_crashed=context.after_crash,
+        )
         self.writer = SpoolWriter.open(state.spool, settings.spool, settings.vehicle_id, key, clock, events)
         limits = progress_limits(settings)
         self.journal, trouble = ProgressJournal.open(

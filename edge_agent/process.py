@@ -35,6 +35,8 @@ class ProcessContext:
     events: EventLog
     stop: StopSignal
     until_source_ends: bool
+    after_crash: bool = False
+    """The process before this one was ended by a signal as its own code gets it when it goes wrong."""
 
 
 class StopSignal:
@@ -69,6 +71,7 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--parent-pid", type=int, default=None)
     parser.add_argument("--until-source-ends", action="store_true")
+    parser.add_argument("--after-crash", action="store_true")
     options = parser.parse_args(arguments)
     stop = StopSignal(options.parent_pid)
     stop.install()
@@ -80,7 +83,9 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
         events = EventLog(state.events / f"{name}.jsonl", clock, name)
         with FileLock(state.lock_path(name), wait_s=LOCK_WAIT_S, clock=clock):
             events.emit("started", pid=os.getpid(), vehicle_id=settings.vehicle_id)
-            context = ProcessContext(settings, state, clock, events, stop, options.until_source_ends)
+            context = ProcessContext(
+                settings, state, clock, events, stop, options.until_source_ends, options.after_crash
+            )
             code = body(context)
             events.emit("ended", code=code)
     except FleetLoopError as error:

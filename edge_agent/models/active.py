@@ -31,11 +31,11 @@ class ActiveModels:
         self._is_unsaved = False
         self.state: ActiveState = self._read()
 
-    def count_start(self) -> None:
-        """A start on probation is written down before the model is touched: what kills the process cannot
-        undo it.
+    def count_start(self, *, has_crashed: bool = False) -> None:
+        """A start on probation, or after a crash, is written down before the model is touched: what kills the
+        process cannot undo it. The factory model's are not counted: there is no way back from it.
         """
-        if not self.state.confirmed:
+        if not self.state.confirmed or (has_crashed and self.state.active.release_id):
             self.save(replace(self.state, starts=self.state.starts + 1))
 
     def decide(self, state: ActiveState) -> None:

@@ -8,6 +8,7 @@ One fetcher serves metadata (through python-tuf's interface) and model files (wi
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ class StagedDownload:
                 removed).
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        have = path.stat().st_size if path.exists() else 0
+        have = _own_bytes(path)
         if have > length_bytes:
             path.unlink()
             have = 0
@@ -174,7 +175,8 @@ class StagedDownload:
         began_ns = self._clock.monotonic_ns()
         begins, chunks = self._transport.open(url, have)
         received = 0
-        with path.open("r+b" if path.exists() else "w+b") as stream:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o644), "r+b") as stream:
             stream.truncate(begins)
             stream.seek(begins)
             at = begins
@@ -202,6 +204,18 @@ class StagedDownload:
                 f"{url} gave {received} bytes in {elapsed_s:.1f} s; "
                 f"the least is {self._settings.min_bytes_per_s} bytes/s"
             )
+
+
+def _own_bytes(path: Path) -> int:
+    """Bytes staged so far. A link, symbolic or hard, leads to a file of somebody else: the name is taken away."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return found.st_size
+    path.unlink()
+    return 0
 
 
 def _starts_at(content_range: str, start_bytes: int) -> bool:

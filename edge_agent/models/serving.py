@@ -12,8 +12,9 @@ A swap, in steps (each may be the last before a crash, and a model serves after 
 
 It is then on probation: a start of the process in that time counts against it (it may be what kills the
 process), an output that is not finite, too many errors or too slow answers bring the previous model back
-within the same call, and block the release on this vehicle for good. A release whose plan is halted is
-withdrawn, without blocking it.
+within the same call, and block the release on this vehicle for good. A picture at which it fails is answered
+by the previous model meanwhile. A process that a signal of the processor ended (SIGSEGV and its like) puts
+the model on such a probation again. A release whose plan is halted is withdrawn, without blocking it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class ServingModel:
         clock: Clock,
         events: EventLog,
         on_step: OnStep | None = None,
+        *,
+        has_crashed: bool = False,
     ) -> None:
+        """`has_crashed`: the process before this one was ended by a signal as code that went wrong gets it."""
         self._slots = SlotFolder(state_folder)
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
@@ -98,7 +102,7 @@ class ServingModel:
         self._is_stuck = False
         self._previous: Predictor | None = None
         self._models = ActiveModels(self._slots, clock, events)
-        self._models.count_start()
+        self._models.count_start(has_crashed=has_crashed)
         self._predictor: Predictor = self._load_serving()
 
     # What serves.
@@ -175,24 +179,35 @@ class ServingModel:
             except RejectedError as error:
                 event = self._act_on(self._watch.failed(str(error)))
                 if event is None:
-                    raise
+                    if self._previous is None or self._state.previous is None:
+                        raise
+                    return self._answer_by(self._state.previous, self._previous, images, told)
             told = event or told
             if event is None or event.event != "rolled_back":
                 active = self._state.active
                 return Served(predictions, active.name, active.digest, latency_ns, told)
+
+    def _answer_by(
+        self, slot: SlotRef, predictor: Predictor, images: Sequence[Pixels], told: ModelEvent | None
+    ) -> Served:
+        """The previous model answers for one on probation that failed at these pictures."""
+        began_ns = self._clock.monotonic_ns()
+        predictions = predictor.predict(images)
+        latency_ns = self._clock.monotonic_ns() - began_ns
+        return Served(predictions, slot.name, slot.digest, latency_ns, told)
 
     def observe(self, predictions: Sequence[Prediction], latency_ns: int) -> ModelEvent | None:
         """Judge an answer of the serving model. A returned event `rolled_back` means: ask the predictor
         again.
         """
         event = self._act_on(self._watch.answered(predictions, latency_ns))
-        if (
-            event is None
-            and not self._state.confirmed
-            and self._watch.frames >= self._settings.probation_frames
-        ):
+        if event is not None or self._watch.frames < self._settings.probation_frames:
+            return event
+        if not self._state.confirmed:
             return self._confirm()
-        return event
+        if self._state.starts:
+            self._models.save(replace(self._state, starts=0))  # it crashed, but not again
+        return None
 
     def remember(self, payload: bytes) -> bool:
         """Perhaps keep this encoded frame for the trial of the next candidate."""
@@ -342,7 +357,8 @@ class ServingModel:
 
     def _load_serving(self) -> Predictor:
         state = self._state
-        if state.confirmed or state.starts <= self._settings.max_unconfirmed_starts:
+        is_crashing = state.starts > self._settings.max_unconfirmed_starts
+        if not is_crashing:
             try:
                 return self._load(state.active.digest)
             except FleetLoopError as error:
@@ -350,6 +366,8 @@ class ServingModel:
         else:
             reason = str(RollbackReason.CRASHED_ON_PROBATION)
         if self._give_way("rolled_back", reason, blocks=True) is None:
+            if is_crashing:
+                return self._load(state.active.digest)  # nothing else is there: it may have been chance
             raise CorruptError(f"no model can serve: {reason}", path=self._slots.path)
         return self._predictor
 

@@ -44,7 +44,7 @@ class ServingSettings:
         default=100, min=1, max=1_000_000, help="frames until a new model is confirmed"
     )
     max_unconfirmed_starts: int = setting(
-        default=3, min=1, max=100, help="starts of the process on probation, then rollback"
+        default=3, min=1, max=100, help="starts of the process on probation or after crashes, then rollback"
     )
     threads: int = setting(default=1, min=1, max=64, help="threads of one inference")
     providers: tuple[str, ...] = setting(

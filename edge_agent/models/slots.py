@@ -50,7 +50,7 @@ class ActiveState:
     confirmed: bool = True
     """Whether the active model has served its probation; until then a crash counts against it."""
     starts: int = 0
-    """How often perceive started with the active model while it was not confirmed."""
+    """Starts of perceive with the active model while it was not confirmed, or after a crash of the process."""
     swaps: int = 0
     rollbacks: int = 0
     blocked: Mapping[str, str] = field(default_factory=dict)

@@ -229,3 +229,15 @@ def test_the_health_page_answers_on_loopback_and_refuses_the_rest():
 def test_a_process_whose_parent_is_gone_stops():
     assert not StopSignal(os.getppid()).is_set()
     assert StopSignal(os.getpid()).is_set()
+
+
+@pytest.mark.parametrize(("code", "is_crash"), [(-11, True), (-8, True), (-6, True), (-9, False), (1, False)])
+def test_a_process_learns_whether_the_one_before_it_crashed(tmp_path, code, is_crash):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    assert "--after-crash" not in bench.commands[0]
+    bench.child("perceive").code = code
+    bench.supervisor.step()
+    bench.clock.advance(1.01)
+    bench.supervisor.step()
+    assert ("--after-crash" in bench.commands[-1]) == is_crash

@@ -48,8 +48,8 @@ class FakeTrial:
 class Bench:
     """The fleet's side and one vehicle's side."""
 
-    def __init__(self, folder: Path) -> None:
-        self.clock = ManualClock()
+    def __init__(self, folder: Path, clock: ManualClock | None = None) -> None:
+        self.clock = clock or ManualClock()
         self.repository = init_repository(folder / "tuf", folder / "keys", clock=self.clock)
         self.state = folder / "vehicle"
         self.state.mkdir()
@@ -133,7 +133,12 @@ class Bench:
         return steps
 
     def serving(
-        self, backend: Backend | None = None, on_step: Callable[[str], None] | None = None, **settings: object
+        self,
+        backend: Backend | None = None,
+        on_step: Callable[[str], None] | None = None,
+        *,
+        has_crashed: bool = False,
+        **settings: object,
     ) -> ServingModel:
         chosen = ServingSettings(
             poll_interval_s=0.0,
@@ -150,6 +155,7 @@ class Bench:
             self.clock,
             EventLog(self.log_path, self.clock, "perceive"),
             on_step,
+            has_crashed=has_crashed,
         )
 
 

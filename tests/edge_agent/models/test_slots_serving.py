@@ -353,3 +353,46 @@ def test_the_factory_model_with_bad_output_is_reported_not_replaced_by_nothing(b
         assert not serving.predict([DARK]).predictions[0].logits_finite
     assert serving.health().nan_count == 3
     assert bench.events().count("no_way_back") == 1
+
+
+def test_a_model_on_probation_that_fails_at_a_picture_leaves_it_to_the_previous_one(bench: Bench) -> None:
+    def fails_in_the_dark(batch: NDArray[np.float32]) -> RawOutputs:
+        if batch.mean() < -1.5:
+            raise RejectedError("no such row", reason="run_failed")
+        return answer(batch)
+
+    offered(bench)
+    serving = bench.serving(PickyBackend(r2=fails_in_the_dark))
+    serving.poll()
+    assert serving.predict([FRAME]).model_name == "r2"
+    served = serving.predict([DARK])
+    assert (served.model_name, served.predictions[0].logits_finite) == ("v1", True)
+    assert serving.health().error_count == 1
+
+
+def test_a_confirmed_model_that_crashes_the_process_again_and_again_gives_way(bench: Bench) -> None:
+    offered(bench)
+    serving = bench.serving()
+    serving.poll()
+    for _ in range(5):
+        serving.predict([FRAME])
+    assert serving.state is ModelState.SERVING
+    for _ in range(3):
+        assert bench.serving(has_crashed=True).name == "r2"
+    assert bench.serving(has_crashed=True).name == "v1"
+    assert "r2" in bench.slots.read_active().blocked
+
+
+def test_crashes_that_do_not_come_in_a_row_and_those_of_the_factory_model_cost_no_model(bench: Bench) -> None:
+    for _ in range(10):
+        assert bench.serving(has_crashed=True).name == "v1"
+    offered(bench)
+    serving = bench.serving()
+    serving.poll()
+    for _ in range(8):
+        for _ in range(5):
+            serving.predict([FRAME])
+        serving = bench.serving(has_crashed=True)
+        assert serving.name == "r2"
+    for _ in range(10):
+        assert bench.serving().name == "r2"

@@ -137,3 +137,20 @@ def test_a_resumed_download_on_a_spoiled_beginning_is_thrown_away_and_begun_agai
     bench.clock.advance(400)
     bench.run(duty)
     assert bench.slots.read_candidate() is not None
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_a_link_in_the_staging_is_not_written_through(bench: Bench, link: str) -> None:
+    data = bench.release("r2", 2)
+    bench.plan("r2")
+    outside = bench.state.parent / "outside"
+    outside.write_bytes(b"of somebody else")
+    staged = bench.slots.path / "staging" / f"{sha256_hex(data)}.part"
+    staged.parent.mkdir(parents=True)
+    if link == "symbolic":
+        staged.symlink_to(outside)
+    else:
+        staged.hardlink_to(outside)
+    bench.run(bench.fetcher())
+    assert bench.slots.read_candidate() is not None
+    assert outside.read_bytes() == b"of somebody else"
