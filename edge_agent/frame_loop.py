@@ -1,5 +1,5 @@
-"""One frame after another: decode, predict, judge, keep or count. Nothing here blocks but the spool's group
-commit.
+"""One frame after another: decode, predict, judge, keep or count. Nothing here waits for the disk: commits are
+handed over (`edge_agent.spool.committer`), and only a full line of them, or a full spool, holds a frame.
 
 Frame -> Prediction -> Decision -> Spooled, in that order, in one thread. Each frame that comes in gets
 exactly one outcome: accepted by the spool, or counted by reason. A frame that cannot be read or predicted
@@ -26,7 +26,7 @@ from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.time_quality import WallClockWatch
 from foundation.clock import Clock, boot_id
-from foundation.errors import CorruptError, RejectedError
+from foundation.errors import FleetLoopError, RejectedError
 from foundation.events import EventLog
 from modelkit.images import ImageLimits, Pixels, decode_image
 from modelkit.predictor import Prediction
@@ -35,6 +35,7 @@ from schemas.reasons import NotAcceptedReason, TimeQuality
 from schemas.records import Sample, Scores
 
 NO_SCORES = Scores()
+JOURNAL_RETRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class FrameLoop:
         self._place: tuple[str, int] | None = None
         self._committed_ns = clock.monotonic_ns()
         self._has_journal = True
+        self._lost_ns = 0
         self._has_refused = False
         if journal.progress.refused is not None:
             writer.recount_refused_frames(journal.progress.refused.counts, journal.progress.refused.bytes)
@@ -115,19 +117,53 @@ class FrameLoop:
         self._serving.poll()
 
     def tick(self) -> None:
-        """Commit when it is time: the place first, then the samples and the counts that belong to it."""
+        """Hand over what waits when it is time: the place first, then the samples and counts that belong to it.
+
+        Raises RuntimeError when the thread that commits has died.
+        """
         now_ns = self._clock.monotonic_ns()
         is_due = now_ns - self._committed_ns >= self._spool.commit_interval_s * 1e9
-        if is_due or self._writer.waiting >= self._spool.commit_count:
+        if not is_due and self._writer.waiting < self._spool.commit_count:
+            return
+        if self._must_compact():
             self._commit()
+            return
+        self._write_place()
+        self._writer.hand_over()
+        self._committed_ns = self._clock.monotonic_ns()
+        self._log.flush()
 
     def _commit(self) -> None:
+        """Commit here and now: afterwards every step that was written holds, so that the journal may be compacted."""
         self._write_place()
         self._writer.commit()
         self._committed_ns = self._clock.monotonic_ns()
-        if self._has_journal:
-            self._journal.compact_if_large()
+        if self._must_compact():
+            self._compact()
         self._log.flush()
+
+    def _must_compact(self) -> bool:
+        """Whether the journal has grown, or was lost and is to be tried anew: a whole snapshot mends it."""
+        if self._has_journal:
+            return self._journal.is_large
+        return self._clock.monotonic_ns() - self._lost_ns >= JOURNAL_RETRY_S * 1e9
+
+    def _compact(self) -> None:
+        try:
+            self._journal.compact()
+        except (OSError, FleetLoopError) as error:
+            self._lose_journal(error)
+            return
+        if not self._has_journal:
+            self._has_journal = True
+            self._events.emit("progress_kept_again")
+
+    def _lose_journal(self, error: Exception) -> None:
+        """Without a place on disk the vehicle still works: a restart repeats frames."""
+        if self._has_journal:
+            self._events.emit("progress_lost", level="error", error=str(error))
+        self._has_journal = False
+        self._lost_ns = self._clock.monotonic_ns()
 
     def end_source(self) -> None:
         """Let the ring run dry, commit, and remember that the source has ended."""
@@ -300,14 +336,12 @@ class FrameLoop:
         self._place = None
 
     def _write(self, step: Step) -> None:
-        """Append the step. Without a place on disk the vehicle still works: a restart repeats frames."""
         if not self._has_journal:
             return
         try:
             self._journal.write(step)
-        except (OSError, CorruptError, RejectedError) as error:
-            self._has_journal = False
-            self._events.emit("progress_lost", level="error", error=str(error))
+        except (OSError, FleetLoopError) as error:  # a full disk, a sealed file
+            self._lose_journal(error)
 
     def _sample(self, seen: SeenFrame, kept: Kept) -> Sample:
         frame, prediction = seen.frame, seen.prediction

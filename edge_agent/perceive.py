@@ -33,6 +33,8 @@ from schemas.signing import VehicleKey
 
 STATUS_INTERVAL_NS = 1_000_000_000
 IDLE_WAIT_S = 0.2
+SWITCH_INTERVAL_S = 0.0005
+"""How long the thread that commits may keep the interpreter from the frame loop; Python's own 5 ms is a frame."""
 
 
 def build_policy(settings: AgentSettings, track_limit: TrackLimit) -> SelectionPolicy:
@@ -114,6 +116,9 @@ class Perceive:
             clock=clock,
             events=events,
         )
+        # Last: from here on `run` is called, whose end gives everything back.
+        self.writer.start_committer()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def run(self) -> int:
         """Play the source to its end or until the stop signal. Returns the exit code.

@@ -95,11 +95,15 @@ class ProgressJournal:
         """Append a step, unsynced. Call `progress.apply` once it holds. Raises OSError (disk)."""
         self._journal.append_encoded(_encode_step(step))
 
-    def compact_if_large(self) -> None:
-        """Begin a new file when this one has grown; only when every step written holds."""
-        if self._journal.size_bytes >= COMPACT_AT_BYTES:
-            self._journal.close()
-            self._journal = self._rewrite()
+    @property
+    def is_large(self) -> bool:
+        """Whether it is time to `compact`."""
+        return self._journal.size_bytes >= COMPACT_AT_BYTES
+
+    def compact(self) -> None:
+        """Begin a new file; only when every step written holds. Raises OSError (disk): then the old one stands."""
+        old, self._journal = self._journal, self._rewrite()
+        old.close()
 
     def close(self) -> None:
         """Give the file back."""

@@ -22,6 +22,14 @@ class Receipt:
     count: int
     bytes: int
 
+    def and_then(self, later: Receipt | None) -> Receipt:
+        """This commit and a later one of the same epoch, as one."""
+        if later is None:
+            return self
+        return Receipt(
+            self.epoch, self.first_seq, later.last_seq, self.count + later.count, self.bytes + later.bytes
+        )
+
 
 class ReceiptPrinter:
     """Prints to a file or pipe ('-' is standard output). A reader that went away ends the receipts, not the

@@ -8,7 +8,9 @@ A commit, in this order:
     3. one commit frame goes to the ledger: only now the reader sees the records (the segments are already
        durable, so this frame need not be: recovery finds them again);
     4. receipts are printed.
-One process writes (a lock file holds others off); `append` may be called while another thread commits.
+One process writes (a lock file holds others off). `append` is for one thread. `commit` commits in the caller's
+thread; after `start_committer`, what is handed over is committed meanwhile by a thread of the writer's own, batch
+by batch in the same order.
 Refuses to block on the broker, to overwrite, to reuse a number, and to accept beyond the quota.
 """
 
@@ -17,14 +19,16 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edge_agent.spool.committer import Committer
 from edge_agent.spool.delivery import DeliveryState
 from edge_agent.spool.evict import Keeper
 from edge_agent.spool.ledger import LedgerKind, LedgerState
+from edge_agent.spool.line import Line, Waiting
 from edge_agent.spool.opened import open_account
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.receipts import Receipt, ReceiptPrinter
@@ -44,13 +48,6 @@ from schemas.reasons import NotAcceptedReason, ValueClass
 from schemas.records import Sample
 
 __all__ = ["Receipt", "SpoolWriter"]
-
-
-@dataclass(slots=True)
-class _Waiting:
-    seq: int
-    value_class: ValueClass
-    wire: wire.WireRecord
 
 
 class SpoolWriter:
@@ -89,10 +86,9 @@ class SpoolWriter:
         self.on_commit: Callable[[Receipt], None] | None = None
         self._append_lock = threading.Lock()
         self._commit_lock = threading.RLock()
-        self._buffer_lock = threading.Lock()
-        self._buffer: list[_Waiting] = []
-        self._buffer_bytes = 0
-        self._oldest_ns = 0
+        self._counts_lock = threading.Lock()
+        self._line = Line(settings.buffer_bytes)
+        self._committer: Committer | None = None
         self._next_seq = 0
         self._open: dict[ValueClass, SegmentFile] = {}
         self._counts = dict(account.not_accepted)
@@ -168,16 +164,22 @@ class SpoolWriter:
             sealed = self._seal(full, identity)
             size_bytes = sealed.size_bytes
             self._make_room(size_bytes, sample.value_class)
-            with self._buffer_lock:
-                if not self._buffer:
-                    self._oldest_ns = self._clock.monotonic_ns()
-                self._buffer.append(_Waiting(identity.seq, sample.value_class, sealed))
-                self._buffer_bytes += size_bytes
-                is_over = self._buffer_bytes >= self._settings.buffer_bytes
+            waiting = Waiting(identity.seq, sample.value_class, sealed)
+            is_over = self._line.put(waiting, self._clock.monotonic_ns())
             self._next_seq += 1
         if is_over:
-            self.commit()
+            self._wait_for_room()
         return identity
+
+    def _wait_for_room(self) -> None:
+        """Hold the caller while more waits for the disk than memory may be spent on."""
+        if self._committer is None:
+            self.commit()
+            return
+        self._line.cut()
+        while not self._line.wait_for_room(1.0):
+            self._committer.check()
+        self._committer.check()
 
     def _check_disk(self) -> None:
         left_ns = self._hold_until_ns - self._clock.monotonic_ns()
@@ -201,10 +203,10 @@ class SpoolWriter:
 
     def _make_room(self, size_bytes: int, value_class: ValueClass) -> None:
         quota_bytes = self._settings.quota_bytes
-        if self._keeper.used_bytes + self._buffer_bytes + size_bytes <= quota_bytes:
+        if self._keeper.used_bytes + self._line.pending_bytes + size_bytes <= quota_bytes:
             return
         with self._commit_lock:
-            if self._buffer:
+            if self._line.pending_bytes:
                 self.commit()  # what waits can make room only once it is accepted
             fits, gone = self._keeper.make_room(size_bytes, quota_bytes, value_class)
             self._forget(gone)
@@ -222,22 +224,50 @@ class SpoolWriter:
                 segment.close()
                 del self._open[value_class]
 
+    def start_committer(self) -> None:
+        """From now on a thread commits what is handed over; `close` ends it."""
+        self._committer = Committer(self._line, self._commit_next)
+
+    def hand_over(self) -> None:
+        """Let what waits be committed: by the thread when there is one, and then this returns at once.
+
+        Raises:
+            RuntimeError: the thread has died of a defect; nothing would be committed any more.
+        """
+        if self._committer is None:
+            self.commit()
+            return
+        self._committer.check()
+        self._line.cut()
+
     def commit(self) -> Receipt | None:
-        """Make everything that waits durable and visible. None when nothing was accepted; never raises for
-        the disk."""
+        """Make everything that waits durable and visible, in this thread. None when nothing was accepted;
+        never raises for the disk."""
+        self._line.cut()
+        receipt: Receipt | None = None
+        with self._commit_lock:  # what the thread is at ends first
+            while True:
+                part = self._commit_next()
+                receipt = part if receipt is None else receipt.and_then(part)
+                if not self._line.has_batches:
+                    return receipt
+
+    def _commit_next(self) -> Receipt | None:
+        """Commit the oldest batch, if there is one, and look after counts and segments."""
         with self._commit_lock:
-            with self._buffer_lock:
-                batch, self._buffer = self._buffer, []
-                self._buffer_bytes = 0
-            receipt = self._commit(batch) if batch else None
+            batch = self._line.take()
+            try:
+                receipt = self._commit(batch) if batch else None
+            finally:
+                self._line.done(batch)
             self._journal_counts(is_forced=True)
             self._housekeep()
-        if receipt is not None and self.on_commit is not None:
-            self.on_commit(receipt)
-        return receipt
+            if receipt is not None and self.on_commit is not None:
+                self.on_commit(receipt)
+            return receipt
 
-    def _commit(self, batch: list[_Waiting]) -> Receipt | None:
-        accepted: list[_Waiting] = []
+    def _commit(self, batch: list[Waiting]) -> Receipt | None:
+        accepted: list[Waiting] = []
         segments: list[list[object]] = []
         gaps = RangeSet()
         for value_class in sorted({waiting.value_class for waiting in batch}, reverse=True):
@@ -267,7 +297,7 @@ class SpoolWriter:
         self._receipts.print(self.epoch, [(waiting.seq, waiting.wire) for waiting in accepted])
         return Receipt(self.epoch, accepted[0].seq, accepted[-1].seq, len(accepted), size_bytes)
 
-    def _write(self, value_class: ValueClass, part: list[_Waiting]) -> SegmentFile | None:
+    def _write(self, value_class: ValueClass, part: list[Waiting]) -> SegmentFile | None:
         """The segment in which `part` is durable now, or None when the disk refused."""
         data = b"".join(encode_record(self.epoch, one.seq, value_class, one.wire) for one in part)
         segment = self._open.get(value_class)
@@ -308,8 +338,7 @@ class SpoolWriter:
         """Commit when enough records wait, or long enough; also keeps the counts of refused frames up to
         date."""
         now_ns = self._clock.monotonic_ns()
-        with self._buffer_lock:
-            count, oldest_ns = len(self._buffer), self._oldest_ns
+        count, oldest_ns = self._line.waiting, self._line.oldest_ns
         if count >= self._settings.commit_count or (
             count and now_ns - oldest_ns >= self._settings.commit_interval_s * 1e9
         ):
@@ -323,7 +352,7 @@ class SpoolWriter:
     def not_accepted(self, reason: NotAcceptedReason, count: int = 1, bytes: int = 0) -> None:  # noqa: A002
         """Count frames that were seen and not taken. Cumulative over restarts; written with the next
         commit."""
-        with self._buffer_lock:
+        with self._counts_lock:
             self._counts[str(reason)] = self._counts.get(str(reason), 0) + count
             self._counts_bytes += bytes
             self._counts_changed = True
@@ -331,21 +360,21 @@ class SpoolWriter:
     def refused_frames(self) -> tuple[dict[str, int], int]:
         """How many frames were not taken so far, by reason, and their bytes. Records that the disk refused
         are not among them: the ledger knows their numbers."""
-        with self._buffer_lock:
+        with self._counts_lock:
             return dict(self._counts), self._counts_bytes
 
     def recount_refused_frames(self, counts: Mapping[str, int], bytes: int) -> None:  # noqa: A002
         """Set the counts to those of the place at which the source goes on: what was counted beyond it is
         looked at again. A drive without a frame is no frame and stays counted."""
         empty = str(NotAcceptedReason.EMPTY_DRIVE)
-        with self._buffer_lock:
+        with self._counts_lock:
             kept = {empty: self._counts[empty]} if empty in self._counts else {}
             self._counts = {**counts, **kept}
             self._counts_bytes = bytes
             self._counts_changed = True
 
     def _take_counts(self) -> dict[str, object]:
-        with self._buffer_lock:
+        with self._counts_lock:
             self._counts_changed = False
             return {"not_accepted": dict(self._counts), "bytes": self._counts_bytes}
 
@@ -370,8 +399,13 @@ class SpoolWriter:
 
     @property
     def waiting(self) -> int:
-        """Records that wait for their commit."""
-        return len(self._buffer)
+        """Records that were not handed over to be committed yet."""
+        return self._line.waiting
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes in memory of records whose commit is not over."""
+        return self._line.pending_bytes
 
     def ledger(self) -> Ledger:
         """The ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be
@@ -381,7 +415,15 @@ class SpoolWriter:
             return compute_ledger(self._account, self._delivery.state, self._keeper.sizes)
 
     def close(self) -> Receipt | None:
-        """Commit, write the counts, sync the ledger and give everything back."""
+        """Commit, write the counts, sync the ledger and give everything back.
+
+        Raises:
+            RuntimeError: the thread that commits has died of a defect.
+        """
+        committer, self._committer = self._committer, None
+        if committer is not None:
+            self._line.cut()
+            committer.stop()
         receipt = self.commit()
         with self._commit_lock:
             self._journal_counts(is_forced=True)

@@ -1,0 +1,101 @@
+"""Records on their way from `append` to their commit: cut into batches, in order, bounded in bytes.
+
+One thread puts in, any thread commits. What was put in counts as pending until its commit is over, so that
+the bound holds for all of the memory that waits for the disk. Refuses to know what a record is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from schemas.reasons import ValueClass
+from schemas.wire import WireRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One sealed record that is not accepted yet."""
+
+    seq: int
+    value_class: ValueClass
+    wire: WireRecord
+
+
+class Line:
+    """The queue between append and commit. Safe to share between threads."""
+
+    def __init__(self, bound_bytes: int) -> None:
+        self._bound_bytes = bound_bytes
+        self._changed = threading.Condition(threading.Lock())
+        self._buffer: list[Waiting] = []
+        self._batches: deque[list[Waiting]] = deque()
+        self._is_turn_due = False
+        self._is_closed = False
+        self.pending_bytes = 0
+        """Bytes of all records that were put in and whose commit is not over."""
+        self.oldest_ns = 0
+        """Monotonic time at which the first record of the buffer was put in."""
+
+    def put(self, record: Waiting, now_ns: int) -> bool:
+        """Line one up; whether the bound is reached."""
+        with self._changed:
+            if not self._buffer:
+                self.oldest_ns = now_ns
+            self._buffer.append(record)
+            self.pending_bytes += record.wire.size_bytes
+            return self.pending_bytes >= self._bound_bytes
+
+    def cut(self) -> None:
+        """Whatever waits is one batch now; a committer gets a turn even when nothing waits."""
+        with self._changed:
+            if self._buffer:
+                self._batches.append(self._buffer)
+                self._buffer = []
+            self._is_turn_due = True
+            self._changed.notify_all()
+
+    def take(self) -> list[Waiting]:
+        """The oldest batch, which the caller commits and then reports as `done`; empty when there is none."""
+        with self._changed:
+            self._is_turn_due = False
+            if not self._batches:
+                return []
+            return self._batches.popleft()
+
+    def done(self, batch: list[Waiting]) -> None:
+        """The commit of `batch` is over, whichever way it went."""
+        with self._changed:
+            self.pending_bytes -= sum(record.wire.size_bytes for record in batch)
+            self._changed.notify_all()
+
+    def wait_for_turn(self) -> bool:
+        """Wait until there is something to commit or to look after; False once closed and empty."""
+        with self._changed:
+            while not (self._is_turn_due or self._batches or self._is_closed):
+                self._changed.wait()
+            return bool(self._is_turn_due or self._batches)
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Whether the pending bytes are under the bound again within `seconds`."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self.pending_bytes < self._bound_bytes or self._is_closed, seconds
+            )
+
+    def close(self) -> None:
+        """End the waiting of every thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """Records that are in no batch yet."""
+        return len(self._buffer)
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether a batch waits for its commit."""
+        return bool(self._batches)
