@@ -121,3 +121,15 @@ class ChildProcess:
         """SIGKILL, as a power cut would."""
         self._process.kill()
         self._process.wait()
+
+    def kill_group(self) -> None:
+        """SIGKILL to the child and to every process that it started and that stayed in its group."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+    def wait(self, seconds: float) -> int:
+        """Its exit status (negative: the signal that ended it). Raises subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from connectors.child_process import ChildProcess
 from foundation.errors import FleetLoopError, GuaranteeBrokenError
 
 COMMAND_DEADLINE_S = 240.0
@@ -37,6 +38,8 @@ class Lab:
     console: Console
     seconds: dict[str, float] = field(default_factory=dict)
     transcript: list[str] = field(default_factory=list)
+    under_way: str = "Starting"
+    """The title of the step that began last."""
 
     @property
     def workspace(self) -> Path:
@@ -66,6 +69,7 @@ class Lab:
     def step(self, name: str, title: str) -> Iterator[None]:
         """Time a step and show that it is under way."""
         started = time.monotonic()
+        self.under_way = title
         with self.console.status(f"[bold]{title} ..."):
             yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 2)
@@ -93,10 +97,7 @@ class Lab:
         arguments = [str(w) for w in words]
         self.note(arguments)
         where = self.workspace if self.workspace.is_dir() else self.out
-        done = subprocess.run(
-            [sys.executable, "-m", "fleetloop", *arguments, *more],
-            cwd=where, env=child_environment(), capture_output=True, text=True, timeout=COMMAND_DEADLINE_S, check=False,
-        )  # fmt: skip
+        done = _run_whole_group([sys.executable, "-m", "fleetloop", *arguments, *more], where)
         self._log(arguments, done)
         if done.returncode != 0 and not may_fail:
             raise StepFailedError(
@@ -135,24 +136,19 @@ class AgentProcess:
             *(["--until-source-ends"] if until_source_ends else []),
         ]
         lab.note(words)
-        log = (lab.vehicle(vehicle_id) / "agent.log").open("a", encoding="utf-8")
-        with log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fleetloop", *words],
-                env={**child_environment(), "FLEETLOOP_RECEIPT_PATH": str(lab.receipts(vehicle_id))},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._child = ChildProcess(
+            [sys.executable, "-m", "fleetloop", *words],
+            lab.vehicle(vehicle_id) / "agent.log",
+            env={**child_environment(), "FLEETLOOP_RECEIPT_PATH": str(lab.receipts(vehicle_id))},
+        )
 
     def kill(self) -> None:
         """SIGKILL to every process of this agent, as a power cut would do."""
-        _signal_group(self._process.pid, signal.SIGKILL)
-        self._process.wait(timeout=STOP_DEADLINE_S)
+        self._child.kill_group()
 
     def stop(self) -> int:
         """SIGTERM and wait; the agent stops cleanly or this raises."""
-        self._process.terminate()
+        self._child.signal(signal.SIGTERM)
         return self.wait(STOP_DEADLINE_S)
 
     def wait(self, deadline_s: float) -> int:
@@ -162,7 +158,7 @@ class AgentProcess:
             GuaranteeBrokenError: the agent did not end in time (it was ended).
         """
         try:
-            return self._process.wait(timeout=deadline_s)
+            return self._child.wait(deadline_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise GuaranteeBrokenError(
@@ -172,14 +168,28 @@ class AgentProcess:
     @property
     def is_running(self) -> bool:
         """Whether the supervisor lives."""
-        return self._process.poll() is None
+        return self._child.is_alive
 
     def end(self) -> None:
         """Whatever happened, leave no process behind."""
-        if self.is_running:
-            self.kill()
-        else:
-            _signal_group(self._process.pid, signal.SIGKILL)
+        self._child.kill_group()
+
+
+def _run_whole_group(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a group of its own; when this process is interrupted, nothing that it started goes on.
+
+    Raises subprocess.TimeoutExpired after COMMAND_DEADLINE_S.
+    """
+    with subprocess.Popen(
+        command, cwd=folder, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said, complained = process.communicate(timeout=COMMAND_DEADLINE_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
 
 def child_environment() -> dict[str, str]:
@@ -193,13 +203,6 @@ def child_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
     }
-
-
-def _signal_group(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
 
 
 def _only_document(text: str) -> dict[str, Any]:

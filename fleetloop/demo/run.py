@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,6 +46,13 @@ TRACKS_PARAMS = {"epochs: 20": "epochs: 12", "n_min: 50": "n_min: 150"}
 those as insufficient evidence. Proven harm refuses at any number."""
 
 
+class InterruptedRunError(FleetLoopError):
+    """The user, or the system, ended the demo before its end."""
+
+    exit_code = 130
+    """As shells tell it: 128 and SIGINT."""
+
+
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
     """What the user may choose."""
@@ -67,7 +75,10 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     Raises:
         MisconfiguredError: the data is missing, `out` holds something that no demo made, the broker is not empty.
         GuaranteeBrokenError: something that was promised did not hold; the message says what.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; every process that was started is ended.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     source = load_source(options)
     _clear(options.out)
     lab = Lab(options.out.resolve(), options.seed, options.scale, console)
@@ -78,19 +89,30 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
         with lab.step("report", "Writing the report"):
             write_report(lab, result)
     except FleetLoopError as error:
-        failed = {
-            "seed": lab.seed,
-            "scale": lab.scale,
-            "dataset": {"name": source.name},
-            "seconds": lab.seconds,
-        }
-        write_json_atomic(
-            lab.out / "result.json", {**failed, "error": f"{type(error).__name__}: {error}", "guarantees": []}
-        )
+        _write_broken_off(lab, source, f"{type(error).__name__}: {error}")
         raise
+    except KeyboardInterrupt:
+        told = f"interrupted during: {lab.under_way}"
+        _write_broken_off(lab, source, told)
+        raise InterruptedRunError(
+            f"{told}. Nothing that the demo started is running any more; run it again and it starts afresh"
+        ) from None
     lab.seconds["total"] = round(time.monotonic() - started, 1)
     write_json_atomic(lab.out / "result.json", result)
     return result
+
+
+def _write_broken_off(lab: Lab, source: ImageSource, error: str) -> None:
+    """A result.json that says how far the run came: no guarantee held."""
+    known = {
+        "seed": lab.seed,
+        "scale": lab.scale,
+        "dataset": {"name": source.name},
+        "seconds": lab.seconds,
+        "error": error,
+        "guarantees": [],
+    }
+    write_json_atomic(lab.out / "result.json", known)
 
 
 def prepare_only(options: DemoOptions, console: Console) -> Path:
