@@ -79,8 +79,7 @@ def label(
             reason="unasked_label",
         )
     reached("label.answered")
-    version = _append(table, answers, request_id, lock["labels"].version)
-    reached("label.appended")
+    expected_version = lock["labels"].version
     result = LabelResult(
         request_id=request_id,
         candidates=candidates.height,
@@ -90,11 +89,17 @@ def label(
         payload_bytes=_payload_bytes(rows, answers),
         arms=dict(chosen.group_by("arm", maintain_order=True).len().rows()),
         classes=_count(answers),
-        labels_version=version,
+        labels_version=expected_version + bool(answers),
     )
     folder = workspace.reports_path / "label_requests"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder / f"{request_id}.json", {**result.to_json(), "frames": chosen.to_dicts()})
+    record = folder / f"{request_id}.json"
+    # Before the answers, so that none is ever without its request. One that dies or is stale here leaves a
+    # request that no answer names.
+    write_json_atomic(record, {**result.to_json(), "frames": chosen.to_dicts()})
+    reached("label.recorded")
+    _append(table, answers, request_id, expected_version)
+    reached("label.appended")
     return result
 
 
@@ -106,7 +111,7 @@ def choose(rows: pl.DataFrame, budget: int, params: Params) -> pl.DataFrame:
     return select(candidates, labelled, budget, params.label)
 
 
-def _append(table: LakeTable, answers: list[Label], request_id: str, expected_version: int) -> int:
+def _append(table: LakeTable, answers: list[Label], request_id: str, expected_version: int) -> None:
     rows = [
         {
             "payload_sha256": answer.payload_sha256,
@@ -118,9 +123,8 @@ def _append(table: LakeTable, answers: list[Label], request_id: str, expected_ve
         }
         for answer in answers
     ]
-    if not rows:
-        return expected_version
-    return table.append(pa.Table.from_pylist(rows, LABELS), expected_version=expected_version)
+    if rows:
+        table.append(pa.Table.from_pylist(rows, LABELS), expected_version=expected_version)
 
 
 def _payload_bytes(rows: pl.DataFrame, answers: list[Label]) -> int:

@@ -210,6 +210,7 @@ def _take_place(staging: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
+    reached("curate.put_aside")
     staging.rename(place)
     fsync_folder(place.parent)
     shutil.rmtree(old, ignore_errors=True)

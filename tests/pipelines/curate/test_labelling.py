@@ -13,6 +13,7 @@ from connectors.lake import LakeTable, StaleSnapshotError
 from connectors.ports import Label
 from foundation.errors import RejectedError
 from pipelines.curate.labelling import label
+from pipelines.steps import watched
 from tests.pipelines.curate_lake import CLASSES, PARAMS, fleet_rows, label_rows, make_workspace
 
 ALL = {"label": {"strategy": "margin", "at_most_per_track": 100, "random_ratio": 0.0, "test_ratio": 0.0}}
@@ -82,3 +83,23 @@ def test_labels_that_came_meanwhile_stop_the_request_before_it_pays_twice(tmp_pa
     with pytest.raises(StaleSnapshotError):
         label(workspace, SlowDesk(rows), 3)
     assert LakeTable.open(workspace.labels_uri).snapshot().count() == 3
+
+
+@pytest.mark.parametrize("step", ["label.answered", "label.recorded", "label.appended"])
+def test_no_answer_is_ever_without_the_record_of_its_request(tmp_path: Path, step: str) -> None:
+    rows = fleet_rows(2, 4)
+    workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
+
+    def die(reached: str) -> None:
+        if reached == step:
+            raise KeyboardInterrupt
+
+    with watched(die), pytest.raises(KeyboardInterrupt):
+        label(workspace, Desk(rows), 3)
+    label(workspace, Desk(rows), 3)
+    answers = LakeTable.open(workspace.labels_uri).snapshot().read().to_pylist()
+    assert (
+        len({row["payload_sha256"] for row in answers}) == len(answers) == 3 + 3 * (step == "label.appended")
+    )
+    records = {path.stem for path in (workspace.reports_path / "label_requests").glob("*.json")}
+    assert {row["request_id"] for row in answers} <= records
