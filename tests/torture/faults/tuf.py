@@ -132,15 +132,15 @@ FAULTS = (
         "tuf-attacks",
         12,
         ("G6",),
-        f"Each attack on the signed downlink, by name ({', '.join(STORIES)}), in one to seven stories: the vehicle refuses, says why, "
-        "and names no model as serving or next that the fleet did not sign.",
+        f"Each attack on the signed downlink, by name ({', '.join(STORIES)}), in "
+        "one to seven stories: the vehicle refuses, says why, and names no model as serving or next that the fleet did not sign.",
         "one story",
-        full=66,
+        full=70,
         turn=8,
-        full_turn=33,
+        full_turn=35,
         run=_attacks,
-        real="real keys, signatures, metadata, files and the agent's own refresh and fetch; the attacker changes the repository or "
-        "stands behind the transport; time by hand; trials answered at once",
+        real="real keys, signatures, metadata, files and the agent's own refresh and fetch; the attacker changes the repository "
+        "or stands behind the transport; time by hand; trials answered at once",
         broken=(
             BrokenBuild(
                 "signatures on fetched metadata are not checked",
