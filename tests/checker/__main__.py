@@ -55,6 +55,7 @@ def gather(
     offered: Path | None = None,
     receipts: Sequence[tuple[str, Path]] = (),
     ledgers: Sequence[tuple[str, Path]] = (),
+    deadline_s: float = 60.0,
 ) -> Evidence:
     """Read everything. A vehicle may have several receipt files (one a start), and one ledger.
 
@@ -63,7 +64,7 @@ def gather(
     """
     rows = read_rows(lake_uri, topic)
     return Evidence(
-        log=read_log(bootstrap, topic, read_schemas(schemas)),
+        log=read_log(bootstrap, topic, read_schemas(schemas), deadline_s=deadline_s),
         rows=rows,
         receipts=[receipt for vehicle, path in receipts for receipt in read_receipts(vehicle, path)],
         accounts={vehicle: read_ledger(vehicle, path) for vehicle, path in ledgers},

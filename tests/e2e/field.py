@@ -41,17 +41,17 @@ limits_tracks = false
 [selection.uncertainty]
 enabled = false
 [selection.random]
-probability = 1.0
+probability = {probability}
 [spool]
 receipt_path = "{receipts}"
 {spool}
 [upload]
-drain_s = 60.0
+drain_s = {drain_s}
 [upload.kafka]
 bootstrap = "{bootstrap}"
 {kafka}
 [upload.pace]
-lease_bytes = 100000
+lease_bytes = {lease_bytes}
 backoff_first_s = 0.1
 backoff_max_s = 0.5
 {pace}
@@ -127,7 +127,16 @@ class Vehicle:
         self.offered_path.write_text("".join(f"{offer}\n" for offer in offers))
 
     def configure(
-        self, *, rate_hz: float = 0.0, loop: bool = False, kafka: str = "", spool: str = "", pace: str = ""
+        self,
+        *,
+        rate_hz: float = 0.0,
+        loop: bool = False,
+        kafka: str = "",
+        spool: str = "",
+        pace: str = "",
+        probability: float = 1.0,
+        lease_bytes: int = 100_000,
+        drain_s: float = 60.0,
     ) -> None:
         self.config.write_text(
             CONFIG.format(
@@ -139,6 +148,9 @@ class Vehicle:
                 bootstrap=self._bootstrap,
                 kafka=kafka,
                 pace=pace if "stall_s" in pace else f"stall_s = 10.0\n{pace}",
+                probability=probability,
+                lease_bytes=lease_bytes,
+                drain_s=drain_s,
             )
         )
 
@@ -220,9 +232,11 @@ def run_program(
     )
 
 
-def ingest(place: Path, label: str = "", nth: int = 1) -> dict[str, Any]:
+def ingest(
+    place: Path, label: str = "", nth: int = 1, *, timeout_s: float = 2 * PATIENCE_S
+) -> dict[str, Any]:
     """The real ingest of a workspace in a process of its own, killed when `label` is done for the nth time."""
-    done = run_program("tests.e2e.ingest_child", str(place), label, str(nth))
+    done = run_program("tests.e2e.ingest_child", str(place), label, str(nth), timeout_s=timeout_s)
     if label:
         assert done.returncode == -signal.SIGKILL, (label, done.returncode, done.stdout, done.stderr[-3000:])
         return {}

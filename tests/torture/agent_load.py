@@ -1,0 +1,135 @@
+"""A vehicle with a backlog, a recording that is played round and round, and an uplink whose answers come late."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import selectors
+import socket
+import time
+from pathlib import Path
+
+from tests.checker.frames_played import Recording
+from tests.e2e.deaf_uplink import DeafUplink
+from tests.e2e.field import Vehicle, picture
+
+PICTURES, BROKEN = 270, 30
+"""One lap of the recording: frames that are pictures, and frames that are none."""
+RECORD_BYTES = 50_000
+COMMIT_COUNT = 20
+QUOTA_BYTES = 4_000_000_000
+
+
+class LateUplink(DeafUplink):
+    """What the broker answers to records waits `delay_s`, as over a long way; nothing is lost on it."""
+
+    FREE_BYTES = 4_000
+    """What a connection may send before its answers wait: enough to find the brokers and topics."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        super().__init__()
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        peer = {client: server, server: client}
+        sent_bytes = 0
+        with selectors.DefaultSelector() as ready:
+            for connection in peer:
+                connection.setblocking(True)
+                ready.register(connection, selectors.EVENT_READ)
+            while not self._is_cut.is_set():
+                for key, _ in ready.select(timeout=0.2):
+                    source = key.fileobj
+                    assert isinstance(source, socket.socket)
+                    data = source.recv(65_536)
+                    if not data:
+                        return
+                    if source is client:
+                        sent_bytes += len(data)
+                    elif sent_bytes > self.FREE_BYTES:
+                        time.sleep(self._delay_s)
+                    peer[source].sendall(data)
+
+
+class LoadedVehicle(Vehicle):
+    """Frames on the disk, some of them no pictures; `lay_in` fills the spool before the first start."""
+
+    def _offer(self, frames: int) -> None:
+        drive = self.root / "recording" / "drive-1"
+        drive.mkdir(parents=True)
+        every = frames // BROKEN
+        digests = []
+        for number in range(frames):
+            is_broken = number % every == every - 1
+            data = b"no picture %d" % number if is_broken else picture(number)
+            (drive / f"{number:05d}.png").write_bytes(data)
+            if not is_broken:
+                digests.append(hashlib.sha256(data).hexdigest())
+        self.recording = Recording(frozenset(digests), BROKEN)
+        self._note_offers(digests)
+
+    def _note_offers(self, digests: list[str]) -> None:
+        with self.offered_path.open("a") as offered:
+            offered.writelines(json.dumps({"payload_sha256": digest}) + "\n" for digest in digests)
+
+    def lay_in(self, size_bytes: int, seed: int) -> int:
+        """Accept records of 50 kB until the spool has `size_bytes`, by the product's own writer; how many."""
+        from edge_agent.spool.settings import SpoolSettings
+        from edge_agent.spool.writer import SpoolWriter
+        from foundation.clock import SystemClock
+        from foundation.events import EventLog
+
+        self.state.make()
+        settings = SpoolSettings(
+            quota_bytes=QUOTA_BYTES, commit_count=COMMIT_COUNT, receipt_path=str(self.receipts_path)
+        )
+        digests: list[str] = []
+        with SpoolWriter.open(
+            self.state.spool, settings, self.vehicle_id, self.key, SystemClock(), EventLog(None)
+        ) as writer:
+            for number in range(size_bytes // RECORD_BYTES):
+                payload = random.Random(f"{seed}/{number}").randbytes(RECORD_BYTES)
+                digests.append(hashlib.sha256(payload).hexdigest())
+                writer.append(_sample(number, payload, digests[-1]))
+                if writer.waiting >= COMMIT_COUNT:
+                    writer.commit()
+        self._note_offers(digests)
+        return len(digests)
+
+    def spool_bytes(self) -> int:
+        """Bytes of the segment files now."""
+        return sum(_size(path) for path in (self.state.spool / "segments").iterdir())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # delivered and taken away meanwhile
+        return 0
+
+
+def _sample(number: int, payload: bytes, digest: str):  # type: ignore[no-untyped-def]
+    from schemas.records import Sample
+
+    return Sample(
+        vehicle_id="",
+        epoch="0" * 16,
+        previous_epoch="",
+        seq=0,
+        drive_id="backlog",
+        sensor_id="front",
+        capture_time_ns=1_790_000_000_000_000_000 + number,
+        capture_time_uncertainty_ns=0,
+        monotonic_ns=1,
+        boot_id="boot",
+        spool_time_ns=1,
+        frame_id=f"backlog-{number}",
+        model_name="model",
+        model_digest="0" * 64,
+        predicted_class="red",
+        probabilities=(0.5, 0.5),
+        payload_sha256=digest,
+        payload_bytes=len(payload),
+        payload=payload,
+    )
