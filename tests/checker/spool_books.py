@@ -164,3 +164,27 @@ def _says_the_truth(
         where = known.get(key, ["nowhere"])
         if key in told.receipts and where[0] not in ("delivered", "nowhere"):
             yield f"acknowledged_and_called_{where[0]}: {key}"
+
+
+def judge_frames(
+    offered: int, receipts: int, ledger: Mapping[str, Any], events: Collection[str], said: str
+) -> list[str]:
+    """Every frame that was offered is accepted (and had a receipt) or counted as refused, and a refusal is told.
+
+    `events` are the names of what the agent logged, `said` its last error while it refused.
+    """
+    broken = []
+    refused = sum(ledger["not_accepted"].values())
+    if ledger["accepted"] + refused != offered:
+        broken.append(
+            f"frames_do_not_add_up: {offered} offered, {ledger['accepted']} accepted, {refused} refused"
+        )
+    if ledger["accepted"] != receipts:
+        broken.append(f"accepted_without_receipt: {ledger['accepted']} accepted, {receipts} receipts")
+    if refused and ledger["not_accepted"].get("disk_error", 0) != refused:
+        broken.append(f"other_reason: {ledger['not_accepted']}, all were refused by the disk")
+    if refused and ("disk_error" not in events or not said):
+        broken.append(
+            f"no_clear_status: {refused} refused, the agent said {said!r} and {sorted(set(events))}"
+        )
+    return broken

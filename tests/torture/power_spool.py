@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ class Judged:
     delivered: int
     recovery_s: float
     damaged: int = 0
+    ledger: dict[str, Any] = field(default_factory=dict)
 
 
 def open_and_judge(
@@ -155,7 +156,7 @@ def open_and_judge(
         return Judged([f"not_up: {type(error).__name__}: {error}"], 0, recovery_s)
     finally:
         spool.close()
-    return Judged(verdict, len(after), recovery_s, damaged)
+    return Judged(verdict, len(after), recovery_s, damaged, ledger)
 
 
 def _without_receipts(settings: SpoolSettings) -> SpoolSettings:

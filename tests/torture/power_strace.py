@@ -20,12 +20,13 @@ from tests.torture.power_disk import PowerLossDisk
 from tests.torture.power_tape import Call, Mark
 
 TRACED = (
-    "open,openat,creat,write,writev,pwrite64,pwritev,sendfile,copy_file_range,fsync,fdatasync,ftruncate,truncate,"
+    "open,openat,creat,write,writev,pwrite64,pwritev,pwritev2,sendfile,copy_file_range,fsync,fdatasync,ftruncate,truncate,"
     "lseek,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,dup,dup2"
 )
 MAX_BYTES = 4_000_000
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+|\?)(<[^>]*>)?.*$")
 _ESCAPED = re.compile(r'^["<]?((?:\\x[0-9a-f]{2})*)')
+_ESCAPED_ANYWHERE = re.compile(r'("(?:\\x[0-9a-f]{2})*")')
 _ATTACH_S = 20.0
 
 
@@ -154,11 +155,12 @@ def _played(
         if disk.covers(path) and ("O_CREAT" in flags or "O_TRUNC" in flags):
             yield Call("opened", (path, "O_TRUNC" in flags))
         return
-    if call in ("write", "pwrite64", "writev", "pwritev", "sendfile", "copy_file_range", "lseek"):
+    if call in ("write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range", "lseek"):
         number, path = _descriptor(arguments[0] if call != "copy_file_range" else arguments[2])
         key = f"{number}<{path}>"
-        if path == told and call in ("write", "pwrite64"):
-            for mark in _bytes(arguments[1]).decode().splitlines():
+        if path == told:
+            written = match[1] if (match := _ESCAPED_ANYWHERE.search(" ".join(arguments[1:]))) else ""
+            for mark in _bytes(written).decode().splitlines():
                 yield Mark((mark,))
             return
         if not disk.covers(path):
