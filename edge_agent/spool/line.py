@@ -21,6 +21,7 @@ class Waiting:
     seq: int
     value_class: ValueClass
     wire: WireRecord
+    size_bytes: int
 
 
 class Line:
@@ -44,7 +45,7 @@ class Line:
             if not self._buffer:
                 self.oldest_ns = now_ns
             self._buffer.append(record)
-            self.pending_bytes += record.wire.size_bytes
+            self.pending_bytes += record.size_bytes
             return self.pending_bytes >= self._bound_bytes
 
     def cut(self) -> None:
@@ -67,7 +68,7 @@ class Line:
     def done(self, batch: list[Waiting]) -> None:
         """The commit of `batch` is over, whichever way it went."""
         with self._changed:
-            self.pending_bytes -= sum(record.wire.size_bytes for record in batch)
+            self.pending_bytes -= sum(record.size_bytes for record in batch)
             self._changed.notify_all()
 
     def wait_for_turn(self) -> bool:

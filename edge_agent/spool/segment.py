@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from foundation.errors import CorruptError
-from foundation.journal import Damage, encode_frame, scan
+from foundation.framing import Buffer, Damage, encode_frame, frame_parts, scan
 from schemas.reasons import ValueClass
 from schemas.wire import WireRecord
 
@@ -107,8 +107,8 @@ def decode_head(meta: bytes) -> SegmentHead:
         raise CorruptError(f"not the head of a segment: {error!r}") from error
 
 
-def encode_record(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord) -> bytes:
-    """One record's frame; its body is `wire.value`, byte for byte."""
+def record_parts(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord) -> tuple[Buffer, ...]:
+    """One record's frame as parts to be joined; its body is `wire.value`, byte for byte."""
     parts = [_IDENTITY.pack(bytes.fromhex(epoch), seq, int(value_class))]
     topic = wire.topic.encode()
     for text in (topic, wire.key):
@@ -116,11 +116,11 @@ def encode_record(epoch: str, seq: int, value_class: ValueClass, wire: WireRecor
     for name, value in wire.headers:
         word = name.encode()
         parts += (_LENGTH.pack(len(word)), word, _LENGTH.pack(len(value)), value)
-    return encode_frame(SegmentKind.RECORD, b"".join(parts), wire.value)
+    return frame_parts(SegmentKind.RECORD, b"".join(parts), wire.value)
 
 
 def decode_wire(meta: bytes, value: bytes) -> WireRecord:
-    """The wire record of a record frame. Raises CorruptError when `meta` is not what `encode_record`
+    """The wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts`
     wrote."""
     texts: list[bytes] = []
     at = _IDENTITY.size

@@ -20,6 +20,7 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,7 +34,7 @@ from edge_agent.spool.opened import open_account
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.receipts import Receipt, ReceiptPrinter
 from edge_agent.spool.recovery import Recovery
-from edge_agent.spool.segment import SegmentHead, encode_record
+from edge_agent.spool.segment import SegmentHead, record_parts
 from edge_agent.spool.segment_file import SegmentFile
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import Ledger, compute_ledger
@@ -164,7 +165,7 @@ class SpoolWriter:
             sealed = self._seal(full, identity)
             size_bytes = sealed.size_bytes
             self._make_room(size_bytes, sample.value_class)
-            waiting = Waiting(identity.seq, sample.value_class, sealed)
+            waiting = Waiting(identity.seq, sample.value_class, sealed, size_bytes)
             is_over = self._line.put(waiting, self._clock.monotonic_ns())
             self._next_seq += 1
         if is_over:
@@ -299,7 +300,8 @@ class SpoolWriter:
 
     def _write(self, value_class: ValueClass, part: list[Waiting]) -> SegmentFile | None:
         """The segment in which `part` is durable now, or None when the disk refused."""
-        data = b"".join(encode_record(self.epoch, one.seq, value_class, one.wire) for one in part)
+        frames = (record_parts(self.epoch, one.seq, value_class, one.wire) for one in part)
+        data = b"".join(chain.from_iterable(frames))
         segment = self._open.get(value_class)
         if segment is not None and segment.end_bytes + len(data) > self._settings.segment_bytes:
             segment.close()
