@@ -15,12 +15,14 @@ queue.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from connectors.ports import Acknowledgement, RecordSink
+from edge_agent.flight_window import FlightWindow
 from edge_agent.spool.reader import SpooledRecord, SpoolReader
 from foundation.clock import Clock
 from foundation.errors import BackPressureError, FleetLoopError, RejectedError
@@ -38,7 +40,13 @@ class UploaderSettings:
     """How much may be in flight, and how long without progress is too long."""
 
     max_in_flight_bytes: int = setting(
-        default=8 * _MB, min=1_000, max=1_000 * _MB, help="bytes sent, not acknowledged"
+        default=8 * _MB,
+        min=1_000,
+        max=1_000 * _MB,
+        help="most bytes sent, not acknowledged; fewer on a slow network",
+    )
+    answer_s: float = setting(
+        default=4.0, min=0.1, max=600.0, help="answers that take longer make what may be in flight smaller"
     )
     lease_bytes: int = setting(
         default=2 * _MB, min=1_000, max=1_000 * _MB, help="bytes leased at once; each lease is synced"
@@ -125,6 +133,7 @@ class Uploader:
         self._done: deque[tuple[int, Identity, Acknowledgement | FleetLoopError]] = deque()
         self._in_flight: dict[Identity, tuple[int, int]] = {}  # bytes, monotonic time of the send
         self._in_flight_bytes = 0
+        self._window = FlightWindow(settings.max_in_flight_bytes, settings.answer_s)
         self._waiting: deque[SpooledRecord] = deque()
         self._not_before_ns = 0
         self._synced_ns = clock.monotonic_ns()
@@ -165,7 +174,10 @@ class Uploader:
         while self._done:
             generation, identity, result = self._done.popleft()
             if generation == self._generation:
-                size_bytes, _ = self._in_flight.pop(identity, (0, 0))
+                size_bytes, sent_ns = self._in_flight.pop(identity, (0, 0))
+                is_sent = isinstance(result, Acknowledgement)
+                after_s = (self._clock.monotonic_ns() - sent_ns) / 1e9 if is_sent else math.inf
+                self._window.answered(size_bytes, after_s, self._in_flight_bytes)
                 self._in_flight_bytes -= size_bytes
             if isinstance(result, Acknowledgement):
                 acknowledged.append(identity)  # also a late one of an earlier sink: the broker has the record
@@ -210,6 +222,7 @@ class Uploader:
         if self._sink.last_error:
             reason += f": {self._sink.last_error}"
         self._stalls += 1
+        self._window.silence()
         self._events.emit("sink_stalled", level="warning", reason=reason, in_flight=len(self._in_flight))
         self._pause(reason)
         self._drop_sink()
@@ -231,7 +244,7 @@ class Uploader:
     def _send(self) -> tuple[int, str]:
         sent = 0
         while True:
-            room = self._settings.max_in_flight_bytes - self._in_flight_bytes
+            room = self._window.bytes - self._in_flight_bytes
             if not self._waiting:
                 if room <= 0:
                     return sent, ""
@@ -244,10 +257,7 @@ class Uploader:
             while self._waiting:
                 record = self._waiting[0]
                 size_bytes = record.wire.size_bytes
-                if (
-                    self._in_flight
-                    and self._in_flight_bytes + size_bytes > self._settings.max_in_flight_bytes
-                ):
+                if self._in_flight and self._in_flight_bytes + size_bytes > self._window.bytes:
                     return sent, ""
                 self._note_in_flight(record.identity, size_bytes)
                 try:
