@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,9 @@ class Ridden:
             time.sleep(0.2)
         return time.monotonic() - begun_s
 
-    def judge(self, tally: Tally, *, resends: bool = False, topic_id: str = "", check_at: str = "") -> None:
+    def judge(
+        self, tally: Tally, *, resends: bool = False, topic_id: str = "", also: Sequence[str] = ()
+    ) -> None:
         """Stop, ingest, check, and count every disturbance as survived or not."""
         from tests.e2e.field import check, ingest
 
@@ -173,10 +175,10 @@ class Ridden:
             growth,
         )
         whole += ride_violations(ride)
-        bootstrap = check_at or self.bootstrap
+        whole += also
         ingest(self.place)
         told = [*self.vehicle.told(), *(["--topic-id", topic_id] if topic_id else [])]
-        _, verdict = check(bootstrap, self.place, told)
+        _, verdict = check(self.bootstrap, self.place, told)
         whole += [
             f"{rule}: {found['count']}, {found['examples'][:2]}"
             for rule, found in verdict["violations"].items()
