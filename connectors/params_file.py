@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from foundation.errors import MisconfiguredError
-from foundation.settings import load_settings
+from foundation.settings import brief, load_settings
 
 T = TypeVar("T")
 
@@ -23,8 +23,8 @@ def read_params(path: Path) -> Mapping[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise MisconfiguredError(f"{path} is not YAML: {error or 'nested too deeply'}") from error
     if not isinstance(document, Mapping):
         raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
     return document
@@ -38,7 +38,7 @@ def load_section(path: Path, name: str, cls: type[T]) -> T:
     """
     section = read_params(path).get(name) or {}
     if not isinstance(section, Mapping):
-        raise MisconfiguredError(f"{path}: {name} holds {section!r}, expected a mapping")
+        raise MisconfiguredError(f"{path}: {name} holds {brief(section)}, expected a mapping")
     try:
         return load_settings(cls, section, env={})
     except MisconfiguredError as error:
@@ -51,7 +51,7 @@ def load_classes(path: Path, *, at_least: int = 1) -> tuple[str, ...]:
     is_list = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
     if not is_list or len(cast("list[str]", value)) < at_least:
         raise MisconfiguredError(
-            f"{path}: classes is {value!r}, expected a list of at least {at_least} name(s)"
+            f"{path}: classes is {brief(value)}, expected a list of at least {at_least} name(s)"
         )
     names = cast("list[str]", value)
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -78,6 +78,8 @@ def read_json(path: Path | str) -> object:
         raise CorruptError(f"not JSON: {error.msg}", path=path, offset_bytes=error.pos) from error
     except RecursionError as error:
         raise CorruptError("JSON nested too deeply", path=path) from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise CorruptError(f"not JSON: {error}", path=path) from error
     return value
 
 

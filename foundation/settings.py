@@ -8,12 +8,13 @@ file: they come from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wh
 from __future__ import annotations
 
 import os
+import reprlib
 import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,13 @@ T = TypeVar("T")
 
 ENV_PREFIX: Final = "FLEETLOOP"
 MASK: Final = "********"
+
+
+_BRIEF_CHARACTERS = 100
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 4
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 2 * _BRIEF_CHARACTERS
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 20
 
 
 class Secret(str):
@@ -93,14 +101,26 @@ def print_config(settings: object) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def brief(value: object) -> str:
+    """At most 100 characters of what a value looks like, also when all of it would take more time and memory than there is.
+
+    A few bytes of YAML can name a list that holds itself a billion times, a few kilobytes of TOML a number that Python
+    refuses to write down.
+    """
+    try:
+        return _BRIEF.repr(value)[:_BRIEF_CHARACTERS]
+    except (ValueError, RecursionError):
+        return f"too long to show ({type(value).__name__})"
+
+
 def _read_toml(path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
         raise MisconfiguredError(f"cannot read the settings {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MisconfiguredError(f"{path} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise MisconfiguredError(f"{path} is not TOML: {error or 'nested too deeply'}") from error
 
 
 class _Loader:
@@ -200,9 +220,13 @@ class _Loader:
         if hint is int and is_int:
             return value
         if hint is float and (is_int or isinstance(value, float)):
-            if not isfinite(value):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = inf
+            if not isfinite(number):
                 raise self._error(path, value, "a finite number")
-            return float(value)
+            return number
         if hint is str and isinstance(value, str):
             return value
         if hint is Path and isinstance(value, str | Path):
@@ -224,7 +248,7 @@ class _Loader:
         return value
 
     def _error(self, path: tuple[str, ...], value: Any, bound: str) -> MisconfiguredError:
-        shown = "(hidden)" if isinstance(value, Secret) else repr(value)[:100]
+        shown = "(hidden)" if isinstance(value, Secret) else brief(value)
         return MisconfiguredError(
             f"{self._place}: {'.'.join(path) or 'settings'} is {shown}; it must be {bound}"
         )

@@ -108,7 +108,7 @@ class Enrolment:
         """What `to_json` wrote. Raises CorruptError naming `path`, MisconfiguredError."""
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptError(f"not JSON: {error}", path=path) from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise CorruptError(f"not an enrolment of format {FORMAT}", path=path)

@@ -190,3 +190,32 @@ def test_no_mapping_raises_anything_but_the_one_error(table: dict[str, Any]) -> 
         load_settings(Agent, table, env={})
     except MisconfiguredError:
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("a number of 5,000 digits", "9" * 5000),
+        ("a number of 5,000 hexadecimal digits", "0x" + "f" * 5000),
+        ("10,000 lists in one another", "[" * 10_000 + "]" * 10_000),
+    ],
+)
+def test_toml_beyond_all_bounds_is_a_clear_error(tmp_path: Path, name: str, value: str) -> None:
+    from edge_agent.config import AgentSettings
+
+    path = tmp_path / "agent.toml"
+    path.write_text(f"vehicle_id = {value}\n[source]\nrate_hz = {value}\n")
+    with pytest.raises(MisconfiguredError) as found:
+        load_settings(AgentSettings, path)
+    assert len(str(found.value)) < 2000, name
+
+
+def test_a_number_too_large_for_a_fraction_is_named(tmp_path: Path) -> None:
+    from edge_agent.config import AgentSettings
+
+    path = tmp_path / "agent.toml"
+    path.write_text(
+        f'vehicle_id = "car-1"\nstate_folder = "s"\n[source]\nkind = "image_folder"\npath = "."\nrate_hz = {"9" * 400}\n'
+    )
+    with pytest.raises(MisconfiguredError, match=r"source\.rate_hz.*finite"):
+        load_settings(AgentSettings, path)
