@@ -154,7 +154,7 @@ def _in_the_child(action: Callable[[], Any], kill: Kill | None, watch: Watch | N
             if watch is not None:
                 stack.enter_context(watch(hook))
             said["value"] = action()
-    except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
+    except BaseException as error:
         last = traceback.format_exc().strip().splitlines()[-6:]
         said["error"] = (
             f"{type(error).__name__}: {error}"[:1500] + " | " + " ".join(map(str.strip, last))[:1500]
