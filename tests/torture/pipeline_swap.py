@@ -1,4 +1,4 @@
-"""The serving process killed at a labelled step of a swap or of giving way: the slot that is named holds the old or the new model."""
+"""The serving process killed at a labelled step of a swap or of giving way: the named slot holds the old or the new model."""
 
 from __future__ import annotations
 
