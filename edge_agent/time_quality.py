@@ -8,8 +8,9 @@ from schemas.reasons import Provenance, TimeQuality
 FIRST_POSSIBLE_TIME_NS = 1_767_225_600_000_000_000
 """2026-01-01T00:00:00Z: this agent was built after it, so no live clock can truly show less."""
 
-FAR_FUTURE_AFTER_NS = 20 * 365 * 86_400 * 1_000_000_000
-"""20 years after `FIRST_POSSIBLE_TIME_NS`: no vehicle runs this agent for so long."""
+FAR_FUTURE_AFTER_NS = 8 * 365 * 86_400 * 1_000_000_000
+"""8 years after `FIRST_POSSIBLE_TIME_NS`: no vehicle runs this agent for so long without an update. Below ten, so
+that a clock that is ten years ahead is noticed without having been seen to jump."""
 
 JUMP_NS = 2_000_000_000
 """2 s between wall and monotonic time since the last look is a jump, not drift."""

@@ -1,0 +1,92 @@
+"""A clock that jumps changes no order and no identity, deletes nothing, stops nothing, and its times are flagged."""
+
+from __future__ import annotations
+
+from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
+
+
+def jumps(batch: Batch) -> Tally:
+    from edge_agent.spool.snapshot import read_ledger
+    from schemas.wire import TOPICS
+    from tests.checker import clock_story
+    from tests.checker.broker_log import read_schemas
+    from tests.e2e.field import ROOT
+    from tests.torture.clock_drive import DRAIN_BOUND_S, FRAMES, TELEMETRY_S, ClockDrive, story
+
+    tally = Tally()
+    schemas = read_schemas(ROOT / "schemas" / "avro")
+    for number in batch.numbers():
+        rng = batch.rng(number)
+        name, off_s, acts = story(number, rng)
+        drive = ClockDrive(batch.folder / str(number), rng, off_s)
+        with drive.booted():
+            drive.play(FRAMES, acts)
+        ledger = read_ledger(drive.vehicle.state.spool).to_json()
+        epochs = [str(row["epoch"]) for row in ledger["epochs"]]  # type: ignore[attr-defined]
+        records = clock_story.delivered(drive.log(), schemas)
+        once = list({(record.epoch, record.seq): record for record in reversed(records)}.values())
+        telemetry = drive.log(TOPICS.telemetry)
+        violations = [
+            *clock_story.flag_violations(drive.moments, once),
+            *clock_story.order_violations(list(drive.moments), once, epochs),
+            *clock_story.books_violations(drive.told_receipts(), once, ledger, FRAMES),
+            *clock_story.pace_violations(
+                len(telemetry), drive.reachable_s, TELEMETRY_S, drive.drained_s, DRAIN_BOUND_S
+            ),
+        ]
+        tally.judge(violations, f"try {number}, {name}")
+        tally.count("jumps_and_boots", sum(act.what in ("jump", "boot") for act in acts))
+        tally.count("records_delivered", len(once))
+        tally.count("records_flagged", sum(record.time_quality != "ok" for record in once))
+        tally.count("records_sent_again", len(records) - len(once))
+        tally.count("telemetry_records", len(telemetry))
+    return tally
+
+
+FAULTS = (
+    Fault(
+        name="clock-jumps",
+        group=6,
+        guarantees=("G1", "G2"),
+        what=(
+            "The wall clock is in 1970 at boot, ten years ahead, goes back by a day in the middle of a drive, or all of"
+            " it to and fro, with boots, kills and a lost network in between: epoch and seq tell the order, everything"
+            " accepted is delivered, nothing is evicted, telemetry and back-off keep their pace, wrong times are flagged."
+        ),
+        one_try="one drive of 80 frames with its jumps",
+        full=64,
+        turn=8,
+        run=jumps,
+        real=(
+            "The real frame loop, spool, uploader, telemetry and duties on a real disk; time, boots and the broker are"
+            " simulated"
+        ),
+        fixed=8,
+        broken=(
+            BrokenBuild(
+                "a time ten years ahead passes for good",
+                "edge_agent/time_quality.py",
+                "FAR_FUTURE_AFTER_NS = 8 * 365",
+                "FAR_FUTURE_AFTER_NS = 20 * 365",
+            ),
+            BrokenBuild(
+                "the uploader's pause ends by the wall clock",
+                "edge_agent/uploader.py",
+                "        self._not_before_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)\n",
+                "        self._not_before_ns = self._clock.now_ns() + round(wait_s * 1e9)\n",
+            ),
+            BrokenBuild(
+                "duties are due by the wall clock",
+                "edge_agent/duties.py",
+                "                row.due_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)\n",
+                "                row.due_ns = self._clock.now_ns() + round(wait_s * 1e9)\n",
+            ),
+            BrokenBuild(
+                "a jump is forgotten with the next frame",
+                "edge_agent/time_quality.py",
+                "            self.jumps += 1\n",
+                "            self.jumps += 0\n",
+            ),
+        ),
+    ),
+)
