@@ -25,6 +25,8 @@ from schemas.reasons import Split
 
 DIMINISHING_POWER = 0.3
 """Why: at 0.5 rare tracks are asked for so often that common classes lose tracks (see ADR 13)."""
+MIN_LIKENESS = 0.5
+"""Cosine below which two tracks are too unlike for the one's class to say anything of the other's."""
 _BLOCK_TRACKS = 1024
 _NOWHERE = ""
 
@@ -33,7 +35,7 @@ def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int,
     """Row numbers of at most `budget` of `frames`, in the order in which they are worth asking for.
 
     Args:
-        frames: candidates with `track_key`, `used` (labels their track has), `chance`, and what the vehicle said.
+        frames: candidates with `track_key`, `used` (labels their track has), `worth`, `chance`, and what the vehicle said.
         labelled: frames with `class_name` and `track_key`; those of test drives do not count as examples.
         limit: labels a track may have anyway.
         repeats: further labels of a track whose class is known from a label.
@@ -42,30 +44,31 @@ def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int,
     known = _classes_of_tracks(examples, "class_name")
     classes = _classes_of_tracks(frames, "predicted_class") | _nearest(frames, examples, known)
     rows: dict[str, list[int]] = {}
-    by_chance = frames.select("track_key", "used", row=pl.int_range(pl.len())).with_columns(frames["chance"])
     used: dict[str, int] = {}
-    for track, has, row, _chance in by_chance.sort("chance", descending=True).iter_rows():
+    by_chance = frames.select("track_key", "used", "chance", row=pl.int_range(pl.len()))
+    for track, labels, _, row in by_chance.sort("chance", descending=True).iter_rows():
         rows.setdefault(track, []).append(row)
-        used[track] = has
+        used[track] = labels
+    doubt = dict(frames.group_by("track_key").agg(-pl.col("worth").mean().round(6)).iter_rows())
     most = {track: limit + (repeats if track in known else 0) for track in rows}
     has = _has(examples, known)
-    heaps: dict[str, list[tuple[float, str, str]]] = {}
+    heaps: dict[str, list[tuple[float, float, str, str]]] = {}
     chances = frames["chance"]
     for track, left in rows.items():
         if used[track] < most[track]:
             name = known.get(track) or classes.get(track, _NOWHERE)
-            heaps.setdefault(name, []).append((-_adds(used[track]), chances[left[-1]], track))
+            heaps.setdefault(name, []).append((-_adds(used[track]), doubt[track], chances[left[-1]], track))
     for heap in heaps.values():
         heapq.heapify(heap)
     chosen: list[int] = []
     while heaps and len(chosen) < budget:
         name = max(sorted(heaps), key=lambda name: -heaps[name][0][0] / (1.0 + has.get(name, 0.0)))
-        adds, chance, track = heapq.heappop(heaps[name])
+        adds, _, chance, track = heapq.heappop(heaps[name])
         chosen.append(rows[track].pop())
         has[name] = has.get(name, 0.0) - adds
         used[track] += 1
         if rows[track] and used[track] < most[track]:
-            heapq.heappush(heaps[name], (-_adds(used[track]), chance, track))
+            heapq.heappush(heaps[name], (-_adds(used[track]), doubt[track], chance, track))
         if not heaps[name]:
             del heaps[name]
     return chosen
@@ -80,7 +83,7 @@ def _has(examples: pl.DataFrame, known: Mapping[str, str]) -> dict[str, float]:
     """What every class has: the sum over its tracks of labels^power."""
     has: Counter[str] = Counter()
     for track, labels in examples.group_by("track_key").len().sort("track_key").iter_rows():
-        has[known[track]] += labels**DIMINISHING_POWER  # type: ignore[assignment]
+        has[known[track]] += labels**DIMINISHING_POWER
     return dict(has)
 
 
@@ -88,19 +91,26 @@ def _classes_of_tracks(frames: pl.DataFrame, column: str) -> dict[str, str]:
     """The class that most frames of each track have, of equally many the first by name."""
     counts = frames.filter(pl.col(column).is_not_null()).group_by("track_key", column).len()
     first = counts.sort("track_key", "len", column, descending=[False, True, False])
-    return dict(first.unique("track_key", keep="first", maintain_order=True).select("track_key", column).rows())
+    return dict(
+        first.unique("track_key", keep="first", maintain_order=True).select("track_key", column).rows()
+    )
 
 
 def _nearest(frames: pl.DataFrame, examples: pl.DataFrame, known: Mapping[str, str]) -> dict[str, str]:
-    """For each track without a label, the class of the labelled track whose mean embedding is nearest by cosine.
+    """For each track without a label, the class of the labelled track whose mean embedding is nearest by cosine,
+    if it is near enough.
 
     All embeddings are of the model that made most of the candidates; tracks without one are left out.
     """
     digests = frames["model_digest"].drop_nulls()
     if digests.is_empty():
         return {}
-    model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][0]
-    everything = pl.concat([part.select("track_key", "model_digest", "embedding") for part in (frames, examples)])
+    model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][
+        0
+    ]
+    everything = pl.concat(
+        [part.select("track_key", "model_digest", "embedding") for part in (frames, examples)]
+    )
     tracks, means = _mean_embeddings(everything.filter(pl.col("model_digest") == model))
     is_known = np.array([track in known for track in tracks], dtype=np.bool_)
     if not is_known.any():
@@ -111,8 +121,11 @@ def _nearest(frames: pl.DataFrame, examples: pl.DataFrame, known: Mapping[str, s
     for start in range(0, len(unknown), _BLOCK_TRACKS):
         block = unknown[start : start + _BLOCK_TRACKS]
         # Rounded, so that the last bits of a sum can never decide between two tracks.
-        nearest = np.round(means[block] @ means[is_known].T, 6).argmax(axis=1)
-        found |= {tracks[row]: names[best] for row, best in zip(block.tolist(), nearest.tolist(), strict=True)}
+        likeness = np.round(means[block] @ means[is_known].T, 6)
+        for row, alike in zip(block.tolist(), likeness, strict=True):
+            best = int(alike.argmax())
+            if alike[best] >= MIN_LIKENESS:
+                found[tracks[row]] = names[best]
     return found
 
 
@@ -121,7 +134,7 @@ def _mean_embeddings(frames: pl.DataFrame) -> tuple[Sequence[str], npt.NDArray[n
     frames = frames.filter(pl.col("embedding").list.len() > 0).sort("track_key")
     if frames.is_empty():
         return [], np.zeros((0, 0))
-    size = int(frames["embedding"].list.len().max())  # type: ignore[arg-type]
+    size = int(frames["embedding"].list.len().max())
     frames = frames.filter(pl.col("embedding").list.len() == size)
     rounded = rounded_unit(np.array(frames["embedding"].to_list(), dtype=np.float32)).astype(np.float64)
     tracks, begins = np.unique(frames["track_key"].to_numpy(), return_index=True)

@@ -1,8 +1,8 @@
 """A label is asked for only when it was selected, paid once, and kept with its cost and the request it
 belongs to.
 
-    current lake -> what would be kept -> those without a label -> selection -> label desk -> one commit to
-    `labels`
+    current lake -> what would be kept -> those without a label -> (selection -> label desk) x rounds -> one
+    commit to `labels`
 
 The answers are appended in one commit on the very version of the table that the selection saw: two runs at
 once cannot pay twice for a frame. What was asked, by which arm and why, is left in reports/label_requests. It
@@ -24,7 +24,7 @@ from connectors.ports import Label, LabelDesk
 from connectors.workspace import Workspace
 from foundation.errors import RejectedError
 from foundation.files import write_json_atomic
-from pipelines.curate.params import Params, load_params
+from pipelines.curate.params import Params, Strategy, load_params
 from pipelines.curate.resolve import UNLABELLED
 from pipelines.curate.run import resolve_lake
 from pipelines.curate.selection import select
@@ -68,16 +68,9 @@ def label(
     table = LakeTable.create(workspace.labels_uri, LABELS)
     rows, lock = resolve_lake(workspace, runner)
     candidates = rows.filter(pl.col("state") == UNLABELLED)
-    chosen = choose(rows, budget, params)
+    chosen, answers = ask(rows, desk, budget, params)
     asked = chosen["payload_sha256"].to_list()
     request_id = hashlib.sha256("\n".join([str(lock["labels"].version), *asked]).encode()).hexdigest()[:16]
-    answers = desk.request(asked) if asked else []
-    unasked = sorted({answer.payload_sha256 for answer in answers} - set(asked))
-    if unasked:
-        raise RejectedError(
-            f"the label desk answered about {unasked[0]}, which it was not asked about",
-            reason="unasked_label",
-        )
     reached("label.answered")
     expected_version = lock["labels"].version
     result = LabelResult(
@@ -103,12 +96,51 @@ def label(
     return result
 
 
-def choose(rows: pl.DataFrame, budget: int, params: Params) -> pl.DataFrame:
-    """The frames to ask for, of the rows that `resolve` gave; see `selection.select`."""
+def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tuple[pl.DataFrame, list[Label]]:
+    """Choose among the rows that `resolve` gave and ask the desk, in rounds where the strategy learns from answers.
+
+    Returns the columns of `selection.SELECTED` of all that was asked for, and all answers.
+
+    Raises RejectedError (reason unasked_label) when the desk answers about another payload.
+    """
     labelled = rows.filter(pl.col("class_name").is_not_null()).sort("payload_sha256", "identity")
     labelled = labelled.unique("payload_sha256", keep="first", maintain_order=True)
     candidates = rows.filter(pl.col("state") == UNLABELLED).sort("payload_sha256")
-    return select(candidates, labelled, budget, params.label)
+    chosen = select(candidates, labelled, 0 if budget > 0 else budget, params.label)
+    answers: list[Label] = []
+    rounds = params.label.rounds if params.label.strategy is Strategy.CLASS_BALANCED else 1
+    for number in range(rounds):
+        part = -(-(budget - chosen.height) // (rounds - number))
+        more = select(candidates, labelled, part, params.label)
+        if more.is_empty():
+            continue
+        found = _request(desk, more["payload_sha256"].to_list())
+        answers += found
+        told = pl.DataFrame(
+            {
+                "payload_sha256": [answer.payload_sha256 for answer in found],
+                "class_name": [answer.class_name for answer in found],
+            },
+            schema={"payload_sha256": pl.String, "class_name": pl.String},
+        )
+        news = candidates.drop("class_name").join(told, on="payload_sha256", maintain_order="left")
+        labelled = pl.concat([labelled, news.select(labelled.columns)])
+        candidates = candidates.join(
+            more.select("payload_sha256"), on="payload_sha256", how="anti", maintain_order="left"
+        )
+        chosen = pl.concat([chosen, more])
+    return chosen, answers
+
+
+def _request(desk: LabelDesk, asked: list[str]) -> list[Label]:
+    answers = desk.request(asked)
+    unasked = sorted({answer.payload_sha256 for answer in answers} - set(asked))
+    if unasked:
+        raise RejectedError(
+            f"the label desk answered about {unasked[0]}, which it was not asked about",
+            reason="unasked_label",
+        )
+    return answers
 
 
 def _append(table: LakeTable, answers: list[Label], request_id: str, expected_version: int) -> None:

@@ -81,15 +81,15 @@ class LabelParams:
 
     strategy: Strategy = Strategy.CLASS_BALANCED
     at_most_per_track: int = setting(1, min=1)
-    repeats_per_track: int = setting(3, min=0)
-    """class_balanced only: labels beyond that limit for a track whose class, known from a label, has few."""
-    rounds: int = setting(5, min=1, max=100)
-    """class_balanced only: parts of the budget, each chosen with what the labels before it told."""
     random_ratio: float = setting(0.1, min=0.0, max=1.0)
     """Share of the budget drawn by chance among training and validation drives: the arm to compare with."""
     test_ratio: float = setting(0.15, min=0.0, max=1.0)
     """Share of the budget drawn by chance among test drives, so that the test set stays a fair sample."""
     seed: int = setting(0, min=0)
+    repeats_per_track: int = setting(3, min=0)
+    """class_balanced only: labels beyond that limit for a track whose class, known from a label, has few."""
+    rounds: int = setting(5, min=1, max=100)
+    """class_balanced only: parts of the budget, each chosen with what the labels before it told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,4 +98,3 @@ def _by_strategy(
         pool = ordered.head(budget * _POOL_FACTOR)
         return pool[farthest_first(pool, labelled, budget)]
     return ordered.head(budget)
-
