@@ -2,8 +2,8 @@
 folder.
 
 For tests of durability and for use on one machine. The jars come from `make kafka`; Java 17 or newer runs
-them. A node that was killed starts again on its own folder. Refuses to be a production deployment: plaintext,
-no access rights.
+them. A node that was killed starts again on its own folder. `trust` makes it take only clients with a certificate,
+each with the rights that it was given (`connectors.kafka_access`). Refuses to be a production deployment.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from connectors.child_process import LOOPBACK, ChildProcess, free_port
+from connectors.kafka_access import BROKER, OPERATOR, broker_settings
+from connectors.kafka_settings import KafkaSettings
+from connectors.local_authority import SERVICES, LocalAuthority
 from foundation.errors import MisconfiguredError, RetryLaterError
 
 DEFAULT_HOME: Final = Path(".cache/kafka")
@@ -48,6 +52,7 @@ class ApacheKafka:
         folder: Path | None = None,
         home: Path = DEFAULT_HOME,
         extra: dict[str, str] | None = None,
+        trust: LocalAuthority | None = None,
     ) -> None:
         if why := missing(home):
             raise MisconfiguredError(why)
@@ -56,7 +61,8 @@ class ApacheKafka:
         self._home = home.resolve()
         self._temporary = tempfile.TemporaryDirectory(prefix="fleetloop-kafka-") if folder is None else None
         self._folder = folder if folder is not None else Path(str(self._temporary and self._temporary.name))
-        self._extra = dict(extra or {})
+        self._trust = trust
+        self._extra = ({} if trust is None else _mutual_tls(trust)) | (extra or {})
         self._children: dict[int, ChildProcess] = {}
         self._ports = {node: (port if port and node == 1 else free_port()) for node in range(1, nodes + 1)}
         self._controller_ports = {node: free_port() for node in self._ports}
@@ -65,6 +71,20 @@ class ApacheKafka:
     def bootstrap(self) -> str:
         """host:port of every node, with commas."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self._ports.values())
+
+    def client(self, name: str = OPERATOR, unit: str = SERVICES) -> KafkaSettings:
+        """How a client reaches this cluster; with `trust`, with a new certificate of that name."""
+        settings = KafkaSettings(bootstrap=self.bootstrap)
+        if self._trust is None:
+            return settings
+        made = self._trust.issue(name, unit)
+        return replace(
+            settings,
+            security_protocol="SSL",
+            tls_ca_path=self._trust.path,
+            tls_certificate_path=made.certificate_path,
+            tls_key_path=made.key_path,
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -183,16 +203,17 @@ class ApacheKafka:
 
     def _settings(self, node: int) -> dict[str, str]:
         replicas = min(3, len(self._ports))
+        listener = "PLAINTEXT" if self._trust is None else "SSL"
         voters = ",".join(f"{each}@{LOOPBACK}:{port}" for each, port in self._controller_ports.items())
         return {
             "process.roles": "broker,controller",
             "node.id": str(node),
             "controller.quorum.voters": voters,
-            "listeners": f"PLAINTEXT://{LOOPBACK}:{self._ports[node]},CONTROLLER://{LOOPBACK}:{self._controller_ports[node]}",
-            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self._ports[node]}",
+            "listeners": f"{listener}://{LOOPBACK}:{self._ports[node]},CONTROLLER://{LOOPBACK}:{self._controller_ports[node]}",
+            "advertised.listeners": f"{listener}://{LOOPBACK}:{self._ports[node]}",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": f"{listener}:{listener},CONTROLLER:{listener}",
+            "inter.broker.listener.name": listener,
             "log.dirs": str(self._place(node).resolve() / "data"),
             "auto.create.topics.enable": "false",
             "default.replication.factor": str(replicas),
@@ -209,6 +230,20 @@ class ApacheKafka:
             "num.io.threads": "2",
             "log.cleaner.dedupe.buffer.size": "2097152",
         } | self._extra
+
+
+def _mutual_tls(trust: LocalAuthority) -> dict[str, str]:
+    """The settings of nodes that know each other and their clients by certificate, and have no plaintext port."""
+    made = trust.issue(BROKER, SERVICES)
+    keystore = made.key_path.with_name("broker-keystore.pem")
+    keystore.touch(mode=0o600)
+    keystore.write_bytes(made.key_path.read_bytes() + made.certificate_path.read_bytes())
+    return broker_settings() | {
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(keystore.resolve()),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(trust.path.resolve()),
+    }
 
 
 def _text_from(path: Path, begin: int) -> str:

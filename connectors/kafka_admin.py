@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -116,6 +116,10 @@ class KafkaAdmin:
 
         place = {TopicPartition(topic, partition): before_offset}
         self._call(f"deleting records of {topic}/{partition}", lambda: self._client.delete_records(place))
+
+    def ask(self, doing: str, call: Callable[[Any], Any]) -> Any:
+        """Anything else that the client's administration can do, in time and with errors of ours."""
+        return self._call(doing, lambda: call(self._client))
 
     def close(self) -> None:
         """Give the connection back; never hangs."""
