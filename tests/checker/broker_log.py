@@ -28,7 +28,8 @@ class LogRecord:
     partition: int
     offset: int
     identity: Identity | None
-    value_sha256: str
+    value_sha256: str | None
+    """None of a record without a value, which is not the same as an empty one."""
     payload_sha256: str | None = None
 
 
@@ -121,10 +122,11 @@ def _records(
 
 def log_record(partition: int, offset: int, headers: Any, value: bytes | None, schemas: Schemas) -> LogRecord:
     """What the checker keeps of one record."""
-    data = value if value is not None else b""
-    return LogRecord(
-        partition, offset, _identity(dict(headers)), hashlib.sha256(data).hexdigest(), _payload(data, schemas)
-    )
+    identity = _identity(dict(headers))
+    if value is None:
+        return LogRecord(partition, offset, identity, None)
+    digest = hashlib.sha256(value).hexdigest()
+    return LogRecord(partition, offset, identity, digest, _payload(value, schemas))
 
 
 def _identity(headers: Mapping[str, bytes]) -> Identity | None:
