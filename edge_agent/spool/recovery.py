@@ -4,14 +4,15 @@ The ledger says how far each segment counts. What lies behind that (the batch of
 loss, what was committed since the ledger was last synced) is adopted when it is whole. Adopting writes the
 very same bytes once more in place before the fsync: after a fsync that failed in the life before, the
 kernel may hold pages that it believes clean. Bodies are read only there. Refuses to adopt a segment whose
-removal is recorded, and to drop a number without a word:
-one that is missing beside damaged bytes is accepted and evicted as damaged, one that was never written is a
-gap.
+removal is recorded, a record that the ledger counts as refused (its fsync failed, and then the cut that should
+have taken it away), and to drop a number without a word: one that is missing beside damaged bytes is accepted and
+evicted as damaged, one that was never written is a gap. While a segment cannot be read, nothing is called missing.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def recover(
     """
     files = list_segments(folder)
     missing = _settle_missing(account, keeper, set(files))
+    was_unreadable = bool(account.unadopted)
+    refused = {row.epoch: row.gaps for row in account.epochs.values()}
     adopted = lost = gaps = dropped = left_overs = 0
     damaged_epochs: set[str] = set()
     touched: set[str] = set()
@@ -85,7 +88,7 @@ def recover(
         must_scan = segment is None or is_ledger_damaged or number in account.unadopted
         counted = segment if segment is not None else LiveSegment(number, value_class, "")
         try:
-            tail = _adopt(path, counted, 0 if must_scan else counted.end_bytes)
+            tail = _adopt(path, counted, 0 if must_scan else counted.end_bytes, refused)
         except (OSError, CorruptError) as error:
             events.emit("segment_unreadable", level="error", segment=number, error=str(error))
             account.unadopted.add(number)
@@ -105,6 +108,10 @@ def recover(
         adopted += len(tail.seqs)
         touched.add(epoch)
         _count(account, number, value_class, epoch, tail)
+    if account.unadopted:
+        touched.clear()
+    elif was_unreadable:
+        touched |= account.epochs.keys()
     for epoch in sorted(touched):
         is_damage = epoch in damaged_epochs or "" in damaged_epochs or is_ledger_damaged
         more_lost, more_gaps = _explain_missing(account, delivery, epoch, is_damage)
@@ -148,7 +155,7 @@ def _explain_missing(
     return len(lost), len(gaps)
 
 
-def _adopt(path: Path, counted: LiveSegment, start: int) -> _Tail:
+def _adopt(path: Path, counted: LiveSegment, start: int, refused: Mapping[str, RangeSet]) -> _Tail:
     """Make the whole records behind `start` durable, cut off what follows them, and say which they are."""
     tail = _Tail(epoch=counted.epoch, begin=start, end=start)
     fd = syscalls.open(path, os.O_RDWR)
@@ -162,7 +169,7 @@ def _adopt(path: Path, counted: LiveSegment, start: int) -> _Tail:
             elif isinstance(item, SegmentHead):
                 tail.epoch, tail.previous_epoch = tail.epoch or item.epoch, item.previous_epoch
             elif isinstance(item, RecordEntry):
-                _take(tail, item, counted.seqs)
+                _take(tail, item, counted.seqs, refused)
         keep_bytes = max(tail.end, counted.end_bytes)
         if tail.seqs:
             _write_again(fd, tail.begin, tail.end)
@@ -175,8 +182,10 @@ def _adopt(path: Path, counted: LiveSegment, start: int) -> _Tail:
     return tail
 
 
-def _take(tail: _Tail, entry: RecordEntry, known: RangeSet) -> None:
+def _take(tail: _Tail, entry: RecordEntry, known: RangeSet, refused: Mapping[str, RangeSet]) -> None:
     tail.epoch = tail.epoch or entry.epoch
+    if entry.epoch in refused and entry.seq in refused[entry.epoch]:
+        return
     if entry.epoch != tail.epoch:
         tail.damaged_bytes += entry.end - entry.offset
         return

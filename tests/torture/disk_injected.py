@@ -21,11 +21,12 @@ from tests.torture.power_tape import Call, Tape, moments
 KINDS = {
     "fsync": ("fsync,fdatasync", ("EIO",)),
     "write": ("write,pwrite64", ("ENOSPC", "EIO")),
+    "fsync, then uncut": ("fsync,fdatasync", ("EIO",)),
     "rename": ("rename,renameat,renameat2", ("EIO", "ENOSPC")),
 }
 MOST = 200
 """The n-th call, n from 1 to this."""
-CALLS_OF_A_ROUND = {"fsync": 8, "write": 10, "rename": 2}
+CALLS_OF_A_ROUND = {"fsync": 8, "fsync, then uncut": 8, "write": 10, "rename": 2}
 """At least so many of them happen in one round of the child."""
 ROUNDS_AFTER = 4
 NOTHING_IS_EXCUSED = Excuses(in_doubt=False)
@@ -63,7 +64,13 @@ def inject(folder: Path, kind: str, when: int, rng: random.Random) -> Attempt:
     disk = PowerLossDisk(root)
     rounds = when // CALLS_OF_A_ROUND[kind] + ROUNDS_AFTER
     log = folder / "strace"
-    injection = Injection(calls, error, when, (*paths_of(root / "spool", 4 * rounds + 20), str(told)))
+    injection = Injection(
+        calls,
+        error,
+        when,
+        (*paths_of(root / "spool", 4 * rounds + 20), str(told)),
+        cleaning=kind.endswith("uncut"),
+    )
     seed = rng.randrange(10**9)
     status = traced_child(
         lambda: _live(folder, told, rounds, kind, seed), log, injection=injection, limit_s=120.0

@@ -50,6 +50,8 @@ class Injection:
     error: str
     when: int
     paths: tuple[str, ...] = ()
+    cleaning: bool = False
+    """Whether the calls that would clean up after it (ftruncate, unlink) fail as well."""
 
 
 def traced_child(
@@ -75,6 +77,8 @@ def traced_child(
     command = ["strace", "-f", "-y", "-xx", "-s", str(MAX_BYTES), "-o", str(log), "-e", f"trace={TRACED}"]
     if injection is not None:
         command += ["-e", f"inject={injection.call}:error={injection.error}:when={injection.when}"]
+        if injection.cleaning:
+            command += ["-e", f"inject=ftruncate,unlink,unlinkat:error={injection.error}:when=1+"]
         for path in injection.paths:
             command += ["-P", path]
     tracer = subprocess.Popen([*command, "-p", str(child)], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +233,53 @@ def test_a_left_over_segment_whose_removal_is_recorded_is_not_adopted(spool: Spo
 def test_a_spool_that_was_never_opened_has_an_empty_ledger(tmp_path: Path) -> None:
     assert read_ledger(tmp_path / "nothing").balances()
     assert read_ledger(tmp_path / "nothing").counts.accepted == 0
+
+
+def test_what_was_refused_stays_refused_when_the_disk_did_not_even_cut_it_off(
+    tmp_path: Path,
+) -> None:
+    """A failed fsync, then a failed truncate: the record is whole in the file, and the ledger says disk_error."""
+    with faults() as hook:
+        spool = Spool(tmp_path / "spool")
+        spool.put(1)
+        spool.writer.append(sample(seed=9))
+        hook.fail_next("fsync")
+        hook.fail["truncate"] = {hook.counts["truncate"] + 1}
+        assert spool.writer.commit() is None
+        spool.put(1)
+        spool.restart_writer()
+        spool.restart_reader()
+        assert [record.identity.seq for record in spool.drain()] == [0, 2]
+        counts = spool.ledger().counts
+        assert (counts.accepted, counts.not_accepted) == (2, {"disk_error": 1})
+        assert spool.ledger().balances()
+        assert sorted(whereabouts(spool.ledger()).values()) == ["delivered", "delivered"]
+        spool.close()
+
+
+def test_a_record_in_a_segment_that_cannot_be_read_for_now_is_never_called_refused(tmp_path: Path) -> None:
+    """After a power loss that took the ledger, and a start at which one segment cannot be opened."""
+    with faults() as hook:
+        spool = Spool(tmp_path / "spool")
+        spool.put(2)
+        spool.put(2, ValueClass.HIGH)
+        spool.close()
+        (spool.folder / "ledger.journal").unlink()
+        normal = next(path for path in spool.segment_files() if "normal" in path.name)
+
+        def before(name: str, args: tuple[object, ...]) -> None:
+            if name == "open" and args[0] == normal:
+                raise OSError(errno.EIO, "Input/output error")
+
+        hook.before = before
+        spool.open_writer()
+        spool.open_reader()
+        hook.before = None
+        assert spool.ledger().counts.not_accepted == {}
+        spool.restart_writer()
+        spool.restart_reader()
+        assert len(spool.drain()) == 4
+        assert spool.ledger().balances()
+        assert spool.ledger().counts.not_accepted == {}
+        assert sorted(whereabouts(spool.ledger()).values()) == ["delivered"] * 4
+        spool.close()

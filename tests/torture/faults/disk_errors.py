@@ -48,7 +48,7 @@ def full_disk(batch: Batch) -> Tally:
 
 
 def failing_calls(batch: Batch) -> Tally:
-    """Try n fails the (n // 3 + 1)-th fsync, write or rename in turn."""
+    """Try n fails the (n // 4 + 1)-th fsync, write, fsync with all that should clean up after it, or rename in turn."""
     import time
 
     from tests.torture.disk_injected import KINDS, MOST, inject
@@ -65,7 +65,7 @@ def failing_calls(batch: Batch) -> Tally:
             attempt = inject(work, kind, when, batch.rng(number))
             broken = attempt.broken or ([] if attempt.hit else ["no_failure: the child made too few calls"])
             tally.judge(broken, f"try {number}: {kind} number {when}")
-            tally.count(f"failed_{kind}_calls", attempt.hit)
+            tally.count(f"failed_calls_of_{kind.replace(', ', '_').replace(' ', '_')}", attempt.hit)
             tally.count("tries_in_which_frames_were_refused", attempt.refused > 0)
             tally.count("receipts_checked", attempt.receipts)
             tally.count("states_opened_after", attempt.states)
@@ -95,9 +95,9 @@ FAULTS = (
         broken=(
             BrokenBuild(
                 "frames of a commit that the disk refused are not counted",
-                "edge_agent/spool/writer.py",
-                "            self.not_accepted(NotAcceptedReason.DISK_ERROR, len(gaps))\n",
-                "            pass\n",
+                "edge_agent/spool/ledger.py",
+                "        self.never_written += len(gaps.difference(row.gaps))\n",
+                "",
             ),
             BrokenBuild(
                 "what a failed write left in a segment is not cut off",
@@ -113,13 +113,14 @@ FAULTS = (
         group=5,
         guarantees=("G1", "G2"),
         what=(
-            "The n-th fsync, write or rename of the spool fails (n up to 200), and power is lost afterwards: what"
+            "The n-th fsync, write or rename of the spool fails (n up to 200; also an fsync with every truncate and"
+            " unlink), and power is lost afterwards: what"
             " the failed call should have covered was not accepted and is not taken for synced later, the agent goes"
             " on, counts what it refused and says why."
         ),
         one_try="one failed call of a real process, the spool opened as it is and in states after a power loss",
-        full=600,
-        turn=9,
+        full=800,
+        turn=8,
         full_turn=60,
         run=failing_calls,
         needs=needs_strace,
@@ -128,6 +129,13 @@ FAULTS = (
             " loss is simulated from the calls that strace recorded, a failed fsync taken as losing its pages"
         ),
         broken=(
+            BrokenBuild(
+                "a refused record that was not cut off is accepted at the next start",
+                "edge_agent/spool/recovery.py",
+                "    if entry.epoch in refused and entry.seq in refused[entry.epoch]:\n        return\n",
+                "",
+                tries=60,
+            ),
             BrokenBuild(
                 "a failed fsync of a segment is tried again",
                 "edge_agent/spool/segment_file.py",
