@@ -124,6 +124,8 @@ class ClockDrive:
             self.restart(is_boot=False)
         else:
             self.is_reachable = self.broker.is_up = act.what == "network comes"
+            for sink in self.sinks:
+                sink.fail_next(RetryLaterError("the connection was lost"))
 
     def restart(self, *, is_boot: bool) -> None:
         """Both processes are killed and begin anew, after a boot with another monotonic clock."""
