@@ -167,6 +167,7 @@ class FakeSink:
         self.is_held = False
         self.drops_acknowledgements = False
         self.is_closed = False
+        self.is_refused = False
         self.sent: list[WireRecord] = []
         self._max_in_flight_bytes = max_in_flight_bytes
         self._clock = clock or SystemClock()

@@ -39,6 +39,13 @@ _ACCESS: Final = (
     client_errors.SecurityDisabledError,
 )
 _NO_CAUSE: Final = ("not ready", "Unable to bootstrap", "Sending username and password")
+_REFUSAL: Final = (
+    "_ALERT_",
+    "CERTIFICATE_VERIFY_FAILED",
+    "AuthorizationFailed",
+    "not authorized",
+    "AuthenticationFailed",
+)
 _CLOSED_HINT: Final = (
     "the broker closed the connection: a wrong password, a missing certificate and another security_protocol"
     " look like this"
@@ -85,6 +92,11 @@ def translating(doing: str) -> Iterator[None]:
         yield
     except (client_errors.KafkaError, OSError) as error:
         raise translated(error, doing) from error
+
+
+def is_refusal(text: str) -> bool:
+    """Whether the client's words say that it is not let in: its certificate, the broker's, a password or a right."""
+    return any(words in text for words in _REFUSAL)
 
 
 class TroubleLog(logging.Handler):

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from connectors.kafka_errors import translated, trouble_log
+from connectors.kafka_errors import is_refusal, translated, trouble_log
 from connectors.kafka_producer import Producer
 from connectors.kafka_settings import KafkaSettings, producer_options
 from connectors.limits import check_size
@@ -104,6 +104,11 @@ class KafkaSink:
         """
         told = self._trouble.since(max(self._started_wall_s, self._progress_wall_s))
         return told or self._last_failure
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether `last_error` says that this client is not let in, and not only that nobody answers."""
+        return is_refusal(self.last_error)
 
     def close(self, deadline_s: float) -> None:
         """Wait up to `deadline_s` for what is in flight, then fail the rest with RetryLaterError and stop."""

@@ -51,6 +51,10 @@ class RecordSink(Protocol):
     def last_error(self) -> str:
         """The last cause of trouble in words (refused certificate, no broker, ...), or an empty string."""
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether that trouble is that this client is not let in (its certificate, password or rights)."""
+
     def close(self, deadline_s: float) -> None:
         """Stop within `deadline_s`; what is still in flight gets an error, never a false acknowledgement."""
 

@@ -139,7 +139,11 @@ class Deliver:
             "state": self._state_word,
             "heartbeat_ns": self._context.clock.monotonic_ns(),
             "uploader": asdict(uploader),
-            "broker": {"connected": uploader.connected, "last_error": uploader.last_error},
+            "broker": {
+                "connected": uploader.connected,
+                "state": uploader.state,
+                "last_error": uploader.last_error,
+            },
             "pending": self.reader.pending,
             "models": asdict(self.fetcher.status()) if self.fetcher is not None else None,
             "notices": self.notices.status() if self.notices is not None else None,

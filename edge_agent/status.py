@@ -55,7 +55,7 @@ def build_status(root: Path) -> dict[str, object]:
             "uploaded": ledger.bytes_uploaded,
         },
         "resent": ledger.resent,
-        "broker": deliver.get("broker", {"connected": False, "last_error": ""}),
+        "broker": deliver.get("broker", {"connected": False, "state": "waiting", "last_error": ""}),
         "telemetry": deliver.get("telemetry", {}),
         "updates": deliver.get("models") or {},
         "notices": deliver.get("notices") or {},

@@ -25,13 +25,21 @@ from connectors.ports import Acknowledgement, RecordSink
 from edge_agent.flight_window import FlightWindow
 from edge_agent.spool.reader import SpooledRecord, SpoolReader
 from foundation.clock import Clock
-from foundation.errors import BackPressureError, FleetLoopError, RejectedError
+from foundation.errors import (
+    BackPressureError,
+    FleetLoopError,
+    MisconfiguredError,
+    RejectedError,
+    UntrustedError,
+)
 from foundation.events import EventLog
 from foundation.retry import Backoff
 from foundation.settings import setting
 from schemas.identity import Identity
 from schemas.reasons import EvictReason, RejectReason
 
+CONNECTED, WAITING, REFUSED = "connected", "waiting", "refused"
+JUDGE_NS = 500_000_000
 _MB = 1_000_000
 
 
@@ -96,9 +104,10 @@ StepResult = Idle | Ok | Failed
 @dataclass(frozen=True, slots=True)
 class UploaderStatus:
     """What the agent's status says about delivery. `connected`: acknowledged something since the last
-    trouble."""
+    trouble. `state` is also `refused` (not let in: certificate, password or rights; a person must act) or `waiting`."""
 
     connected: bool
+    state: str
     last_error: str
     in_flight: int
     in_flight_bytes: int
@@ -142,6 +151,9 @@ class Uploader:
         self._last_error = ""
         self._stalls = 0
         self._refused = 0
+        self._state = WAITING
+        self._is_shut_out = False
+        self._judged_ns = clock.monotonic_ns()
 
     def step(self) -> StepResult:
         """One bounded amount of work. Raises nothing that the broker, the network or the disk can cause."""
@@ -155,6 +167,7 @@ class Uploader:
                 sent, refusal = self._send()
                 failure = refusal or failure
         self._sync(now_ns)
+        self._judge(acknowledged, failure, now_ns)
         if acknowledged:
             self._connected = True
             if not failure:
@@ -189,6 +202,7 @@ class Uploader:
                         continue
                 again.append(identity)
                 failure = _words(result)
+                self._is_shut_out = isinstance(result, MisconfiguredError | UntrustedError)
         if acknowledged:
             self._reader.acknowledge(acknowledged)
             self._has_unsynced = True
@@ -234,6 +248,7 @@ class Uploader:
         try:
             self._sink = self._sink_factory()
         except FleetLoopError as error:
+            self._is_shut_out = isinstance(error, MisconfiguredError | UntrustedError)
             reason = _words(error)
             self._pause(reason)
             return reason
@@ -278,6 +293,23 @@ class Uploader:
                     return sent, reason
                 self._waiting.popleft()
                 sent += 1
+
+    def _judge(self, acknowledged: int, failure: str, now_ns: int) -> None:
+        """Whether this vehicle is let in. What the client says is asked twice a second while nothing is acknowledged."""
+        state, reason = self._state, failure
+        if acknowledged and not failure:
+            state = CONNECTED
+        elif self._is_shut_out:
+            state = REFUSED
+        elif self._sink is not None and self._in_flight and now_ns - self._judged_ns >= JUDGE_NS:
+            self._judged_ns = now_ns
+            if told := self._sink.last_error:
+                state, reason = (REFUSED if self._sink.is_refused else WAITING), told
+        self._is_shut_out = False
+        if state != self._state:
+            self._state = state
+            level = "error" if state == REFUSED else "info"
+            self._events.emit("delivery_state", level=level, state=state, reason=reason)
 
     def _note(
         self, generation: int, identity: Identity
@@ -325,6 +357,7 @@ class Uploader:
         error = self._last_error or (self._sink.last_error if self._sink is not None else "")
         return UploaderStatus(
             connected=self._connected and not error,
+            state=WAITING if error and self._state == CONNECTED else self._state,
             last_error=error,
             in_flight=len(self._in_flight),
             in_flight_bytes=self._in_flight_bytes,

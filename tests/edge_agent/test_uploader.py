@@ -121,6 +121,36 @@ def test_a_refused_certificate_is_never_delivery(rig: Rig) -> None:
     assert rig.seqs() == [0, 1]
 
 
+def test_whoever_is_not_let_in_says_so_until_an_acknowledgement_says_otherwise(rig: Rig) -> None:
+    rig.refuse = [UntrustedError("certificate expired")]
+    rig.spool.put(3)
+    assert rig.uploader.status().state == "waiting"
+    rig.uploader.step()
+    assert rig.uploader.status().state == "refused"
+    rig.is_held = True
+    rig.clock.advance(5.0)
+    rig.uploader.step()
+    assert rig.uploader.status().state == "refused", "a new client that has no answer yet is no news"
+    rig.is_held = rig.sinks[-1].is_held = False
+    rig.sinks[-1].pump()
+    rig.uploader.step()
+    assert rig.uploader.status().state == "connected"
+    rig.spool.put(1)
+    rig.is_held = rig.sinks[-1].is_held = True
+    rig.uploader.step()
+    rig.sinks[-1]._last_error, rig.sinks[-1].is_refused = "Handshake failed: alert", True
+    rig.clock.advance(1.0)
+    rig.uploader.step()
+    assert rig.uploader.status().state == "refused", (
+        "the client's own words are enough: no answer may ever come"
+    )
+    rig.sinks[-1]._last_error, rig.sinks[-1].is_refused = "nobody listens", False
+    rig.clock.advance(1.0)
+    rig.uploader.step()
+    assert rig.uploader.status().state == "waiting"
+    assert rig.spool.ledger().counts.delivered == 3
+
+
 def test_a_refused_send_is_sent_again_and_not_counted(rig: Rig) -> None:
     rig.spool.put(4)
     rig.is_held = True
