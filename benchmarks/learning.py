@@ -80,16 +80,26 @@ NO_LIMIT = 1_000_000
 VEHICLES = 3
 OURS, CHANCE = "fleetloop", "random"
 SINGLE = ("entropy", "margin", "least_confidence", "novelty", "diverse")
-EXTRA = ("random_one_a_track", "fleetloop_by_vehicle")
+EXTRA = (
+    "random_one_a_track",
+    "fleetloop_by_vehicle",
+    "whole_pool",
+    "random_whole_tracks",
+    "fleetloop_whole_tracks",
+)
+"""Not of the comparison: what holds the others. `whole_pool` has a label of every frame, `..._whole_tracks` uses each
+label for every frame of its track (which the product does not do); all with as many steps of training."""
 AIM_POINTS, AIM_RARE_POINTS, AIM_NEVER_BELOW = 3.0, 10.0, -0.5
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's 97.5 % quantile for so many seeds."""
 JUDGED = (
-    "benchmarks/learning.py", "params.yaml", "pipelines/curate/coverage.py", "pipelines/curate/selection.py",
-    "pipelines/curate/scores.py", "pipelines/curate/labelling.py", "edge_agent/selection/policy.py",
-    "edge_agent/selection/novelty.py", "training/fit.py", "training/augment.py", "training/network.py",
+    "modelkit/scores.py", "pipelines/curate/scores.py", "edge_agent/selection/policy.py",
+    "edge_agent/selection/novelty.py", "edge_agent/selection/random_arm.py", "edge_agent/selection/track_limit.py",
+    "fleetloop/demo/drives.py", "training/fit.py", "training/augment.py", "training/network.py", "training/initial.py",
 )  # fmt: skip
-"""What decides the result: a finished run is used again only when none of these has changed."""
+JUDGED_OURS = (*JUDGED, "pipelines/curate/coverage.py", "pipelines/curate/selection.py", "params.yaml")
+"""What decides the result: a finished training is used again only when none of these and no part of the recipe has
+changed."""
 
 
 def data_folder() -> Path:
@@ -102,6 +112,8 @@ class Recipe:
     """One size of the comparison; `cut` keeps every so-many-th drive and test image (1: all)."""
 
     budget: int = BUDGET
+    base: tuple[float, int] = (BASE_SHARE, BASE_FRAMES_A_TRACK)
+    batch: int = BATCH
     base_epochs: int = BASE_EPOCHS
     epochs: int = EPOCHS
     cut: int = 1
@@ -260,6 +272,9 @@ def kept_by_vehicles(world: World, selection: SelectionSettings) -> list[str]:
 
 def choose(world: World, arm: str, seed: int, recipe: Recipe) -> list[str]:
     """The payloads that this arm has labelled, at most the budget."""
+    arm = arm.removesuffix("_whole_tracks")
+    if arm == "whole_pool":
+        return list(world.truth)
     alone = LabelParams(Strategy.RANDOM, NO_LIMIT, 0.0, 0.0, seed)
     shipped = dataclasses.replace(world.params.label, seed=seed)
     rows = world.rows
@@ -301,6 +316,13 @@ def _novel(world: World, budget: int) -> list[str]:
     return kept
 
 
+def of_whole_tracks(world: World, asked: Sequence[str]) -> list[str]:
+    """The payloads of every track of which a frame was asked for."""
+    wanted = set(asked)
+    tracks = {f.track_id for f in world.frames if f.payload_sha256 in wanted}
+    return [f.payload_sha256 for f in world.frames if f.track_id in tracks]
+
+
 def teach(world: World, asked: Sequence[str], seed: int, recipe: Recipe) -> NDArray[np.bool_]:
     """Fine-tune the first model on its own pictures and the labelled ones; which test images it then gets right."""
     from training.fit import fit, infer
@@ -318,12 +340,16 @@ def teach(world: World, asked: Sequence[str], seed: int, recipe: Recipe) -> NDAr
     weights = load_weights(world.made.folder / "weights.npz", world.made.record.weights_digest)
     how = world.made.model.contract.preprocessing
     both = _joined(world.base, _take(world.pool, train))
+    # Where more rows are used, fewer epochs: every arm is trained with as many steps.
+    epochs = max(
+        1, round(recipe.epochs * (len(world.base) + recipe.budget) / (len(world.base) + len(numbers)))
+    )
     found = fit(
         build(architecture, weights, seed),
         both,
         _take(world.pool, validation),
         how,
-        _train_params(seed, recipe.epochs),
+        _train_params(seed, epochs),
     )
     logits = infer(build(architecture, found.weights), world.test.pixels, how)
     return np.asarray(logits.argmax(axis=1) == world.test.labels)
@@ -354,11 +380,7 @@ def run_arms(
     say: Say,
 ) -> dict[str, dict[str, Any]]:
     """Every seed and arm: `SEED/ARM` to what it asked for and which test images it got right, kept in `parts`."""
-    digest = inputs_digest(recipe)
-    done: dict[str, dict[str, Any]] = {}
-    if parts is not None and parts.is_file():
-        kept = json.loads(parts.read_text())
-        done = kept["done"] if kept["inputs"] == digest else {}
+    done = finished(parts, recipe)
     rare = rare_classes(source)
     for seed in seeds:
         left = [arm for arm in arms if f"{seed}/{arm}" not in done]
@@ -370,9 +392,11 @@ def run_arms(
             for arm in left:
                 started = time.process_time()
                 asked = choose(world, arm, seed, recipe)
-                right = teach(world, asked, seed, recipe)
+                used = of_whole_tracks(world, asked) if arm.endswith("_whole_tracks") else asked
+                right = teach(world, used, seed, recipe)
                 tracks = {f.track_id for f in world.frames if f.payload_sha256 in set(asked)}
                 done[f"{seed}/{arm}"] = {
+                    "inputs": inputs_digest(recipe, arm),
                     "asked": len(asked),
                     "tracks": len(tracks),
                     "pool_frames": len(world.frames),
@@ -388,7 +412,7 @@ def run_arms(
                 }
                 if parts is not None:
                     parts.parent.mkdir(parents=True, exist_ok=True)
-                    write_json_atomic(parts, {"inputs": digest, "done": done})
+                    write_json_atomic(parts, done)
                 found = done[f"{seed}/{arm}"]
                 say(
                     f"seed {seed} {arm}: accuracy {100 * found['accuracy']:.2f} rare {100 * found['rare_accuracy']:.2f} "
@@ -398,12 +422,21 @@ def run_arms(
     return done
 
 
-def inputs_digest(recipe: Recipe) -> str:
-    """Of the code and parameters that decide the result, and of this size of it."""
+def inputs_digest(recipe: Recipe, arm: str) -> str:
+    """Of the code and parameters that decide this arm's result, and of this size of it."""
     found = hashlib.sha256(repr(recipe).encode())
-    for name in JUDGED:
+    for name in JUDGED_OURS if arm.startswith(OURS) else JUDGED:
         found.update(hashlib.sha256((ROOT / name).read_bytes()).digest())
     return found.hexdigest()[:16]
+
+
+def finished(parts: Path | None, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The trainings that earlier runs on the same code and recipe left, by `SEED/ARM`."""
+    if parts is None or not parts.is_file():
+        return {}
+    kept = json.loads(parts.read_text())
+    digests = {arm: inputs_digest(recipe, arm) for arm in (CHANCE, OURS, *SINGLE, *EXTRA)}
+    return {key: part for key, part in kept.items() if part["inputs"] == digests[key.partition("/")[2]]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,7 +532,8 @@ def run(seed: int, quick: bool) -> list[Measure]:
         )
     arms, seeds = (CHANCE, *SINGLE, OURS), tuple(range(seed + 1, seed + 6))
     parts = ROOT / "out" / "bench" / "learning.parts.json"
-    reused = finished(parts, seeds, arms, Recipe())
+    earlier = finished(parts, Recipe())
+    reused = sum(f"{seed}/{arm}" in earlier for seed in seeds for arm in arms)
     done = run_arms(source, seeds, arms, Recipe(), parts, print)
     note = (
         f"{reused} of {len(seeds) * len(arms)} trainings are of an earlier run on the same code"
@@ -507,16 +541,6 @@ def run(seed: int, quick: bool) -> list[Measure]:
         else ""
     )
     return measures(done, seeds, arms, note)
-
-
-def finished(parts: Path, seeds: Sequence[int], arms: Sequence[str], recipe: Recipe) -> int:
-    """How many of these trainings an earlier run on the same code has left."""
-    if not parts.is_file():
-        return 0
-    kept = json.loads(parts.read_text())
-    if kept["inputs"] != inputs_digest(recipe):
-        return 0
-    return sum(f"{seed}/{arm}" in kept["done"] for seed in seeds for arm in arms)
 
 
 def _needs() -> str | None:
@@ -553,7 +577,7 @@ def main() -> None:
         for arm in arms
     }
     command = f"python -m benchmarks.learning --seeds {options.seeds} --first-seed {options.first_seed} --arms {options.arms}"
-    document = {"command": command, "inputs": inputs_digest(Recipe()), "seeds": list(seeds)}
+    document = {"command": command, "inputs": inputs_digest(Recipe(), OURS), "seeds": list(seeds)}
     write_json_atomic(
         options.json, {**document, "arms": by_arm, "measures": [dataclasses.asdict(row) for row in rows]}
     )
