@@ -89,6 +89,11 @@ def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> p
     test frame, from `test_distances` (payload_sha256, test_distance_bits), null when none is near or the row
     is a test frame itself.
     """
+    return with_derived(rows.lazy(), test_distances).collect()
+
+
+def with_derived(rows: pl.LazyFrame, test_distances: pl.DataFrame | None = None) -> pl.LazyFrame:
+    """`prepare` as a plan: what no rule looks at is never computed."""
     group = ["vehicle_id", "epoch", "drive_id", "sensor_id"]
     believed = pl.col("vehicle_id").is_not_null() & (pl.col("time_quality") == "ok").fill_null(False)
     previous = (
@@ -104,7 +109,7 @@ def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> p
     )
     if test_distances is None:
         return rows.with_columns(pl.lit(None, pl.Float64).alias("test_distance_bits"))
-    joined = rows.join(test_distances, on="payload_sha256", how="left", maintain_order="left")
+    joined = rows.join(test_distances.lazy(), on="payload_sha256", how="left", maintain_order="left")
     is_test = pl.col("split") == str(Split.TEST)
     return joined.with_columns(
         pl.when(~is_test).then("test_distance_bits").cast(pl.Float64).alias("test_distance_bits")
@@ -114,6 +119,12 @@ def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> p
 def failing(prepared: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
     """One boolean column a rule, in the order of the rows: true where the row breaks it."""
     return prepared.lazy().select(rule.fails.alias(rule.name) for rule in rules).collect()
+
+
+def failing_counts(prepared: pl.LazyFrame, rules: Sequence[Rule]) -> dict[str, int]:
+    """How many rows break each rule; what `failing` marks, without a mark a row in memory."""
+    counted = prepared.select(rule.fails.sum().alias(rule.name) for rule in rules).collect()
+    return {rule.name: int(counted[rule.name][0] or 0) for rule in rules}
 
 
 def broken_rules(verdicts: pl.DataFrame) -> pl.Series:

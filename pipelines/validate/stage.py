@@ -23,7 +23,7 @@ from pipelines.curate.params import Params, load_params
 from pipelines.curate.perceptual_hash import as_words
 from pipelines.curate.resolve import test_distances
 from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows
-from pipelines.validate.rules import Rule, failing, prepare, rules_for
+from pipelines.validate.rules import Rule, failing_counts, prepare, rules_for
 from schemas.reasons import Split
 
 REPORT_NAME = "validation.json"
@@ -70,8 +70,8 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
     rules = rules_for(params.classes, params.curate.near_duplicates.max_distance_bits)
     rows = pl.concat([kept, quarantined.select(pl.col(n).cast(k) for n, k in kept.schema.items())])
     prepared = _prepared(rows, params)
-    counts = _failing_counts(prepared, rules)
-    in_shards = _failing_counts(_prepared(kept, params), rules)
+    counts = failing_counts(prepared.lazy(), rules)
+    in_shards = failing_counts(_prepared(kept, params).lazy(), rules)
     allowed = params.validate.max_failing_ratio
     failures = [
         f"{rule.name}: {counts[rule.name]} of {rows.height} rows fail, allowed are {allowed:.2%}"
@@ -116,11 +116,6 @@ def pairs_with_test(rows: pl.DataFrame, max_distance_bits: int) -> pl.DataFrame:
     a, b, distance = near_hash_pairs(as_words(hashed["image_hash"].to_list()), max_distance_bits)
     mixed = is_test[a] != is_test[b]
     return pairs_frame(hashed["payload_sha256"], a[mixed], b[mixed], distance[mixed], "hash")
-
-
-def _failing_counts(prepared: pl.DataFrame, rules: tuple[Rule, ...]) -> dict[str, int]:
-    counted = failing(prepared, rules).sum()
-    return {rule.name: int(counted[rule.name][0] or 0) for rule in rules}
 
 
 def _second_opinion(

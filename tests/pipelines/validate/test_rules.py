@@ -7,71 +7,23 @@ import random
 import polars as pl
 import pytest
 
-from pipelines.curate.shards import SHARD_SCHEMA
-from pipelines.validate.rules import broken_rules, failing, prepare, rules_for
+from pipelines.validate.rules import broken_rules, failing, failing_counts, prepare, rules_for
 from schemas.reasons import QuarantineReason
-
-CLASSES = ("green", "red")
-RULES = rules_for(CLASSES, 24)
-SCHEMA = {
-    name: kind
-    for name, kind in pl.DataFrame(pl.from_arrow(SHARD_SCHEMA.empty_table())).schema.items()
-    if name != "payload"
-}
-
-
-def good_rows(count: int = 20) -> list[dict[str, object]]:
-    rows = []
-    for number in range(count):
-        row: dict[str, object] = dict.fromkeys(SCHEMA)
-        row |= {
-            "identity": f"car/e/{number}",
-            "payload_sha256": f"{number:064x}",
-            "class_name": CLASSES[number % 2],
-            "class_index": number % 2,
-            "split": "test" if number < 5 else "train",
-            "drive_id": "d0" if number < 5 else "d1",
-            "vehicle_id": "car",
-            "epoch": "e",
-            "seq": number,
-            "sensor_id": "front",
-            "capture_time_ns": 10 * number,
-            "time_quality": "ok",
-            "luma": 90.0,
-            "score_entropy": 0.5,
-            "score_margin": 1.0,
-            "score_least_confidence": 0.0,
-            "selection_probability": 1.0,
-        }
-        rows.append(row)
-    return rows
-
-
-def frame(rows: list[dict[str, object]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=SCHEMA)
+from tests.checker.row_rules import failing_rows
+from tests.pipelines.mutated_batches import (
+    BREAKS,
+    CLASSES,
+    MAX_BITS,
+    RULES,
+    distances_frame,
+    frame,
+    good_rows,
+    mutated,
+)
 
 
 def broken(rows: list[dict[str, object]]) -> list[list[str]]:
     return broken_rules(failing(prepare(frame(rows)), RULES)).to_list()
-
-
-BREAKS: list[tuple[dict[str, object], str]] = [
-    ({"identity": None}, "identity_present"),
-    ({"payload_sha256": None}, "payload_sha256_present"),
-    ({"payload_sha256": "A" * 64}, "hash_well_formed"),
-    ({"payload_sha256": "a" * 63}, "hash_well_formed"),
-    ({"payload_sha256": "a" * 64 + "\n"}, "hash_well_formed"),
-    ({"class_name": None}, "class_name_present"),
-    ({"class_name": "blue"}, "class_name_known"),
-    ({"score_entropy": 1.01}, "score_entropy_in_range"),
-    ({"score_margin": -0.01}, "score_margin_in_range"),
-    ({"score_least_confidence": float("nan")}, "score_least_confidence_in_range"),
-    ({"score_novelty": float("inf")}, "score_novelty_in_range"),
-    ({"selection_probability": 1.5}, "selection_probability_in_range"),
-    ({"luma": 255.1}, "luma_in_range"),
-    ({"capture_time_ns": 90}, "time_rises"),
-    ({"capture_time_ns": 5}, "time_rises"),
-]
 
 
 def test_good_rows_break_no_rule() -> None:
@@ -120,19 +72,23 @@ def test_a_clock_that_is_not_believed_breaks_no_order_and_another_drive_begins_a
     assert broken(rows) == [[]] * 20
 
 
+def test_the_fast_rules_count_what_the_checker_counts_on_mutated_batches() -> None:
+    for number in range(300):
+        rows, near = mutated(random.Random(number))
+        prepared = prepare(frame(rows), distances_frame(near))
+        known = failing_rows(rows, CLASSES, near, MAX_BITS)
+        assert failing_counts(prepared.lazy(), RULES) == known, number
+        assert failing(prepared, RULES).sum().row(0, named=True) == known, number
+
+
 @pytest.mark.slow
 def test_great_expectations_counts_the_same_failing_rows_on_mutated_batches() -> None:
     from pipelines.validate.expectations import judge_with_expectations
 
-    chooser = random.Random(4)
-    for _ in range(25):
-        rows = good_rows()
-        for _ in range(chooser.randrange(5)):
-            rows[chooser.randrange(20)] |= chooser.choice(BREAKS)[0]
-        if chooser.random() < 0.3:
-            rows[1]["identity"] = rows[2]["identity"]
-        prepared = prepare(frame(rows))
-        counted = failing(prepared, RULES).sum().row(0, named=True)
+    for number in range(25):
+        rows, near = mutated(random.Random(number))
+        prepared = prepare(frame(rows), distances_frame(near))
+        counted = failing_counts(prepared.lazy(), RULES)
         verdicts = judge_with_expectations(prepared, RULES, allowed_ratio=0.0, docs=None)
         assert {verdict.rule: verdict.failing_rows for verdict in verdicts} == counted
         assert all(verdict.success == (verdict.failing_rows == 0) for verdict in verdicts)
