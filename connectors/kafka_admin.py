@@ -37,7 +37,7 @@ class KafkaAdmin:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._deadline_s = settings.progress_deadline_s
-        started_s = time.time()
+        started_s = time.monotonic()
         trouble = trouble_log()
         options = connection_options(settings) | {"bootstrap_timeout_ms": int(self._deadline_s * 1000)}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
@@ -113,17 +114,18 @@ class TroubleLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one message."""
         try:
-            self._told.append((record.created, record.getMessage()))
+            self._told.append((time.monotonic(), record.getMessage()))
         except (TypeError, ValueError):  # a malformed message of the client must not stop its network thread
             self.handleError(record)
 
-    def since(self, wall_s: float) -> str:
-        """The most telling message at or after `wall_s` (seconds since 1970), or an empty string.
+    def since(self, monotonic_s: float) -> str:
+        """The most telling message at or after `monotonic_s` (of `time.monotonic`: a wall clock that jumps would hide
+        a message for as long as it went back), or an empty string.
 
         The cause ("Handshake failed: ...", "ECONNREFUSED") stands in the message about a connection, which
         what follows only repeats as "not ready".
         """
-        told = [text for created, text in list(self._told) if created >= wall_s]
+        told = [text for created, text in list(self._told) if created >= monotonic_s]
         causes = [text for text in told if _is_cause(text)]
         text = (causes or told or [""])[-1]
         return f"{text}; {_CLOSED_HINT}" if "socket disconnected" in text else text

@@ -55,7 +55,7 @@ class KafkaSink:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._options = producer_options(settings) | {"max_block_ms": int(_METADATA_WAIT_S * 1000)}
-        self._started_wall_s = time.time()
+        self._started_s = time.monotonic()
         self._trouble = trouble_log()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -63,7 +63,7 @@ class KafkaSink:
         self._flights: set[_Flight] = set()
         self._in_flight_bytes = 0
         self._last_progress_ns = self._clock.monotonic_ns()
-        self._progress_wall_s = 0.0
+        self._progress_s = 0.0
         self._last_failure = ""
         self._is_closing = False  # takes no more records
         self._is_closed = False  # makes no more producers
@@ -102,7 +102,7 @@ class KafkaSink:
         """Why nothing moves, in words: the client's last warning since the last acknowledgement, or a
         failure.
         """
-        told = self._trouble.since(max(self._started_wall_s, self._progress_wall_s))
+        told = self._trouble.since(max(self._started_s, self._progress_s))
         return told or self._last_failure
 
     @property
@@ -188,7 +188,7 @@ class KafkaSink:
             self._replace(flight.producer)
             return
         self._last_progress_ns = self._clock.monotonic_ns()
-        self._progress_wall_s = time.time()
+        self._progress_s = time.monotonic()
         self._last_failure = ""
         self._resolve(flight, Acknowledgement(outcome.topic, outcome.partition, outcome.offset))
 

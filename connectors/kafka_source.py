@@ -99,7 +99,7 @@ class KafkaSource:
             admin.close()
 
     def _batches(self, consumer: Any, place: Any, start: int, end: int) -> Iterator[list[StoredRecord]]:
-        position, moved_ns, started_s = start, self._clock.monotonic_ns(), time.time()
+        position, moved_ns, started_s = start, self._clock.monotonic_ns(), time.monotonic()
         while position < end:
             try:
                 with translating(f"reading {place.topic}/{place.partition} at {position}"):
@@ -166,7 +166,7 @@ class KafkaSource:
     def _call(
         self, doing: str, call: Callable[[], T], *, give_back: Callable[[T], object] | None = None
     ) -> T:
-        started_s = time.time()
+        started_s = time.monotonic()
 
         def translated_call() -> T:
             with translating(doing):

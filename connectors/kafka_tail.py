@@ -44,7 +44,7 @@ class KafkaTail:
 
     def poll(self, wait_s: float) -> list[StoredRecord]:
         """See `RecordTail.poll`."""
-        started_s = time.time()
+        started_s = time.monotonic()
         try:
             if self._consumer is None:
                 self._consumer = self._connect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from connectors.apache_kafka import ApacheKafka, missing
 from connectors.child_process import free_port
 from connectors.embedded_broker import EmbeddedBroker
 from connectors.kafka_admin import ensure_topics
+from connectors.kafka_errors import trouble_log
 from connectors.kafka_settings import KafkaSettings
 from connectors.kafka_sink import KafkaSink
 from connectors.kafka_source import KafkaSource
@@ -314,3 +316,21 @@ def limit_messages(settings: KafkaSettings, topic: str, size_bytes: int) -> None
         [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size_bytes)})]
     )
     admin.close()
+
+
+@pytest.mark.parametrize("off_s", [-86_400.0, 10 * 365 * 86_400.0])
+def test_a_wall_clock_that_jumps_hides_no_trouble_and_keeps_none(
+    monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    """Trouble from before the last acknowledgement is over, trouble after it is told, whatever the time of day."""
+    real, trouble, client = time.time, trouble_log(), logging.getLogger("kafka.test")
+    client.warning("before")
+    acknowledged_s = time.monotonic()
+    assert trouble.since(acknowledged_s) == ""
+    monkeypatch.setattr(time, "time", lambda: real() + off_s)
+    monkeypatch.setattr(time, "time_ns", lambda: int((real() + off_s) * 1e9))
+    client.warning("after")
+    assert trouble.since(acknowledged_s) == "after"
+    client.warning("ahead")
+    monkeypatch.undo()
+    assert trouble.since(time.monotonic()) == ""
