@@ -43,6 +43,22 @@ def jumps(batch: Batch) -> Tally:
     return tally
 
 
+def freeze(batch: Batch) -> Tally:
+    from tests.checker.freeze_story import freeze_violations
+    from tests.torture.clock_freeze import FrozenFleet
+
+    tally = Tally()
+    for number in batch.numbers():
+        fleet = FrozenFleet(batch.folder / str(number), batch.rng(number))
+        with fleet.booted():
+            fleet.play()
+        tally.judge(freeze_violations(fleet.looks), f"try {number}")
+        tally.count("words_believed", sum(look.has_accepted for look in fleet.looks))
+        tally.count("words_refused", sum(not look.has_accepted for look in fleet.looks))
+        tally.count("boots", fleet.boots)
+    return tally
+
+
 FAULTS = (
     Fault(
         name="clock-jumps",
@@ -86,6 +102,42 @@ FAULTS = (
                 "edge_agent/time_quality.py",
                 "            self.jumps += 1\n",
                 "            self.jumps += 0\n",
+            ),
+        ),
+    ),
+    Fault(
+        name="clock-freeze",
+        group=6,
+        guarantees=("G6",),
+        what=(
+            "A vehicle runs for weeks with a clock that jumps (1970, a day back, ten years ahead) and boots with any"
+            " clock, while the fleet speaks or is silenced: a word that must be over, by what the vehicle could know, is"
+            " never believed, and a good one is believed again as soon as the clock is right."
+        ),
+        one_try="one story of 14 steps, asked after each",
+        full=40,
+        turn=5,
+        run=freeze,
+        real="Real TUF documents, keys, signatures and files; time and boots are simulated, the repository is a folder",
+        fixed=1,
+        broken=(
+            BrokenBuild(
+                "the wall clock alone says what time it is",
+                "edge_agent/models/trust_folder.py",
+                "        return max(clock.now_ns(), floor_ns)\n",
+                "        return clock.now_ns()\n",
+            ),
+            BrokenBuild(
+                "the wall clock raises the floor under time",
+                "edge_agent/models/trust_folder.py",
+                "TimeFloor(max(kept_ns, issued_ns), boot_id()",
+                "TimeFloor(max(kept_ns, issued_ns, clock.now_ns()), boot_id()",
+            ),
+            BrokenBuild(
+                "how far the floor has moved is lost with the power",
+                "edge_agent/models/trust_folder.py",
+                "        if floor is not None and floor.at(clock) - floor.floor_ns > _HOLD_NS:\n",
+                "        if floor is not None and floor.at(clock) - floor.floor_ns > 10**9 * _HOLD_NS:\n",
             ),
         ),
     ),
