@@ -38,27 +38,40 @@ def _distributions(probabilities: ArrayLike) -> Floats:
 
 def entropy(probabilities: ArrayLike) -> Floats:
     """Shannon entropy over the last axis, divided by that of the uniform distribution; (..., C) to (...)."""
-    p = _distributions(probabilities)
+    return _unit_range(_entropy(_distributions(probabilities)))
+
+
+def _entropy(p: Floats) -> Floats:
     terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
-    return _unit_range(-terms.sum(axis=-1) / np.log(p.shape[-1]))
+    return np.asarray(-terms.sum(axis=-1) / np.log(p.shape[-1]))
 
 
 def margin(probabilities: ArrayLike) -> Floats:
     """One minus the gap between the two most likely classes; (..., C) to (...)."""
-    p = _distributions(probabilities)
+    return _unit_range(_margin(_distributions(probabilities)))
+
+
+def _margin(p: Floats) -> Floats:
     top = np.partition(p, p.shape[-1] - 2, axis=-1)[..., -2:]
-    return _unit_range(1.0 - (top[..., 1] - top[..., 0]))
+    return np.asarray(1.0 - (top[..., 1] - top[..., 0]))
 
 
 def least_confidence(probabilities: ArrayLike) -> Floats:
     """One minus the largest probability, 1 for the uniform distribution; (..., C) to (...)."""
-    p = _distributions(probabilities)
+    return _unit_range(_least_confidence(_distributions(probabilities)))
+
+
+def _least_confidence(p: Floats) -> Floats:
     classes = p.shape[-1]
-    return _unit_range((1.0 - p.max(axis=-1)) * classes / (classes - 1))
+    return np.asarray((1.0 - p.max(axis=-1)) * classes / (classes - 1))
 
 
 def _unit_range(values: ArrayLike) -> Floats:
     return np.asarray(np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0), dtype=np.float64)
+
+
+def _unit_number(value: Floats) -> float:
+    return min(max(float(value), 0.0), 1.0)
 
 
 class EmbeddingMemory:
@@ -125,9 +138,10 @@ def score(prediction: Prediction, memory: EmbeddingMemory | None) -> Scores:
     """All scores of one prediction; all None when the output was not finite. Leaves the memory alone."""
     if not prediction.logits_finite:
         return Scores(entropy=None, margin=None, least_confidence=None, novelty=None)
+    p = _distributions(prediction.probabilities)  # once, not once a score: this is on every frame's way
     return Scores(
-        entropy=float(entropy(prediction.probabilities)),
-        margin=float(margin(prediction.probabilities)),
-        least_confidence=float(least_confidence(prediction.probabilities)),
+        entropy=_unit_number(_entropy(p)),
+        margin=_unit_number(_margin(p)),
+        least_confidence=_unit_number(_least_confidence(p)),
         novelty=None if memory is None else novelty(prediction.embedding, memory),
     )
