@@ -135,6 +135,12 @@ class PowerLossDisk:
         if file is not None and data:
             file.change(_Change(file.size_bytes if begin is None else begin, data))
 
+    def copied(self, path: str, source: str, begin: int, source_begin: int, length: int) -> None:
+        """A sendfile that succeeded: `length` bytes of another file (as it is now), written at `begin`."""
+        other = self._file(source) if self.covers(source) else None
+        data = other.versions()[-1] if other is not None else Path(source).read_bytes()
+        self.wrote(path, data[source_begin : source_begin + length], begin)
+
     def truncated(self, path: str, length: int) -> None:
         """An ftruncate that succeeded."""
         file = self._file(path)

@@ -43,15 +43,21 @@ def settings_of(rng: random.Random, receipts: Path) -> SpoolSettings:
 
 
 def record_busy_spool(folder: Path, seed: str) -> Recorded:
-    """Commits of mixed classes, uploads, syncs, eviction, both sides killed and opened again: on one tape."""
+    """Commits of mixed classes, uploads, syncs, eviction, both sides killed and opened again: on one tape.
+
+    On every second tape a thread of the writer's own commits what the loop hands over.
+    """
     rng = random.Random(seed)
     settings = settings_of(rng, folder / "receipts")
     offered: set[str] = set()
+    is_threaded = random.Random(f"{seed}/thread").random() < 0.5
     with recording(folder / "state") as tape:
         tell = _Receipts(folder / "receipts", tape)
         tape.before_call = tell.look
         (folder / "state").mkdir()
         spool = Spool(folder / "state" / "spool", settings)
+        if is_threaded:
+            spool.writer.start_committer()
         for step in range(STEPS):
             for _ in range(rng.randint(1, 5)):
                 number = rng.randrange(10**9)
@@ -63,15 +69,28 @@ def record_busy_spool(folder: Path, seed: str) -> Recorded:
                 except RejectedError as error:
                     if error.reason != "quota_full":
                         raise
-            spool.writer.commit()
+            spool.writer.hand_over()
             _deliver(spool, tape, rng)
             if step in (STEPS // 3, 2 * STEPS // 3):
-                spool.restart_writer()
-                spool.restart_reader()
+                _restart(spool, is_threaded)
             spool.clock.advance(rng.choice([0.1, 1.5]))
-        spool.close()
+        if is_threaded:
+            spool.writer.close()
+            spool.kill_reader()
+        else:
+            spool.close()
         tell.look()
     return Recorded(tape, settings, offered)
+
+
+def _restart(spool: Spool, is_threaded: bool) -> None:
+    """Killed, or (a thread cannot be killed) ended in order; then opened again."""
+    if is_threaded:
+        spool.writer.close()
+        spool.open_writer().start_committer()
+    else:
+        spool.restart_writer()
+    spool.restart_reader()
 
 
 def _deliver(spool: Spool, tape: Tape, rng: random.Random) -> None:
@@ -117,6 +136,8 @@ def told_by(marks: Sequence[tuple[Any, ...]], offered: set[str] | None = None) -
             acknowledged.add(rest[0])
         elif what == "durable":
             told.durable |= acknowledged
+        elif what == "power lost":
+            acknowledged &= told.durable
     return told
 
 
@@ -191,4 +212,4 @@ def lose_power_again(
         spool.close()
     ((_, more),) = moments(tape, disk, [rng.randint(0, len(tape.steps))])
     write_tree(disk.state(rng), after)
-    return marks + more
+    return [*marks, ("power lost",), *more]

@@ -172,6 +172,12 @@ def _played(
         if call == "lseek":
             offsets[key] = result
             return
+        if call == "sendfile":
+            _, source = _descriptor(arguments[1])
+            source_begin = int(re.sub(r"[^0-9].*", "", arguments[2].strip("[")) or 0)
+            yield Call("copied", (path, source, offsets.get(key, 0), source_begin, result))
+            offsets[key] = offsets.get(key, 0) + result
+            return
         if call not in ("write", "pwrite64"):
             raise ValueError(f"{call} to {path} cannot be played back")
         data = _bytes(arguments[1])[:result]
