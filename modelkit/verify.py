@@ -188,6 +188,9 @@ def _check_versions(model: ModelProto, bounds: ModelLimits) -> None:
 
 
 def _check_io(graph: GraphProto, contract: ModelContract) -> None:
+    for value in (*graph.input, *graph.output):
+        if not isinstance(value.name, str):  # protobuf gives bytes for what is no text
+            raise RejectedError(f"{value.name!r} is no name: not UTF-8", reason=RefuseReason.NOT_ONNX)
     initialised = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in initialised}
     outputs = {value.name: value for value in graph.output}

@@ -268,3 +268,9 @@ def test_verification_opens_no_file() -> None:
     finally:
         armed[0] = False
     assert opened == []
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    data = tiny_proto(tiny_contract()).SerializeToString().replace(b"logits", b"logit\xff")
+    with pytest.raises(RejectedError, match="not UTF-8"):
+        verify_model(embed_contract(data, tiny_contract()), None)
