@@ -21,8 +21,10 @@ from tests.edge_agent.models.model_bench import Bench
 
 DAY_S = 86_400.0
 HOLD_S = 1_800.0
-OFFS_S = (-WALL_NS / 1e9, -DAY_S, 0.0, DAY_S, 3650 * DAY_S)
-STEPS = 14
+TO_1970_S = -WALL_NS / 1e9
+OFFS_S = (TO_1970_S, TO_1970_S, TO_1970_S, -DAY_S, 0.0, 0.0, DAY_S, 3650 * DAY_S)
+STEPS = 20
+WHAT = ("runs",) * 5 + ("jumps",) * 2 + ("boots",) * 2 + ("fleet speaks",)
 
 
 @dataclass
@@ -51,7 +53,7 @@ class FrozenFleet:
     def play(self) -> None:
         self._look("at first")
         for number in range(STEPS):
-            what = self.rng.choice(["runs", "runs", "runs", "jumps", "boots", "fleet speaks"])
+            what = self.rng.choice(WHAT)
             if what == "runs":
                 self._run(self.rng.uniform(0.2, 4.0) * DAY_S)
             elif what == "jumps":

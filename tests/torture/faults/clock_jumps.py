@@ -114,7 +114,7 @@ FAULTS = (
             " clock, while the fleet speaks or is silenced: a word that must be over, by what the vehicle could know, is"
             " never believed, and a good one is believed again as soon as the clock is right."
         ),
-        one_try="one story of 14 steps, asked after each",
+        one_try="one story of 20 steps, asked after each",
         full=40,
         turn=5,
         run=freeze,
