@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -422,6 +423,7 @@ def run_arms(
     return done
 
 
+@functools.cache  # of the code as it was when this process began
 def inputs_digest(recipe: Recipe, arm: str) -> str:
     """Of the code and parameters that decide this arm's result, and of this size of it."""
     found = hashlib.sha256(repr(recipe).encode())
