@@ -97,6 +97,27 @@ def traced_child(
         tracer.stderr.close()
 
 
+def traced_command(command: list[str], log: Path, *, limit_s: float) -> int:
+    """Run a command under strace, with all that it starts (for libraries that do not survive a fork)."""
+    options = [
+        "-f",
+        "--seccomp-bpf",
+        "-y",
+        "-xx",
+        "-s",
+        str(MAX_BYTES),
+        "-o",
+        str(log),
+        "-e",
+        f"trace={TRACED}",
+    ]
+    with log.with_suffix(".error").open("wb") as errors:
+        done = subprocess.run(
+            ["strace", *options, *command], stdout=errors, stderr=errors, check=False, timeout=limit_s
+        )
+    return done.returncode
+
+
 def _wait_until_attached(child: int) -> None:
     until = time.monotonic() + _ATTACH_S
     while time.monotonic() < until:
