@@ -64,21 +64,28 @@ FAULTS = (
         turn_limit_s=900.0,
         broken=(
             BrokenBuild(
-                "a line feed after a hash passes", RULES, 'r"^[0-9a-f]{64}\\Z"', 'r"^[0-9a-f]{64}$"', tries=60
+                "a line feed after a hash passes",
+                RULES,
+                'r"^[0-9a-f]{64}\\Z"',
+                'r"^[0-9a-f]{64}$"',
+                tries=3,
+                first=40,
             ),
             BrokenBuild(
                 "an unknown clock breaks the order of time",
                 RULES,
                 'pl.col("vehicle_id").is_not_null() & (pl.col("time_quality") == "ok").fill_null(False)',
                 'pl.col("vehicle_id").is_not_null()',
-                tries=60,
+                tries=2,
+                first=46,
             ),
             BrokenBuild(
                 "a score that is no number passes as missing",
                 EXPECTATIONS,
                 'pl.col(name).fill_nan(float("inf")) for name in floats',
                 "pl.col(name).fill_nan(None) for name in floats",
-                tries=60,
+                tries=2,
+                first=39,
             ),
         ),
     ),
