@@ -8,6 +8,9 @@ Beam's own default would.
 
 from __future__ import annotations
 
+import logging
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +21,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.runners.common import DoFnSignature
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, fn_runner
 from apache_beam.runners.runner import PipelineRunner
+from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
 from foundation.errors import MisconfiguredError, RetryLaterError
 
@@ -126,12 +131,11 @@ class _EndlessVisitor(PipelineVisitor):
 def _runner_and_options(settings: RunnerSettings) -> tuple[PipelineRunner, PipelineOptions]:
     flags = list(settings.extra)
     if settings.runner is Runner.DIRECT:
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-        mode = "in_memory" if settings.workers == 1 else "multi_threading"
-        if settings.multi_processing and settings.workers > 1:
-            mode = "multi_processing"
+        is_in_threads = settings.workers > 1 and not settings.multi_processing
+        mode = "multi_threading" if is_in_threads else "in_memory"
         flags += [f"--direct_num_workers={settings.workers}", f"--direct_running_mode={mode}"]
+        if settings.multi_processing and settings.workers > 1:
+            return FnApiRunner(default_environment=_worker_processes()), PipelineOptions(flags)
         return FnApiRunner(), PipelineOptions(flags)
     flags.append(f"--environment_type={settings.environment}")
     if settings.runner is Runner.PRISM:
@@ -141,6 +145,21 @@ def _runner_and_options(settings: RunnerSettings) -> tuple[PipelineRunner, Pipel
     from apache_beam.runners.portability.portable_runner import PortableRunner
 
     return PortableRunner(), PipelineOptions([*flags, f"--job_endpoint={settings.job_endpoint}"])
+
+
+def _worker_processes() -> Environment:
+    """Workers as processes of this Python.
+
+    Why not Beam's own mode `multi_processing`? It gives the path of Python to a shell as it is: with a space in it no
+    worker starts, and the pipeline waits for ever. An environment given with the mode `in_memory` is taken, and warned of.
+    """
+    logging.getLogger(fn_runner.__name__).addFilter(_is_not_about_the_mode)
+    command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+    return SubprocessSDKEnvironment.from_command_string(command_string=command)
+
+
+def _is_not_about_the_mode(record: logging.LogRecord) -> bool:
+    return "direct_running_mode" not in str(record.msg)
 
 
 def _last_words(error: RuntimeError) -> str:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,28 @@ def test_the_local_runner_runs_in_this_process(workers: int, tmp_path: Path) -> 
 
     run(build, RunnerSettings(workers=workers))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "3"]
+
+
+def test_worker_processes_start_where_the_path_of_python_has_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "a folder" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+    def build(pipeline: beam.Pipeline) -> Any:
+        return pipeline | beam.Create([1, 2, 3]) | beam.Reshuffle() | beam.Map(_touch_by, str(tmp_path))
+
+    run(build, RunnerSettings(workers=2, multi_processing=True))
+    made = [path.name.split("-") for path in tmp_path.iterdir() if "-" in path.name]
+    assert sorted(number for number, _ in made) == ["1", "2", "3"]
+    assert str(os.getpid()) not in {process for _, process in made}
+
+
+def _touch_by(number: int, folder: str) -> None:
+    (Path(folder) / f"{number}-{os.getpid()}").touch()
 
 
 def _touch(number: int, folder: str) -> None:
