@@ -78,7 +78,7 @@ class LocalAuthority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
             .sign(self._key, hashes.SHA256())
         )
-        made = Certificate(self.folder / f"{name}.pem", self.folder / f"{name}-key.pem")
+        made = Certificate(self.folder / f"{unit}-{name}.pem", self.folder / f"{unit}-{name}-key.pem")
         _write_key(made.key_path, key)
         made.certificate_path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
         return made

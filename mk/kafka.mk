@@ -13,3 +13,10 @@ $(KAFKA_LIBS)/.complete: mk/kafka-pom.xml
 	mvn -B -q -f mk/kafka-pom.xml $(MAVEN_DEPENDENCY_PLUGIN):copy-dependencies \
 	  -DincludeScope=runtime "-DoutputDirectory=$$(realpath $(KAFKA_LIBS))"
 	touch $@
+
+KAFKA_SECURE ?= .cache/kafka-secure
+VEHICLES ?= car-1
+
+.PHONY: kafka-secure
+kafka-secure: $(KAFKA_LIBS)/.complete $(DEMO_READY) ## A Kafka with mTLS and access rights to try things out on (VEHICLES="car-1 car-2"; Ctrl-C ends it).
+	$(BIN)/python -m connectors.secure_kafka $(KAFKA_SECURE) $(VEHICLES)

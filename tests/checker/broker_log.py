@@ -53,8 +53,8 @@ def read_schemas(folder: Path) -> Schemas:
     return found
 
 
-def read_log(bootstrap: str, topic: str, schemas: Schemas, *, deadline_s: float = 60.0) -> Log:
-    """Every retained record of `topic`, up to the ends as they are at the call.
+def read_log(bootstrap: str, topic: str, schemas: Schemas, *, deadline_s: float = 60.0, **client: Any) -> Log:
+    """Every retained record of `topic`, up to the ends as they are at the call. `client`: options of kafka-python.
 
     Raises:
         InputError: no broker, no topic, or no progress within the deadline.
@@ -66,6 +66,7 @@ def read_log(bootstrap: str, topic: str, schemas: Schemas, *, deadline_s: float 
         auto_offset_reset="none",
         max_partition_fetch_bytes=8 * 1024 * 1024,
         client_id="fleetloop-checker",
+        **client,
     )
     try:
         numbers = consumer.partitions_for_topic(topic)

@@ -17,8 +17,10 @@ from connectors.kafka_source import KafkaSource
 from foundation.errors import RetryLaterError
 from foundation.settings import Secret
 from schemas.topics import TOPICS
+from tests.connectors.gate import Gate, gate
 from tests.connectors.tls import make_certificate
 from tests.connectors.worlds import KAFKA_HOME, Outcomes, read_all, record
+from tests.torture.broker_gate import PROMISES, Promise
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -123,3 +125,19 @@ def test_a_password_opens_the_door_and_a_wrong_one_is_told(password: KafkaSettin
     said = is_refused(replace(password, sasl_password=Secret("another")))
     assert "wrong password" in said  # the client only says that it was cut off: we say what that can mean
     assert PASSWORD not in said
+
+
+@pytest.fixture(scope="module")
+def open_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
+    """A broker that knows vehicles by certificate, and gives each the rights of docs/security.md."""
+    if why := missing(KAFKA_HOME):
+        pytest.skip(f"Apache Kafka cannot run here: {why}")
+    with gate(tmp_path_factory.mktemp("gate"), KAFKA_HOME) as made:
+        yield made
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_a_vehicle(promise: Promise, open_gate: Gate, tmp_path: Path) -> None:
+    """may_not_read_samples, may_not_write_as_another, expired_is_refused, ...: each promise by its name."""
+    assert promise(open_gate, tmp_path) == []
