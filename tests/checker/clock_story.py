@@ -22,6 +22,8 @@ JUST_AFTER_NS = 1_000_000_000
 """How far the time of a record may lie from the time that was told of its frame."""
 YEAR_NS = 365 * 86_400 * 1_000_000_000
 TOO_FAR_NS = 9 * YEAR_NS
+JUMP_NS = 3_600_000_000_000
+"""Far beyond what lies between the two looks at the clocks of one record, far below any jump of a try."""
 """So far ahead of the truth, a time is flagged even when no jump was seen."""
 
 
@@ -83,6 +85,29 @@ def flag_violations(moments: Mapping[str, Moment], records: Sequence[Delivered])
                 found.append(f"not_flagged: {told}")
         elif quality != "ok":
             found.append(f"flagged_for_nothing: {told}")
+    return found
+
+
+def own_flag_violations(records: Sequence[Delivered]) -> list[str]:
+    """The same, from the records alone: a time of no year that can be, or one that does not go with the monotonic
+    clock of its process, is flagged."""
+    found = []
+    offs: dict[str, int] = {}
+    has_jumped: dict[str, bool] = {}
+    for record in sorted(records, key=lambda record: (record.epoch, record.seq)):
+        off_ns = record.spool_time_ns - record.monotonic_ns
+        before_ns = offs.setdefault(record.epoch, off_ns)
+        has_jumped[record.epoch] = has_jumped.get(record.epoch, False) or abs(off_ns - before_ns) > JUMP_NS
+        is_doubtful = (
+            record.spool_time_ns < BUILT_NS
+            or record.spool_time_ns > BUILT_NS + TOO_FAR_NS
+            or has_jumped[record.epoch]
+        )
+        if is_doubtful == (record.time_quality == "ok"):
+            word = "not_flagged" if is_doubtful else "flagged_for_nothing"
+            found.append(
+                f"{word}: {record.epoch}/{record.seq} {record.time_quality} at {record.spool_time_ns}"
+            )
     return found
 
 

@@ -53,15 +53,13 @@ class Killer:
         self.kills: list[Kill] = []
 
     def kill(self, number: int, wait_s: float) -> None:
-        from tests.e2e.field import until
-
         kill = Kill(number, VICTIMS[number % len(VICTIMS)])
         self.kills.append(kill)
-        receipts, end = self.vehicle.receipts(), self.log_end()
-        until(lambda: self.vehicle.receipts() > receipts, "perceive accepts")
-        until(lambda: self.log_end() > end, "records arrive")
-        for name in ALL:
-            until(lambda: (self.vehicle.child(name) or -1) not in {-1, *self.gone}, f"{name} runs")  # noqa: B023
+        try:
+            self._wait_for_the_flow()
+        except AssertionError as error:
+            kill.violations.append(f"flow_stopped: {error}")
+            return
         time.sleep(wait_s)
         self.tally.measure("spool_mb", self.vehicle.spool_bytes() / 1e6)
         recovery, supervisor_before = self._strike(kill.victim)
@@ -70,6 +68,15 @@ class Killer:
             kill.violations.append(f"not_delivering_again: {missing} not within {GIVEN_UP_AFTER_S} s")
             return
         self._judge(kill, recovery)
+
+    def _wait_for_the_flow(self) -> None:
+        from tests.e2e.field import until
+
+        receipts, end = self.vehicle.receipts(), self.log_end()
+        until(lambda: self.vehicle.receipts() > receipts, "perceive accepts")
+        until(lambda: self.log_end() > end, "records arrive")
+        for name in ALL:
+            until(lambda: (self.vehicle.child(name) or -1) not in {-1, *self.gone}, f"{name} runs")  # noqa: B023
 
     def _comebacks(self, victim: str) -> list[Comeback]:
         from tests.torture.agent_recovery import Comeback, EventTail

