@@ -17,14 +17,26 @@ Exit codes follow sysexits.h, so that a service manager can tell "again later" (
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_CREDENTIALS: Final = re.compile(r"""[^\s/@'",;=(:]*:[^\s/@'"]+@(?=[\w\[.-])""")
+"""USER:PASSWORD@ before a host, as in an address."""
+
+
+def without_credentials(text: str) -> str:
+    """The text with user and password in every address of it masked: `http://********@host/`."""
+    return _CREDENTIALS.sub("********@", text) if "@" in text else text
 
 
 class FleetLoopError(Exception):
     """The root: catch it at the border of a process, never in the middle."""
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return without_credentials(super().__str__())
 
 
 class RetryLaterError(FleetLoopError):

@@ -17,7 +17,7 @@ from typing import Any, Final, TextIO
 
 from foundation import syscalls
 from foundation.clock import Clock, SystemClock
-from foundation.errors import MisconfiguredError
+from foundation.errors import MisconfiguredError, without_credentials
 from foundation.settings import MASK, Secret
 
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -123,6 +123,8 @@ def _masked(value: Any) -> Any:
     """The value with every Secret in it masked: JSON would write the text of a str subclass."""
     if isinstance(value, Secret):
         return MASK
+    if isinstance(value, str):
+        return without_credentials(value)
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

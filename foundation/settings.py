@@ -18,7 +18,7 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from foundation.errors import MisconfiguredError
+from foundation.errors import MisconfiguredError, without_credentials
 
 T = TypeVar("T")
 
@@ -275,7 +275,8 @@ def _print_table(settings: Any, path: tuple[str, ...], lines: list[str]) -> None
                 f"# {item.name} = {MASK!r}  (from {variable})" if value else f"# {variable} is not set"
             )
         elif value is not None:
-            lines.append(f"{item.name} = {_toml(value)}")
+            shown = without_credentials(value) if type(value) is str else value
+            lines.append(f"{item.name} = {_toml(shown)}")
     for name, value in inner:
         where = (*path, name)
         lines += ["", f"[{'.'.join(_toml_key(part) for part in where)}]"]

@@ -131,3 +131,27 @@ def test_lines_of_several_threads_do_not_mix(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(lines(tmp_path / "e.jsonl")) == 200
+
+
+def test_a_password_in_an_address_is_masked_in_events_errors_and_printed_settings(tmp_path: Path) -> None:
+    from edge_agent.config import AgentSettings
+    from foundation.errors import RetryLaterError
+    from foundation.settings import load_settings, print_config
+
+    address = "http://somebody:geheim@host:80/fleet"
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("unreachable", url=address, reason=f"cannot reach {address}")
+    table = {
+        "vehicle_id": "car-1",
+        "state_folder": "s",
+        "source": {"kind": "image_folder", "path": "."},
+        "updates": {"base_url": address},
+    }
+    told = [
+        (tmp_path / "events.jsonl").read_text(),
+        str(RetryLaterError(f"cannot reach {address}: mails to a@b go")),
+        str(RetryLaterError("bootstrap is 'somebody:geheim@host'")),
+        print_config(load_settings(AgentSettings, table)),
+    ]
+    assert not [text for text in told if "geheim" in text or "somebody" in text]
+    assert "********@host:80/fleet: mails to a@b go" in told[1]

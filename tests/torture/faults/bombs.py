@@ -1,0 +1,130 @@
+"""Inputs that would become a thousand times larger, or are nested 10,000 deep, cost bounded memory and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
+
+MAX_GROWTH_MB = 300
+MAX_S = 60
+_PAGE_BYTES = resource.getpagesize()
+
+
+def _in_a_child(name: str, folder: Path) -> dict[str, Any]:
+    """Set one bomb off in a process of its own with a limit on its address space; what came of it."""
+    from tests.torture.bomb_list import BOMBS
+    from tests.torture.fuzz_cases import outcome
+
+    told = folder / "told.json"
+    child = os.fork()
+    if child == 0:
+        try:
+            now_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE_BYTES
+            resource.setrlimit(resource.RLIMIT_AS, (now_bytes + 3 * 2**30,) * 2)
+            signal.alarm(MAX_S * 3)
+            found: list[str] = []
+
+            def set_off() -> None:
+                try:
+                    BOMBS[name][1](folder)
+                except BaseException:
+                    found.append(traceback.format_exc(limit=-3)[-300:])
+                    raise
+
+            end = outcome(set_off)
+            told.write_text(json.dumps({"end": end, "last": found[-1:] and found[-1]}))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    began_s = time.monotonic()
+    _pid, status, usage = os.wait4(child, 0)
+    return {
+        "end": "no answer",
+        "status": status,
+        "mb": usage.ru_maxrss // 1024,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "wall_s": time.monotonic() - began_s,
+        **(json.loads(told.read_text()) if told.exists() else {}),
+    }
+
+
+def _warm_up() -> None:
+    """Import what the bombs import, so that what is measured is theirs."""
+    import onnx  # noqa: F401
+    import yaml  # noqa: F401
+
+    import tests.edge_agent.models.model_bench  # noqa: F401
+
+
+def _bombs(batch: Batch) -> Tally:
+    from tests.torture.bomb_list import BOMBS
+
+    _warm_up()
+    tally = Tally()
+    before_mb = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES // 2**20
+    names = list(BOMBS)
+    for number in batch.numbers():
+        if time.monotonic() > batch.until_s:
+            break
+        name = names[number % len(names)]
+        folder = batch.folder / str(number)
+        folder.mkdir()
+        sys.stdout.flush()
+        found = _in_a_child(name, folder)
+        growth_mb = max(0, found["mb"] - before_mb)
+        wrong = []
+        wanted = ("refused",) if BOMBS[name][0] == "refused" else ("refused", "accepted")
+        if found["end"] not in wanted:
+            wrong.append(f"{found['end']} (status {found['status']}) {found.get('last') or ''}")
+        if growth_mb > MAX_GROWTH_MB:
+            wrong.append(f"memory grew by {growth_mb} MB, at most {MAX_GROWTH_MB} may be")
+        if found["cpu_s"] > MAX_S:
+            wrong.append(f"{found['cpu_s']:.0f} s of CPU time, at most {MAX_S} s may be")
+        tally.judge(wrong, name)
+        tally.count("max_memory_growth_mb", growth_mb)
+        tally.measure("cpu_s", found["cpu_s"])
+    return tally
+
+
+FAULTS = (
+    Fault(
+        "bombs",
+        12,
+        ("G9", "G10"),
+        "Gzip of 1000:1 as an HTTP answer, a record, a picture and a model; a PNG of 50,000 x 50,000; JSON, TOML, YAML, Avro and "
+        "ONNX nested 10,000 deep or of claimed sizes: each is refused with a declared error, within 300 MB and a minute.",
+        "one bomb",
+        full=44,
+        turn=6,
+        full_turn=22,
+        run=_bombs,
+        real="the product's readers, each bomb in a process of its own with a limit on its address space; compressed Kafka "
+        "batches are not among them: the client library unpacks them",
+        broken=(
+            BrokenBuild(
+                "a picture's header is not looked at before its pixels",
+                "modelkit/images.py",
+                "            _check_header(image, bounds)\n",
+                "",
+                tries=4,
+            ),
+            BrokenBuild(
+                "settings nested too deeply end the reader",
+                "foundation/settings.py",
+                "    except (ValueError, RecursionError) as error:\n        raise Misconf",
+                "    except ValueError as error:\n        raise Misconf",
+                tries=1,
+                first=14,
+            ),
+        ),
+    ),
+)
