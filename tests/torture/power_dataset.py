@@ -59,7 +59,7 @@ def record_commit(folder: Path) -> Commit:
     if status:
         raise RuntimeError(f"status {status}: {log.with_suffix('.error').read_text()[-1_500:]}")
     tape = Tape(base)
-    tape.steps = list(read_log(log, disk, told))
+    tape.steps = list(read_log(log, disk, told, workspace.root))
     return Commit(tape, disk)
 
 

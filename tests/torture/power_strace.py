@@ -27,6 +27,9 @@ MAX_BYTES = 4_000_000
 _LINE = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+|\?)(<[^>]*>)?.*$")
 _ESCAPED = re.compile(r'^["<]?((?:\\x[0-9a-f]{2})*)')
 _ESCAPED_ANYWHERE = re.compile(r'("(?:\\x[0-9a-f]{2})*")')
+_HERE = re.compile(r"AT_FDCWD<([^>]*)>")
+_BY_PATH = ("rename", "link", "unlink", "rmdir", "mkdir", "symlink")
+"""Calls whose relative names begin at the folder in which the thread is: that is put behind their arguments."""
 _ATTACH_S = 20.0
 
 
@@ -141,14 +144,22 @@ def _wait(child: int, limit_s: float) -> int:
     raise TimeoutError(f"the traced child was not done after {limit_s} s")
 
 
-def read_log(log: Path, disk: PowerLossDisk, told: Path | None = None) -> Iterator[Call | Mark]:
+def read_log(
+    log: Path, disk: PowerLossDisk, told: Path | None = None, folder: Path | None = None
+) -> Iterator[Call | Mark]:
     """The calls below the disk's root, in order; what was written to the file `told` are marks, a line each.
+
+    `folder` is where relative names begin, as long as a thread did not say where it is.
 
     Raises ValueError for a call that this cannot play back.
     """
     offsets: dict[str, int] = {}
     appends: set[str] = set()
+    folders: dict[str, str] = {}
     for line in _whole(log):
+        thread, _, _ = line.partition(" ")
+        if (here := _HERE.search(line)) is not None:
+            folders[thread] = _text(here[1])
         match = _LINE.match(line)
         if match is None or match[3] == "?":
             continue
@@ -156,6 +167,8 @@ def read_log(log: Path, disk: PowerLossDisk, told: Path | None = None) -> Iterat
         arguments = _split(match[2])
         if result < 0 and call not in ("fsync", "fdatasync"):
             continue
+        if call in _BY_PATH:
+            arguments = [*arguments, folders.get(thread, str(disk.root if folder is None else folder))]
         yield from _played(call, arguments, result, match[4] or "", disk, offsets, appends, str(told))
 
 
@@ -229,7 +242,7 @@ def _named(
     """Calls that change names."""
     if call in ("rename", "renameat", "renameat2", "link", "linkat"):
         source, target = (
-            (_path("", arguments[0]), _path("", arguments[1]))
+            (_path(arguments[-1], arguments[0]), _path(arguments[-1], arguments[1]))
             if call in ("rename", "link")
             else (_path(arguments[0], arguments[1]), _path(arguments[2], arguments[3]))
         )
@@ -240,15 +253,17 @@ def _named(
         elif disk.covers(source) or disk.covers(target):
             raise ValueError(f"{call} from {source} to {target} leaves the folder under test")
     elif call in ("unlink", "rmdir", "unlinkat"):
-        path = _path(arguments[0], arguments[1]) if call == "unlinkat" else _path("", arguments[0])
+        path = _path(arguments[0], arguments[1]) if call == "unlinkat" else _path(arguments[-1], arguments[0])
         if disk.covers(path):
             yield Call("unlinked", (path,))
     elif call in ("mkdir", "mkdirat"):
-        path = _path(arguments[0], arguments[1]) if call == "mkdirat" else _path("", arguments[0])
+        path = _path(arguments[0], arguments[1]) if call == "mkdirat" else _path(arguments[-1], arguments[0])
         if disk.covers(path):
             yield Call("made_folder", (path,))
     elif call in ("symlink", "symlinkat"):
-        path = _path(arguments[1], arguments[2]) if call == "symlinkat" else _path("", arguments[1])
+        path = (
+            _path(arguments[1], arguments[2]) if call == "symlinkat" else _path(arguments[-1], arguments[1])
+        )
         if disk.covers(path):
             yield Call("linked", (path, _text(arguments[0])))
 
@@ -298,6 +313,8 @@ def _descriptor(argument: str) -> tuple[int, str]:
 
 def _path(folder: str, argument: str) -> str:
     path = _text(argument)
-    if path.startswith("/") or not folder:
+    if path.startswith("/"):
         return os.path.normpath(path)
+    if folder.startswith("/"):
+        return os.path.normpath(str(Path(folder) / path))
     return os.path.normpath(str(Path(_text(folder.partition("<")[2])) / path))
