@@ -110,7 +110,7 @@ def _follow(job: Ingest, poll_s: float, as_json: bool) -> None:
             print(f"waiting: {report}", file=sys.stderr)
             return
         reports[:] = [total(reports[0], report) if reports else report]
-        if report.offsets or report.lost or report.unread:
+        if report.offsets or report.lost or report.unread or report.topics_gone:
             print(json.dumps(report.to_json(), sort_keys=True), file=sys.stderr, flush=True)
 
     job.follow(stop, on_report, poll_s=poll_s)
@@ -138,6 +138,10 @@ def _print(report: IngestReport) -> None:
     for lost in report.lost:
         table.add_row(f"[red]lost to retention[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
                       f"[red]{lost.end - lost.begin:,}[/]")  # fmt: skip
+    for gone in report.topics_gone:
+        table.add_row(
+            f"[red]topic made anew[/]: {gone.topic_id}/{gone.partition} is gone, read up to {gone.end}", ""
+        )
     if report.gap_offsets:
         table.add_row("gaps (never a record)", f"{report.gap_offsets:,}")
     for unread in report.unread:

@@ -42,6 +42,14 @@ class Unread(NamedTuple):
     why: str
 
 
+class TopicGone(NamedTuple):
+    """A topic that another of its name replaced: the lake has its partition up to `end`, and what came then is gone."""
+
+    topic_id: str
+    partition: int
+    end: int
+
+
 class StagedFile(NamedTuple):
     """One written and synced Parquet file that holds all of [begin, end), and what its rows are.
 

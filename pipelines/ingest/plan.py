@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from connectors.lake import Snapshot
 from connectors.ports import RecordSource, TopicInfo
-from pipelines.ingest.elements import OffsetRange, Unread
+from pipelines.ingest.elements import OffsetRange, TopicGone, Unread
 from pipelines.ingest.settings import IngestSettings
 
 
@@ -24,6 +26,8 @@ class Plan:
     ends: dict[int, int]
     """Partition to the next offset that the lake needs."""
     unread: tuple[Unread, ...]
+    gone: tuple[TopicGone, ...] = ()
+    """Topics of this name that were there before; told while nothing of the one that is there now was read."""
 
 
 def position_name(topic: TopicInfo, partition: int) -> str:
@@ -43,6 +47,7 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
     ranges: list[OffsetRange] = []
     unread: list[Unread] = []
     ends: dict[int, int] = {}
+    is_new = all(snapshot.mark(position_name(topic, partition)) is None for partition in topic.partitions)
     for partition in sorted(topic.partitions):
         begin, end = source.bounds(settings.topic, partition)
         start = snapshot.mark(position_name(topic, partition)) or 0
@@ -58,7 +63,19 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
             _range(topic, partition, cut, min(end, cut + settings.range_offsets))
             for cut in range(max(start, begin), end, settings.range_offsets)
         ]
-    return Plan(topic, snapshot.version, tuple(ranges), ends, tuple(unread))
+    gone = topics_gone(snapshot, topic) if is_new and snapshot.version else ()
+    return Plan(topic, snapshot.version, tuple(ranges), ends, tuple(unread), gone)
+
+
+def topics_gone(snapshot: Snapshot, topic: TopicInfo) -> tuple[TopicGone, ...]:
+    """Where the lake ends for each topic of this name with another id: what those held beyond cannot be read any more."""
+    # Filters are pushed down only on columns that have statistics; the topic's name has none.
+    columns = ["topic", "topic_id", "partition", "offset_end"]
+    rows = snapshot.read(columns, pc.field("topic_id") != topic.topic_id)
+    rows = rows.filter(pc.field("topic") == topic.topic)
+    ends = rows.group_by(["topic_id", "partition"]).aggregate([("offset_end", "max")])
+    found = [TopicGone(row["topic_id"], row["partition"], row["offset_end_max"]) for row in ends.to_pylist()]
+    return tuple(sorted(found))
 
 
 def _range(topic: TopicInfo, partition: int, begin: int, end: int, *, is_lost: bool = False) -> OffsetRange:

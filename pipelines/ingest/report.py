@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from pipelines.ingest.elements import StagedFile, Unread
+from pipelines.ingest.elements import StagedFile, TopicGone, Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class IngestReport:
     lost: tuple[Lost, ...] = ()
     gap_offsets: int = 0
     unread: tuple[Unread, ...] = ()
+    topics_gone: tuple[TopicGone, ...] = ()
+    """The topic was made anew since the last ingest: whatever the ones before held beyond is lost, uncounted."""
     files: int = 0
     file_bytes: int = 0
     replans: int = 0
@@ -82,6 +84,7 @@ class IngestReport:
             "lost_offsets": sum(one.end - one.begin for one in self.lost),
             "gap_offsets": self.gap_offsets,
             "unread": [one._asdict() for one in self.unread],
+            "topics_gone": [one._asdict() for one in self.topics_gone],
             "files": self.files,
             "file_bytes": self.file_bytes,
             "replans": self.replans,
@@ -100,6 +103,7 @@ def total(before: IngestReport, after: IngestReport) -> IngestReport:
         rejected=dict(sorted((Counter(before.rejected) + Counter(after.rejected)).items())),
         lost=(*before.lost, *after.lost),
         gap_offsets=before.gap_offsets + after.gap_offsets,
+        topics_gone=tuple(sorted({*before.topics_gone, *after.topics_gone})),
         files=before.files + after.files,
         file_bytes=before.file_bytes + after.file_bytes,
         replans=before.replans + after.replans,

@@ -110,7 +110,8 @@ class Ingest:
             version_before=plan.version,
             version_after=plan.version,
         )
-        report = replace(report, topic_id=topic.topic_id, unread=plan.unread)
+        gone = tuple(sorted({*report.topics_gone, *plan.gone}))
+        report = replace(report, topic_id=topic.topic_id, unread=plan.unread, topics_gone=gone)
         if not plan.ranges:
             return report
         with run_folder(self.table, self.settings.commit_wait_s, self.clock) as (run_id, folder):

@@ -153,6 +153,11 @@ def test_a_topic_made_anew_is_not_confused_with_the_old_one(lab: Lab) -> None:
     lab.produce(record, partition=0)
     report = lab.ingest().once()
     assert (report.landed, report.resent) == (1, 1)
+    assert report.topics_gone == (("topic-id-0001", 0, 1),), (
+        "what the old topic held beyond is lost, and that is said"
+    )
+    lab.produce(lab.fleet.record("v1", 2), partition=0)
+    assert lab.ingest().once().topics_gone == (), "once"
     assert len({r["topic_id"] for r in lab.rows()}) == 2
     resent = next(r for r in lab.rows() if r["outcome"] == "resent")
     assert resent["resend_of"] == "topic-id-0001/0/0"
