@@ -8,6 +8,7 @@ file: they come from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wh
 from __future__ import annotations
 
 import os
+import re
 import reprlib
 import tomllib
 import types
@@ -26,6 +27,8 @@ ENV_PREFIX: Final = "FLEETLOOP"
 MASK: Final = "********"
 
 
+_MAX_KEY_PARTS = 64
+_LONG_KEY = re.compile(rf"(?:\.[ \t]*[A-Za-z0-9_\-\"']+[ \t]*){{{_MAX_KEY_PARTS}}}")
 _BRIEF_CHARACTERS = 100
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel = 4
@@ -115,8 +118,12 @@ def brief(value: object) -> str:
 
 def _read_toml(path: Path) -> Mapping[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        text = path.read_bytes().decode("utf-8")
+        if _LONG_KEY.search(
+            text
+        ):  # the memory that tomllib takes for a key grows with the square of its parts
+            raise MisconfiguredError(f"{path} holds a key of more than {_MAX_KEY_PARTS} parts")
+        return tomllib.loads(text)
     except OSError as error:
         raise MisconfiguredError(f"cannot read the settings {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

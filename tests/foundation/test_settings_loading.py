@@ -219,3 +219,10 @@ def test_a_number_too_large_for_a_fraction_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(MisconfiguredError, match=r"source\.rate_hz.*finite"):
         load_settings(AgentSettings, path)
+
+
+def test_a_key_of_thousands_of_parts_is_refused_before_it_takes_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(".".join(["a"] * 10_000) + " = 1\n")
+    with pytest.raises(MisconfiguredError, match="more than 64 parts"):
+        load_settings(Agent, path)

@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ ZEROS = 1_000_000_000
 DEPTH = 10_000
 
 
+@cache
 def squeezed(length: int, window: int = 31) -> bytes:
     """`length` zero bytes as gzip (or zlib), about a thousandth of the size."""
     packer, parts = zlib.compressobj(9, zlib.DEFLATED, window), []
