@@ -222,7 +222,7 @@ def conflict_of(fleet: Fleet, first: Offered) -> Offered:
     from tests.pipelines.ingest.ingest_lab import a_sample
 
     sample = a_sample(vehicle, int(seq), epoch=epoch, frame_id=f"other-{fleet.rng.randrange(10**9)}")
-    return offered(fleet.sealed(sample), "rejected", "conflict")
+    return offered(fleet.sealed(sample), "rejected", "conflict", identity=first.identity)
 
 
 def poisoned(fleet: Fleet, records: int, ratio: float) -> Iterator[Offered]:
