@@ -220,7 +220,7 @@ def run(seed: int, quick: bool) -> Sequence[Measure]:
     told: list[Measure] = []
     share = 10 if quick else 1
     for payload_bytes, records, peer_records in ((20_000, 4000, 0), (2_000, 16_000, 2_000)):
-        told += _of_size(seed, payload_bytes, records // share, peer_records // share, 1 if quick else 5)
+        told += _of_size(seed, payload_bytes, records // share, peer_records // share, 1 if quick else 3)
     return told
 
 

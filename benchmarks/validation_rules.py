@@ -184,7 +184,7 @@ def _run(seed: int, quick: bool) -> list[Measure]:
             "the same counts. Grouping by drive for the order of time, and text that must be unique, take most of it",
         )
     ]
-    small = frame.head(20_000 if quick else 200_000)
+    small = frame.head(20_000 if quick else 100_000)
     told.append(
         _peer(
             "Great Expectations",
@@ -196,7 +196,7 @@ def _run(seed: int, quick: bool) -> list[Measure]:
         )
     )
     if importlib.util.find_spec("pandera"):
-        slice_ = frame.head(20_000 if quick else 2_000_000)
+        slice_ = frame.head(20_000 if quick else 1_000_000)
         told.append(_peer("Pandera (polars)", slice_, rules, rate, lambda: pandera_counts(slice_), None))
     else:
         told.append(
@@ -204,7 +204,7 @@ def _run(seed: int, quick: bool) -> list[Measure]:
                 step, "Pandera", None, "-", None, None, note="not measured: pandera cannot be imported here"
             )
         )
-    told.append(_verdicts(seed, 5 if quick else 50))
+    told.append(_verdicts(seed, 5 if quick else 25))
     return told
 
 
