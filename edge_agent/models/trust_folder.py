@@ -137,10 +137,12 @@ class TrustFolder:
 
     def hold_floor(self, clock: Clock) -> None:
         """Save how far the floor has moved in this boot, so that a reboot with a clock in 1970 does not set
-        it back.
+        it back. In a new boot, let it move from now on, also while every word is refused or none comes.
         """
         floor = self.read_floor()
-        if floor is not None and floor.at(clock) - floor.floor_ns > _HOLD_NS:
+        if floor is None:
+            return
+        if floor.boot != boot_id() or floor.at(clock) - floor.floor_ns > _HOLD_NS:
             self.raise_floor(0, floor.key_ids, clock)
 
     def reference_ns(self, root: Any, clock: Clock) -> int:

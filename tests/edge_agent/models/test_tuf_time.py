@@ -115,6 +115,26 @@ def test_freeze_is_noticed_after_many_boots_in_1970(bench: Bench, monkeypatch: p
     pytest.fail("a frozen repository was believed for more than 8 days")
 
 
+def test_days_of_a_boot_in_which_no_word_was_accepted_add_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A boot ten years ahead refuses every word; what it ran counts all the same when the clock is in 1970 again."""
+    with_release(bench)
+    refresh(bench)
+    right_s = bench.clock.now_ns() / 1e9
+    monkeypatch.setattr(trust_folder_module, "boot_id", lambda: "boot-2")
+    bench.clock.jump_wall(10 * YEAR_S)
+    bench.clock._monotonic_ns = 0
+    for _ in range(8):
+        TrustFolder(bench.state).hold_floor(bench.clock)
+        with pytest.raises(UntrustedError, match="freeze protection"):
+            refresh(bench)
+        bench.clock.advance(DAY_S)
+    bench.clock.jump_wall(-10 * YEAR_S - right_s)
+    with pytest.raises(UntrustedError, match="freeze protection"):
+        refresh(bench)
+
+
 def test_the_saved_timestamp_stands_for_a_lost_floor(bench: Bench) -> None:
     bench.clock.advance(30 * DAY_S)
     bench.repository.refresh()

@@ -173,8 +173,16 @@ FAULTS = (
             BrokenBuild(
                 "how far the floor has moved is lost with the power",
                 "edge_agent/models/trust_folder.py",
-                "        if floor is not None and floor.at(clock) - floor.floor_ns > _HOLD_NS:\n",
-                "        if floor is not None and floor.at(clock) - floor.floor_ns > 10**9 * _HOLD_NS:\n",
+                "        if floor.boot != boot_id() or floor.at(clock) - floor.floor_ns > _HOLD_NS:\n",
+                "        if floor.boot != boot_id():\n",
+            ),
+            BrokenBuild(
+                "after a boot time stands still until a word is accepted",
+                "edge_agent/models/trust_folder.py",
+                "        if floor.boot != boot_id() or floor.at(clock) - floor.floor_ns > _HOLD_NS:\n",
+                "        if floor.at(clock) - floor.floor_ns > _HOLD_NS:\n",
+                tries=3,
+                first=16,
             ),
         ),
     ),
