@@ -78,9 +78,9 @@ FAULTS = (
         "model-file-access",
         12,
         ("G10",),
-        "Models that refer to a file outside (by a relative, absolute, dotted, escaped address, a symbolic or a hard link "
-        "beside the slot; in an initializer, an attribute, a subgraph, a sparse tensor, a compiled blob) are verified and tried: strace "
-        "shows no open of that file, nor of any other outside the vehicle's folder and the installation.",
+        "Models that refer to a file outside (by a relative, absolute, dotted, escaped address, a symbolic or a hard "
+        "link beside the slot; in an initializer, an attribute, a subgraph, a sparse tensor, a compiled blob) are verified and "
+        "tried: strace shows no open of that file, nor of any other outside the vehicle's folder and the installation.",
         "one such model",
         full=70,
         turn=3,
