@@ -64,7 +64,7 @@ class Scene:
 
         def read() -> list[str]:
             rows = lake_rows(lake / "arrivals")
-            topic_id = rows[0]["topic_id"]
+            topic_id = rows[0]["topic_id"] if rows else ""
             landed = {
                 each.identity for each in self.offered.values() if "landed" in (each.outcome, each.after_fix)
             }

@@ -147,9 +147,13 @@ def checked(
     from tests.checker.__main__ import only_topic_id
     from tests.checker.broker_log import read_log, read_schemas
     from tests.checker.lake_files import read_rows
+    from tests.checker.told import InputError
     from tests.checker.verdict import Evidence, judge
 
-    rows = read_rows(str(lake / "arrivals"), topic)
-    log = read_log(bootstrap, topic, read_schemas(ROOT / "schemas" / "avro"), deadline_s=deadline_s)
-    verdict: Any = judge(Evidence(log, rows, [], {}, topic_id or only_topic_id(rows)))
+    try:
+        rows = read_rows(str(lake / "arrivals"), topic)
+        log = read_log(bootstrap, topic, read_schemas(ROOT / "schemas" / "avro"), deadline_s=deadline_s)
+        verdict: Any = judge(Evidence(log, rows, [], {}, topic_id or only_topic_id(rows)))
+    except InputError as error:
+        return [f"no verdict: {error}"]
     return [f"{rule} x{each['count']}: {each['examples'][0]}" for rule, each in verdict["violations"].items()]

@@ -33,7 +33,7 @@ def run_at(ratio: float, batch: Batch) -> Tally:
 
         def judged(*, is_fixed: bool) -> list[str]:
             rows = lake_rows(lake / "arrivals")
-            topic_id = rows[0]["topic_id"]
+            topic_id = rows[0]["topic_id"] if rows else ""
             wanted = {
                 each.identity
                 for each in offered.values()

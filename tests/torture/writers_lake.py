@@ -60,7 +60,7 @@ def on_arrivals(bootstrap: str, folder: Path, number: int, rng: random.Random, t
     def judge() -> list[str]:
         rows = lake_rows(lake / "arrivals")
         landed = {each.identity for each in offered.values() if "landed" in (each.outcome, each.after_fix)}
-        found = wrong_rows(rows, offered, rows[0]["topic_id"], is_fixed=True)
+        found = wrong_rows(rows, offered, rows[0]["topic_id"] if rows else "", is_fixed=True)
         return found + not_landed_once(rows, landed) + checked(bootstrap, lake, topic=topic)
 
     return ended.wrong() + list(must(judge).value)

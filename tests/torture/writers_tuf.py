@@ -68,7 +68,10 @@ def attack(scene: Scene, number: int, tally: Tally) -> list[str]:
         if each.startswith("release ") and f"models/{each.split()[1]}.onnx" not in new:
             found.append(f"{each} ended well and is not published")
     if "start" in pair or base == "running":
-        found += _plans_wrong(scene, place, pair)
+        try:
+            found += _plans_wrong(scene, place, pair)
+        except RuntimeError as error:
+            found.append(f"the plans cannot be read: {error}")
     shutil.rmtree(place)
     return found
 
