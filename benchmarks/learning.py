@@ -306,7 +306,7 @@ def _only(rows: pl.DataFrame, kept: Sequence[str]) -> pl.DataFrame:
 
 def _novel(world: World, budget: int) -> list[str]:
     """What the novelty selector keeps at the highest threshold that keeps the budget."""
-    for threshold in (0.2, 0.16, 0.12, 0.09, 0.06, 0.03):
+    for threshold in (0.2, 0.16, 0.12, 0.09, 0.06, 0.03, 0.01, 0.0):
         novelty = NoveltySettings(enabled=True, threshold=threshold)
         alone = SelectionSettings(
             UncertaintySettings(enabled=False), novelty, RandomSettings(0.0), limits_tracks=False
