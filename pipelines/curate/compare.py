@@ -54,29 +54,32 @@ def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.D
     return remove_exact_duplicates(judge(join_labels(rows, labels), params.curate.quality))
 
 
-def frames_to_compare(rows: pl.DataFrame) -> pl.DataFrame:
+def frames_to_compare(rows: pl.DataFrame, *, with_embeddings: bool = True) -> pl.DataFrame:
     """One row a readable payload, by sha256: those still there, and those of test drives whatever their
     quality."""
     is_test = pl.col("split") == str(Split.TEST)
     readable = rows.filter((pl.col("outcome") == "landed") & pl.col("image_hash").is_not_null())
     present = readable.filter(pl.col("reason").is_null() | is_test)
-    return (
-        present.sort("payload_sha256", pl.col("reason").is_not_null(), ~is_test, "identity")
+    order = ["payload_sha256", pl.col("reason").is_not_null(), ~is_test, "identity"]
+    first = (
+        present.lazy()
+        .select("payload_sha256", "reason", "split", "identity", pl.int_range(pl.len()).alias("place"))
+        .sort(order)
         .unique("payload_sha256", keep="first", maintain_order=True)
-        .select(
-            "payload_sha256",
-            "split",
-            "image_hash",
-            "model_digest",
-            "embedding",
-            pl.col("class_name").is_not_null().alias("is_labelled"),
-            pl.col("reason").is_null().alias("is_good"),
-        )
+        .collect()["place"]
     )
+    return present.select(
+        "payload_sha256",
+        "split",
+        "image_hash",
+        *(("model_digest", "embedding") if with_embeddings else ()),
+        pl.col("class_name").is_not_null().alias("is_labelled"),
+        pl.col("reason").is_null().alias("is_good"),
+    )[first]
 
 
 class GatherRows(beam.DoFn):
-    """All measured files -> `judged.parquet` and `frames.parquet` in the work folder -> the comparisons to
+    """All measured files -> `judged.arrow` and `frames.arrow` in the work folder -> the comparisons to
     make."""
 
     def __init__(self, work: str, cache: str, labels_path: str, params: Params) -> None:
@@ -86,17 +89,17 @@ class GatherRows(beam.DoFn):
         self._params = params
 
     def process(self, element: Iterable[str]) -> Iterator[str]:
-        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.parquet` to compare by that measure; or
+        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.arrow` to compare by that measure; or
         "band number first_new": the band in which to look for pairs with a row from `first_new` on."""
-        rows = pl.concat([pl.read_parquet(path) for path in sorted(element)], how="vertical")
+        rows = pl.concat([pl.read_ipc(path) for path in sorted(element)], how="vertical")
         judged = judge_rows(rows, pl.read_parquet(self._labels_path), self._params)
-        judged.write_parquet(self._work / "judged.parquet", compression="lz4")
+        judged.write_ipc(self._work / "judged.arrow")
         near = self._params.curate.near_duplicates
         _, compared = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
-        frames = frames_to_compare(judged)
+        frames = frames_to_compare(judged, with_embeddings=near.max_embedding_distance > 0)
         known = frames.join(compared, on="payload_sha256", how="semi").sort("payload_sha256")
         fresh = frames.join(compared, on="payload_sha256", how="anti").sort("payload_sha256")
-        pl.concat([known, fresh]).write_parquet(self._work / "frames.parquet", compression="lz4")
+        pl.concat([known, fresh]).write_ipc(self._work / "frames.arrow")
         bands = choose_bands(frames.height, known.height, near.max_distance_bits)
         for band in bands:
             yield f"{BAND} {band.number} {known.height}"
@@ -121,7 +124,7 @@ class FindPairs(beam.DoFn):
         """Pairs at most the threshold apart, by name."""
         measure, *numbers = element.split()
         if self._frames is None:
-            self._frames = pl.read_parquet(self._work / "frames.parquet")
+            self._frames = pl.read_ipc(self._work / "frames.arrow")
         near = self._params.curate.near_duplicates
         if measure == BAND:
             number, first_new = (int(word) for word in numbers)

@@ -28,15 +28,20 @@ def remove_exact_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
         "drive_id",
         "track_id",
     ]
-    present = rows.filter(pl.col("reason").is_null())
-    ranked = present.sort("payload_sha256", *order, nulls_last=True).select(
+    wanted = ["fragment_id", "row", "payload_sha256", "identity", "split", "source"]
+    present = rows.lazy().filter(pl.col("reason").is_null())
+    # Only what has a copy is sorted, and only the columns that decide.
+    doubled = present.select(*wanted, "vehicle_id", "epoch", "seq", "drive_id", "track_id").filter(
+        pl.col("payload_sha256").is_duplicated()
+    )
+    ranked = doubled.sort("payload_sha256", *order, nulls_last=True).select(
         "fragment_id",
         "row",
         pl.col("identity").first().over("payload_sha256").alias("kept_identity"),
         pl.col("split").first().over("payload_sha256").alias("kept_split"),
         pl.int_range(pl.len()).over("payload_sha256").alias("rank"),
     )
-    copies = ranked.filter(pl.col("rank") > 0)
+    copies = ranked.filter(pl.col("rank") > 0).collect()
     marked = rows.join(copies, on=["fragment_id", "row"], how="left", maintain_order="left")
     is_copy = pl.col("rank").is_not_null()
     of_test = (pl.col("kept_split") == str(Split.TEST)) & (pl.col("split") != str(Split.TEST))

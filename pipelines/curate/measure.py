@@ -1,7 +1,7 @@
 """Step 1: every row of a fragment is read once and every payload is measured once, in parallel over
 fragments.
 
-In: a fragment's JSON. Out: the path of a Parquet file with the fragment's rows, their features, and no
+In: a fragment's JSON. Out: the path of an Arrow file with the fragment's rows, their features, and no
 payloads.
 """
 
@@ -37,17 +37,21 @@ class MeasureFragment(beam.DoFn):
         measured = rows.join(
             self._features(fragment, rows), on="payload_sha256", how="left", maintain_order="left"
         )
-        path = Path(self._work) / "measured" / f"{fragment.fragment_id}.parquet"
+        path = Path(self._work) / "measured" / f"{fragment.fragment_id}.arrow"
         temporary = path.with_suffix(".tmp")
-        measured.write_parquet(temporary, compression="lz4")
+        measured.write_ipc(temporary)
         temporary.replace(path)
         yield str(path)
 
     def _features(self, fragment: Fragment, rows: pl.DataFrame) -> pl.DataFrame:
         if self._known is None:
             self._known = MeasureCache(Path(self._cache)).read_features()
-        landed = rows.filter(pl.col("outcome") == "landed").unique(
-            "payload_sha256", keep="first", maintain_order=True
+        landed = (
+            rows.lazy()
+            .filter(pl.col("outcome") == "landed")
+            .select("row", "payload_sha256")
+            .unique("payload_sha256", keep="first", maintain_order=True)
+            .collect()
         )
         known = self._known.join(landed.select("payload_sha256"), on="payload_sha256", how="semi")
         fresh = landed.join(known, on="payload_sha256", how="anti").sort("row")

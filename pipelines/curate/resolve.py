@@ -18,7 +18,7 @@ from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.near_duplicates import remove_near_duplicates
 from pipelines.curate.near_pairs import PAIR_SCHEMA
 from pipelines.curate.params import Params, ShardParams
-from pipelines.validate.rules import broken_rules, failing, prepare, rules_for
+from pipelines.validate.rules import broken_rules, failing, rules_for, with_derived
 from schemas.reasons import Split
 
 REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"
@@ -50,10 +50,12 @@ def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, par
     )
     labelled = rows.filter(pl.col("state") == KEPT)
     verdicts = failing(
-        prepare(labelled, test_distances(labelled, pairs)),
+        with_derived(labelled.lazy(), test_distances(labelled, pairs)),
         rules_for(params.classes, params.curate.near_duplicates.max_distance_bits),
     )
-    broken = labelled.select("fragment_id", "row").with_columns(broken_rules(verdicts))
+    breaks = verdicts.select(pl.any_horizontal(verdicts.columns))[verdicts.columns[0]]
+    broken = labelled.filter(breaks).select("fragment_id", "row")
+    broken = broken.with_columns(broken_rules(verdicts.filter(breaks)))
     rows = rows.join(broken, on=["fragment_id", "row"], how="left", maintain_order="left")
     rows = rows.with_columns(
         pl.when(pl.col("rules").list.len() > 0).then(pl.lit(QUARANTINED)).otherwise("state").alias("state")
@@ -108,7 +110,9 @@ class ResolveRows(beam.DoFn):
     def process(self, element: str, pair_paths: Iterable[str]) -> Iterator[str]:
         """`element` is the path of the fragments' plan; yields each fragment's JSON."""
         near = self._params.curate.near_duplicates
-        frames = pl.read_parquet(self._work / "frames.parquet")
+        frames = pl.read_ipc(
+            self._work / "frames.arrow", columns=["payload_sha256", "split", "is_labelled", "is_good"]
+        )
         stored, _ = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
         present = frames.select("payload_sha256")
         for side in ("sha_a", "sha_b"):
@@ -120,7 +124,7 @@ class ResolveRows(beam.DoFn):
             .sort("sha_a", "sha_b", "measure")
         )
         pairs.write_parquet(self._work / "pairs.parquet", compression="lz4")
-        rows = resolve(pl.read_parquet(self._work / "judged.parquet"), frames, pairs, self._params)
+        rows = resolve(pl.read_ipc(self._work / "judged.arrow"), frames, pairs, self._params)
         rows.write_parquet(self._work / "resolved.parquet", compression="lz4")
         wanted = set(rows.filter(pl.col("state") == KEPT)["fragment_id"].unique())
         for fragment in json.loads(Path(element).read_text()):

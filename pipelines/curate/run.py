@@ -149,7 +149,7 @@ def run_rows(
 def remember(workspace: Workspace, work: WorkFolder, params: Params) -> None:
     """Keep what this run measured, so that the next one measures only what is new."""
     cache = cache_of(workspace)
-    frames = pl.read_parquet(work.path / "frames.parquet", columns=["payload_sha256"])
+    frames = pl.read_ipc(work.path / "frames.arrow", columns=["payload_sha256"])
     bits = params.curate.near_duplicates.max_distance_bits
     _, compared = cache.read_pairs(bits)
     if not compared["payload_sha256"].sort().equals(frames["payload_sha256"].sort()):

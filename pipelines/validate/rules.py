@@ -116,7 +116,7 @@ def with_derived(rows: pl.LazyFrame, test_distances: pl.DataFrame | None = None)
     )
 
 
-def failing(prepared: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
+def failing(prepared: pl.DataFrame | pl.LazyFrame, rules: Sequence[Rule]) -> pl.DataFrame:
     """One boolean column a rule, in the order of the rows: true where the row breaks it."""
     return prepared.lazy().select(rule.fails.alias(rule.name) for rule in rules).collect()
 
