@@ -37,7 +37,7 @@ class SlowUplink(Uplink):
         time.sleep(max(0.0, self._free_at_s - time.monotonic()))
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)  # less stalls loopback, whose segments are 64 kB
         peer = {client: server, server: client}
         with selectors.DefaultSelector() as ready:
             for connection in peer:
@@ -47,7 +47,7 @@ class SlowUplink(Uplink):
                 for key, _ in ready.select(timeout=0.2):
                     source = key.fileobj
                     assert isinstance(source, socket.socket)
-                    data = source.recv(SLICE_BYTES if source is client else 65_536)
+                    data = source.recv(SLICE_BYTES if source is client and self._bytes_per_s else 65_536)
                     if not data:
                         return
                     if source is client:

@@ -62,10 +62,10 @@ FAULTS = (
                 first=NAMES.index("may_not_read_samples"),
             ),
             BrokenBuild(
-                "a vehicle's principal is its bare name",
+                "whoever is named like a service is one",
                 "connectors/kafka_access.py",
-                "OU=vehicles,O=fleetloop$/vehicle-$1/,",
-                "OU=vehicles,O=fleetloop$/$1/,",
+                'r"RULE:^CN=([A-Za-z0-9._-]+),OU=vehicles',
+                'r"RULE:^CN=(operator|broker|ingest),.*$/$1/,RULE:^CN=([A-Za-z0-9._-]+),OU=vehicles',
                 tries=1,
                 first=NAMES.index("is_no_service_by_its_name"),
             ),
