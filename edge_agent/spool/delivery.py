@@ -64,7 +64,7 @@ class DeliveryState:
         """Take one frame in. Raises CorruptError for a frame that no reader of ours wrote."""
         try:
             self._apply(kind, value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CorruptError(f"delivery frame of kind {kind} is malformed: {error!r}") from error
 
     def _apply(self, kind: int, value: object) -> None:

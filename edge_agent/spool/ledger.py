@@ -161,7 +161,7 @@ class LedgerState:
             raise CorruptError(f"ledger frame of unknown kind {kind}")
         try:
             step(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CorruptError(f"ledger frame of kind {kind} is malformed: {error!r}") from error
 
     def _steps(self) -> Mapping[int, Callable[[dict[str, Any]], None]]:

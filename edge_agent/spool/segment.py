@@ -103,7 +103,7 @@ def decode_head(meta: bytes) -> SegmentHead:
             value["previous_epoch"],
             value["created_ns"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise CorruptError(f"not the head of a segment: {error!r}") from error
 
 

@@ -146,9 +146,7 @@ def simulate(folder: Path, rng: random.Random) -> Run:
         if vehicle.document < 0:
             return
         intent = decide(vehicle)
-        if "r2" in intent.withdrawn:
-            vehicle.serves = False
-        elif (
+        if (
             intent.release_id == "r2"
             and not vehicle.serves
             and not vehicle.blocked
@@ -156,6 +154,8 @@ def simulate(folder: Path, rng: random.Random) -> Run:
         ):
             vehicle.serves = True
             vehicle.did.append(Did(now_s, vehicle.name, "serves", vehicle.document))
+        elif "r2" in intent.withdrawn:
+            vehicle.serves = False
         if vehicle.serves and vehicle.breaks and rng.random() < 0.6:
             vehicle.serves, vehicle.blocked = False, True
         if vehicle.silent or vehicle.is_offline(now_s):

@@ -69,6 +69,7 @@ def codec(_folder: Path) -> Iterator[dict[str, Callable[[random.Random], str]]]:
 @contextmanager
 def spool(_folder: Path) -> Iterator[dict[str, Callable[[random.Random], str]]]:
     """A spool of some segments, delivered in part: any of its files changed, then opened by both sides and used."""
+    from foundation.framing import ScannedFrame, encode_frame, scan
     from tests.edge_agent.spool.spool_rig import Spool, sample
 
     memory = Path("/dev/shm")  # noqa: S108 - a folder of ours is made in it
@@ -88,13 +89,32 @@ def spool(_folder: Path) -> Iterator[dict[str, Callable[[random.Random], str]]]:
         )
         others = [path.read_bytes() for path in files]
 
+        def reframed(data: bytes, rng: random.Random) -> bytes:
+            """One to three frames changed, with checksums that fit: what another version or a defect could write."""
+            frames = [frame for frame in scan(data) if isinstance(frame, ScannedFrame)]
+            for frame in rng.sample(frames, min(len(frames), rng.randint(1, 3))):
+                body = data[frame.body_offset : frame.body_offset + frame.body_bytes]
+                if body[:1] == b"{" and rng.random() < 0.7:
+                    lines = body.decode("utf-8", "replace").replace(",", ",\n").replace("{", "{\n")
+                    body = mutated_text(lines, rng).encode("utf-8", "replace")
+                elif rng.random() < 0.7:
+                    body = mutated(body, others, rng)
+                kind = rng.randrange(256) if rng.random() < 0.1 else frame.kind
+                meta = mutated(frame.meta, others, rng)[:1000] if rng.random() < 0.3 else frame.meta
+                data = data[: frame.offset] + encode_frame(kind, meta, body) + data[frame.end :]
+                if len(body) != frame.body_bytes or len(meta) != len(frame.meta):
+                    break  # what follows lies elsewhere now
+            return data
+
         def change(rng: random.Random) -> str:
+            is_framed = rng.random() < 0.5
             copy = Path(name) / "copy"
             shutil.copytree(Path(name) / "made", copy)
             try:
                 for _ in range(rng.randint(1, 2)):
                     path = copy / rng.choice(files).relative_to(Path(name) / "made")
-                    path.write_bytes(mutated(path.read_bytes(), others, rng))
+                    data = path.read_bytes()
+                    path.write_bytes(reframed(data, rng) if is_framed else mutated(data, others, rng))
                 return outcome(lambda: _use(copy))
             finally:
                 shutil.rmtree(copy)

@@ -283,3 +283,12 @@ def test_a_record_in_a_segment_that_cannot_be_read_for_now_is_never_called_refus
         assert spool.ledger().counts.not_accepted == {}
         assert sorted(whereabouts(spool.ledger()).values()) == ["delivered"] * 4
         spool.close()
+
+
+def test_a_number_beyond_all_bounds_in_a_ledger_is_damage_and_no_crash() -> None:
+    from edge_agent.spool.ledger import LedgerKind, LedgerState
+    from foundation.errors import CorruptError
+
+    value = {"epoch": "0" * 16, "previous": "", "started_ns": float("inf")}
+    with pytest.raises(CorruptError, match="malformed"):
+        LedgerState().apply(LedgerKind.EPOCH, value)

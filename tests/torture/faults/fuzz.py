@@ -84,10 +84,10 @@ FAULTS = (
         20,
         ("G1", "G9"),
         BrokenBuild(
-            "a journal that cannot be read ends the start",
-            "edge_agent/spool/opened.py",
-            '    except CorruptError as error:\n        events.emit("journal_unreadable"',
-            '    except KeyError as error:\n        events.emit("journal_unreadable"',
+            "a ledger with a number beyond all bounds, or without its fields, ends the start",
+            "edge_agent/spool/ledger.py",
+            "        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:\n",
+            "        except AttributeError as error:\n",
         ),
     ),
     _fault(
