@@ -308,3 +308,19 @@ def test_params_have_defaults_and_refuse_what_they_do_not_know(tmp_path: Path) -
         load_section(path, "train", TrainParams)
     with pytest.raises(MisconfiguredError, match="fleetloop init"):
         load_section(tmp_path / "none.yaml", "train", TrainParams)
+
+
+@pytest.mark.parametrize(("classes", "has_head"), [(2, True), (5_000, False)])
+def test_a_small_head_is_left_in_fp32_on_a_cpu_and_a_large_one_is_not(classes: int, has_head: bool) -> None:
+    from modelkit.contract import ModelContract
+    from modelkit.embed import parse_model
+    from training.export import export_onnx
+    from training.network import Architecture, build
+    from training.quantise import small_head
+
+    names = tuple(f"class-{number}" for number in range(classes))
+    data = export_onnx(build(Architecture(classes=classes), None, 0), ModelContract("m", names, names))
+    model = parse_model(data)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    head = [kinds[name] for name in small_head(model)]
+    assert head == (["ReduceMean", "Gemm", "Relu", "Gemm"] if has_head else [])
