@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -66,8 +67,8 @@ class DvcRepository:
         return cast("Mapping[str, Any]", json.loads(said))
 
     def git(self, *arguments: str) -> str:
-        """Run `git ARGUMENTS` in the workspace; its output."""
-        return self._run(["git", *arguments])
+        """Run `git ARGUMENTS` in the workspace; its output. What it writes is synced before it is named."""
+        return self._run(["git", "-c", "core.fsync=all", *arguments])
 
     def repro(self, *stages: str, echo: bool = False) -> str:
         """Re-run what changed of the stages (all of them when none is named), as the one writer."""
@@ -108,6 +109,13 @@ class DvcRepository:
             remote.mkdir(parents=True, exist_ok=True)
             place = os.path.relpath(remote.resolve(), config.parent)
             write_atomic(config, _CONFIG.format(name=REMOTE_NAME, place=place).encode())
+
+    def remote_folder(self) -> Path | None:
+        """Where DVC pushes to, when that is a folder of this machine."""
+        config = self.workspace.root / ".dvc" / "config"
+        match = re.search(rf"\['remote \"{REMOTE_NAME}\"'\]\s+url = (\S.*)", config.read_text())
+        place = (config.parent / match[1].strip()) if match is not None else None
+        return place.resolve() if place is not None and place.is_dir() else None
 
     def has_commit(self) -> bool:
         """Whether git has a commit yet."""

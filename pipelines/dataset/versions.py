@@ -5,8 +5,8 @@ A version is a git tag `dataset/vN` on a commit that holds lake.lock, params.yam
 themselves in DVC's cache and remote. What later stages made of it is recorded by committing again, behind the
 tag. The order of a commit: pin the lake's versions, record the outputs in DVC, write the record, commit to
 git, tag, push. A commit that died in between is finished by running it again: every step is done only if it
-is not. It refuses a dataset that is not what its manifest says, or that was made from another lake.lock or
-other parameters.
+is not, and what a power loss tore is put in order first (`cut_commit.py`). It refuses a dataset that is not what
+its manifest says, or that was made from another lake.lock or other parameters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from connectors.workspace import Workspace
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.curate.params import load_params
-from pipelines.dataset import record
+from pipelines.dataset import cut_commit, record
 from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
 from pipelines.dataset.manifest import dataset_digest, read_manifest
 from pipelines.steps import reached
@@ -101,19 +101,22 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
         is_new = newest is None or newest.digest != manifest["digest"]
         version = _next(newest, manifest, message) if is_new or newest is None else newest
         pin(workspace.lake_path, version.id, read_lake_lock(workspace.lake_lock_path))
-        reached("dataset.pin")
-        repository.dvc("commit", "--force", "curate")
-        record.record_models(repository)
-        reached("dataset.dvc")
-        if is_new:
-            workspace.dataset_versions_path.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(workspace.dataset_versions_path / f"{version.id}.json", version.to_json())
-        reached("dataset.record")
-        _commit_and_tag(repository, version, message)
-        reached("dataset.tag")
-        if push:
-            record.push(repository)
-        reached("dataset.push")
+        with cut_commit.begin(workspace, repository.remote_folder()) as under_way:
+            reached("dataset.pin")
+            repository.dvc("commit", "--force", "curate")
+            record.record_models(repository)
+            reached("dataset.dvc")
+            if is_new:
+                workspace.dataset_versions_path.mkdir(parents=True, exist_ok=True)
+                write_json_atomic(workspace.dataset_versions_path / f"{version.id}.json", version.to_json())
+            reached("dataset.record")
+            under_way.make_durable()  # what the tag will stand for
+            _commit_and_tag(repository, version, message)
+            reached("dataset.tag")
+            if push:
+                record.push(repository)
+            under_way.end()
+            reached("dataset.push")
     return version, is_new
 
 

@@ -18,6 +18,7 @@ from connectors.lake import LakeTable
 from connectors.lake_schema import ARRIVALS, LABELS
 from connectors.workspace import Workspace
 from fleetloop.commands.init import make_workspace
+from foundation.clock import boot_id
 from pipelines.curate.run import curate
 from pipelines.dataset.lock import write_lock
 from pipelines.dataset.versions import commit_version, list_versions
@@ -69,9 +70,13 @@ def _add(workspace: Workspace, rows: list[dict[str, object]]) -> None:
 
 
 def write_repository(tree: Tree, target: Path) -> None:
-    """As `write_tree`; objects of DVC's cache are read-only, as DVC leaves them (it trusts those)."""
+    """As `write_tree`; objects of DVC are read-only, as it leaves them (it trusts those); the boot is another one."""
     from tests.torture.power_disk import write_tree
 
+    here, before = boot_id().encode(), b"0" * len(boot_id())
+    marker = f"{FLEET}/.fleetloop/commit-under-way.json"
+    if isinstance(held := tree.get(marker), bytes):
+        tree = tree | {marker: held.replace(here, before)}
     write_tree(tree, target)
     for name in tree:
         if "/cache/files/md5/" in name and (target / name).is_file():

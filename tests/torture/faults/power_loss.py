@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STATES_OF_A_TAPE = 40
 MODEL_STATES_OF_A_TAPE = 60
+REPEATED_ONE_IN = 40
 
 
 def memory_folder() -> Path | None:
@@ -104,6 +105,36 @@ def models(batch: Batch) -> Tally:
                 shutil.rmtree(after)
             tally.count("different_states", len(seen))
             shutil.rmtree(work)
+    return tally
+
+
+def dataset(batch: Batch) -> Tally:
+    """Each try is one state after a power loss in one commit; one in 40 of them is committed again for real."""
+    from tests.torture.power_dataset import judge_and_repeat, record_commit, remove, write_repository
+    from tests.torture.power_tape import moments
+
+    tally = Tally()
+    with tempfile.TemporaryDirectory(dir=memory_folder(), prefix="torture-power-") as name:
+        commit = record_commit(Path(name))
+        tally.count("tapes")
+        tally.count("calls_recorded", commit.tape.calls)
+        ends = len(commit.tape.steps)
+        cuts = sorted((min(ends, batch.rng(one).randrange(1, ends + 10)), one) for one in batch.numbers())
+        seen: set[bytes] = set()
+        stops = moments(commit.tape, commit.disk, [cut for cut, _ in cuts])
+        for (cut, one), (_, marks) in zip(cuts, stops, strict=True):
+            rng = batch.rng(one)
+            rng.random()
+            tree = commit.disk.state(rng)
+            seen.add(fingerprint(tree))
+            after = Path(name) / f"after{one}"
+            write_repository(tree, after)
+            repeats = one % REPEATED_ONE_IN == 0
+            broken = judge_and_repeat(after, [mark[0] for mark in marks], repeats=repeats)
+            tally.judge(broken, f"try {one}: power lost after call {cut} of {ends}")
+            tally.count("commits_repeated", repeats)
+            remove(after)
+        tally.count("different_states", len(seen))
     return tally
 
 
@@ -203,6 +234,40 @@ FAULTS = (
                 "    fsync_folder(target.parent)\n",
                 "",
                 tries=180,
+            ),
+        ),
+    ),
+    Fault(
+        name="power-loss-dataset",
+        group=3,
+        guarantees=("G4",),
+        what=(
+            "Power is lost at any call of a dataset commit, those of git and DVC among them: the old version is whole"
+            " in git and in the remote, the new one too once the commit returned, and the next commit finishes."
+        ),
+        one_try="one state of the disk, its versions read from git and DVC's files; one in 40 is committed again",
+        full=500,
+        turn=40,
+        full_turn=250,
+        run=dataset,
+        needs=needs_strace,
+        turn_limit_s=1_800.0,
+        real=(
+            "the calls of a real commit with real git and DVC, recorded by strace; the states are simulated, and names"
+            " are taken to become durable in order, as ext4 and XFS promise"
+        ),
+        broken=(
+            BrokenBuild(
+                "what DVC and git wrote is not synced before the commit returns",
+                "pipelines/dataset/cut_commit.py",
+                "        for folder in self._folders():\n",
+                "        for folder in ():\n",
+            ),
+            BrokenBuild(
+                "git does not sync what it writes",
+                "pipelines/dataset/dvc.py",
+                '["git", "-c", "core.fsync=all", *arguments]',
+                '["git", *arguments]',
             ),
         ),
     ),

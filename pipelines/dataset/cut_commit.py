@@ -1,0 +1,161 @@
+"""What a commit wrote is on the disk before it counts, and what a cut one left torn does not stop the next.
+
+DVC syncs nothing, and writes dvc.lock in place; git syncs its files when it is told to (`core.fsync=all`, see
+`DvcRepository.git`). So a commit keeps the dvc.lock that it began with in a marker, syncs everything that was written
+meanwhile before the tag and again before it ends, and then takes the marker away. A commit that finds a marker
+removes the lock files of a git that is gone; and when the machine was started anew since, it puts that dvc.lock back
+(a stage that was run between is run again) and removes what the power loss may have torn: objects of DVC whose bytes
+are not those of their name (they are made again) and entries of its run cache that are no YAML. The caller holds the
+writer's lock. Refuses to touch what is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import yaml
+
+from connectors.workspace import Workspace
+from foundation import syscalls
+from foundation.clock import boot_id
+from foundation.errors import CorruptError, FleetLoopError
+from foundation.files import fsync_folder, read_json, write_atomic, write_json_atomic
+from pipelines.dataset.dvc import CommandFailedError
+
+_MARKER = "commit-under-way.json"
+_CLOCK_STEP_NS = 1_000_000_000
+"""Times of files may be so much older than the call that made them (coarse clocks of file systems)."""
+_CHUNK_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CommitUnderWay:
+    """From `begin` until `end`; in between the marker is on the disk."""
+
+    workspace: Workspace
+    remote: Path | None
+    began_ns: int
+
+    def make_durable(self) -> None:
+        """Sync every file and folder of DVC's and of the remote's that changed since `begin`. Raises OSError."""
+        for folder in self._folders():
+            _sync_tree(folder, self.began_ns)
+        lock = self.workspace.root / "dvc.lock"
+        if lock.exists():
+            _sync_file(lock)
+        fsync_folder(self.workspace.root)
+
+    def end(self) -> None:
+        """Everything is durable: there is nothing to put in order any more. Raises OSError."""
+        self.make_durable()
+        syscalls.unlink(_marker(self.workspace))
+        fsync_folder(self.workspace.private_path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        is_refused = isinstance(error, FleetLoopError) and not isinstance(error, CommandFailedError)
+        if is_refused:  # in order: nothing was cut
+            _marker(self.workspace).unlink(missing_ok=True)
+
+    def _folders(self) -> Iterator[Path]:
+        yield self.workspace.root / ".dvc"
+        yield self.workspace.root / "registry"
+        if self.remote is not None:
+            yield self.remote
+
+
+def begin(workspace: Workspace, remote: Path | None) -> CommitUnderWay:
+    """Put in order what a cut commit left, and mark this one as under way.
+
+    Args:
+        remote: the folder that DVC pushes to, when it is one.
+
+    Raises CorruptError when the marker cannot be read, OSError.
+    """
+    marker, lock = _marker(workspace), workspace.root / "dvc.lock"
+    if marker.exists():
+        _put_in_order(workspace, remote)
+    held = lock.read_text(encoding="utf-8") if lock.exists() else None
+    write_json_atomic(marker, {"boot": boot_id(), "dvc_lock": held})
+    return CommitUnderWay(workspace, remote, marker.stat().st_ctime_ns - _CLOCK_STEP_NS)
+
+
+def _marker(workspace: Workspace) -> Path:
+    return workspace.private_path / _MARKER
+
+
+def _put_in_order(workspace: Workspace, remote: Path | None) -> None:
+    document = read_json(_marker(workspace))
+    if not isinstance(document, dict) or not isinstance(document.get("dvc_lock"), str | None):
+        raise CorruptError("is no marker of a commit", path=_marker(workspace))
+    for path in _files(workspace.root / ".git"):
+        if path.suffix == ".lock":
+            syscalls.unlink(path)
+    lock, held = workspace.root / "dvc.lock", document["dvc_lock"]
+    is_new_boot = document.get("boot") != boot_id()
+    if held is None and is_new_boot:
+        lock.unlink(missing_ok=True)
+    elif held is not None and (is_new_boot or not _is_mapping(lock)):
+        write_atomic(lock, held.encode())
+    if is_new_boot:
+        _remove_torn(workspace.root / ".dvc", remote)
+
+
+def _remove_torn(own: Path, remote: Path | None) -> None:
+    for store in (own / "cache", *([remote] if remote is not None else [])):
+        for path in _files(store / "files" / "md5"):
+            if not _is_its_name(path):
+                syscalls.unlink(path)
+    for path in _files(own / "cache" / "runs"):
+        if not _is_mapping(path):
+            syscalls.unlink(path)
+    (own / "tmp" / "rwlock").unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file below `folder`, listed before any of them is touched."""
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+def _is_its_name(path: Path) -> bool:
+    """Whether an object of DVC holds the bytes whose md5 it is named by."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while part := file.read(_CHUNK_BYTES):
+            digest.update(part)
+    return digest.hexdigest() == path.parent.name + path.name.removesuffix(".dir")
+
+
+def _is_mapping(path: Path) -> bool:
+    try:
+        return isinstance(yaml.safe_load(path.read_bytes()), dict)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False
+
+
+def _sync_tree(folder: Path, since_ns: int) -> None:
+    for at, _, names in os.walk(folder):
+        for name in names:
+            path = Path(at) / name
+            if not path.is_symlink() and path.stat().st_ctime_ns >= since_ns:
+                _sync_file(path)
+        if Path(at).stat().st_ctime_ns >= since_ns:
+            fsync_folder(at)
+
+
+def _sync_file(path: Path) -> None:
+    fd = syscalls.open(path, os.O_RDONLY)
+    try:
+        syscalls.fsync(fd)
+    finally:
+        syscalls.close(fd)
