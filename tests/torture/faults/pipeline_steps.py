@@ -36,10 +36,13 @@ _INGEST = Fault(
             first=6,
         ),
         BrokenBuild(
-            "offsets are not committed with the rows",
+            "rows are committed before the offsets",
             "pipelines/ingest/commit.py",
-            "commit_renamed(table, renamed, plan.version, context.run_id, marks)",
-            "commit_renamed(table, renamed, plan.version, context.run_id, {})",
+            "        commit_renamed(table, renamed, plan.version, context.run_id, marks)\n"
+            '        steps.reached("ingest.commit")\n',
+            "        commit_renamed(table, renamed, plan.version, context.run_id, {})\n"
+            '        steps.reached("ingest.commit")\n'
+            "        commit_renamed(table, [], plan.version + 1, context.run_id, marks)\n",
             tries=1,
             first=7,
         ),

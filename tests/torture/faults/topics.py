@@ -24,11 +24,10 @@ _POISON_BROKEN = (
         tries=1,
     ),
     BrokenBuild(
-        "records of unknown vehicles are left out",
+        "every dead letter has the same reason",
         "pipelines/ingest/decode.py",
-        "            rejected.append(Rejection(record, error.reason, str(error), identity))\n",
-        "            if error.reason != RejectReason.UNKNOWN_VEHICLE:\n"
-        "                rejected.append(Rejection(record, error.reason, str(error), identity))\n",
+        "rejected.append(Rejection(record, error.reason, str(error), identity))",
+        "rejected.append(Rejection(record, RejectReason.INVALID_VALUE.value, str(error), identity))",
         tries=1,
     ),
 )
@@ -98,7 +97,7 @@ FAULTS: tuple[Fault, ...] = (
         run=topic_poison.run_1_percent,
         real=f"{_EMBEDDED}; the schema that comes late is left out of the reading build",
         turn_limit_s=3_000.0,
-        broken=(),
+        broken=_POISON_BROKEN[:1],
     ),
     Fault(
         name="poison-50-percent",
