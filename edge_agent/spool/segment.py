@@ -137,8 +137,11 @@ def decode_wire(meta: bytes, value: bytes) -> WireRecord:
         raise CorruptError(
             f"record meta holds {len(texts)} texts; topic, key and pairs of headers are needed"
         )
-    names = [name.decode() for name in texts[2::2]]
-    return WireRecord(texts[0].decode(), texts[1], value, tuple(zip(names, texts[3::2], strict=True)))
+    try:
+        topic, names = texts[0].decode(), [name.decode() for name in texts[2::2]]
+    except UnicodeDecodeError as error:
+        raise CorruptError(f"record meta holds a name that is not UTF-8: {error}") from error
+    return WireRecord(topic, texts[1], value, tuple(zip(names, texts[3::2], strict=True)))
 
 
 def scan_segment(

@@ -243,7 +243,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "png-50000-by-50000": ("refused", lambda _: _image(_png(50_000, 50_000, squeezed(ZEROS, 15)))),
     "gzip-http-metadata": ("refused", _metadata_over_http),
     "gzip-http-model": ("refused", _model_over_http),
-    "png-with-too-many-pixels": ("refused", lambda _: _image(_png(9_000, 9_000, squeezed(243_000_000, 15)))),
+    "png-with-too-many-pixels": ("refused", lambda _: _image(_png(9_000, 9_000, squeezed(244_000_000, 15)))),
     "png-with-more-data-than-pixels": ("any", lambda _: _image(_png(8, 8, squeezed(ZEROS, 15)))),
     "png-with-a-compressed-note": ("any", _png_text_bomb),
     "gzip-as-an-image": ("refused", lambda _: _image(squeezed(ZEROS))),

@@ -183,3 +183,14 @@ def test_a_flipped_bit_in_a_snapshot_changes_nothing(name: str, tmp_path: Path) 
             spool.open_writer()
             assert spool.ledger().counts == before
             spool.close()
+
+
+def test_a_name_that_is_no_text_in_a_whole_frame_is_damage_and_no_crash() -> None:
+    from edge_agent.spool.segment import decode_wire
+    from foundation.errors import CorruptError
+
+    identity = bytes(17)
+    for texts in ((b"\xa2", b"key"), (b"topic", b"key", b"\x81", b"value")):
+        meta = identity + b"".join(len(text).to_bytes(2, "little") + text for text in texts)
+        with pytest.raises(CorruptError):
+            decode_wire(meta, b"")
