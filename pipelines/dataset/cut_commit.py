@@ -5,8 +5,9 @@ DVC syncs nothing, and writes dvc.lock in place; git syncs its files when it is 
 meanwhile before the tag and again before it ends, and then takes the marker away. A commit that finds a marker
 removes the lock files of a git that is gone; and when the machine was started anew since, it puts that dvc.lock back
 (a stage that was run between is run again) and removes what the power loss may have torn: objects of DVC whose bytes
-are not those of their name (they are made again) and entries of its run cache that are no YAML. The caller holds the
-writer's lock. Refuses to touch what is whole.
+are not those of their name (they are made again), entries of its run cache that are no YAML, and an index of git
+whose checksum is wrong (DVC writes it too; it is made again from the newest commit). The caller holds the writer's
+lock. Refuses to touch what is whole.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from foundation import syscalls
 from foundation.clock import boot_id
 from foundation.errors import CorruptError, FleetLoopError
 from foundation.files import fsync_folder, read_json, write_atomic, write_json_atomic
-from pipelines.dataset.dvc import CommandFailedError
+from pipelines.dataset.dvc import CommandFailedError, DvcRepository
 
 _MARKER = "commit-under-way.json"
 _CLOCK_STEP_NS = 1_000_000_000
 """Times of files may be so much older than the call that made them (coarse clocks of file systems)."""
 _CHUNK_BYTES = 1_000_000
+_SHA1_BYTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,10 @@ def _put_in_order(workspace: Workspace, remote: Path | None) -> None:
         write_atomic(lock, held.encode())
     if is_new_boot:
         _remove_torn(workspace.root / ".dvc", remote)
+        index = workspace.root / ".git" / "index"
+        if index.is_file() and not _is_index(index.read_bytes()):
+            syscalls.unlink(index)
+            DvcRepository(workspace).git("reset", "--quiet")
 
 
 def _remove_torn(own: Path, remote: Path | None) -> None:
@@ -134,6 +140,12 @@ def _is_its_name(path: Path) -> bool:
         while part := file.read(_CHUNK_BYTES):
             digest.update(part)
     return digest.hexdigest() == path.parent.name + path.name.removesuffix(".dir")
+
+
+def _is_index(data: bytes) -> bool:
+    """Whether an index of git is whole: it ends with the SHA-1 of the rest."""
+    stated = hashlib.sha1(data[:-_SHA1_BYTES], usedforsecurity=False).digest()
+    return data.startswith(b"DIRC") and data[-_SHA1_BYTES:] == stated
 
 
 def _is_mapping(path: Path) -> bool:

@@ -13,6 +13,7 @@ from foundation import syscalls
 from foundation.errors import MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.dataset import cut_commit
+from pipelines.dataset.dvc import DvcRepository
 
 LOCK = "schema: '2.0'\nstages: {}\n"
 
@@ -67,6 +68,21 @@ def test_after_a_power_loss_torn_files_go_and_whole_ones_stay(workspace: Workspa
     assert (workspace.root / "dvc.lock").read_text() == LOCK
     assert all(path.exists() for path in whole)
     assert not any(path.exists() for path in [*torn, run, index])
+
+
+def test_a_torn_index_of_git_is_made_again(workspace: Workspace) -> None:
+    repository = DvcRepository(workspace)
+    repository.commit_git("first", ["params.yaml"])
+    listed = repository.git("ls-files")
+    assert listed
+    index = workspace.root / ".git" / "index"
+    whole = index.read_bytes()
+    for torn in (b"", bytes(len(whole)), whole[:-30] + bytes(30)):
+        cut_commit.begin(workspace, None)
+        another_boot(workspace)
+        index.write_bytes(torn)
+        cut_commit.begin(workspace, None)
+        assert repository.git("ls-files") == listed
 
 
 def test_after_a_kill_in_the_same_boot_a_lock_that_a_stage_wrote_since_is_kept(workspace: Workspace) -> None:
