@@ -87,7 +87,7 @@ FAULTS = (
         ("G10",),
         "Models that refer to a file outside (by a relative, absolute, dotted, escaped address, a symbolic or a hard "
         "link beside the slot; in an initializer, an attribute, a subgraph, a sparse tensor, a compiled blob), and a sound one, "
-        "are verified and tried: strace shows no open of that file, nor of any outside the vehicle's folder and the installation.",
+        "are verified and tried: strace shows no open of that file, nor of any outside the vehicle's folder and installation.",
         "one such model",
         full=70,
         turn=3,
