@@ -130,7 +130,9 @@ def anew(case: Case) -> list[str]:
         more = case.log()
         must(lambda: produce(case.bootstrap, case.topic, more, begins))
         case.offered[old] = first | places(more, begins)
-        case.ingest(at=case.rng.choice(["ingest.plan", "ingest.write", "ingest.seal"]), then=make_anew)
+        case.ingest(
+            at=case.rng.choice(["ingest.plan", "ingest.read", "ingest.write", "ingest.mark"]), then=make_anew
+        )
     else:
         must(make_anew)
         case.ingest()
