@@ -62,3 +62,16 @@ def test_every_command_of_the_table_says_what_it_does() -> None:
     )
     for name in COMMANDS:
         assert re.search(rf"^\W*{name}\s", done.stdout, re.MULTILINE), name
+
+
+def test_every_guarantee_names_the_faults_that_attack_it() -> None:
+    from tests.torture.fault import find_faults
+
+    sections = re.split(r"^## ", (ROOT / "docs" / "guarantees.md").read_text(), flags=re.MULTILINE)[1:]
+    named = {}
+    for section in sections:
+        attacked = re.search(r"^Attacked by: (.+?)\.$", section, re.MULTILINE | re.DOTALL)
+        named[section.split(".")[0]] = set(re.findall(r"`([a-z0-9-]+)`", attacked[1])) if attacked else set()
+    faults = find_faults().values()
+    for number in sorted({name for fault in faults for name in fault.guarantees}):
+        assert named[number] == {fault.name for fault in faults if number in fault.guarantees}, number

@@ -10,7 +10,7 @@ from pathlib import Path
 from foundation.files import write_json_atomic
 from tests.torture import page
 from tests.torture.broken import try_broken_builds
-from tests.torture.campaign import read_account, time_boxed, to_the_counts, write_result
+from tests.torture.campaign import Account, read_account, time_boxed, to_the_counts, write_result
 from tests.torture.fault import Fault, find_faults
 from tests.torture.turns import ROOT
 
@@ -56,17 +56,22 @@ def _box(faults: list[Fault], options: argparse.Namespace) -> int:
 def _full(faults: list[Fault], options: argparse.Namespace) -> int:
     folder = options.out / "full"
     to_the_counts(faults, folder=folder, seed=options.seed, say=_say)
-    accounts = []
-    for fault in find_faults().values():
-        account = read_account(fault, folder, options.seed)
-        account.skipped = fault.needs()
-        accounts.append(account)
-    command = f"make torture-full SEED={options.seed}"
-    held = write_result(accounts, options.out / "full.json", command=command, seed=options.seed)
+    accounts, held = _gather(options)
     done = all(each.tally.tries >= each.fault.full for each in accounts)
     counts = "every fault has its count" if done else "some faults are short of their count"
     _say(f"{counts}; {'every try survived' if held else 'SOME WERE NOT SURVIVED'}")
     return 0 if held else 1
+
+
+def _gather(options: argparse.Namespace) -> tuple[list[Account], bool]:
+    """What the full campaign knows of every fault, written to full.json; whether every try survived."""
+    accounts = []
+    for fault in find_faults().values():
+        account = read_account(fault, options.out / "full", options.seed)
+        account.skipped = fault.needs()
+        accounts.append(account)
+    command = f"make torture-full SEED={options.seed}"
+    return accounts, write_result(accounts, options.out / "full.json", command=command, seed=options.seed)
 
 
 def _broken(faults: list[Fault], options: argparse.Namespace) -> int:
@@ -87,9 +92,12 @@ def _list(faults: list[Fault], options: argparse.Namespace) -> int:
 
 
 def _page(faults: list[Fault], options: argparse.Namespace) -> int:
+    _gather(options)
     file = ROOT / "docs" / "reliability.md"
     file.write_text(page.reliability(options.out))
-    _say(f"wrote {file.relative_to(ROOT)}")
+    guarantees = ROOT / "docs" / "guarantees.md"
+    guarantees.write_text(page.name_the_faults(guarantees.read_text(), list(find_faults().values())))
+    _say(f"wrote {file.relative_to(ROOT)}, and the faults into {guarantees.relative_to(ROOT)}")
     return 0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.torture.broken import Seen
 from tests.torture.campaign import machine
+from tests.torture.fault import Fault
 
 INTRODUCTION = """# Reliability
 
@@ -17,6 +19,9 @@ nothing of the product. A script wrote this page from the results (`python -m te
 the same faults in ten minutes; `make torture-broken` runs each of them on builds that break one promise each, and every such
 build must be noticed.
 """
+
+
+ATTACKED = re.compile(r"^Attacked by: .+?\.$", re.MULTILINE | re.DOTALL)
 
 
 def merge_broken(file: Path, seen: Sequence[Seen]) -> list[dict[str, Any]]:
@@ -76,6 +81,27 @@ def reliability(out: Path) -> str:
                 f"| {each['fault']} | {each['change']} | `{each['path']}` | {'yes' if each['noticed'] else '**no**'} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def name_the_faults(guarantees: str, faults: Sequence[Fault]) -> str:
+    """The page of guarantees with one line in each section that names the faults that attack it."""
+    parts = re.split(r"(?m)^(?=## G)", guarantees)
+    for place, part in enumerate(parts):
+        number = re.match(r"## (G\d+)\.", part)
+        names = [
+            f"`{fault.name}`" for fault in faults if number is not None and number[1] in fault.guarantees
+        ]
+        if not names:
+            continue
+        line = f"Attacked by: {', '.join(names)}."
+        if ATTACKED.search(part):
+            part = ATTACKED.sub(line, part)
+        elif "\nNot covered yet:" in part:
+            part = part.replace("\nNot covered yet:", f"\n{line}\n\nNot covered yet:", 1)
+        else:
+            part = f"{part.rstrip()}\n\n{line}\n\n"
+        parts[place] = part
+    return "".join(parts).rstrip() + "\n"
 
 
 def _tries(row: dict[str, Any]) -> str:
