@@ -181,7 +181,7 @@ class Vehicle:
         may_serve = {self.old, digest} if bad.end in (ROLLED_BACK, TAKEN) else {self.old}
         if bad.end == TAKEN:
             self.old = digest
-        gap_s = LIMIT_S if bad.end == ROLLED_BACK else 15.0
+        gap_s = LIMIT_S if bad.end == ROLLED_BACK else 30.0
         wrong += answer_violations(self.frames()[first:], may_serve, self.old, gap_s)
         wrong += folder_violations(self.state, {self.old, self.factory})
         if bad.end in (REFUSED, NEVER_TAKEN) and digest in events_of(self.state, "activated"):
