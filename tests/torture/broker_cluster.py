@@ -53,3 +53,21 @@ def make_anew(bootstrap: str, topic: str) -> str:
         admin.delete(topic)
         until(lambda: topic not in admin.list_topics(), "the topic is gone")
     return next(state.info.topic_id for state in ensure_topics(settings) if state.info.topic == topic)
+
+
+def topics_in_time(bootstrap: str, patience_s: float = 90.0) -> None:
+    """Make the topics once every node takes part: the last one may still be on its way into the cluster."""
+    import time
+
+    from connectors.kafka_admin import ensure_topics
+    from foundation.errors import FleetLoopError
+
+    end_s = time.monotonic() + patience_s
+    while True:
+        try:
+            ensure_topics(bootstrap)
+            return
+        except FleetLoopError:
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(1.0)

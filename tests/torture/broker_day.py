@@ -28,6 +28,7 @@ class NoAnswer:
 
     in_flight_bytes = 0
     last_error = "no broker"
+    is_refused = False
 
     def __init__(self, clock: Any) -> None:
         self.last_progress_ns: int = clock.monotonic_ns()

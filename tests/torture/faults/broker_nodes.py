@@ -23,14 +23,13 @@ NODES = 3
 def leader_killed(batch: Batch) -> Tally:
     """The leader of the partition that the vehicle writes to gets SIGKILL and is started again."""
     from connectors.apache_kafka import ApacheKafka
-    from connectors.kafka_admin import ensure_topics
     from schemas.topics import TOPICS
     from tests.e2e.field import until
-    from tests.torture.broker_cluster import leader_of_the_flow, replicas_in_sync
+    from tests.torture.broker_cluster import leader_of_the_flow, replicas_in_sync, topics_in_time
 
     tally = Tally()
     with ApacheKafka(NODES) as kafka:
-        ensure_topics(kafka.bootstrap)
+        topics_in_time(kafka.bootstrap)
         with ridden(batch.folder, kafka.bootstrap) as ride:
             ride.start()
             for number in batch.numbers():
