@@ -5,7 +5,7 @@ DVC syncs nothing, and writes dvc.lock in place; git syncs its files when it is 
 meanwhile before the tag and again before it ends, and then takes the marker away. A commit that finds a marker
 removes the lock files of a git that is gone; and when the machine was started anew since, it puts that dvc.lock back
 (a stage that was run between is run again) and removes what the power loss may have torn: objects of DVC whose bytes
-are not those of their name (they are made again), entries of its run cache that are no YAML, and an index of git
+are not those of their name, with the listings that name them (they are made again), entries of its run cache that are no YAML, and an index of git
 whose checksum is wrong (DVC writes it too; it is made again from the newest commit). The caller holds the writer's
 lock. Refuses to touch what is whole.
 """
@@ -13,6 +13,7 @@ lock. Refuses to touch what is whole.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _CLOCK_STEP_NS = 1_000_000_000
 """Times of files may be so much older than the call that made them (coarse clocks of file systems)."""
 _CHUNK_BYTES = 1_000_000
 _SHA1_BYTES = 20
+_DIR = ".dir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,23 @@ def _put_in_order(workspace: Workspace, remote: Path | None) -> None:
 
 def _remove_torn(own: Path, remote: Path | None) -> None:
     for store in (own / "cache", *([remote] if remote is not None else [])):
-        for path in _files(store / "files" / "md5"):
-            if not _is_its_name(path):
-                syscalls.unlink(path)
+        objects = _files(store / "files" / "md5")
+        torn = [path for path in objects if not _is_its_name(path)]
+        for path in torn:
+            syscalls.unlink(path)
+        _remove_listings([path for path in objects if path.suffix == _DIR and path not in torn], torn)
     for path in _files(own / "cache" / "runs"):
         if not _is_mapping(path):
             syscalls.unlink(path)
     (own / "tmp" / "rwlock").unlink(missing_ok=True)
+
+
+def _remove_listings(listings: list[Path], torn: list[Path]) -> None:
+    """DVC takes all that a listing names for present where the listing is, and would not push it again."""
+    gone = {path.parent.name + path.name for path in torn}
+    for path in listings if gone else ():
+        if any(entry["md5"] in gone for entry in json.loads(path.read_bytes())):
+            syscalls.unlink(path)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -139,7 +151,7 @@ def _is_its_name(path: Path) -> bool:
     with path.open("rb") as file:
         while part := file.read(_CHUNK_BYTES):
             digest.update(part)
-    return digest.hexdigest() == path.parent.name + path.name.removesuffix(".dir")
+    return digest.hexdigest() == path.parent.name + path.name.removesuffix(_DIR)
 
 
 def _is_index(data: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,24 @@ def test_after_a_power_loss_torn_files_go_and_whole_ones_stay(workspace: Workspa
     assert (workspace.root / "dvc.lock").read_text() == LOCK
     assert all(path.exists() for path in whole)
     assert not any(path.exists() for path in [*torn, run, index])
+
+
+def test_a_listing_goes_with_the_object_that_it_names_so_that_both_are_pushed_again(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    remote = tmp_path / "remote"
+    cut_commit.begin(workspace, remote)
+    another_boot(workspace)
+    put(remote, b"", "ab" * 16)
+
+    def listing(name: str) -> Path:
+        data = json.dumps([{"md5": name, "relpath": "a"}]).encode()
+        return put(remote, data, hashlib.md5(data, usedforsecurity=False).hexdigest() + ".dir")
+
+    of_torn, of_whole = listing("ab" * 16), listing("cd" * 16)
+    cut_commit.begin(workspace, remote)
+    assert not of_torn.exists()
+    assert of_whole.exists()
 
 
 def test_a_torn_index_of_git_is_made_again(workspace: Workspace) -> None:
