@@ -5,9 +5,9 @@ DVC syncs nothing, and writes dvc.lock in place; git syncs its files when it is 
 meanwhile before the tag and again before it ends, and then takes the marker away. A commit that finds a marker
 removes the lock files of a git that is gone; and when the machine was started anew since, it puts that dvc.lock back
 (a stage that was run between is run again) and removes what the power loss may have torn: objects of DVC whose bytes
-are not those of their name, with the listings that name them (they are made again), entries of its run cache that are no YAML, and an index of git
-whose checksum is wrong (DVC writes it too; it is made again from the newest commit). The caller holds the writer's
-lock. Refuses to touch what is whole.
+are not those of their name, with the listings that name them (they are made again), entries of its run cache that
+are no YAML, and an index of git whose checksum is wrong (DVC writes it too; it is made again from the newest commit).
+The caller holds the writer's lock. Refuses to touch what is whole.
 """
 
 from __future__ import annotations
