@@ -180,11 +180,10 @@ FAULTS: tuple[Fault, ...] = (
         needs=topic_broker.kafka_is_missing,
         broken=(
             BrokenBuild(
-                "an interval that is lost is passed over",
-                "pipelines/ingest/read.py",
-                "        yield LogBatch(wanted, begin, wanted.end, (), is_lost=True)\n        return\n",
-                "        return\n",
-                tries=4,
+                "what retention took is called a gap that never held a record",
+                "pipelines/ingest/decode.py",
+                "        return _intervals(source, Origin.LOSS,",
+                "        return _intervals(source, Origin.GAP,",
             ),
         ),
     ),
