@@ -311,7 +311,16 @@ def test_the_checker_imports_nothing_of_the_product() -> None:
             own = [name for name in names if name.startswith("tests")]
             assert all(name.startswith("tests.checker.") for name in own), f"{path.name} imports {own}"
             assert not roots & PRODUCT, f"{path.name} imports {roots & PRODUCT}"
-            allowed = {"tests", "kafka", "pyarrow", "deltalake", "fastavro", "tuf", "yaml", *sys.stdlib_module_names}
+            allowed = {
+                "tests",
+                "kafka",
+                "pyarrow",
+                "deltalake",
+                "fastavro",
+                "tuf",
+                "yaml",
+                *sys.stdlib_module_names,
+            }
             assert roots <= allowed, f"{path.name} imports {roots - allowed}"
 
 

@@ -37,7 +37,9 @@ class SlowUplink(Uplink):
         time.sleep(max(0.0, self._free_at_s - time.monotonic()))
 
     def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)  # less stalls loopback, whose segments are 64 kB
+        client.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072
+        )  # less stalls loopback, whose segments are 64 kB
         peer = {client: server, server: client}
         with selectors.DefaultSelector() as ready:
             for connection in peer:

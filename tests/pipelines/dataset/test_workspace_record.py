@@ -54,7 +54,9 @@ def workspace(tmp_path: Path) -> Workspace:
     document = yaml.safe_load((place.root / "dvc.yaml").read_text())
     for stage in LATER:
         outs = [out if isinstance(out, str) else next(iter(out)) for out in document["stages"][stage]["outs"]]
-        document["stages"][stage]["cmd"] = f"{shlex.quote(sys.executable)} .fleetloop/writer.py {' '.join(outs)}"
+        document["stages"][stage]["cmd"] = (
+            f"{shlex.quote(sys.executable)} .fleetloop/writer.py {' '.join(outs)}"
+        )
     (place.root / "dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     register(place, "v1", 1)
     write_json_atomic(place.serving_path, {"digest": "0" * 64, "name": "v1"})
