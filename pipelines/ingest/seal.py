@@ -28,8 +28,10 @@ from pipelines.ingest.write import stage
 from schemas.reasons import LandOutcome
 from schemas.wire import StoredRecord
 
-FetchRaw = Callable[[str, int, int], StoredRecord]
-"""The record at (topic, partition, offset), read again."""
+FetchRaw = Callable[[str, int, Sequence[int]], Mapping[int, StoredRecord]]
+"""The records at these offsets of (topic, partition), read again."""
+JOINED_OFFSETS = 500
+"""Offsets no further apart than this are read at once: a read costs about as much as so many records."""
 
 
 class Seal(beam.DoFn):
@@ -61,13 +63,28 @@ class Seal(beam.DoFn):
             self._source.close()
             self._source = None
 
-    def _fetch(self, topic: str, partition: int, offset: int) -> StoredRecord:
+    def _fetch(self, topic: str, partition: int, offsets: Sequence[int]) -> Mapping[int, StoredRecord]:
         if self._source is None:
             self._source = self._context.open_source()
-        for records in self._source.read(topic, partition, offset, offset + 1):
-            for record in records:
-                return record
-        raise RetryLaterError(f"{topic}/{partition} no longer gives the record at offset {offset}")
+        wanted = set(offsets)
+        found: dict[int, StoredRecord] = {}
+        for begin, end in joined(offsets):
+            for records in self._source.read(topic, partition, begin, end):
+                found.update((record.offset, record) for record in records if record.offset in wanted)
+        if missing := wanted - found.keys():
+            raise RetryLaterError(f"{topic}/{partition} no longer gives the record at offset {min(missing)}")
+        return found
+
+
+def joined(offsets: Sequence[int]) -> list[tuple[int, int]]:
+    """Few intervals [begin, end) that hold all of `offsets`, with no wide stretch between that nobody asked for."""
+    found: list[tuple[int, int]] = []
+    for offset in sorted(offsets):
+        if found and offset - found[-1][1] < JOINED_OFFSETS:
+            found[-1] = (found[-1][0], offset + 1)
+        else:
+            found.append((offset, offset + 1))
+    return found
 
 
 def seal(staged: StagedFile, verdicts: pa.Table, fetch: FetchRaw) -> StagedFile:
@@ -91,12 +108,11 @@ def apply_verdicts(rows: pa.Table, verdicts: pa.Table, fetch: FetchRaw | None) -
     for name in ("outcome", "reason", "detail", "resend_of"):
         columns[name] = pa.array([row[name] for row in found], pa.string())
     if fetch is not None and any(row["outcome"] == LandOutcome.REJECTED.value for row in found):
-        topics, partitions = marked.column("topic").to_pylist(), marked.column("partition").to_pylist()
+        topic, partition = marked.column("topic")[0].as_py(), marked.column("partition")[0].as_py()
+        offsets = [row["offset"] for row in found if row["outcome"] == LandOutcome.REJECTED.value]
+        fetched = fetch(topic, partition, offsets)
         raw = [
-            fetch(topics[i], partitions[i], row["offset"])
-            if row["outcome"] == LandOutcome.REJECTED.value
-            else None
-            for i, row in enumerate(found)
+            fetched[row["offset"]] if row["outcome"] == LandOutcome.REJECTED.value else None for row in found
         ]
         records = raw_columns([record for record in raw if record is not None])
         for name in ("headers_json", "raw_value", "raw_key"):
