@@ -13,6 +13,8 @@ from foundation.errors import MisconfiguredError
 from foundation.settings import brief, load_settings
 
 T = TypeVar("T")
+MAX_NESTING = 20
+"""Mappings and lists within each other in params.yaml."""
 
 
 def read_params(path: Path) -> Mapping[str, Any]:
@@ -20,7 +22,9 @@ def read_params(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_deep_nesting(path, text)
+        document = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -28,6 +32,20 @@ def read_params(path: Path) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
     return document
+
+
+def _refuse_deep_nesting(path: Path, text: str) -> None:
+    """Why? Building a value recurses, as deep as the interpreter's limit allows, and a library may have raised that."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_NESTING:
+            raise MisconfiguredError(f"{path} nests deeper than {MAX_NESTING} at {event.start_mark}")
 
 
 def load_section(path: Path, name: str, cls: type[T]) -> T:

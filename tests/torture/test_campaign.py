@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.torture import page
 from tests.torture.broken import broken
-from tests.torture.campaign import Account, time_boxed, to_the_counts, write_result
+from tests.torture.campaign import time_boxed, to_the_counts, write_result
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally, find_faults
+from tests.torture.turns import take_turn
 
 
 def nothing(batch: Batch) -> Tally:
@@ -156,16 +156,11 @@ def test_every_fault_has_a_broken_build_and_its_replacement_is_in_the_tree() -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, each in find_faults().items() if each.fixed])
-def test_the_fixed_part_of_the_campaign_is_survived(name: str, tmp_path: Path) -> None:
+def test_the_fixed_part_of_the_campaign_is_survived(name: str) -> None:
     each = find_faults()[name]
     if (need := each.needs()) is not None:
         pytest.skip(need)
-    account = Account(each)
-    account.add(run_here(each.run, tmp_path, each.fixed), 0.0)
-    assert account.tally.tries > 0
-    assert account.tally.failures == []
-    assert account.tally.survived == account.tally.tries
-
-
-def run_here(run: Callable[[Batch], Tally], folder: Path, tries: int) -> Tally:
-    return run(Batch(7, 0, tries, folder))
+    tally = take_turn(each, seed=7, first=0, tries=each.fixed)
+    assert tally.tries > 0
+    assert tally.failures == []
+    assert tally.survived == tally.tries
