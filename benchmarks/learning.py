@@ -25,12 +25,14 @@ import dataclasses
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ EPOCHS, BATCH = 14, 32
 RARE_CLASSES = 10
 NO_LIMIT = 1_000_000
 VEHICLES = 3
+PROCESSES = 2
 OURS, CHANCE = "fleetloop", "random"
 SINGLE = ("entropy", "margin", "least_confidence", "novelty", "diverse")
 EXTRA = (
@@ -97,6 +100,7 @@ JUDGED = (
     "modelkit/scores.py", "pipelines/curate/scores.py", "edge_agent/selection/policy.py",
     "edge_agent/selection/novelty.py", "edge_agent/selection/random_arm.py", "edge_agent/selection/track_limit.py",
     "fleetloop/demo/drives.py", "training/fit.py", "training/augment.py", "training/network.py", "training/initial.py",
+    "training/quantise.py",
 )  # fmt: skip
 JUDGED_OURS = (*JUDGED, "pipelines/curate/coverage.py", "pipelines/curate/selection.py", "params.yaml")
 """What decides the result: a finished training is used again only when none of these and no part of the recipe has
@@ -524,19 +528,38 @@ def measures(
     return rows
 
 
+def run_seed(seed: int, arms: Sequence[str], recipe: Recipe, parts: Path | None) -> dict[str, dict[str, Any]]:
+    """One seed in a process of its own, for seeds share nothing."""
+    return run_arms(
+        load_gtsrb(data_folder()), (seed,), arms, recipe, parts, lambda text: print(text, flush=True)
+    )
+
+
+def run_seeds(
+    seeds: Sequence[int], arms: Sequence[str], recipe: Recipe, folder: Path | None
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """All seeds, two at a time; how many trainings an earlier run on the same code had left in `folder`."""
+    files = [None if folder is None else folder / f"learning.seed-{seed}.json" for seed in seeds]
+    wanted = {f"{seed}/{arm}" for seed in seeds for arm in arms}
+    reused = sum(len(wanted & finished(file, recipe).keys()) for file in files)
+    done: dict[str, dict[str, Any]] = {}
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        tasks = [
+            pool.submit(run_seed, seed, arms, recipe, file) for seed, file in zip(seeds, files, strict=True)
+        ]
+        for task in tasks:
+            done |= task.result()
+    return done, reused
+
+
 def run(seed: int, quick: bool) -> list[Measure]:
-    """Five seeds from `seed` + 1 on; seeds of a run that nothing has changed since are used again and the note says so."""
-    source = load_gtsrb(data_folder())
+    """Five seeds from `seed` + 1 on; trainings that nothing has changed since are used again and the note says so."""
     if quick:
         few, two = (seed + 1, seed + 2), (CHANCE, OURS)
-        return measures(
-            run_arms(source, few, two, QUICK, None, print), few, two, "quick: shows only that it runs"
-        )
+        done, _ = run_seeds(few, two, QUICK, None)
+        return measures(done, few, two, "quick: shows only that it runs")
     arms, seeds = (CHANCE, *SINGLE, OURS), tuple(range(seed + 1, seed + 6))
-    parts = ROOT / "out" / "bench" / "learning.parts.json"
-    earlier = finished(parts, Recipe())
-    reused = sum(f"{seed}/{arm}" in earlier for seed in seeds for arm in arms)
-    done = run_arms(source, seeds, arms, Recipe(), parts, print)
+    done, reused = run_seeds(seeds, arms, Recipe(), ROOT / "out" / "bench")
     note = (
         f"{reused} of {len(seeds) * len(arms)} trainings are of an earlier run on the same code"
         if reused
@@ -568,10 +591,7 @@ def main() -> None:
         print(f"skipped: {reason}")
         return
     arms, seeds = options.arms.split(","), range(options.first_seed, options.first_seed + options.seeds)
-    parts = options.json.with_suffix(".parts.json")
-    done = run_arms(
-        load_gtsrb(data_folder()), seeds, arms, Recipe(), parts, lambda text: print(text, flush=True)
-    )
+    done, reused = run_seeds(seeds, arms, Recipe(), options.json.parent)
     rows = measures(done, seeds, arms, "") if {OURS, CHANCE} <= set(arms) else []
     by_arm = {
         f"{seed}/{arm}": {k: v for k, v in done[f"{seed}/{arm}"].items() if k not in ("right", "is_rare")}
@@ -579,7 +599,12 @@ def main() -> None:
         for arm in arms
     }
     command = f"python -m benchmarks.learning --seeds {options.seeds} --first-seed {options.first_seed} --arms {options.arms}"
-    document = {"command": command, "inputs": inputs_digest(Recipe(), OURS), "seeds": list(seeds)}
+    document = {
+        "command": command,
+        "inputs": inputs_digest(Recipe(), OURS),
+        "seeds": list(seeds),
+        "reused": reused,
+    }
     write_json_atomic(
         options.json, {**document, "arms": by_arm, "measures": [dataclasses.asdict(row) for row in rows]}
     )
