@@ -83,7 +83,7 @@ NO_LIMIT = 1_000_000
 VEHICLES = 3
 PROCESSES = 2
 OURS, CHANCE = "fleetloop", "random"
-SINGLE = ("entropy", "margin", "least_confidence", "novelty", "diverse")
+SINGLE = ("entropy", "margin", "least_confidence", "novelty", "diverse", "coverage")
 EXTRA = (
     "random_one_a_track",
     "fleetloop_by_vehicle",

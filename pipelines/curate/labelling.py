@@ -108,7 +108,7 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     candidates = rows.filter(pl.col("state") == UNLABELLED).sort("payload_sha256")
     chosen = select(candidates, labelled, 0 if budget > 0 else budget, params.label)
     answers: list[Label] = []
-    rounds = params.label.rounds if params.label.strategy is Strategy.CLASS_BALANCED else 1
+    rounds = params.label.rounds if params.label.strategy is Strategy.COVERAGE else 1
     for number in range(rounds):
         part = -(-(budget - chosen.height) // (rounds - number))
         more = select(candidates, labelled, part, params.label)

@@ -71,6 +71,7 @@ class Strategy(StrEnum):
     MARGIN = "margin"
     LEAST_CONFIDENCE = "least_confidence"
     CLASS_BALANCED = "class_balanced"
+    COVERAGE = "coverage"
     DIVERSE = "diverse"
 
 
@@ -87,9 +88,9 @@ class LabelParams:
     """Share of the budget drawn by chance among test drives, so that the test set stays a fair sample."""
     seed: int = setting(0, min=0)
     repeats_per_track: int = setting(3, min=0)
-    """class_balanced only: labels beyond that limit for a track whose class, known from a label, has few."""
+    """coverage only: labels beyond that limit for a track whose class, known from a label, has few."""
     rounds: int = setting(5, min=1, max=100)
-    """class_balanced only: parts of the budget, each chosen with what the labels before it told."""
+    """coverage only: parts of the budget, each chosen with what the labels before it told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ _COLUMN = {
     Strategy.MARGIN: "score_margin",
     Strategy.LEAST_CONFIDENCE: "score_least_confidence",
     Strategy.CLASS_BALANCED: "score_margin",
+    Strategy.COVERAGE: "score_margin",
     Strategy.DIVERSE: "score_margin",
 }
 

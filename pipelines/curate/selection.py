@@ -5,7 +5,7 @@ Three arms share the budget: `test` (by chance among test drives, so the test se
 `random` (by chance among the others: what the strategy is compared with) and the strategy. What one arm
 cannot spend, the next may. Why the limit a track: measured on traffic signs, 1,000 least-confident frames
 lost to 1,000 random ones (77.9 % against
-86.3 %), and won (90.7 %) once limited to one a track. Only `class_balanced` asks again for a track, when a label
+86.3 %), and won (90.7 %) once limited to one a track. Only `coverage` asks again for a track, when a label
 told that its class is short (`coverage`). It refuses to ask for a frame that has a label or was removed.
 """
 
@@ -89,7 +89,7 @@ def _by_strategy(
 ) -> pl.DataFrame:
     if budget <= 0:
         return frames.clear()
-    if params.strategy is Strategy.CLASS_BALANCED:
+    if params.strategy is Strategy.COVERAGE:
         examples = labelled.with_columns(_track_key().alias("track_key"))
         return frames[cover(frames, examples, budget, params.at_most_per_track, params.repeats_per_track)]
     order = ["chance"] if params.strategy is Strategy.RANDOM else ["worth", "chance"]
@@ -97,4 +97,19 @@ def _by_strategy(
     if params.strategy is Strategy.DIVERSE:
         pool = ordered.head(budget * _POOL_FACTOR)
         return pool[farthest_first(pool, labelled, budget)]
+    if params.strategy is Strategy.CLASS_BALANCED:
+        ordered = _fewest_first(ordered, labelled)
     return ordered.head(budget)
+
+
+def _fewest_first(ordered: pl.DataFrame, labelled: pl.DataFrame) -> pl.DataFrame:
+    """Always the next frame of the predicted class that has the fewest labels by then, the classes by
+    name."""
+    has = labelled.group_by(pl.col("class_name").alias("predicted_class")).len("labels")
+    level = pl.col("labels").fill_null(0) + pl.int_range(pl.len()).over("predicted_class")
+    return (
+        ordered.join(has, on="predicted_class", how="left", maintain_order="left")
+        .with_columns(level.alias("level"))
+        .sort("level", "predicted_class", maintain_order=True, nulls_last=True)
+        .drop("level", "labels")
+    )

@@ -17,7 +17,7 @@ from pipelines.curate.selection import select
 from tests.pipelines.curate.test_selection import SCHEMA
 from tests.pipelines.curate_lake import CLASSES, PARAMS, fleet_rows, make_workspace
 
-BALANCED = LabelParams(Strategy.CLASS_BALANCED, 1, 0.0, 0.0)
+BALANCED = LabelParams(Strategy.COVERAGE, 1, 0.0, 0.0)
 DIRECTION = {"a": [1.0, 0.0, 0.1], "b": [0.0, 1.0, 0.1], "c": [0.1, 0.1, 1.0]}
 
 
@@ -143,7 +143,7 @@ def test_labels_that_the_lake_holds_count_as_examples(tmp_path: Path) -> None:
 
 def test_the_rounds_of_one_request_are_one_record_and_one_commit(tmp_path: Path) -> None:
     rows = fleet_rows(6, 5)
-    params = PARAMS | {"label": {"random_ratio": 0.1, "test_ratio": 0.1}}
+    params = PARAMS | {"label": {"strategy": "coverage", "random_ratio": 0.1, "test_ratio": 0.1}}
     workspace = make_workspace(tmp_path / "ws", rows, params=params)
 
     class Classes(Desk):
