@@ -11,7 +11,7 @@ code, and the same network is fine-tuned with the same parameters. Chosen by the
 vehicle's policy). A label is told only after it was asked for, and nobody sees a test drive before the end.
 
 Rare classes were fixed before any result was seen: the ten of 43 with the fewest tracks in the training file (seven to
-ten tracks each, the first quarter; 375 of 6,315 test images).
+ten tracks each, the first quarter; 360 of 6,315 test images).
 
 Differences are paired by seed. The interval is the wider of Student's over the seeds and a bootstrap over the test
 images. What is not product here: accuracy is that of the trained network before quantisation, and the pool skips the
