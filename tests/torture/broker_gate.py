@@ -161,7 +161,7 @@ def removed_is_refused_and_let_in_again(gate: Gate, folder: Path) -> list[str]:
     from connectors import kafka_access
     from tests.e2e.field import until
 
-    name = f"car-{folder.name}"
+    name = f"car-{folder.name.rpartition('_')[2].lower()}"
     gate.vehicle(name)
     vehicle = _agent(gate, folder, name, gate.issue(name))
     try:
