@@ -223,6 +223,8 @@ class SpoolReader:
             index = self._indexes.get(number)
             if index is not None and not index.segment.evicting:
                 self._extend(index)
+                if self._queue[0][1] != number:
+                    continue  # while it was looked at, something came that goes first
                 while index.cursor < len(index):
                     at = index.cursor
                     index.cursor += 1

@@ -17,7 +17,13 @@ from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.segment import list_segments
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import Receipt, SpoolWriter
-from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
+from foundation.errors import (
+    CorruptError,
+    FleetLoopError,
+    MisconfiguredError,
+    RejectedError,
+    RetryLaterError,
+)
 from schemas import codec, wire
 from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.reasons import NotAcceptedReason, ValueClass
@@ -332,3 +338,20 @@ def test_a_segment_that_cannot_be_opened_for_now_is_not_called_damaged(
         assert "Too many open files" in spool.reader.last_error
     assert len(spool.drain()) == 2
     assert spool.ledger().counts.evicted == {}
+
+
+def test_a_segment_that_cannot_be_opened_to_be_indexed_is_looked_at_again_without_a_restart(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.put(2)
+
+    def refuse(self: SegmentIndex) -> None:
+        raise CorruptError("cannot be opened: Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentIndex, "extend", refuse)
+        assert spool.reader.lease(10_000) == []
+        assert "Too many open files" in spool.reader.last_error
+    assert len(spool.drain()) == 2
+    assert spool.ledger().counts.evicted == {}
+    assert spool.ledger().counts.pending == 0

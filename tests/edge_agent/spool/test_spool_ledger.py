@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.spool.index import SegmentIndex
 from edge_agent.spool.ledger import LedgerKind
+from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.snapshot import read_ledger
 from foundation.errors import RejectedError
 from schemas.reasons import EvictReason, NotAcceptedReason, ValueClass
@@ -122,6 +124,28 @@ def test_an_eviction_in_the_middle_of_a_lease_is_in_doubt_and_not_sent(
     spool.restart_writer()
     assert spool.ledger().counts.in_doubt == 3
     assert spool.ledger().balances()
+    spool.close()
+
+
+def test_what_comes_while_an_evicted_segment_is_looked_for_stays_in_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer evicts between the reader's look at the ledger and at the segment, and commits a higher class."""
+    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
+    spool.put(3, ValueClass.LOW, 700)
+    low = spool.writer._account.segments[1]
+    extend, came = SegmentIndex.extend, []
+
+    def evict_then_extend(index: SegmentIndex) -> RangeSet:
+        if not came:
+            assert spool.writer._keeper.evict(low, EvictReason.QUOTA)
+            came.extend(spool.put(2, ValueClass.HIGH, 700))
+        return extend(index)
+
+    monkeypatch.setattr(SegmentIndex, "extend", evict_then_extend)
+    assert [record.identity for record in spool.drain()] == came
+    assert spool.ledger().counts.evicted == {"quota": 3}
+    assert spool.ledger().counts.pending == 0
     spool.close()
 
 
