@@ -9,7 +9,6 @@ refused, not half supported.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
+from connectors.lake_pruning import dataset_of, statistics_json
 from connectors.lake_schema import STATISTICS_COLUMNS
 from foundation import syscalls
 from foundation.errors import MisconfiguredError, RetryLaterError
@@ -38,6 +38,8 @@ TABLE_SETTINGS = {
 }
 PAYLOAD_COLUMNS = frozenset({"payload", "raw_value", "signature"})
 """Bytes that do not get smaller: compressed images and signatures are stored as they are."""
+READER_VERSION = 1
+"""Of the Delta protocol: files as they stand, no deletion vectors, no renamed columns."""
 APPEND_ROUNDS = 16
 """Rounds that an append without an expected version makes against other writers."""
 
@@ -66,8 +68,17 @@ class Snapshot:
     delta: DeltaTable
 
     def dataset(self) -> pads.Dataset:
-        """The rows as a pyarrow dataset: columns and filters are pushed down, files pruned."""
-        return self.delta.to_pyarrow_dataset()
+        """The rows as a pyarrow dataset: columns and filters are pushed down, files that cannot pass left out.
+
+        Raises MisconfiguredError for a table of a kind that this layer does not make: partitioned, or of a newer format.
+        """
+        protocol, partitions = self.delta.protocol(), self.delta.metadata().partition_columns
+        if protocol.min_reader_version != READER_VERSION or partitions:
+            raise MisconfiguredError(
+                f"lake table {self.table.folder} needs reader version {protocol.min_reader_version} and has partition "
+                f"columns {partitions}; only version {READER_VERSION} without partition columns is read"
+            )
+        return dataset_of(self.table.folder, pa.schema(self.delta.schema().to_arrow()), self.files())
 
     def read(
         self,
@@ -273,24 +284,6 @@ def write_parquet(folder: Path, path: str, rows: pa.Table, *, row_group_rows: in
 
 def _repeats(field: pa.Field) -> bool:
     return pa.types.is_string(field.type) and not field.name.endswith("sha256")
-
-
-def statistics_json(rows: pa.Table) -> str:
-    """The commit entry that prunes the file: row count; smallest, largest and nulls by column."""
-    smallest: dict[str, object] = {}
-    largest: dict[str, object] = {}
-    nulls: dict[str, int] = {}
-    for name in STATISTICS_COLUMNS:
-        if name not in rows.column_names:
-            continue
-        column = rows.column(name)
-        nulls[name] = column.null_count
-        found = pc.min_max(column).as_py()
-        if found["min"] is not None:
-            smallest[name], largest[name] = found["min"], found["max"]
-    return json.dumps(
-        {"numRecords": rows.num_rows, "minValues": smallest, "maxValues": largest, "nullCount": nulls}
-    )
 
 
 def local_folder(uri: str | Path) -> Path:
