@@ -1,4 +1,4 @@
-"""What 1,000 labels teach, by who chose them: FleetLoop's own choice beside chance and beside each single strategy.
+"""What 1,000 labels teach, by who chose them: FleetLoop's coverage beside chance and beside each single strategy.
 
     python -m benchmarks.learning --seeds 5 --json out/bench/learning.json
 
@@ -6,7 +6,9 @@ German traffic signs (gtsrb32; see `data_folder`), cut into drives by the demo's
 model that knows little (a fifth of the training drives, four frames of each track, three classes never seen), the rest
 of the training drives as the pool (about 10,400 frames in about 1,050 tracks of ten near-identical frames), and the
 half of the official test set as held-out drives. Every arm chooses 1,000 frames of the same pool with the product's
-code, and the same network is fine-tuned with the same parameters. Chosen by the product: the vehicle's scores
+code, and the same network is fine-tuned with the same parameters. FleetLoop's arm is the strategy `coverage`, made for
+many classes of which some are rare; `class_balanced` is what params.yaml ships. `whole_pool` has a label of every frame
+and as many steps of training: no choice of 1,000 can be expected above it. Chosen by the product: the vehicle's scores
 (`modelkit.scores` on the shipped int8 model), the label arms (`pipelines.curate.labelling.ask`), novelty (the
 vehicle's policy). A label is told only after it was asked for, and nobody sees a test drive before the end.
 
@@ -77,22 +79,24 @@ from training.rows import REFERENCE, Row, TrainingSet, make_training_set
 ROOT = Path(__file__).parents[1]
 BUDGET = 1_000
 BASE_SHARE, BASE_FRAMES_A_TRACK, BASE_EPOCHS = 0.2, 4, 24
-EPOCHS, BATCH = 14, 32
+EPOCHS, BATCH = 60, 32
+"""On the development seed 101 chance reaches 77 % right after 14 epochs, 86 after 30 and 90 after 60."""
 RARE_CLASSES = 10
 NO_LIMIT = 1_000_000
 VEHICLES = 3
 PROCESSES = 2
 OURS, CHANCE = "fleetloop", "random"
-SINGLE = ("entropy", "margin", "least_confidence", "novelty", "diverse", "coverage")
+SINGLE = ("entropy", "margin", "least_confidence", "novelty", "diverse", "class_balanced")
+LIMIT = "whole_pool"
+ARMS = (CHANCE, *SINGLE, OURS, LIMIT)
 EXTRA = (
     "random_one_a_track",
     "fleetloop_by_vehicle",
-    "whole_pool",
     "random_whole_tracks",
     "fleetloop_whole_tracks",
 )
-"""Not of the comparison: what holds the others. `whole_pool` has a label of every frame, `..._whole_tracks` uses each
-label for every frame of its track (which the product does not do); all with as many steps of training."""
+"""Not of the comparison: what holds the others. `..._whole_tracks` uses each label for every frame of its track (which
+the product does not do), with as many steps of training."""
 AIM_POINTS, AIM_RARE_POINTS, AIM_NEVER_BELOW = 3.0, 10.0, -0.5
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's 97.5 % quantile for so many seeds."""
@@ -278,15 +282,18 @@ def kept_by_vehicles(world: World, selection: SelectionSettings) -> list[str]:
 def choose(world: World, arm: str, seed: int, recipe: Recipe) -> list[str]:
     """The payloads that this arm has labelled, at most the budget."""
     arm = arm.removesuffix("_whole_tracks")
-    if arm == "whole_pool":
+    if arm == LIMIT:
         return list(world.truth)
     alone = LabelParams(Strategy.RANDOM, NO_LIMIT, 0.0, 0.0, seed)
     shipped = dataclasses.replace(world.params.label, seed=seed)
+    coverage = dataclasses.replace(shipped, strategy=Strategy.COVERAGE)
     rows = world.rows
     if arm == OURS:
+        label = coverage
+    elif arm == "class_balanced":
         label = shipped
     elif arm == "fleetloop_by_vehicle":
-        label = shipped
+        label = coverage
         demo = SelectionSettings(
             UncertaintySettings(threshold=0.25), NoveltySettings(enabled=True, threshold=0.12),
             RandomSettings(0.06, seed), max_per_track=2,
@@ -431,7 +438,7 @@ def run_arms(
 def inputs_digest(recipe: Recipe, arm: str) -> str:
     """Of the code and parameters that decide this arm's result, and of this size of it."""
     found = hashlib.sha256(repr(recipe).encode())
-    for name in JUDGED_OURS if arm.startswith(OURS) else JUDGED:
+    for name in JUDGED_OURS if arm.startswith((OURS, "class_balanced")) else JUDGED:
         found.update(hashlib.sha256((ROOT / name).read_bytes()).digest())
     return found.hexdigest()[:16]
 
@@ -441,7 +448,7 @@ def finished(parts: Path | None, recipe: Recipe) -> dict[str, dict[str, Any]]:
     if parts is None or not parts.is_file():
         return {}
     kept = json.loads(parts.read_text())
-    digests = {arm: inputs_digest(recipe, arm) for arm in (CHANCE, OURS, *SINGLE, *EXTRA)}
+    digests = {arm: inputs_digest(recipe, arm) for arm in (*ARMS, *EXTRA)}
     return {key: part for key, part in kept.items() if part["inputs"] == digests[key.partition("/")[2]]}
 
 
@@ -485,7 +492,7 @@ def measures(
     """Ours beside chance (mean, rare, worst seed) and beside every other arm."""
     rows = []
     for arm in arms:
-        if arm == OURS:
+        if arm in (OURS, LIMIT):
             continue
         for rare in (False, True):
             found = difference(done, seeds, OURS, arm, rare=rare)
@@ -496,7 +503,7 @@ def measures(
             )
             rows.append(
                 Measure(
-                    step=f"learning, {'rare classes' if rare else 'all classes'}, FleetLoop's choice of labels",
+                    step=f"learning, {'rare classes' if rare else 'all classes'}, labels chosen by coverage",
                     beside=f"{arm}, the same {done[f'{seeds[0]}/{arm}']['asked']:,} labels, {len(seeds)} seeds",
                     ratio=None,
                     aim=f">= {aim:+.0f} points",
@@ -505,6 +512,7 @@ def measures(
                     figures={
                         "product_accuracy_percent": mine,
                         "beside_accuracy_percent": theirs,
+                        **_of_limit(done, seeds, key, theirs),
                         "difference_points": found.mean,
                         "difference_low_95_points": found.low,
                         "difference_high_95_points": found.high,
@@ -526,6 +534,18 @@ def measures(
         )
     )
     return rows
+
+
+def _of_limit(
+    done: dict[str, dict[str, Any]], seeds: Sequence[int], key: str, theirs: float
+) -> dict[str, float]:
+    """How far a label of every frame is above the other arm: what a choice could win at most."""
+    if any(f"{seed}/{LIMIT}" not in done for seed in seeds):
+        return {}
+    return {
+        "whole_pool_above_it_points": statistics.fmean(100 * done[f"{seed}/{LIMIT}"][key] for seed in seeds)
+        - theirs
+    }
 
 
 def run_seed(seed: int, arms: Sequence[str], recipe: Recipe, parts: Path | None) -> dict[str, dict[str, Any]]:
@@ -558,7 +578,7 @@ def run(seed: int, quick: bool) -> list[Measure]:
         few, two = (seed + 1, seed + 2), (CHANCE, OURS)
         done, _ = run_seeds(few, two, QUICK, None)
         return measures(done, few, two, "quick: shows only that it runs")
-    arms, seeds = (CHANCE, *SINGLE, OURS), tuple(range(seed + 1, seed + 6))
+    arms, seeds = ARMS, tuple(range(seed + 1, seed + 6))
     done, reused = run_seeds(seeds, arms, Recipe(), ROOT / "out" / "bench")
     note = (
         f"{reused} of {len(seeds) * len(arms)} trainings are of an earlier run on the same code"
@@ -584,7 +604,7 @@ def main() -> None:
     parser.add_argument(
         "--first-seed", type=int, default=1, help="1 to 5 are reported; 101 on are for development"
     )
-    parser.add_argument("--arms", default=",".join((CHANCE, *SINGLE, OURS)))
+    parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--json", type=Path, default=Path("out/bench/learning.json"))
     options = parser.parse_args()
     if reason := _needs():
