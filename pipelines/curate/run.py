@@ -2,7 +2,7 @@
 
 The new dataset is built beside the old one and takes its place by a rename; a run that dies in between leaves
 the old one (or, for an instant, none) and work that the next run removes. Two runs at once: the second waits
-for the lock. It refuses to write a dataset whose counts do not add up.
+for the lock; a dataset that is being committed is replaced after that. It refuses to write a dataset whose counts do not add up.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pipelines.curate.pipeline import CurateRows, WorkFolder, WriteShards, fragm
 from pipelines.curate.quality import FEATURES
 from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED
 from pipelines.dataset.card import write_card
+from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.manifest import build_manifest
 from pipelines.runner import RunnerSettings, run
 from pipelines.steps import reached
@@ -63,7 +64,7 @@ def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> Curati
 
     Raises:
         MisconfiguredError: no lake.lock, an unknown parameter, a table made anew, no table of frames.
-        RetryLaterError: another run holds the lock for longer than fleetloop.toml's lock_wait_s.
+        RetryLaterError: another run, or a commit, holds its lock for longer than fleetloop.toml's lock_wait_s.
         PipelineFailedError: a step failed; the old dataset is still there.
     """
     params = load_params(workspace.params_path)
@@ -75,9 +76,12 @@ def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> Curati
         staging = work.path / "dataset"
         manifest = _build(workspace, work, staging, params, lock, snapshots)
         reached("curate.built")
-        _take_place(staging, workspace.dataset_path)
+        remember(
+            workspace, work, params
+        )  # before the lock: a run that is refused there need not measure again
+        with dataset_lock(workspace):
+            _take_place(staging, workspace.dataset_path)
         reached("curate.placed")
-        remember(workspace, work, params)
     return CurationResult(workspace.dataset_path, manifest)
 
 

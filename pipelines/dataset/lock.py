@@ -21,6 +21,7 @@ from connectors.lake_schema import TABLES
 from connectors.workspace import Workspace
 from foundation.errors import MisconfiguredError
 from foundation.files import read_json
+from pipelines.dataset.exclusive import dataset_lock
 
 
 def lake_tables(workspace: Workspace) -> dict[str, LakeTable]:
@@ -69,11 +70,13 @@ def holders(workspace: Workspace) -> dict[str, dict[int, tuple[str, ...]]]:
 def write_lock(workspace: Workspace) -> tuple[dict[str, LockedTable], bool]:
     """Lock the newest version of every table; the lock, and whether the file changed.
 
-    Raises MisconfiguredError when there is no lake.
+    Raises MisconfiguredError when there is no lake; RetryLaterError when a dataset is being committed for longer than
+    lock_wait_s.
     """
     tables = lake_tables(workspace)
     path = workspace.lake_lock_path
-    lock = lock_of(tables)
-    if path.is_file() and read_json(path) == lock_json(lock):
-        return lock, False
-    return write_lake_lock(path, tables), True
+    with dataset_lock(workspace):
+        lock = lock_of(tables)
+        if path.is_file() and read_json(path) == lock_json(lock):
+            return lock, False
+        return write_lake_lock(path, tables), True

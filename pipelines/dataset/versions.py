@@ -5,7 +5,8 @@ A version is a git tag `dataset/vN` on a commit that holds lake.lock, params.yam
 themselves in DVC's cache and remote. What later stages made of it is recorded by committing again, behind the
 tag. The order of a commit: pin the lake's versions, record the outputs in DVC, write the record, commit to
 git, tag, push. A commit that died in between is finished by running it again: every step is done only if it
-is not, and what a power loss tore is put in order first (`cut_commit.py`). It refuses a dataset that is not what
+is not, and what a power loss tore is put in order first (`cut_commit.py`). Meanwhile nobody replaces the dataset or
+lake.lock (`exclusive.py`). It refuses a dataset that is not what
 its manifest says, or that was made from another lake.lock or other parameters.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +27,7 @@ from foundation.files import read_json, write_json_atomic
 from pipelines.curate.params import load_params
 from pipelines.dataset import cut_commit, record
 from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
+from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.manifest import dataset_digest, read_manifest
 from pipelines.steps import reached
 
@@ -89,10 +92,11 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
         GuaranteeBrokenError: the shards do not have the manifest's digest; or the split parameters differ
         from those of an
             earlier version, which would move drives between splits.
-        RetryLaterError: another writer holds the lock.
+        RetryLaterError: another writer holds the lock, or is replacing the dataset or lake.lock.
     """
     repository = DvcRepository(workspace)
-    with repository.writing():
+    with repository.writing(), ExitStack() as unchanged:
+        unchanged.enter_context(dataset_lock(workspace))
         manifest = _checked_manifest(workspace)
         versions = list_versions(workspace)
         newest = versions[-1] if versions else None
@@ -113,6 +117,7 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
             under_way.make_durable()  # what the tag will stand for
             _commit_and_tag(repository, version, message)
             reached("dataset.tag")
+            unchanged.close()  # what is pushed comes from git and DVC's cache
             if push:
                 record.push(repository)
             under_way.end()

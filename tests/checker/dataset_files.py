@@ -66,11 +66,13 @@ def committed_version(root: Path, version: str, remote: Path, into: Path) -> lis
     2. dvc.lock at the tag names the folder of the dataset by its md5
     3. the remote has that folder's list, and every file in it with the md5 that is listed
     4. the manifest there has the digest of the record
+    5. lake.lock at the tag, and the one that dvc.lock names, is the one that the manifest says it was made from
     """
     tag = f"dataset/{version}"
     try:
         record = json.loads(git(root, "show", f"{tag}:registry/datasets/{version}.json"))
         lock = yaml.safe_load(git(root, "show", f"{tag}:dvc.lock"))
+        lake = git(root, "show", f"{tag}:lake.lock")
     except (subprocess.CalledProcessError, ValueError, yaml.YAMLError) as error:
         return [f"{tag}: {getattr(error, 'stderr', error)}"]
     outs = [out for out in lock["stages"]["curate"]["outs"] if out["path"] == "datasets/current"]
@@ -86,7 +88,7 @@ def committed_version(root: Path, version: str, remote: Path, into: Path) -> lis
             found.append(f"{tag}: the remote has no {entry['relpath']}")
             continue
         data = held.read_bytes()
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() != entry["md5"]:
+        if _md5(data) != entry["md5"]:
             found.append(f"{tag}: {entry['relpath']} is not what its md5 says")
         place = into / entry["relpath"]
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,14 @@ def committed_version(root: Path, version: str, remote: Path, into: Path) -> lis
     manifest = json.loads((into / "manifest.json").read_text())
     if manifest["digest"] != record["digest"] or manifest != record["manifest"]:
         found.append(f"{tag}: the record says {record['digest']}, the files {manifest['digest']}")
+    named = {dep["path"]: dep["md5"] for dep in lock["stages"]["curate"]["deps"]}.get("lake.lock")
+    if json.loads(lake) != record["manifest"]["made_from"]["lake"] or named != _md5(lake.encode()):
+        found.append(f"{tag}: lake.lock is not the one that the dataset was made from")
     return found
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _object(remote: Path, md5: str) -> Path:

@@ -16,10 +16,11 @@ from connectors.lake import LakeTable
 from connectors.lake_lock import write_lake_lock
 from connectors.lake_schema import SAMPLE_FIELDS
 from connectors.workspace import Workspace
-from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
+from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RetryLaterError
 from pipelines.curate.fragments import FRAGMENT_BYTES
 from pipelines.curate.pipeline import WorkFolder
 from pipelines.curate.run import cache_of, curate
+from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.manifest import dataset_digest, read_rows, shard_paths
 from pipelines.runner import RunnerSettings
 from pipelines.steps import watched
@@ -178,6 +179,17 @@ def test_a_crash_after_any_step_leaves_a_whole_dataset_or_none_and_the_next_run_
     if (workspace.dataset_path / "manifest.json").is_file():
         assert dataset_digest(workspace.dataset_path) == reference_run[1]
     assert curate(workspace).manifest["digest"] == reference_run[1]
+
+
+def test_a_dataset_that_somebody_holds_is_not_replaced_and_what_was_measured_is_kept(tmp_path: Path) -> None:
+    rows = world()
+    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
+    impatient = Workspace(workspace.root, type(workspace.settings)(lock_wait_s=0.0))
+    with dataset_lock(workspace), pytest.raises(RetryLaterError, match=r"dataset\.lock is held by process"):
+        curate(impatient)
+    assert not workspace.dataset_path.exists()
+    assert cache_of(workspace).features_path.is_file()
+    assert dataset_digest(curate(impatient).path)
 
 
 def test_what_was_measured_once_is_not_read_again_and_changes_no_result(tmp_path: Path) -> None:

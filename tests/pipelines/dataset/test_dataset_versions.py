@@ -23,6 +23,7 @@ from foundation.files import FileLock
 from pipelines.curate.run import curate
 from pipelines.dataset.diff import diff
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
+from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.lock import write_lock
 from pipelines.dataset.manifest import read_rows
 from pipelines.dataset.versions import checkout_version, commit_version, find_version, list_versions
@@ -193,6 +194,32 @@ def test_of_two_writers_one_waits_and_a_third_is_refused_by_name(workspace: Work
         pytest.raises(RetryLaterError, match="is held by process"),
     ):
         commit_version(impatient, "no")
+
+
+def test_nothing_that_is_being_committed_is_replaced_meanwhile(workspace: Workspace) -> None:
+    before = curate(workspace).manifest["digest"]
+    add(workspace, [arrival(picture(7000 + n), vehicle="late", seq=n, drive="late") for n in range(3)])
+    impatient = Workspace(workspace.root, type(workspace.settings)(lock_wait_s=0.0))
+    locked = workspace.lake_lock_path.read_bytes()
+    refused: list[str] = []
+
+    def beside(label: str) -> None:
+        if label in ("dataset.pin", "dataset.record"):
+            for action in (write_lock, curate):
+                with pytest.raises(RetryLaterError, match=r"dataset\.lock is held by process"):
+                    action(impatient)
+                refused.append(label)
+
+    with watched(beside):
+        version, _ = commit_version(workspace, "the beginning")
+    assert len(refused) == 4
+    assert version.digest == before
+    assert DvcRepository(workspace).git("show", "dataset/v1:lake.lock").encode() == locked
+    write_lock(impatient)
+    assert curate(impatient).manifest["digest"] != before
+    with dataset_lock(workspace), pytest.raises(RetryLaterError, match=r"dataset\.lock is held by process"):
+        commit_version(impatient, "late data")
+    assert commit_version(impatient, "late data")[0].parent == "v1"
 
 
 def test_init_twice_changes_nothing_and_a_foreign_folder_is_refused(

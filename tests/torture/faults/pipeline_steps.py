@@ -76,9 +76,9 @@ _CURATE = Fault(
         BrokenBuild(
             "the dataset takes its place before it has its manifest",
             "pipelines/curate/run.py",
-            '        _take_place(staging, workspace.dataset_path)\n        reached("curate.placed")\n',
-            '        (staging / "manifest.json").rename(work.path / "manifest.json")\n'
-            '        _take_place(staging, workspace.dataset_path)\n        reached("curate.placed")\n'
+            '            _take_place(staging, workspace.dataset_path)\n        reached("curate.placed")\n',
+            '            (staging / "manifest.json").rename(work.path / "manifest.json")\n'
+            '            _take_place(staging, workspace.dataset_path)\n        reached("curate.placed")\n'
             '        (work.path / "manifest.json").rename(workspace.dataset_path / "manifest.json")\n',
             tries=1,
             first=3,

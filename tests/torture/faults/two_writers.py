@@ -13,13 +13,14 @@ FAULTS: tuple[Fault, ...] = (
         group=11,
         guarantees=("G4",),
         what=(
-            "Two dataset commits at once, one of them without patience in turn, and a commit beside a curate: one waits "
-            "or is refused with the holder's pid, and the version is whole in git and in DVC's remote."
+            "Two dataset commits at once, one of them without patience in turn, and a commit beside a curate that makes "
+            "another dataset, at each step of the commit: one waits or is refused by name, and the version holds the "
+            "whole old or the whole new dataset, in git and in DVC's remote, with the lake.lock that it was made from."
         ),
         one_try="one pair of writers at once",
-        full=21,
+        full=24,
         turn=1,
-        full_turn=3,
+        full_turn=6,
         run=writers_dvc.run,
         real=f"{_REAL}, real git and DVC",
         broken=(
@@ -30,6 +31,22 @@ FAULTS: tuple[Fault, ...] = (
                 "            yield\n",
                 "        yield\n",
                 tries=2,
+            ),
+            BrokenBuild(
+                "curate takes no lock",
+                "pipelines/curate/run.py",
+                "        with dataset_lock(workspace):\n            _take_place(staging, workspace.dataset_path)\n",
+                "        _take_place(staging, workspace.dataset_path)\n",
+                tries=1,
+                first=2,
+            ),
+            BrokenBuild(
+                "lake.lock is written anew beside a commit",
+                "pipelines/dataset/lock.py",
+                "    with dataset_lock(workspace):\n",
+                "    if path:\n",
+                tries=1,
+                first=3,
             ),
         ),
     ),
