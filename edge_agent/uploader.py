@@ -40,6 +40,8 @@ from schemas.reasons import EvictReason, RejectReason
 
 CONNECTED, WAITING, REFUSED = "connected", "waiting", "refused"
 JUDGE_NS = 500_000_000
+SHORTEST_WAIT_S = 0.002
+"""Between two looks at what is in flight, on the fastest network."""
 _MB = 1_000_000
 
 
@@ -138,11 +140,13 @@ class Uploader:
         self._events = events
         self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
         self._sink: RecordSink | None = None
-        self._generation = 0
+        self._generation = 0  # told apart: what an earlier sink says late
+        self._sinks_made = 0
         self._done: deque[tuple[int, Identity, Acknowledgement | FleetLoopError]] = deque()
         self._in_flight: dict[Identity, tuple[int, int]] = {}  # bytes, monotonic time of the send
         self._in_flight_bytes = 0
         self._window = FlightWindow(settings.max_in_flight_bytes, settings.answer_s)
+        self._answer_s = math.inf
         self._waiting: deque[SpooledRecord] = deque()
         self._not_before_ns = 0
         self._synced_ns = clock.monotonic_ns()
@@ -178,7 +182,7 @@ class Uploader:
             self._last_error = failure
             wait_s = max(0.0, (self._not_before_ns - self._clock.monotonic_ns()) / 1e9)
             return Failed(failure, wait_s)
-        return Ok(sent, acknowledged) if sent or acknowledged else Idle()
+        return Ok(sent, acknowledged) if sent or acknowledged else self._idle()
 
     def _take_in(self) -> tuple[int, str]:
         acknowledged: list[Identity] = []
@@ -188,8 +192,8 @@ class Uploader:
             generation, identity, result = self._done.popleft()
             if generation == self._generation:
                 size_bytes, sent_ns = self._in_flight.pop(identity, (0, 0))
-                is_sent = isinstance(result, Acknowledgement)
-                after_s = (self._clock.monotonic_ns() - sent_ns) / 1e9 if is_sent else math.inf
+                self._answer_s = (self._clock.monotonic_ns() - sent_ns) / 1e9
+                after_s = self._answer_s if isinstance(result, Acknowledgement) else math.inf
                 self._window.answered(size_bytes, after_s, self._in_flight_bytes)
                 self._in_flight_bytes -= size_bytes
             if isinstance(result, Acknowledgement):
@@ -253,7 +257,8 @@ class Uploader:
             self._pause(reason)
             return reason
         self._generation += 1
-        self._events.emit("sink_made", generation=self._generation)
+        self._sinks_made += 1
+        self._events.emit("sink_made", number=self._sinks_made)
         return ""
 
     def _send(self) -> tuple[int, str]:
@@ -261,7 +266,7 @@ class Uploader:
         while True:
             room = self._window.bytes - self._in_flight_bytes
             if not self._waiting:
-                if room <= 0:
+                if room < self._least_lease_bytes():
                     return sent, ""
                 self._waiting.extend(self._reader.lease(min(room, self._settings.lease_bytes)))
             if not self._waiting:
@@ -293,6 +298,16 @@ class Uploader:
                     return sent, reason
                 self._waiting.popleft()
                 sent += 1
+
+    def _least_lease_bytes(self) -> int:
+        """Below this much room nothing is leased: every lease costs an fsync, and the rest in flight lasts meanwhile."""
+        return max(1, min(self._settings.lease_bytes, self._window.bytes // 4)) if self._in_flight else 1
+
+    def _idle(self) -> Idle:
+        """Until a part of what is in flight may have been answered: a fast network is not kept waiting."""
+        if not self._in_flight:
+            return Idle()
+        return Idle(min(Idle().wait_s, max(SHORTEST_WAIT_S, self._answer_s / 8)))
 
     def _judge(self, acknowledged: int, failure: str, now_ns: int) -> None:
         """Whether this vehicle is let in. What the client says is asked twice a second while nothing is acknowledged."""
@@ -363,7 +378,7 @@ class Uploader:
             in_flight_bytes=self._in_flight_bytes,
             bytes_uploaded=self._reader.bytes_uploaded,
             resent=self._reader.resent,
-            sinks_made=self._generation,
+            sinks_made=self._sinks_made,
             stalls=self._stalls,
             refused=self._refused,
         )

@@ -41,6 +41,9 @@ MAX_BODY_BYTES: Final = 256 * 1024 * 1024
 _HEAD: Final = struct.Struct("<4sBBHIII")
 _CRC: Final = struct.Struct("<I")
 _WINDOW_BYTES: Final = 1024 * 1024
+_ONE_HEAD_BYTES: Final = 1024
+_HEADS_BYTES: Final = 8 * 1024
+"""Read at once when bodies are skipped: most heads fit, and so do whole small frames."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -139,13 +142,32 @@ def scan(
         except OSError as error:
             raise CorruptError(f"cannot be opened: {error.strerror}", path=source) from error
         try:
-            yield from _scan(_File(fd, end, str(source)), start, check_bodies)
+            yield from _scan(_File(fd, end, str(source), check_bodies), start, check_bodies)
         finally:
             os.close(fd)
     elif isinstance(source, int):
-        yield from _scan(_File(source, end, f"descriptor {source}"), start, check_bodies)
+        yield from _scan(_File(source, end, f"descriptor {source}", check_bodies), start, check_bodies)
     else:
         yield from _scan(_Memory(memoryview(source)[:end]), start, check_bodies)
+
+
+def read_frame(fd: int, offset: int, end: int) -> tuple[FrameHeader, bytes] | None:
+    """The head (its offsets count from `offset`) and the body of the one frame that is [offset, end), both checked.
+
+    None when there is no such frame any more. The body is read straight into what is returned. Raises OSError.
+    """
+    head = os.pread(fd, min(_ONE_HEAD_BYTES, end - offset), offset)
+    if len(head) >= HEADER_BYTES:
+        whole_bytes = HEADER_BYTES + min(_HEAD.unpack_from(head)[4], MAX_META_BYTES)
+        if whole_bytes > len(head):
+            head = os.pread(fd, min(whole_bytes, end - offset), offset)
+    header = _header_at(_Memory(memoryview(head)), 0)
+    if header is None or header.end != end - offset:
+        return None
+    body = os.pread(fd, header.body_bytes, offset + header.body_offset)
+    if len(body) != header.body_bytes or crc32(body) != header.body_crc:
+        return None
+    return header, body
 
 
 def read_body(fd: int, frame: ScannedFrame) -> bytes:
@@ -174,8 +196,9 @@ class _Memory:
 class _File:
     """A file read through a window. pread, not mmap: another process may cut the file while we read it."""
 
-    def __init__(self, fd: int, end: int | None, name: str) -> None:
+    def __init__(self, fd: int, end: int | None, name: str, check_bodies: bool) -> None:
         self._fd = fd
+        self._ahead_bytes = _WINDOW_BYTES if check_bodies else _HEADS_BYTES
         self._name = name
         self._window = memoryview(b"")
         self._begin = 0
@@ -187,7 +210,7 @@ class _File:
         length = max(0, min(length, self.size - begin))
         at = begin - self._begin
         if at < 0 or at + length > len(self._window):
-            want = min(max(length, _WINDOW_BYTES), self.size - begin)
+            want = min(max(length, self._ahead_bytes), self.size - begin)
             try:
                 data = os.pread(self._fd, want, begin)
             except OSError as error:

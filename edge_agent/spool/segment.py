@@ -13,7 +13,6 @@ the ledger says how far a segment counts.
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from foundation.errors import CorruptError
-from foundation.framing import Buffer, Damage, encode_frame, frame_parts, scan
+from foundation.framing import Buffer, Damage, encode_frame, frame_parts, read_frame, scan
 from schemas.reasons import ValueClass
 from schemas.wire import WireRecord
 
@@ -123,16 +122,15 @@ def decode_wire(meta: bytes, value: bytes) -> WireRecord:
     """The wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts`
     wrote."""
     texts: list[bytes] = []
-    at = _IDENTITY.size
-    while at < len(meta):
-        if at + _LENGTH.size > len(meta):
-            raise CorruptError(f"record meta of {len(meta)} bytes ends inside a length")
-        (length,) = _LENGTH.unpack_from(meta, at)
-        at += _LENGTH.size
-        if at + length > len(meta):
-            raise CorruptError(f"record meta of {len(meta)} bytes ends inside a text of {length} bytes")
-        texts.append(meta[at : at + length])
-        at += length
+    at, size, length_at = _IDENTITY.size, len(meta), _LENGTH.unpack_from
+    while at < size:
+        begin = at + 2
+        if begin > size:
+            raise CorruptError(f"record meta of {size} bytes ends inside a length")
+        at = begin + length_at(meta, at)[0]
+        if at > size:
+            raise CorruptError(f"record meta of {size} bytes ends inside a text of {at - begin} bytes")
+        texts.append(meta[begin:at])
     if len(texts) < 2 or len(texts) % 2:
         raise CorruptError(
             f"record meta holds {len(texts)} texts; topic, key and pairs of headers are needed"
@@ -170,13 +168,14 @@ def read_record(fd: int, offset: int, end: int) -> tuple[RecordEntry, WireRecord
     """The record at [offset, end), checked byte for byte; None when it is not there any more as it was
     written."""
     try:
-        data = os.pread(fd, end - offset, offset)
+        found = read_frame(fd, offset, end)
     except OSError:
         return None  # a sector that cannot be read is damage like any other
-    for item in scan(data):
-        if isinstance(item, Damage) or item.end != end - offset or item.kind != SegmentKind.RECORD:
-            return None
-        epoch, seq, rank = _IDENTITY.unpack_from(item.meta)
-        entry = RecordEntry(epoch.hex(), seq, ValueClass(rank), offset, end, offset + item.body_offset)
-        return entry, decode_wire(item.meta, data[item.body_offset : item.end])
-    return None
+    if found is None:
+        return None
+    header, value = found
+    if header.kind != SegmentKind.RECORD or len(header.meta) < _IDENTITY.size:
+        return None
+    epoch, seq, rank = _IDENTITY.unpack_from(header.meta)
+    entry = RecordEntry(epoch.hex(), seq, ValueClass(rank), offset, end, offset + header.body_offset)
+    return entry, decode_wire(header.meta, value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.fakes import FakeBroker, FakeSink
-from edge_agent.uploader import Failed, Idle, Ok, Uploader, UploaderSettings
+from edge_agent.uploader import SHORTEST_WAIT_S, Failed, Idle, Ok, Uploader, UploaderSettings
 from foundation.errors import RejectedError, RetryLaterError, UntrustedError
 from schemas.reasons import ValueClass
 from schemas.wire import FL_SEQ, TOPICS, StoredRecord
@@ -181,6 +181,7 @@ def test_a_sink_without_progress_is_dropped_and_a_new_one_made(rig: Rig) -> None
     assert len(rig.sinks) == 2
     assert rig.seqs() == [0, 1, 2, 3, 4]
     assert rig.uploader.status().stalls == 1
+    assert rig.uploader.status().sinks_made == len(rig.sinks) == 2, "each sink is counted once"
 
 
 def test_an_idle_sink_is_not_taken_for_a_stalled_one(rig: Rig) -> None:
@@ -221,6 +222,49 @@ def test_bytes_in_flight_stay_under_the_cap_and_leases_do_not_pile_up(rig: Rig) 
     rig.sinks[0].pump()
     rig.run()
     assert rig.seqs() == list(range(60))
+
+
+def test_a_nearly_full_window_is_no_reason_for_a_lease_of_one_record(rig: Rig) -> None:
+    """Every lease is synced: room is saved up to a quarter of the window."""
+    rig.is_held = True
+    rig.spool.put(60, size_bytes=700)
+    rig.uploader.step()
+    full = rig.spool.reader.leased
+    sink = rig.sinks[0]
+    for number in range(1, 4):  # 20 kB are the window, about 1.2 kB one record
+        record, on_done = sink._queue.popleft()
+        on_done(rig.broker.produce(record))
+        rig.uploader.step()
+        assert rig.spool.reader.leased == full - number
+    for _ in range(2):
+        record, on_done = sink._queue.popleft()
+        on_done(rig.broker.produce(record))
+    rig.uploader.step()
+    assert rig.spool.reader.leased > full - 3
+    rig.is_held = rig.sinks[0].is_held = False
+    rig.sinks[0].pump()
+    rig.run()
+    assert rig.seqs() == list(range(60))
+
+
+def test_a_fast_network_is_not_kept_waiting_and_a_slow_one_costs_no_looking(rig: Rig) -> None:
+    rig.is_held = True
+    rig.spool.put(2)
+    rig.uploader.step()
+    assert rig.uploader.step() == Idle(), "no answer yet: nothing is known"
+    for answer_s, wait_s in ((0.04, 0.005), (3.0, Idle().wait_s), (0.001, SHORTEST_WAIT_S)):
+        rig.spool.put(1)
+        rig.uploader.step()
+        rig.clock.advance(answer_s)
+        rig.sinks[0].pump()
+        rig.uploader.step()
+        rig.spool.put(1)
+        rig.uploader.step()
+        idle = rig.uploader.step()
+        assert isinstance(idle, Idle)
+        assert idle.wait_s == pytest.approx(wait_s)
+        rig.sinks[0].pump()
+        rig.uploader.step()
 
 
 def test_back_pressure_of_the_sink_loses_nothing(rig: Rig) -> None:

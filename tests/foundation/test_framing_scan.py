@@ -18,6 +18,7 @@ from foundation.framing import (
     ScannedFrame,
     encode_frame,
     read_body,
+    read_frame,
     scan,
 )
 
@@ -194,3 +195,27 @@ def test_a_frame_across_two_windows_of_the_search_is_found(tmp_path: Path, short
     path.write_bytes(data)
     assert list(scan(data)) == list(scan(path))
     assert [(frame.offset, frame.kind) for frame in whole(list(scan(path)))] == [(begin, 4)]
+
+
+@pytest.mark.parametrize("meta_bytes", [0, 40, 1_000, 1_001, 5_000, MAX_META_BYTES])
+def test_one_frame_read_from_its_place_is_what_was_written_or_nothing(
+    tmp_path: Path, meta_bytes: int
+) -> None:
+    frame = encode_frame(7, b"m" * meta_bytes, b"body" * 30)
+    path = tmp_path / "frames"
+    path.write_bytes(b"before" + frame + encode_frame(1, b"", b"next"))
+    begin, end = 6, 6 + len(frame)
+    with path.open("r+b") as file:
+        found = read_frame(file.fileno(), begin, end)
+        assert found is not None
+        assert (found[0].kind, found[0].meta, found[1]) == (7, b"m" * meta_bytes, b"body" * 30)
+        for wrong in ((begin, end - 1), (begin, end + 1), (begin - 1, end), (end, end), (10**9, 10**9 + 50)):
+            assert read_frame(file.fileno(), *wrong) is None
+        for at in (begin + 1, begin + 9, begin + HEADER_BYTES, end - 1):
+            flipped = bytearray(path.read_bytes())
+            flipped[at] ^= 1
+            (tmp_path / "flipped").write_bytes(flipped)
+            with (tmp_path / "flipped").open("rb") as damaged:
+                assert read_frame(damaged.fileno(), begin, end) is None
+        file.truncate(end - 1)
+        assert read_frame(file.fileno(), begin, end) is None
