@@ -94,6 +94,11 @@ def begin(workspace: Workspace, remote: Path | None) -> CommitUnderWay:
     return CommitUnderWay(workspace, remote, marker.stat().st_ctime_ns - _CLOCK_STEP_NS)
 
 
+def was_cut(workspace: Workspace) -> bool:
+    """Whether the commit before this one was begun here and did not come to its end."""
+    return _marker(workspace).exists()
+
+
 def _marker(workspace: Workspace) -> Path:
     return workspace.private_path / _MARKER
 

@@ -5,9 +5,10 @@ A version is a git tag `dataset/vN` on a commit that holds lake.lock, params.yam
 themselves in DVC's cache and remote. What later stages made of it is recorded by committing again, behind the
 tag. The order of a commit: pin the lake's versions, record the outputs in DVC, write the record, commit to
 git, tag, push. A commit that died in between is finished by running it again: every step is done only if it
-is not, and what a power loss tore is put in order first (`cut_commit.py`). Meanwhile nobody replaces the dataset or
-lake.lock (`exclusive.py`). It refuses a dataset that is not what
-its manifest says, or that was made from another lake.lock or other parameters.
+is not, and what a power loss tore is put in order first (`cut_commit.py`). When the dataset was replaced before that,
+the new one takes the number of the one that got no tag. While a commit runs nobody replaces the dataset or lake.lock
+(`exclusive.py`). It refuses a dataset that is not what its manifest says, or that was made from another lake.lock or
+other parameters.
 """
 
 from __future__ import annotations
@@ -98,8 +99,7 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
     with repository.writing(), ExitStack() as unchanged:
         unchanged.enter_context(dataset_lock(workspace))
         manifest = _checked_manifest(workspace)
-        versions = list_versions(workspace)
-        newest = versions[-1] if versions else None
+        newest = _newest(repository, manifest)
         if newest is not None:
             _check_split(newest, manifest)
         is_new = newest is None or newest.digest != manifest["digest"]
@@ -199,15 +199,32 @@ def _check_split(newest: Version, manifest: dict[str, Any]) -> None:
         )
 
 
+def _newest(repository: DvcRepository, manifest: dict[str, Any]) -> Version | None:
+    """The last version. One whose commit was cut before its tag, and whose dataset is gone, never was one."""
+    versions = list_versions(repository.workspace)
+    newest = versions[-1] if versions else None
+    if (
+        cut_commit.was_cut(repository.workspace)
+        and newest is not None
+        and newest.digest != manifest["digest"]
+        and not _has_tag(repository, newest)
+    ):
+        versions.pop()
+    return versions[-1] if versions else None
+
+
+def _has_tag(repository: DvcRepository, version: Version) -> bool:
+    return bool(repository.git("tag", "--list", f"{TAG_PREFIX}{version.id}").strip())
+
+
 def _next(newest: Version | None, manifest: dict[str, Any], message: str) -> Version:
     number = 1 if newest is None else newest.number + 1
     return Version(f"v{number}", manifest["digest"], "" if newest is None else newest.id, message, manifest)
 
 
 def _commit_and_tag(repository: DvcRepository, version: Version, message: str) -> None:
-    tag = f"{TAG_PREFIX}{version.id}"
-    if repository.git("tag", "--list", tag).strip():
+    if _has_tag(repository, version):
         record.commit_files(repository, f"After dataset {version.id}: {message}")
         return
     record.commit_files(repository, f"Dataset {version.id}: {version.message}")
-    repository.tag(tag, f"digest {version.digest}")
+    repository.tag(f"{TAG_PREFIX}{version.id}", f"digest {version.digest}")

@@ -35,6 +35,32 @@ def prepare(folder: Path) -> None:
     curate(workspace)
 
 
+def relabel(workspace: Any) -> None:
+    """Other answers for some frames, but the same lock: the dataset changes only when the lock does. In a fork."""
+    import pyarrow as pa
+
+    from connectors.lake import LakeTable
+    from connectors.lake_schema import LABELS
+    from tests.pipelines.curate_lake import fleet_rows, label_rows
+
+    rows = [row | {"class_name": "yellow", "labelled_time_ns": 99} for row in label_rows(fleet_rows(2, 3))]
+    LakeTable.open(workspace.labels_uri).append(pa.Table.from_pylist(rows, LABELS))
+
+
+def another_dataset(folder: Path) -> str:
+    """Relabel, lock and curate, in a fork; the checker's digest of what is there now."""
+    from connectors.workspace import Workspace
+    from pipelines.curate.run import curate
+    from pipelines.dataset.lock import write_lock
+    from tests.checker.dataset_files import rows_digest
+
+    workspace = Workspace.open(folder / PLACE)
+    relabel(workspace)
+    write_lock(workspace)
+    curate(workspace)
+    return rows_digest(workspace.dataset_path)
+
+
 def commit(folder: Path, message: str = "first") -> str:
     """The product's commit, in this process; the version's id."""
     from connectors.workspace import Workspace
@@ -93,7 +119,10 @@ class Scene:
         self.digest = must(lambda: rows_digest(self.base / PLACE / "datasets" / "current")).value
 
     def attack(self, number: int) -> list[str]:
-        """Kill at the step of this number; every other repetition also at the same or a later step of the second run."""
+        """Kill at the step of this number; every other repetition also at a step of the second run.
+
+        In each fifth, what was cut before its tag is never finished: another dataset takes its place.
+        """
         label, repetition = STEPS[number % len(STEPS)], number // len(STEPS)
         place = self.folder / f"try-{number}"
         shutil.copytree(self.base, place, symlinks=True)
@@ -108,10 +137,13 @@ class Scene:
             tagged = versions(place)["tags"]
             if tagged and kill in STEPS[:3] and kills.index(kill) == 0:
                 found.append(f"killed at {kill}, tags are {tagged}")
+        digest = self.digest
+        if repetition % 5 == 4 and label in STEPS[:3]:
+            digest = must(lambda: another_dataset(place)).value
         ended = in_fork(lambda: commit(place))
         if not ended.has_worked:
             return [*found, f"the commit after the kill failed: {ended.error}"]
-        found += wrong(place, ["v1"], self.digest)
+        found += wrong(place, ["v1"], digest)
         shutil.rmtree(place)
         return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.fault import Batch, Tally
-from tests.torture.pipeline_commit import PLACE, Scene, remote_of, versions, wrong
+from tests.torture.pipeline_commit import PLACE, Scene, relabel, remote_of, versions, wrong
 from tests.torture.pipeline_fork import must
 from tests.torture.topic_broker import warm
 from tests.torture.writers_pair import at_once
@@ -81,18 +81,6 @@ def _await(file: Path) -> None:
         if time.monotonic() > end:
             raise RuntimeError(f"the commit did not reach {file.name}")
         time.sleep(0.002)
-
-
-def relabel(workspace: Any) -> None:
-    """Other answers for some frames, but the same lock: the dataset changes only when the lock does."""
-    import pyarrow as pa
-
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import LABELS
-    from tests.pipelines.curate_lake import fleet_rows, label_rows
-
-    rows = [row | {"class_name": "yellow", "labelled_time_ns": 99} for row in label_rows(fleet_rows(2, 3))]
-    LakeTable.open(workspace.labels_uri).append(pa.Table.from_pylist(rows, LABELS))
 
 
 def attack(scene: Scene, number: int, tally: Tally) -> list[str]:

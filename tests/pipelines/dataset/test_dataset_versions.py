@@ -142,6 +142,25 @@ def test_a_commit_that_was_killed_after_any_step_is_finished_by_the_next(workspa
     assert "in sync" in repository.dvc("status", "--cloud", "curate")
 
 
+@pytest.mark.parametrize("label", ["dataset.record", "git.commit"])
+def test_a_dataset_that_changed_after_a_cut_commit_takes_the_number_that_got_no_tag(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str
+) -> None:
+    with monkeypatch.context() as patched, watched(crash_at(label)), pytest.raises(CrashError):
+        patched.setattr(DvcRepository, "tag", lambda self, name, message: crash_at(label)("git.commit"))
+        curate(workspace)
+        commit_version(workspace, "cut")
+    add(workspace, [arrival(picture(7000 + n), vehicle="late", seq=n, drive="late") for n in range(3)])
+    write_lock(workspace)
+    digest = curate(workspace).manifest["digest"]
+    version, is_new = commit_version(workspace, "whole")
+    assert (version.id, version.digest, is_new) == ("v1", digest, True)
+    assert list_versions(workspace) == [version]
+    assert DvcRepository(workspace).git("tag", "--list").split() == ["dataset/v1"]
+    shutil.rmtree(workspace.root / ".dvc" / "cache")
+    assert checkout_version(workspace, "v1", tmp_path / "v1")
+
+
 def test_a_dataset_of_another_lock_other_parameters_or_other_bytes_is_not_committed(
     workspace: Workspace,
 ) -> None:

@@ -129,6 +129,14 @@ _COMMIT = Fault(
             tries=1,
             first=3,
         ),
+        BrokenBuild(
+            "a version that was cut before its tag stands though its dataset is gone",
+            "pipelines/dataset/versions.py",
+            "        and not _has_tag(repository, newest)\n",
+            "        and newest.message is None\n",
+            tries=1,
+            first=22,
+        ),
     ),
 )
 
