@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 import kafka.errors as client_errors
 from kafka.net.compat import KafkaNetClient
 
+from connectors import kafka_batches
 from connectors.bounded_call import call_within
 from foundation.errors import RetryLaterError
 
 T = TypeVar("T")
+
+kafka_batches.install()
 
 
 def made(make: Callable[..., T], options: dict[str, Any]) -> T:

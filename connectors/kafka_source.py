@@ -184,4 +184,7 @@ def stored(record: Any) -> StoredRecord:
     headers = tuple(
         (str(name), b"" if value is None else bytes(value)) for name, value in record.headers or ()
     )
-    return StoredRecord(record.partition, record.offset, record.timestamp, record.key, record.value, headers)
+    why = record.checksum if isinstance(record.checksum, str) else ""  # see kafka_batches.UnreadableRecord
+    return StoredRecord(
+        record.partition, record.offset, record.timestamp, record.key, record.value, headers, why
+    )

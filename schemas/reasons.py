@@ -49,6 +49,7 @@ class RejectReason(StrEnum):
     PAYLOAD_HASH_MISMATCH = "payload_hash_mismatch"
     OVERSIZE = "oversize"
     CONFLICT = "conflict"
+    UNREADABLE_BATCH = "unreadable_batch"
 
 
 class RemovalReason(StrEnum):

@@ -60,7 +60,10 @@ class WireRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """One record of a broker's log. Nothing in it is trusted: key and value may be missing."""
+    """One record of a broker's log. Nothing in it is trusted: key and value may be missing.
+
+    Where the batch around it cannot be read, `unreadable` says why, and the first such offset has the batch as value.
+    """
 
     partition: int
     offset: int
@@ -68,3 +71,4 @@ class StoredRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    unreadable: str = ""

@@ -104,6 +104,8 @@ def verdicts(records: Sequence[StoredRecord], enrolment: Enrolment) -> tuple[lis
 
 
 def _verified(record: StoredRecord, enrolment: Enrolment) -> Identity:
+    if record.unreadable:
+        raise RejectedError(record.unreadable, reason=RejectReason.UNREADABLE_BATCH)
     if record.value is not None and len(record.value) > MAX_RECORD_BYTES:
         raise RejectedError(
             f"the value has {len(record.value)} bytes; the bound is {MAX_RECORD_BYTES} bytes",

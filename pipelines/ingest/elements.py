@@ -133,6 +133,7 @@ _RECORDS = pa.schema(
         pa.field("value", pa.large_binary()),
         pa.field("header_names", pa.list_(pa.string())),
         pa.field("header_values", pa.list_(pa.large_binary())),
+        pa.field("unreadable", pa.string()),
     ]
 )
 _BATCH = RowCoder.from_type_hint(OffsetRange, registry)
@@ -151,6 +152,7 @@ class LogBatchCoder(Coder):
             [r.value for r in value.records],
             [[name for name, _ in r.headers] for r in value.records],
             [[content for _, content in r.headers] for r in value.records],
+            [r.unreadable for r in value.records],
         ]
         place = f"{value.begin} {value.end} {int(value.is_lost)}".encode()
         schema = _RECORDS.with_metadata({b"range": _BATCH.encode(value.source), b"place": place})
@@ -169,6 +171,7 @@ class LogBatchCoder(Coder):
                 row["key"],
                 row["value"],
                 tuple(zip(row["header_names"], row["header_values"], strict=True)),
+                row["unreadable"],
             )
             for row in table.to_pylist()
         )

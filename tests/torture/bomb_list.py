@@ -239,6 +239,54 @@ def _contract_bomb(_folder: Path) -> None:
     ModelContract.from_json('{"classes": ' + "[" * DEPTH + "]" * DEPTH + "}")
 
 
+@cache
+def squeezed_zstd(length: int) -> bytes:
+    """`length` zero bytes as zstd, much less than a thousandth of the size."""
+    import zstandard
+
+    packer = zstandard.ZstdCompressor().compressobj()
+    parts = [packer.compress(bytes(1_000_000)) for _ in range(length // 1_000_000)]
+    return b"".join((*parts, packer.flush()))
+
+
+def _kafka_batch(codec: int, packed: Callable[[], bytes]) -> Callable[[Path], None]:
+    """A batch of one record whose body is `packed`, as the consumer of ingest reads it."""
+
+    def set_off(_folder: Path) -> None:
+        from types import SimpleNamespace
+
+        from kafka.record.memory_records import MemoryRecords
+
+        from connectors import kafka_clients, kafka_source  # noqa: F401 - they make the client careful
+        from foundation.errors import RejectedError
+        from pipelines.ingest.decode import verdicts
+        from schemas.enrolment import Enrolment
+
+        body = packed()
+        head = struct.pack(
+            ">qiibIhiqqqhii", 0, 49 + len(body), 0, 2, 0, codec, 0, 1_000, 1_000, -1, -1, -1, 1
+        )
+        records = [
+            kafka_source.stored(
+                SimpleNamespace(
+                    partition=0,
+                    offset=each.offset,
+                    timestamp=each.timestamp,
+                    key=each.key,
+                    value=each.value,
+                    headers=each.headers,
+                    checksum=each.checksum,
+                )
+            )
+            for each in MemoryRecords(head + body).next_batch()
+        ]
+        _, rejections = verdicts(records, Enrolment({}))
+        for each in rejections:
+            raise RejectedError(each.detail, reason=each.reason)
+
+    return set_off
+
+
 BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "png-50000-by-50000": ("refused", lambda _: _image(_png(50_000, 50_000, squeezed(ZEROS, 15)))),
     "gzip-http-metadata": ("refused", _metadata_over_http),
@@ -262,5 +310,8 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "onnx-huge-header": ("refused", _onnx(_huge_header)),
     "onnx-huge-sparse": ("refused", _onnx(_huge_sparse)),
     "onnx-gzip": ("refused", _gzip_model),
+    "kafka-batch-gzip": ("refused", _kafka_batch(1, lambda: squeezed(ZEROS))),
+    "kafka-batch-zstd": ("refused", _kafka_batch(4, lambda: squeezed_zstd(ZEROS))),
+    "kafka-batch-snappy": ("refused", _kafka_batch(2, lambda: b"\x80\x94\xeb\xdc\x03" + bytes(1_000))),
 }
 """Name -> (how it must end: refused, or any for what may also be read), and the bomb."""

@@ -1,0 +1,240 @@
+"""What a stranger packs into a batch costs that batch and bounded memory; every other offset is read."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.codec import gzip_encode, lz4_encode, zstd_encode
+from kafka.record._crc32c import crc as crc32c
+from kafka.record.default_records import DefaultRecordBatchBuilder
+from kafka.record.memory_records import MemoryRecords
+
+from connectors import kafka_batches
+from connectors.apache_kafka import ApacheKafka, missing
+from connectors.kafka_admin import ensure_topics
+from connectors.kafka_settings import KafkaSettings
+from connectors.kafka_source import KafkaSource
+from pipelines.ingest.decode import verdicts
+from pipelines.ingest.elements import LogBatch, LogBatchCoder, OffsetRange
+from schemas.enrolment import Enrolment
+from schemas.reasons import RejectReason
+from schemas.topics import TOPICS
+from schemas.wire import StoredRecord
+from tests.connectors.worlds import KAFKA_HOME
+
+CODECS = {"none": 0, "gzip": 1, "lz4": 3, "zstd": 4}
+BASE = 7
+_LENGTH_AT, _CRC_AT, _ATTRIBUTES_AT, _RECORDS_AT = 8, 17, 21, 61
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    kafka_batches.install()
+
+
+def batch(values: Sequence[bytes], codec: str = "none", headers: Sequence[Any] = (("a", b"b"),)) -> bytes:
+    """One batch (format 2) that begins at offset BASE."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=CODECS[codec],
+        is_transactional=False,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=200_000_000,
+    )
+    for number, value in enumerate(values):
+        assert builder.append(number, 1_000, b"key", value, list(headers))
+    made = bytearray(builder.build())
+    made[:8] = struct.pack(">q", BASE)
+    return bytes(made)
+
+
+def changed(data: bytes, records: bytes | None = None, codec: int | None = None) -> bytes:
+    """The same batch with another body or codec, its length and checksum right: as a stranger would send it."""
+    made = bytearray(data[:_RECORDS_AT]) + (data[_RECORDS_AT:] if records is None else records)
+    made[_LENGTH_AT : _LENGTH_AT + 4] = struct.pack(">i", len(made) - 12)
+    if codec is not None:
+        made[_ATTRIBUTES_AT : _ATTRIBUTES_AT + 2] = struct.pack(">h", codec)
+    made[_CRC_AT : _CRC_AT + 4] = struct.pack(">I", crc32c(bytes(made[_ATTRIBUTES_AT:])))
+    return bytes(made)
+
+
+def read(data: bytes) -> list[Any]:
+    """What a consumer's fetcher gets of a fetched buffer."""
+    found: list[Any] = []
+    records = MemoryRecords(data)
+    while (one := records.next_batch()) is not None:
+        assert one.validate_crc()
+        found += one
+    return found
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_an_honest_sender_packs_is_read_as_it_was(codec: str) -> None:
+    values = [bytes([number]) * 1_000 for number in range(50)]
+    found = read(batch(values, codec))
+    assert [record.value for record in found] == values
+    assert [record.offset for record in found] == list(range(BASE, BASE + 50))
+    assert all(record.checksum is None and record.headers == [("a", b"b")] for record in found)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pack"), [("gzip", gzip_encode), ("lz4", lz4_encode), ("zstd", zstd_encode)]
+)
+def test_a_batch_that_unpacks_a_thousandfold_costs_bounded_memory_and_its_own_offsets(
+    codec: str, pack: Any
+) -> None:
+    plain = batch([bytes(60_000_000)] * 2)
+    bomb = changed(plain, pack(plain[_RECORDS_AT:]), CODECS[codec])
+    del plain
+    after = batch([b"the next"])
+    tracemalloc.start()
+    found = read(bomb + after)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 * kafka_batches.MAX_UNPACKED_BYTES + 4 * len(bomb)
+    first, second, good = found
+    assert (first.offset, second.offset) == (BASE, BASE + 1)
+    assert f"more than {kafka_batches.MAX_UNPACKED_BYTES} unpacked" in first.checksum
+    assert (first.value, second.value) == (bomb, None)
+    assert good.value == b"the next"
+
+
+HOSTILE = {
+    "a codec that is not installed": (lambda body: body, 2),
+    "a codec that does not exist": (lambda body: body, 7),
+    "gzip that is none": (lambda body: body, 1),
+    "gzip that is cut": (lambda body: gzip_encode(body)[:-9], 1),
+    "lz4 that is cut": (lambda body: lz4_encode(body)[:-9], 3),
+    "zstd that is none": (lambda body: b"\x28\xb5\x2f\xfd" + body, 4),
+    "a body that ends inside a record": (lambda body: body[:-3], None),
+    "a header whose name is no UTF-8": (lambda body: body.replace(b"name-of-a-header", b"\xff" * 16), None),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_batch_that_cannot_be_read_is_an_unreadable_record_an_offset(what: str) -> None:
+    pack, codec = HOSTILE[what]
+    plain = batch([b"one" * 100, b"two" * 100], headers=[("name-of-a-header", b"b")])
+    hostile = changed(plain, pack(plain[_RECORDS_AT:]), codec)
+    found = read(hostile + batch([b"the next"]))
+    assert [record.offset for record in found] == [BASE, BASE + 1, BASE][: len(found)]
+    assert found[-1].value == b"the next"
+    unread = [record for record in found if record.checksum is not None]
+    assert unread
+    assert all(f"batch at offset {BASE} cannot be read" in record.checksum for record in unread)
+    assert unread[0].value == hostile
+
+
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4),
+    codec=st.sampled_from(sorted(CODECS)),
+)
+def test_whatever_a_body_says_each_offset_is_told_once(flips: list[tuple[int, int]], codec: str) -> None:
+    data = bytearray(batch([b"one" * 20, b"two" * 20, b"three"], codec))
+    for place, mask in flips:
+        data[_RECORDS_AT + place % (len(data) - _RECORDS_AT)] ^= mask
+    found = read(changed(bytes(data)) + batch([b"the next"]))
+    offsets = [record.offset for record in found[:-1]]
+    assert offsets == sorted(set(offsets))
+    assert set(offsets) <= {BASE, BASE + 1, BASE + 2}
+    assert found[-1].value == b"the next"
+
+
+def test_a_wrong_checksum_stays_an_error_of_the_fetch() -> None:
+    data = bytearray(batch([b"one"]))
+    data[-2] ^= 1
+    (one,) = [MemoryRecords(bytes(data)).next_batch()]
+    assert not one.validate_crc()
+
+
+def test_an_unreadable_record_is_a_dead_letter_with_its_bytes_also_after_a_stop_between_steps() -> None:
+    why = "the batch at offset 7 cannot be read: CorruptRecordError: x"
+    record = StoredRecord(0, 7, 1_000, None, b"packed", (), why)
+    source = OffsetRange("cluster", TOPICS.samples, "id", 0, 7, 8, False)
+    kept = LogBatchCoder().decode(LogBatchCoder().encode(LogBatch(source, 7, 8, (record,), False)))
+    accepted, (rejection,) = verdicts(kept.records, Enrolment({}))
+    assert accepted == []
+    assert (rejection.reason, rejection.detail) == (RejectReason.UNREADABLE_BATCH, why)
+    assert rejection.record.value == b"packed"
+
+
+class _PlainSnappy:
+    """Snappy that packs only runs of one byte: literals, and copies from one byte before."""
+
+    @staticmethod
+    def compress(data: bytes) -> bytes:
+        size, out, at = len(data), bytearray(), 0
+        while size > 127:
+            out.append(size & 127 | 128)
+            size >>= 7
+        out.append(size)
+        while at < len(data):
+            if at and data[at : at + 64] == data[at - 1 : at] * 64:
+                out += bytes([63 << 2 | 2, 1, 0])
+                at += 64
+            else:
+                out += bytes([0, data[at]])
+                at += 1
+        return bytes(out)
+
+
+@pytest.fixture
+def apache_kafka() -> Iterator[KafkaSettings]:
+    if why := missing(KAFKA_HOME):
+        pytest.skip(f"Apache Kafka cannot run here: {why}")
+    with ApacheKafka(home=KAFKA_HOME) as kafka:
+        settings = KafkaSettings(bootstrap=kafka.bootstrap, progress_deadline_s=20.0)
+        ensure_topics(settings)
+        yield settings
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_on_a_real_broker_no_sender_can_stop_a_reader(
+    apache_kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kafka.codec.snappy", _PlainSnappy)
+    place = TopicPartition(TOPICS.samples, 0)
+    hostile: list[dict[str, Any]] = [
+        {"compression_type": "gzip"},
+        {"compression_type": "zstd"},
+        {"compression_type": "snappy"},
+    ]
+    for options in hostile:
+        producer = KafkaProducer(
+            bootstrap_servers=apache_kafka.bootstrap, max_request_size=200_000_000,
+            batch_size=100_000, **options,
+        )  # fmt: skip
+        value = bytes(3_000 if options["compression_type"] == "snappy" else 30_000_000)
+        producer.send(place.topic, value=value, key=b"k", partition=0).get(timeout=60)
+        producer.close(timeout=5)
+    honest = KafkaProducer(bootstrap_servers=apache_kafka.bootstrap)
+    honest.send(place.topic, value=b"whole", key=b"k", partition=0).get(timeout=20)
+    honest.close(timeout=5)
+    monkeypatch.undo()
+    source = KafkaSource(apache_kafka)
+    _, end = source.bounds(place.topic, 0)
+    records = [record for part in source.read(place.topic, 0, 0, end) for record in part]
+    source.close()
+    assert [record.offset for record in records] == [0, 1, 2, 3]
+    assert ["unpacked" in record.unreadable for record in records] == [True, True, False, False]
+    assert "codec snappy is not read here" in records[2].unreadable
+    assert (records[3].value, records[3].unreadable) == (b"whole", "")
+    assert all(record.value for record in records)
+
+
+def test_the_client_still_has_what_is_replaced() -> None:
+    """A new version of kafka-python that reads batches in another way must be looked at again."""
+    consumer_of = KafkaConsumer.__module__
+    assert consumer_of.startswith("kafka.")
+    assert MemoryRecords(batch([b"x"])).next_batch().__class__ is kafka_batches.CautiousBatch
