@@ -89,6 +89,10 @@ class FrameLoop:
         self._committed_ns = clock.monotonic_ns()
         self._has_journal = True
         self._lost_ns = 0
+        self.progress_error = ""
+        """Why the place is not written down now; empty while it is."""
+        if journal.start_error:
+            self._lose_journal(journal.start_error)
         self._has_refused = False
         if journal.progress.refused is not None:
             writer.recount_refused_frames(journal.progress.refused.counts, journal.progress.refused.bytes)
@@ -152,17 +156,17 @@ class FrameLoop:
         try:
             self._journal.compact()
         except (OSError, FleetLoopError) as error:
-            self._lose_journal(error)
+            self._lose_journal(str(error))
             return
         if not self._has_journal:
-            self._has_journal = True
+            self._has_journal, self.progress_error = True, ""
             self._events.emit("progress_kept_again")
 
-    def _lose_journal(self, error: Exception) -> None:
+    def _lose_journal(self, error: str) -> None:
         """Without a place on disk the vehicle still works: a restart repeats frames."""
         if self._has_journal:
-            self._events.emit("progress_lost", level="error", error=str(error))
-        self._has_journal = False
+            self._events.emit("progress_lost", level="error", error=error)
+        self._has_journal, self.progress_error = False, error
         self._lost_ns = self._clock.monotonic_ns()
 
     def end_source(self) -> None:
@@ -341,7 +345,7 @@ class FrameLoop:
         try:
             self._journal.write(step)
         except (OSError, FleetLoopError) as error:  # a full disk, a sealed file
-            self._lose_journal(error)
+            self._lose_journal(str(error))
 
     def _sample(self, seen: SeenFrame, kept: Kept) -> Sample:
         frame, prediction = seen.frame, seen.prediction

@@ -206,6 +206,8 @@ class Perceive:
             "frames_seen": progress.frames_seen,
             "frames_held": self.loop.ring.held,
             "shortened_windows": self.loop.ring.counts.shortened_windows,
+            "progress_error": self.loop.progress_error,
+            "spool_error": self.writer.last_error,
             "prediction_log_lost_lines": self.log.lost_lines,
             "bytes_kept": progress.budget.total_bytes,
             "model": {

@@ -36,9 +36,9 @@ from edge_agent.progress import (
 )
 from edge_agent.selection.budget import BudgetLimits
 from foundation.clock import Clock, boot_id
-from foundation.errors import CorruptError
+from foundation.errors import CorruptError, FleetLoopError, RetryLaterError
 from foundation.files import write_atomic
-from foundation.journal import Damage, Journal, encode_frame
+from foundation.journal import Damage, Journal, encode_frame, scan
 
 FORMAT = 1
 KIND_SNAPSHOT = 1
@@ -64,13 +64,21 @@ class ProgressLimits:
 
 
 class ProgressJournal:
-    """One file, written by perceive only; `progress` is what it says. Guesses at no damaged snapshot."""
+    """One file, written by perceive only; `progress` is what it says. Guesses at no damaged snapshot.
+
+    A disk that is full at the start keeps no vehicle from working: `start_error` says so, `compact` tries anew.
+    """
 
     def __init__(self, path: Path, progress: Progress, clock: Clock) -> None:
         self.progress = progress
         self._path = path
         self._clock = clock
-        self._journal = self._rewrite()
+        self._journal: Journal | None = None
+        self.start_error = ""
+        try:
+            self._journal = self._rewrite()
+        except (OSError, FleetLoopError) as error:
+            self.start_error = str(error)
 
     @classmethod
     def open(
@@ -92,22 +100,26 @@ class ProgressJournal:
         return cls(path, progress, clock), trouble
 
     def write(self, step: Step) -> None:
-        """Append a step, unsynced. Call `progress.apply` once it holds. Raises OSError (disk)."""
+        """Append a step, unsynced. Call `progress.apply` once it holds. Raises OSError, RetryLaterError (disk)."""
+        if self._journal is None:
+            raise RetryLaterError(f"{self._path} could not be begun: {self.start_error}")
         self._journal.append_encoded(_encode_step(step))
 
     @property
     def is_large(self) -> bool:
         """Whether it is time to `compact`."""
-        return self._journal.size_bytes >= COMPACT_AT_BYTES
+        return self._journal is not None and self._journal.size_bytes >= COMPACT_AT_BYTES
 
     def compact(self) -> None:
         """Begin a new file; only when every step written holds. Raises OSError (disk): then the old one stands."""
         old, self._journal = self._journal, self._rewrite()
-        old.close()
+        if old is not None:
+            old.close()
 
     def close(self) -> None:
         """Give the file back."""
-        self._journal.close()
+        if self._journal is not None:
+            self._journal.close()
 
     def _rewrite(self) -> Journal:
         write_atomic(self._path, _encode_snapshot(self.progress))
@@ -143,28 +155,26 @@ def _encode_snapshot(progress: Progress) -> bytes:
 def _read(
     path: Path, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
 ) -> tuple[Progress, str]:
-    journal = Journal(path)
-    try:
-        entries = list(journal.replay())
-    finally:
-        journal.close()
+    data = path.read_bytes()  # read only: a disk that takes nothing keeps nobody from knowing the place
     progress: Progress | None = None
     steps: list[Step] = []
     trouble = ""
-    for entry in entries:
+    for entry in scan(data):
         if isinstance(entry, Damage):
-            trouble = (
-                f"{path}: steps from byte {entry.begin} on are lost, bytes up to {entry.end} are damaged"
-            )
+            if entry.end < len(data):  # else a torn tail, as a kill leaves it
+                trouble = (
+                    f"{path}: steps from byte {entry.begin} on are lost, bytes up to {entry.end} are damaged"
+                )
             break
+        body = data[entry.body_offset : entry.end]
         try:
             (text_bytes,) = _META.unpack(entry.meta)
-            document = json.loads(entry.body[:text_bytes])
+            document = json.loads(body[:text_bytes])
             if entry.kind == KIND_SNAPSHOT:
-                progress = _restore(document, entry.body[text_bytes:], limits, clock)
+                progress = _restore(document, body[text_bytes:], limits, clock)
                 steps.clear()
             else:
-                steps.append(step_from_json(document, entry.body[text_bytes:]))
+                steps.append(step_from_json(document, body[text_bytes:]))
         except (KeyError, TypeError, ValueError, struct.error) as error:
             raise CorruptError(
                 f"not a progress entry: {error!r}", path=path, offset_bytes=entry.offset

@@ -36,6 +36,8 @@ def build_status(root: Path) -> dict[str, object]:
         "frames_seen": perceive.get("frames_seen", 0),
         "source": perceive.get("state", "never_started"),
         "source_error": perceive.get("source_error", ""),
+        "progress_error": perceive.get("progress_error", ""),
+        "spool_error": perceive.get("spool_error", ""),
         **_model(root),
         "ledger": {
             name: export[name]
