@@ -165,7 +165,7 @@ FAULTS = (
             " a second name, the ledger balances."
         ),
         one_try="one state of the disk, opened by the real recovery and delivered",
-        full=8_000,
+        full=9_500,
         turn=400,
         full_turn=800,
         run=spool,
