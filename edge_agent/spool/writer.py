@@ -26,23 +26,19 @@ from types import TracebackType
 from typing import Self
 
 from edge_agent.spool.committer import Committer
-from edge_agent.spool.delivery import DeliveryState
-from edge_agent.spool.evict import Keeper
-from edge_agent.spool.ledger import LedgerKind, LedgerState
+from edge_agent.spool.ledger import LedgerKind
 from edge_agent.spool.line import Line, Waiting
-from edge_agent.spool.opened import open_account
+from edge_agent.spool.opened import OpenedAccount, open_account
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.receipts import Receipt, ReceiptPrinter
-from edge_agent.spool.recovery import Recovery
+from edge_agent.spool.refused_counts import RefusedCounts
 from edge_agent.spool.segment import SegmentHead, record_parts
 from edge_agent.spool.segment_file import SegmentFile
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import Ledger, compute_ledger
-from edge_agent.spool.statelog import Follower, StateLog
 from foundation.clock import Clock
 from foundation.errors import MisconfiguredError, RejectedError
 from foundation.events import EventLog
-from foundation.files import FileLock
 from schemas import codec, signing, wire
 from schemas.identity import Identity, is_vehicle_id, new_epoch
 from schemas.reasons import NotAcceptedReason, ValueClass
@@ -62,41 +58,32 @@ class SpoolWriter:
         key: signing.VehicleKey,
         clock: Clock,
         events: EventLog,
-        lock: FileLock,
-        account: LedgerState,
-        log: StateLog,
-        keeper: Keeper,
-        delivery: Follower[DeliveryState],
-        recovery: Recovery,
-        epoch: str,
+        opened: OpenedAccount,
     ) -> None:
         self._settings = settings
         self._vehicle_id = vehicle_id
         self._key = key
         self._clock = clock
         self._events = events
-        self._lock = lock
-        self._account = account
-        self._log = log
-        self._keeper = keeper
-        self._delivery = delivery
+        self._lock = opened.lock
+        self._account = opened.account
+        self._log = opened.log
+        self._keeper = opened.keeper
+        self._delivery = opened.delivery
         self._receipts = ReceiptPrinter(settings.receipt_target, events)
-        self.recovery = recovery
-        self.epoch = epoch
-        self.previous_epoch = account.epochs[epoch].previous_epoch
+        self.recovery = opened.recovery
+        self.epoch = opened.epoch
+        self.previous_epoch = opened.account.epochs[opened.epoch].previous_epoch
         self.on_commit: Callable[[Receipt], None] | None = None
         self._append_lock = threading.Lock()
         self._commit_lock = threading.RLock()
-        self._counts_lock = threading.Lock()
         self._line = Line(settings.buffer_bytes)
         self._committer: Committer | None = None
         self._next_seq = 0
         self._open: dict[ValueClass, SegmentFile] = {}
-        self._counts = dict(account.not_accepted)
-        self._counts_bytes = account.not_accepted_bytes
-        self._counts_changed = False
+        self._refused = RefusedCounts(opened.account, opened.log, clock, settings.commit_interval_s)
         self._hold_until_ns = 0
-        self._counted_ns = self._synced_ns = self._reclaimed_ns = clock.monotonic_ns()
+        self._synced_ns = self._reclaimed_ns = clock.monotonic_ns()
         self.last_error = ""
 
     @classmethod
@@ -127,18 +114,7 @@ class SpoolWriter:
             )
         opened = open_account(folder, settings, clock, events, new_epoch(rng))
         return cls(
-            settings=settings,
-            vehicle_id=vehicle_id,
-            key=key,
-            clock=clock,
-            events=events,
-            lock=opened.lock,
-            account=opened.account,
-            log=opened.log,
-            keeper=opened.keeper,
-            delivery=opened.delivery,
-            recovery=opened.recovery,
-            epoch=opened.epoch,
+            settings=settings, vehicle_id=vehicle_id, key=key, clock=clock, events=events, opened=opened
         )
 
     def append(self, sample: Sample) -> Identity:
@@ -261,7 +237,7 @@ class SpoolWriter:
                 receipt = self._commit(batch) if batch else None
             finally:
                 self._line.done(batch)
-            self._journal_counts(is_forced=True)
+            self._refused.journal(is_forced=True)
             self._housekeep()
             if receipt is not None and self.on_commit is not None:
                 self.on_commit(receipt)
@@ -287,8 +263,8 @@ class SpoolWriter:
             "gaps": gaps.to_json(),
             "bytes": size_bytes,
         }
-        if self._counts_changed:
-            frame["counts"] = self._take_counts()
+        if self._refused.has_changed:
+            frame["counts"] = self._refused.take()
         if not self._log.record(LedgerKind.COMMIT, frame):
             self.last_error = self._log.last_error
             self._events.emit("ledger_not_written", level="error", error=self._log.last_error)
@@ -319,7 +295,8 @@ class SpoolWriter:
             if segment is not None:
                 self._open.pop(value_class, None)
                 segment.abandon()
-                self._note_size(segment)
+                if segment.end_bytes:
+                    self._keeper.set_size(segment.number, segment.end_bytes)
             return None
         self._open[value_class] = segment
         self._keeper.set_size(segment.number, segment.end_bytes)
@@ -332,10 +309,6 @@ class SpoolWriter:
         head = SegmentHead(number, value_class, self.epoch, self.previous_epoch, self._clock.now_ns())
         return SegmentFile(self._keeper.path(value_class, number), head)
 
-    def _note_size(self, segment: SegmentFile) -> None:
-        if segment.end_bytes:
-            self._keeper.set_size(segment.number, segment.end_bytes)
-
     def maybe_commit(self) -> Receipt | None:
         """Commit when enough records wait, or long enough; also keeps the counts of refused frames up to
         date."""
@@ -345,48 +318,25 @@ class SpoolWriter:
             count and now_ns - oldest_ns >= self._settings.commit_interval_s * 1e9
         ):
             return self.commit()
-        if not count and now_ns - self._counted_ns >= self._settings.commit_interval_s * 1e9:
+        if not count and self._refused.is_due:
             with self._commit_lock:
-                self._journal_counts(is_forced=False)
+                self._refused.journal(is_forced=False)
                 self._housekeep()
         return None
 
     def not_accepted(self, reason: NotAcceptedReason, count: int = 1, bytes: int = 0) -> None:  # noqa: A002
-        """Count frames that were seen and not taken. Cumulative over restarts; written with the next
-        commit."""
-        with self._counts_lock:
-            self._counts[str(reason)] = self._counts.get(str(reason), 0) + count
-            self._counts_bytes += bytes
-            self._counts_changed = True
+        """Count frames that were seen and not taken. Cumulative over restarts; written with the next commit."""
+        self._refused.add(reason, count, bytes)
 
     def refused_frames(self) -> tuple[dict[str, int], int]:
         """How many frames were not taken so far, by reason, and their bytes. Records that the disk refused
         are not among them: the ledger knows their numbers."""
-        with self._counts_lock:
-            return dict(self._counts), self._counts_bytes
+        return self._refused.now()
 
     def recount_refused_frames(self, counts: Mapping[str, int], bytes: int) -> None:  # noqa: A002
         """Set the counts to those of the place at which the source goes on: what was counted beyond it is
         looked at again. A drive without a frame is no frame and stays counted."""
-        empty = str(NotAcceptedReason.EMPTY_DRIVE)
-        with self._counts_lock:
-            kept = {empty: self._counts[empty]} if empty in self._counts else {}
-            self._counts = {**counts, **kept}
-            self._counts_bytes = bytes
-            self._counts_changed = True
-
-    def _take_counts(self) -> dict[str, object]:
-        with self._counts_lock:
-            self._counts_changed = False
-            return {"not_accepted": dict(self._counts), "bytes": self._counts_bytes}
-
-    def _journal_counts(self, *, is_forced: bool) -> None:
-        now_ns = self._clock.monotonic_ns()
-        if self._counts_changed and (
-            is_forced or now_ns - self._counted_ns >= self._settings.commit_interval_s * 1e9
-        ):
-            self._log.record(LedgerKind.COUNTS, self._take_counts())
-            self._counted_ns = now_ns
+        self._refused.set(counts, bytes)
 
     def _housekeep(self) -> None:
         """From time to time: sync the ledger, take delivered segments away, finish what the disk refused."""
@@ -428,7 +378,7 @@ class SpoolWriter:
             committer.stop()
         receipt = self.commit()
         with self._commit_lock:
-            self._journal_counts(is_forced=True)
+            self._refused.journal(is_forced=True)
             self._keeper.tidy()
             self._keeper.reclaim()
             self._log.sync()
