@@ -73,12 +73,13 @@ FAULTS: tuple[Fault, ...] = (
         turn_limit_s=2_400.0,
         broken=(
             BrokenBuild(
-                "what is captured long ago is left out",
+                "what was captured long ago is rejected",
                 "pipelines/ingest/decode.py",
                 "            accepted.append(_decoded(record, identity))\n",
                 "            found = _decoded(record, identity)\n"
-                "            if found.sample.capture_time_ns >= 1_790_000_000_000_000_000:\n"
-                "                accepted.append(found)\n",
+                "            if found.sample.capture_time_ns < 1_790_000_000_000_000_000:\n"
+                '                raise RejectedError("captured long ago", reason=RejectReason.INVALID_VALUE)\n'
+                "            accepted.append(found)\n",
             ),
         ),
     ),
