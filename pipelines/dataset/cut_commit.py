@@ -47,13 +47,15 @@ class CommitUnderWay:
     began_ns: int
 
     def make_durable(self) -> None:
-        """Sync every file and folder of DVC's and of the remote's that changed since `begin`. Raises OSError."""
+        """Sync every file and folder of DVC's and of the remote's that changed since `begin`, and git's index. Raises OSError."""
         for folder in self._folders():
             _sync_tree(folder, self.began_ns)
-        lock = self.workspace.root / "dvc.lock"
-        if lock.exists():
-            _sync_file(lock)
-        fsync_folder(self.workspace.root)
+        root = self.workspace.root
+        for path in (root / "dvc.lock", root / ".git" / "index"):  # DVC writes both, and syncs neither
+            if path.is_file():
+                _sync_file(path)
+                fsync_folder(path.parent)
+        fsync_folder(root)
 
     def end(self) -> None:
         """Everything is durable: there is nothing to put in order any more. Raises OSError."""

@@ -120,6 +120,9 @@ def test_what_was_written_is_synced_before_the_marker_goes(
 ) -> None:
     under_way = cut_commit.begin(workspace, None)
     written = put(workspace.root / ".dvc" / "cache", b"new")
+    index = workspace.root / ".git" / "index"
+    index.parent.mkdir(exist_ok=True)
+    index.write_bytes(b"as DVC wrote it")
     synced: list[str] = []
     real = syscalls.fsync
 
@@ -131,7 +134,8 @@ def test_what_was_written_is_synced_before_the_marker_goes(
     monkeypatch.setattr(syscalls, "fsync", fsync)
     under_way.end()
     assert not marker(workspace).exists()
-    assert {str(written), str(written.parent), str(workspace.root / "dvc.lock")} <= set(synced)
+    wanted = (written, written.parent, index, index.parent, workspace.root / "dvc.lock", workspace.root)
+    assert {str(path) for path in wanted} <= set(synced)
 
 
 def test_a_commit_that_was_refused_leaves_no_marker(workspace: Workspace) -> None:
