@@ -27,8 +27,14 @@ class Seen:
     evidence: str
 
 
+_LEFT = shutil.ignore_patterns("__pycache__", ".cache", ".venv", "out")
+
+
 def copy_of_the_tree(to: Path, root: Path = ROOT) -> Path:
-    """The tracked and new files as they are in the working tree, in a folder of their own."""
+    """The tracked and new files as they are in the working tree, in a folder of their own; of such a copy, all of it."""
+    if not (root / ".git").exists():
+        shutil.copytree(root, to, ignore=_LEFT)
+        return to
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
