@@ -26,6 +26,7 @@ from kafka.record.default_records import DefaultRecordBatch
 
 MAX_UNPACKED_BYTES: Final = 1_100_000
 """Of one batch: above the broker's bound on a batch that is not compressed (max.message.bytes, 1,048,588)."""
+_LEAST_TIME: Final = -(2**63)
 _ZSTD_WINDOW_BYTES: Final = 8 << 20
 """What RFC 8878 recommends that every decoder takes; no more memory is set aside for a frame that claims more."""
 
@@ -66,6 +67,8 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
             for record in self._whole():
                 yield record
                 expected = record.offset + 1
+        except MemoryError:
+            raise  # this machine's trouble, not the batch's
         except Exception as error:  # noqa: BLE001 - whatever the bytes of a stranger made a codec or the client raise
             yield from self._unreadable(bytes(packed), expected, error)
 
@@ -77,6 +80,12 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
             record = self.__next__()
             if not least <= record.offset <= last:
                 raise CorruptRecordError(f"offset {record.offset} outside [{least}, {last}]")
+            if not _LEAST_TIME <= record.timestamp <= -_LEAST_TIME - 1:
+                raise CorruptRecordError(
+                    f"time {record.timestamp} of offset {record.offset} is no 64-bit number"
+                )
+            if self._pos > len(self._buffer):
+                raise CorruptRecordError(f"the record at offset {record.offset} ends beyond the batch")
             yield record
             least = record.offset + 1
 

@@ -32,7 +32,8 @@ from schemas.wire import StoredRecord
 T = TypeVar("T")
 
 _POLL_MS: Final = 200
-_BATCH_RECORDS: Final = 500
+_BATCH_RECORDS: Final = 100
+"""Of one poll: so many of the largest records, compressed or not, are held at once (about 110 MB)."""
 
 
 class KafkaSource:

@@ -155,7 +155,10 @@ def _encode_snapshot(progress: Progress) -> bytes:
 def _read(
     path: Path, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
 ) -> tuple[Progress, str]:
-    data = path.read_bytes()  # read only: a disk that takes nothing keeps nobody from knowing the place
+    try:
+        data = path.read_bytes()  # read only: a disk that takes nothing keeps nobody from knowing the place
+    except OSError as error:
+        raise CorruptError(f"cannot be read: {error.strerror}", path=path) from error
     progress: Progress | None = None
     steps: list[Step] = []
     trouble = ""

@@ -307,7 +307,9 @@ class Uploader:
         """Until a part of what is in flight may have been answered: a fast network is not kept waiting."""
         if not self._in_flight:
             return Idle()
-        return Idle(min(Idle().wait_s, max(SHORTEST_WAIT_S, self._answer_s / 8)))
+        _, oldest_ns = next(iter(self._in_flight.values()))
+        waited_s = (self._clock.monotonic_ns() - oldest_ns) / 1e9  # of a broker that fell silent, maybe
+        return Idle(min(Idle().wait_s, max(SHORTEST_WAIT_S, self._answer_s / 8, waited_s / 8)))
 
     def _judge(self, acknowledged: int, failure: str, now_ns: int) -> None:
         """Whether this vehicle is let in. What the client says is asked twice a second while nothing is acknowledged."""

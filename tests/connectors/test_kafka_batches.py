@@ -21,7 +21,7 @@ from connectors.apache_kafka import ApacheKafka, missing
 from connectors.kafka_admin import ensure_topics
 from connectors.kafka_settings import KafkaSettings
 from connectors.kafka_source import KafkaSource
-from pipelines.ingest.decode import verdicts
+from pipelines.ingest.decode import rows_of, verdicts
 from pipelines.ingest.elements import LogBatch, LogBatchCoder, OffsetRange
 from schemas.enrolment import Enrolment
 from schemas.reasons import RejectReason
@@ -147,6 +147,48 @@ def test_whatever_a_body_says_each_offset_is_told_once(flips: list[tuple[int, in
     assert offsets == sorted(set(offsets))
     assert set(offsets) <= {BASE, BASE + 1, BASE + 2}
     assert found[-1].value == b"the next"
+
+
+def _record(time_delta: bytes, header_value: bytes = b"b", cut: int = 0) -> bytes:
+    """One record as a sender may write it, its length told as if nothing were cut from its end."""
+    body = (
+        b"\x00"
+        + time_delta
+        + b"\x00"
+        + b"\x06key"
+        + b"\x02v"
+        + b"\x02"
+        + b"\x02a"
+        + bytes([2 * len(header_value)])
+        + header_value
+    )
+    return bytes([2 * len(body) & 127 | 128, 2 * len(body) >> 7]) + body[: len(body) - cut]
+
+
+def test_a_time_beyond_64_bits_is_an_unreadable_record_and_no_end_of_the_run() -> None:
+    hostile = changed(batch([b"v"]), _record(b"\x80" * 9 + b"\x02"))
+    (found,) = read(hostile)
+    assert "is no 64-bit number" in found.checksum
+    record = StoredRecord(0, found.offset, found.timestamp, None, found.value, (), found.checksum)
+    source = OffsetRange("cluster", TOPICS.samples, "id", 0, BASE, BASE + 1, False)
+    kept = LogBatchCoder().decode(LogBatchCoder().encode(LogBatch(source, BASE, BASE + 1, (record,), False)))
+    assert rows_of(kept, Enrolment({}), 1).num_rows == 1
+
+
+def test_a_header_value_that_is_cut_is_not_read_as_a_shorter_one() -> None:
+    whole = changed(batch([b"v"]), _record(b"\x00", b"x" * 40))
+    assert read(whole)[0].headers == [("a", b"x" * 40)]
+    (found,) = read(changed(batch([b"v"]), _record(b"\x00", b"x" * 40, cut=30)))
+    assert "cannot be read" in (found.checksum or "")
+
+
+def test_a_lack_of_memory_makes_no_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(codec: int, packed: bytes, most_bytes: int) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(kafka_batches, "_unpacked", lacking)
+    with pytest.raises(MemoryError):
+        read(batch([b"v" * 100], "zstd"))
 
 
 def test_a_wrong_checksum_stays_an_error_of_the_fetch() -> None:

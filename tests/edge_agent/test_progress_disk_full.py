@@ -12,6 +12,9 @@ import pytest
 
 from edge_agent.config import RandomSettings
 from edge_agent.frame_loop import JOURNAL_RETRY_S
+from edge_agent.progress_journal import ProgressJournal, ProgressLimits
+from edge_agent.selection.budget import BudgetLimits
+from foundation.clock import ManualClock
 from tests.edge_agent.agent_bench import Vehicle1, make_frame, settings_for
 from tests.edge_agent.spool.spool_rig import Faults, faults
 from tests.edge_agent.test_frame_loop import counts, drive, samples, selection
@@ -138,3 +141,21 @@ def test_a_kill_while_there_is_no_room_loses_no_frame(tmp_path: Path, disk: Full
     assert vehicle.journal.progress.frames_seen == len(FRAMES)
     unlike = {sample.frame_id for sample in samples(vehicle)}
     assert len(unlike) + sum(found.values()) - found["accepted"] == len(FRAMES)
+
+
+def test_a_bad_sector_under_the_place_sets_it_aside_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "progress.journal"
+    path.write_bytes(b"whatever")
+    limits = ProgressLimits(BudgetLimits(), None, 10)
+
+    def bad_sector(self: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", bad_sector)
+        journal, trouble = ProgressJournal.open(path, "source", limits, lambda _: -1, ManualClock())
+    journal.close()
+    assert "cannot be read" in trouble
+    assert path.with_name("progress.journal.damaged").read_bytes() == b"whatever"

@@ -265,6 +265,10 @@ def test_a_fast_network_is_not_kept_waiting_and_a_slow_one_costs_no_looking(rig:
         assert idle.wait_s == pytest.approx(wait_s)
         rig.sinks[0].pump()
         rig.uploader.step()
+    rig.spool.put(1)
+    rig.uploader.step()
+    rig.clock.advance(1.0)
+    assert rig.uploader.step() == Idle(), "answers were fast, but the broker fell silent"
 
 
 def test_back_pressure_of_the_sink_loses_nothing(rig: Rig) -> None:
