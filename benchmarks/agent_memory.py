@@ -22,8 +22,8 @@ from pathlib import Path
 
 from benchmarks import bench_vehicle
 from benchmarks.port import Measure, Step
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
+from connectors.kafka.admin import ensure_topics
+from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.state_folder import read_status
 
 AIM_MB = 150.0

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.ports import Frame
+from connectors.kafka.admin import ensure_topics
+from connectors.sensors.ports import Frame
+from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.config import AgentSettings, load_agent_settings
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle

@@ -22,8 +22,7 @@ import polars as pl
 
 from benchmarks.lake_of_a_million import CLASSES, make_lake, random_hashes
 from benchmarks.port import Measure, Step, paired_ratio
-from connectors.lake_lock import read_lake_lock
-from connectors.workspace import Workspace
+from connectors.lake.lock import read_lake_lock
 from pipelines.curate.fragments import FLEET_COLUMNS, open_snapshots
 from pipelines.curate.near_bands import Band, choose_bands, near_hash_pairs
 from pipelines.curate.near_pairs import PAIR_SCHEMA
@@ -31,6 +30,7 @@ from pipelines.curate.params import Params, load_params
 from pipelines.curate.run import cache_of, run_rows, working_folder
 from pipelines.curate.split import split_of
 from pipelines.runner import RunnerSettings
+from workspace.layout import Workspace
 
 Counts = dict[tuple[str, str | None], int]
 

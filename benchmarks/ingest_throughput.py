@@ -28,14 +28,14 @@ import pyarrow.parquet as pq
 from apache_beam.io.parquetio import WriteToParquet
 
 from benchmarks.port import Measure, Step, paired_ratio
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
-from connectors.lake import LakeTable, write_parquet
-from connectors.lake_schema import ARRIVALS, SAMPLE_FIELDS
-from connectors.ports import Acknowledgement
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.ports import Acknowledgement
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.source import KafkaSource
+from connectors.lake.schema import ARRIVALS, SAMPLE_FIELDS
+from connectors.lake.table import LakeTable, write_parquet
+from devservers.embedded_broker import EmbeddedBroker
 from foundation.clock import SystemClock
 from foundation.errors import BackPressureError, FleetLoopError
 from pipelines.ingest.columns import sample_columns

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from connectors.lake import LakeTable
-from connectors.lake_lock import write_lake_lock
-from connectors.lake_schema import ARRIVALS, LABELS
-from connectors.workspace import Workspace
+from connectors.lake.lock import write_lake_lock
+from connectors.lake.schema import ARRIVALS, LABELS
+from connectors.lake.table import LakeTable
 from pipelines.curate.quality import FEATURES
 from pipelines.curate.run import cache_of
+from workspace.layout import Workspace
 
 CLASSES = ("green", "red", "yellow")
 EMBEDDING = 16

@@ -44,7 +44,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks.port import Measure, Step
-from connectors.ports import Label
+from connectors.labels.ports import Label
 from edge_agent.config import (
     AgentSettings,
     NoveltySettings,

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks import bench_vehicle
 from benchmarks.port import Measure, Step, paired_ratio
-from connectors.ports import Frame
+from connectors.sensors.ports import Frame
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.state_folder import StateFolder

@@ -31,12 +31,12 @@ from kafka import KafkaProducer
 
 from benchmarks.port import Measure, Step, paired_ratio
 from benchmarks.spool_append import VEHICLE, make_sample
-from connectors.apache_kafka import ApacheKafka, missing
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings, producer_options
-from connectors.kafka_sink import KafkaSink
-from connectors.ports import Acknowledgement
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.ports import Acknowledgement
+from connectors.kafka.settings import KafkaSettings, producer_options
+from connectors.kafka.sink import KafkaSink
+from devservers.apache_kafka import ApacheKafka, missing
+from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.duties import Duty, DutyRunner
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.settings import SpoolSettings

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from connectors.kafka_settings import KafkaSettings
+from connectors.kafka.settings import KafkaSettings
 from edge_agent.models.settings import FetchSettings, ServingSettings
 from edge_agent.selection.budget import BudgetLimits
 from edge_agent.selection.uncertainty import UncertaintyMeasure

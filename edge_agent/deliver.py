@@ -10,9 +10,9 @@ import os
 import sys
 from dataclasses import asdict
 
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_tail import KafkaTail
-from connectors.ports import RecordSink, RecordTail
+from connectors.kafka.ports import RecordSink, RecordTail
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.tail import KafkaTail
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.models.fetch import ModelFetcher
 from edge_agent.notices import NoticeDuty

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from connectors.ports import Frame
+from connectors.sensors.ports import Frame
 from edge_agent.capture import CaptureRing, Kept, Outcome, StreamTail
 from edge_agent.config import CaptureSettings
 from edge_agent.models.serving import Served, ServingModel

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from connectors.ports import RecordTail
+from connectors.kafka.ports import RecordTail
 from edge_agent.uploader import Failed, Idle, StepResult
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError, RejectedError

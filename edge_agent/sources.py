@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from connectors.ports import Frame, FrameSource
+from connectors.sensors.ports import Frame, FrameSource
 from edge_agent.config import SourceKind, SourceSettings
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError
 from foundation.events import EventLog
@@ -30,11 +30,11 @@ def open_source(settings: SourceSettings) -> FrameSource:
     if not settings.path.exists():
         raise MisconfiguredError(f"source.path is {str(settings.path)!r}; it must exist")
     if settings.kind is SourceKind.IMAGE_FOLDER:
-        from connectors.image_folder import ImageFolderSource
+        from connectors.sensors.image_folder import ImageFolderSource
 
         return ImageFolderSource(settings.path)
     try:
-        from connectors.parquet_frames import ParquetFrameSource
+        from connectors.sensors.parquet_frames import ParquetFrameSource
     except ImportError as error:
         raise MisconfiguredError(
             f"source.kind is 'parquet', which needs pyarrow: pip install 'fleetloop[replay]' ({error})"

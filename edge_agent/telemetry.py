@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.ports import Acknowledgement, RecordSink
+from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent import AGENT_VERSION
 from edge_agent.models.status import read_model_status
 from edge_agent.spool.snapshot import read_ledger

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from connectors.ports import Acknowledgement, RecordSink
+from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent.flight_window import FlightWindow
 from edge_agent.spool.reader import SpooledRecord, SpoolReader
 from foundation.clock import Clock

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from connectors.ports import Acknowledgement, RecordSink
+from connectors.kafka.ports import Acknowledgement, RecordSink
 from foundation.clock import Clock, SystemClock
 from foundation.errors import FleetLoopError
 from schemas.notices import notice_record
 from schemas.records import Notice
 
 if TYPE_CHECKING:
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
 CLOSE_S = 0.2
 
@@ -49,7 +49,7 @@ def tell_fleet(place: Workspace, kind: str, detail: str, *, bootstrap: str = "")
         kind: release, or rollout.
         detail: words for a person who reads the topic.
     """
-    from connectors.kafka_sink import KafkaSink
+    from connectors.kafka.sink import KafkaSink
 
     wait_s = place.settings.notice_wait_s
     if wait_s <= 0:

@@ -19,4 +19,4 @@ VEHICLES ?= car-1
 
 .PHONY: kafka-secure
 kafka-secure: $(KAFKA_LIBS)/.complete $(DEMO_READY) ## A Kafka with mTLS and access rights to try things out on (VEHICLES="car-1 car-2"; Ctrl-C ends it).
-	$(BIN)/python -m connectors.secure_kafka $(KAFKA_SECURE) $(VEHICLES)
+	$(BIN)/python -m devservers.secure_kafka $(KAFKA_SECURE) $(VEHICLES)

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.lake import LakeTable, Snapshot, StaleSnapshotError
-from connectors.lake_schema import ARRIVALS, Origin, place
-from connectors.lake_seen import landed_identities
+from connectors.lake.schema import ARRIVALS, Origin, place
+from connectors.lake.seen import landed_identities
+from connectors.lake.table import LakeTable, Snapshot, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import RetryLaterError
 from pipelines import steps

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from connectors.ports import RecordSource
+from connectors.kafka.ports import RecordSource
 from foundation.clock import Clock
 from foundation.errors import CorruptError, OffsetsLostError, RejectedError
 from foundation.files import read_json, write_json_atomic

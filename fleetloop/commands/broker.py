@@ -37,9 +37,9 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Run a broker in the foreground with FleetLoop's topics, until SIGINT or SIGTERM."""
-    from connectors.apache_kafka import ApacheKafka
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.apache_kafka import ApacheKafka
+    from devservers.embedded_broker import EmbeddedBroker
     from foundation.errors import MisconfiguredError, RetryLaterError
 
     if folder is not None and kind is Kind.EMBEDDED:
@@ -84,10 +84,10 @@ def topics(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """List the topics of a broker with their ids and partitions; `--create` makes the missing ones first."""
-    from connectors.kafka_admin import administration, ensure_topics
-    from connectors.kafka_settings import KafkaSettings
-    from connectors.workspace import Workspace
+    from connectors.kafka.admin import administration, ensure_topics
+    from connectors.kafka.settings import KafkaSettings
     from foundation.errors import MisconfiguredError
+    from workspace.layout import Workspace
 
     if workspace is not None:
         settings = Workspace.open(workspace).kafka(bootstrap)

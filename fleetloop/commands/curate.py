@@ -35,9 +35,9 @@ def curate(
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output: the manifest."),
 ) -> None:
     """Make datasets/current from the versions in lake.lock, with the parameters in params.yaml."""
-    from connectors.workspace import Workspace
     from pipelines.curate.run import curate as make_dataset
     from pipelines.dataset.lock import write_lock
+    from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     place = Workspace.open(workspace)

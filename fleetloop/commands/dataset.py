@@ -15,8 +15,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import polars as pl
 
-    from connectors.workspace import Workspace
     from pipelines.dataset.versions import Version
+    from workspace.layout import Workspace
 
 app = typer.Typer(
     add_completion=False,
@@ -32,9 +32,9 @@ HERE = Path()
 @app.command()
 def lock(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
     """Write lake.lock from the newest version of every table: what the next dataset is made from."""
-    from connectors.lake_lock import lock_json
-    from connectors.workspace import Workspace
+    from connectors.lake.lock import lock_json
     from pipelines.dataset.lock import write_lock
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     held, changed = write_lock(place)
@@ -54,8 +54,8 @@ def repro(
     workspace: WorkspacePath = HERE,
 ) -> None:
     """Re-run the stages whose inputs changed, and no others."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.dvc import DvcRepository
+    from workspace.layout import Workspace
 
     DvcRepository(Workspace.open(workspace)).repro(*(stages or []), echo=True)
 
@@ -69,10 +69,10 @@ def commit(
 ) -> None:
     """Commit datasets/current as the next version (DVC, git, a tag), with all that the stages made until now.
     The same digest makes no new version: run it again after training, to record and push the model too."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.dvc import DvcRepository
     from pipelines.dataset.record import stage_states
     from pipelines.dataset.versions import commit_version
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     version, is_new = commit_version(place, message, push=push)
@@ -92,8 +92,8 @@ def commit(
 @app.command(name="list")
 def list_(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
     """List the dataset versions, the first one first."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.versions import list_versions
+    from workspace.layout import Workspace
 
     versions = list_versions(Workspace.open(workspace))
     if as_json:
@@ -123,9 +123,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one version: its counts, splits, classes, and what it was made from."""
-    from connectors.workspace import Workspace
     from fleetloop.commands.curate import what_became
     from pipelines.dataset.versions import find_version
+    from workspace.layout import Workspace
 
     found = find_version(Workspace.open(workspace), version)
     if as_json:
@@ -154,8 +154,8 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions: rows added, removed, given another label, and how the classes changed."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.diff import diff as compare
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     with tempfile.TemporaryDirectory() as folder:
@@ -191,8 +191,8 @@ def checkout(
     workspace: WorkspacePath = HERE,
 ) -> None:
     """Fetch the files of a version from the DVC remote into a folder, and check their digest."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.versions import checkout_version
+    from workspace.layout import Workspace
 
     place = checkout_version(Workspace.open(workspace), version, into)
     Console().print(f"[green]Version {version}[/] is in {place}")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from connectors.lake import LakeTable
-    from connectors.workspace import Workspace
+    from connectors.lake.table import LakeTable
     from schemas.reasons import RejectReason
+    from workspace.layout import Workspace
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="List what was rejected, and replay it after a fix."
@@ -32,8 +32,8 @@ def list_letters(
     """List rejected records that no replay superseded, with reason, place and size."""
     from collections import Counter
 
-    from connectors.workspace import Workspace
     from pipelines.deadletter import dead_letters
+    from workspace.layout import Workspace
 
     table = _arrivals(Workspace.open(workspace))
     found = dead_letters(table.snapshot(), _reason(reason))
@@ -65,11 +65,11 @@ def list_letters(
 @app.command()
 def replay(workspace: Path = _WORKSPACE, reason: str = _REASON, as_json: bool = _JSON) -> None:
     """Verify rejected records again; those that pass now land once and point at the rejection they supersede."""
-    from connectors.workspace import Workspace
     from foundation.clock import SystemClock
     from pipelines import deadletter
     from pipelines.ingest.settings import IngestSettings
     from schemas.signing import Enrolment
+    from workspace.layout import Workspace
 
     opened = Workspace.open(workspace)
     report = deadletter.replay(
@@ -91,7 +91,7 @@ def replay(workspace: Path = _WORKSPACE, reason: str = _REASON, as_json: bool = 
 
 
 def _arrivals(workspace: Workspace) -> LakeTable:
-    from connectors.lake import LakeTable
+    from connectors.lake.table import LakeTable
 
     return LakeTable.open(workspace.arrivals_uri)
 

@@ -15,9 +15,9 @@ from foundation.clock import Clock, SystemClock
 from foundation.errors import MisconfiguredError
 
 if TYPE_CHECKING:
-    from connectors.workspace import Workspace
     from edge_agent.models.vehicle import Vehicle
     from foundation.files import FileLock
+    from workspace.layout import Workspace
 
 app = typer.Typer(add_completion=False)
 TAGS_NAME = "tags.json"
@@ -37,7 +37,7 @@ def enroll(
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
 ) -> None:
     """Enrol a vehicle: its own key, its first model, its trust root. Doing it again changes nothing."""
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     if revoke:

@@ -23,12 +23,12 @@ def evaluate(
 
     A refusal is a result: it is written into reports/gate.json, and release acts on it.
     """
-    from connectors.params_file import load_section
-    from connectors.workspace import Workspace
     from foundation.errors import RejectedError
     from training.judge import run_evaluate
     from training.params import EvaluateParams, GateParams
     from training.stages import Places
+    from workspace.layout import Workspace
+    from workspace.params_file import load_section
 
     place = Workspace.open(workspace)
     found = run_evaluate(

@@ -25,10 +25,10 @@ from fleetloop.options import (
 from schemas.wire import TOPICS
 
 if TYPE_CHECKING:
-    from connectors.workspace import Workspace
     from foundation.errors import RetryLaterError
     from pipelines.ingest.report import IngestReport
     from pipelines.ingest.run import Ingest
+    from workspace.layout import Workspace
 
 app = typer.Typer(add_completion=False)
 
@@ -50,7 +50,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Read the broker's log into the lake. Exit status 75 when a part could not be read now."""
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     job = open_ingest(Workspace.open(workspace), settings, topic=topic, bootstrap=bootstrap)
@@ -72,9 +72,9 @@ def open_ingest(
     """The ingest of a workspace. Raises MisconfiguredError before any vehicle is enrolled."""
     from functools import partial
 
-    from connectors.kafka_source import KafkaSource
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import ARRIVALS
+    from connectors.kafka.source import KafkaSource
+    from connectors.lake.schema import ARRIVALS
+    from connectors.lake.table import LakeTable
     from foundation.clock import SystemClock
     from foundation.errors import MisconfiguredError
     from pipelines.ingest.run import Ingest

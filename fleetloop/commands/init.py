@@ -15,7 +15,7 @@ from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
 
 if TYPE_CHECKING:
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
 app = typer.Typer(add_completion=False)
 
@@ -117,7 +117,7 @@ def make_workspace(
     Raises:
         MisconfiguredError: the folder holds something else; git or DVC is missing.
     """
-    from connectors.workspace import CONFIG_NAME, Workspace
+    from workspace.layout import CONFIG_NAME, Workspace
 
     root = folder.resolve()
     if root.exists() and not root.is_dir():
@@ -179,8 +179,8 @@ def _make_keys(workspace: Workspace) -> None:
 
 
 def _first_commit(workspace: Workspace) -> None:
-    from connectors.workspace import CONFIG_NAME
     from pipelines.dataset.dvc import DvcRepository
+    from workspace.layout import CONFIG_NAME
 
     repository = DvcRepository(workspace)
     with repository.writing():

@@ -103,8 +103,8 @@ def describe_keys(repository: Repository) -> list[dict[str, object]]:
 
 
 def _repository(workspace: Path) -> Repository:
-    from connectors.workspace import Workspace
     from rollout.repository import Repository
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     return Repository(place.tuf_path, place.keys_path)

@@ -45,9 +45,9 @@ def label(
 ) -> None:
     """Spend a labelling budget on the frames worth most, and append the answers to the lake with their
     cost."""
-    from connectors.label_desk import FileLabelDesk
-    from connectors.workspace import Workspace
+    from connectors.labels.desk import FileLabelDesk
     from pipelines.curate.labelling import label as spend
+    from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     place = Workspace.open(workspace)

@@ -16,8 +16,8 @@ from rich.table import Table
 from fleetloop.options import AsJson, WorkspacePath
 
 if TYPE_CHECKING:
-    from connectors.lake import LakeTable
-    from connectors.workspace import Workspace
+    from connectors.lake.table import LakeTable
+    from workspace.layout import Workspace
 
 app = typer.Typer(
     add_completion=False,
@@ -36,8 +36,8 @@ def lake() -> None:
 @app.command()
 def status(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
     """Show every table: its newest version, rows, files, bytes, and the versions that somebody holds."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.lock import holders, lake_tables
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     held = holders(place)
@@ -71,9 +71,9 @@ def status(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
 def trim(workspace: WorkspacePath = Path(), dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Remove the log entries that neither the newest version, a dataset nor lake.lock needs: earlier versions
     can not be read afterwards. No data file is touched."""
-    from connectors.lake_retention import trim_log
-    from connectors.workspace import Workspace
+    from connectors.lake.retention import trim_log
     from pipelines.dataset.lock import holders, lake_tables
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     document: dict[str, dict[str, Any]] = {}
@@ -102,9 +102,9 @@ def vacuum(
     as_json: AsJson = False,
 ) -> None:
     """Remove the data files that neither the newest version, a dataset nor lake.lock names."""
-    from connectors.lake_retention import vacuum as remove_files
-    from connectors.workspace import Workspace
+    from connectors.lake.retention import vacuum as remove_files
     from pipelines.dataset.lock import holders, lake_tables
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     document: dict[str, dict[str, Any]] = {}

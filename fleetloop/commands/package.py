@@ -17,8 +17,8 @@ def package(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Put the model and its evidence into one folder that can be released, if they belong together."""
-    from connectors.workspace import Workspace
     from training.stages import Places, run_package
+    from workspace.layout import Workspace
 
     document = run_package(Places.of(Workspace.open(workspace).root))
     if as_json:

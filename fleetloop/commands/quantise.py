@@ -17,10 +17,10 @@ def quantise(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Make the int8 model (QDQ, unsigned activations, calibrated on training rows) and check its parity."""
-    from connectors.params_file import load_section
-    from connectors.workspace import Workspace
     from training.params import QuantiseParams
     from training.stages import Places, run_quantise
+    from workspace.layout import Workspace
+    from workspace.params_file import load_section
 
     place = Workspace.open(workspace)
     report = run_quantise(Places.of(place.root), load_section(place.params_path, "quantise", QuantiseParams))

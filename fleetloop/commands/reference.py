@@ -30,9 +30,9 @@ def add(
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
 ) -> None:
     """Append the pictures that the lake does not have yet; their drive's id decides their split, as for any frame."""
-    from connectors.workspace import Workspace
     from pipelines.curate.params import load_params
     from pipelines.dataset.reference import add_reference
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     added = add_reference(place, file, load_params(place.params_path).classes)

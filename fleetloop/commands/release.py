@@ -53,9 +53,9 @@ def create(
     as_json: bool = _AS_JSON,
 ) -> None:
     """Sign and publish one model. A refused gate needs an override that names who and why."""
-    from connectors.workspace import Workspace
     from rollout.release import publish_release, with_override
     from rollout.repository import Repository
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     if model is not None and package is not None:
@@ -94,9 +94,9 @@ def create(
 @app.command("list")
 def list_releases(workspace: Path = _WORKSPACE, as_json: bool = _AS_JSON) -> None:
     """List every release, oldest first."""
-    from connectors.workspace import Workspace
     from rollout.release import read_releases
     from rollout.repository import Repository
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     releases = read_releases(Repository(place.tuf_path, place.keys_path))

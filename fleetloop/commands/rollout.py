@@ -20,10 +20,10 @@ from foundation.errors import FleetLoopError
 from schemas.documents import COMPLETE, HALTED, RUNNING
 
 if TYPE_CHECKING:
-    from connectors.workspace import Workspace
     from rollout.health import VehicleReport, WaveVerdict
     from rollout.reports import FleetReports
     from rollout.service import Advance, RolloutService
+    from workspace.layout import Workspace
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it."
@@ -57,11 +57,11 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Cut the fleet into waves of exactly the given sizes and open the first."""
-    from connectors.workspace import Workspace
     from fleetloop.commands.enroll import TAGS_NAME, fleet_lock
     from rollout.fleet import active_vehicles, read_tags
     from schemas.documents import HealthGate
     from schemas.enrolment import Enrolment
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     with fleet_lock(place, SystemClock()):
@@ -87,7 +87,7 @@ def start(
 @app.command()
 def advance(workspace: WorkspacePath = Path(), bootstrap: Bootstrap = "", as_json: AsJson = False) -> None:
     """Hear the fleet and decide once: wait, open the next wave, complete, or halt (exit status 3)."""
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     service, reports = open_service(place), open_reports(place)
@@ -105,8 +105,8 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Advance until it completes (exit status 0), halts (3), or the time is over (75)."""
-    from connectors.workspace import Workspace
     from rollout.service import watch as watch_service
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     reports = open_reports(place)
@@ -129,7 +129,7 @@ def halt(
     as_json: AsJson = False,
 ) -> None:
     """Stop the newest rollout: its vehicles go back to the model before."""
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     plan = open_service(place).halt(why)
@@ -148,7 +148,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say how the newest rollout stands, vehicle by vehicle, and what every vehicle last said."""
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     service, reports = open_service(place), open_reports(place)
@@ -183,7 +183,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Say which vehicle ran which model when, as the vehicles said it, signed."""
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     reports = open_reports(place)
@@ -247,7 +247,7 @@ def open_reports(place: Workspace) -> FleetReports:
 
 def hear(place: Workspace, reports: FleetReports, bootstrap: str = "") -> Mapping[str, VehicleReport]:
     """Read the telemetry that is new. Raises RetryLaterError without a broker: deaf, nobody decides."""
-    from connectors.kafka_source import KafkaSource
+    from connectors.kafka.source import KafkaSource
     from schemas.enrolment import Enrolment
 
     source = KafkaSource(place.kafka(bootstrap))

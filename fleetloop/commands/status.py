@@ -44,8 +44,8 @@ def describe_workspace(root: Path) -> dict[str, Any]:
     Raises:
         MisconfiguredError: `root` is no workspace.
     """
-    from connectors.workspace import Workspace
     from pipelines.dataset.versions import list_versions
+    from workspace.layout import Workspace
 
     place = Workspace.open(root)
     versions = list_versions(place)
@@ -80,8 +80,8 @@ def _vehicles(path: Path) -> dict[str, int]:
 def _lake(folder: Path) -> dict[str, Any]:
     import pyarrow.compute as pc
 
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import TABLES
+    from connectors.lake.schema import TABLES
+    from connectors.lake.table import LakeTable
 
     found: dict[str, Any] = {}
     for name in TABLES:

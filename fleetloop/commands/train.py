@@ -39,10 +39,10 @@ def train(
 
     Refuses a base model that saw a test drive, or that does not say what it saw.
     """
-    from connectors.params_file import load_section
-    from connectors.workspace import Workspace
     from training.params import TrainParams
     from training.stages import Places, run_train
+    from workspace.layout import Workspace
+    from workspace.params_file import load_section
 
     place = Workspace.open(workspace)
     params = load_section(place.params_path, "train", TrainParams)
@@ -82,10 +82,10 @@ def _first(
     conditions: tuple[str, ...],
     split_of: Callable[[str], Split],
 ) -> dict[str, object]:
-    from connectors.params_file import load_classes, load_section
     from training.initial import train_initial
     from training.params import TrainParams
     from training.registry import set_serving
+    from workspace.params_file import load_classes, load_section
 
     params_path = root / "params.yaml"
     found = train_initial(

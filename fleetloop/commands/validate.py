@@ -26,10 +26,10 @@ def validate(
 ) -> None:
     """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it
     does not pass."""
-    from connectors.workspace import Workspace
     from foundation.files import read_json
     from pipelines.validate.stage import DOCS_NAME, REPORT_NAME
     from pipelines.validate.stage import validate as judge
+    from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
     failed: RejectedError | None = None

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
-from connectors.ports import Acknowledgement
+from connectors.kafka.ports import Acknowledgement
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.source import KafkaSource
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, GuaranteeBrokenError
 from schemas.identity import Identity

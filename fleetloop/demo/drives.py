@@ -163,7 +163,7 @@ def drive_frames(
 
 
 def write_drive_file(path: Path, frames: list[DemoFrame], sensor_id: str = "front-camera") -> int:
-    """A Parquet file as `connectors.parquet_frames` reads it: no label in it. Returns the bytes of all payloads."""
+    """A Parquet file as `connectors.sensors.parquet_frames` reads it: no label in it. Returns the bytes of all payloads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

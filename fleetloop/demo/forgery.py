@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from connectors.workspace import Workspace
 from foundation.clock import SystemClock
 from modelkit.verify import verify_model
 from rollout.plan import cut_waves
@@ -16,6 +15,7 @@ from rollout.release import INDEX, read_releases, write_index
 from rollout.repository import Repository
 from rollout.service import write_plans
 from schemas.documents import RUNNING, Gate, HealthGate, Release, RolloutPlan
+from workspace.layout import Workspace
 
 FORGED_RELEASE = "v3-forged"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from connectors.child_process import ChildProcess
+from devservers.child_process import ChildProcess
 from foundation.errors import FleetLoopError, GuaranteeBrokenError
 
 COMMAND_DEADLINE_S = 240.0

@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_source import KafkaSource
-from connectors.lake import LakeTable
-from connectors.workspace import Workspace
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
+from connectors.lake.table import LakeTable
 from fleetloop.demo.deploy import ReleaseOutcome
 from fleetloop.demo.learn import Learnt
 from fleetloop.demo.prepare import VEHICLES
@@ -28,6 +27,7 @@ from pipelines.curate.perceptual_hash import dct_hash
 from pipelines.curate.split import split_of
 from schemas.reasons import Split
 from schemas.wire import TOPICS
+from workspace.layout import Workspace
 
 MALFORMED_MODELS = 3
 PROMISES = {

@@ -12,11 +12,11 @@ import jinja2
 import pyarrow.compute as pc
 from PIL import Image
 
-from connectors.lake import LakeTable
-from connectors.workspace import Workspace
+from connectors.lake.table import LakeTable
 from fleetloop.demo.charts import accuracy_chart
 from fleetloop.demo.lab import Lab
 from foundation.files import write_atomic
+from workspace.layout import Workspace
 
 FRAMES_SHOWN = 20
 MAX_CLASS_ROWS = 12

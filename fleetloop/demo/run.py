@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_source import KafkaSource
-from connectors.static_server import StaticServer
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
+from devservers.embedded_broker import EmbeddedBroker
+from devservers.static_server import StaticServer
 from fleetloop.demo.bad_records import repeat_records, send_bad_records
 from fleetloop.demo.deploy import refuse_malformed, release_bad, release_forged, release_good
 from fleetloop.demo.drives import DriveShape

@@ -18,9 +18,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.lake import LakeTable, Snapshot
-from connectors.lake_lock import LakeLock, locked_snapshot
-from connectors.lake_schema import TABLES
+from connectors.lake.lock import LakeLock, locked_snapshot
+from connectors.lake.schema import TABLES
+from connectors.lake.table import LakeTable, Snapshot
 from foundation.errors import MisconfiguredError
 
 FRAGMENT_BYTES = 128 * 1024 * 1024
@@ -181,7 +181,7 @@ def _payload(values: dict[str, Any], blobs: str) -> bytes:
         raise MisconfiguredError(
             f"payload {values['payload_sha256']} is kept at {uri}: set `blobs` in fleetloop.toml to its blob store"
         )
-    from connectors.blob import BlobRef, BlobStore
+    from connectors.blob.store import BlobRef, BlobStore
 
     return BlobStore(blobs).get_verified(BlobRef(uri, values["payload_sha256"], values["payload_bytes"]))
 

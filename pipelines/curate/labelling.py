@@ -18,10 +18,9 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from connectors.lake import LakeTable
-from connectors.lake_schema import LABELS
-from connectors.ports import Label, LabelDesk
-from connectors.workspace import Workspace
+from connectors.labels.ports import Label, LabelDesk
+from connectors.lake.schema import LABELS
+from connectors.lake.table import LakeTable
 from foundation.errors import RejectedError
 from foundation.files import write_json_atomic
 from pipelines.curate.params import Params, Strategy, load_params
@@ -30,6 +29,7 @@ from pipelines.curate.run import resolve_lake
 from pipelines.curate.selection import select
 from pipelines.runner import RunnerSettings
 from pipelines.steps import reached
+from workspace.layout import Workspace
 
 
 @dataclass(frozen=True, slots=True)

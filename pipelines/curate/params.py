@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from connectors.params_file import load_classes, load_section
 from foundation.errors import MisconfiguredError
 from foundation.settings import setting
+from workspace.params_file import load_classes, load_section
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import polars as pl
 
-from connectors.lake import Snapshot
-from connectors.lake_lock import LakeLock, lock_json, lock_of, read_lake_lock
-from connectors.lake_schema import LABELS, TABLES
-from connectors.workspace import Workspace
+from connectors.lake.lock import LakeLock, lock_json, lock_of, read_lake_lock
+from connectors.lake.schema import LABELS, TABLES
+from connectors.lake.table import Snapshot
 from foundation.errors import MisconfiguredError
 from foundation.files import FileLock, fsync_folder, write_json_atomic
 from pipelines.curate.fragments import open_snapshots, plan_fragments
@@ -34,6 +33,7 @@ from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.manifest import build_manifest
 from pipelines.runner import RunnerSettings, run
 from pipelines.steps import reached
+from workspace.layout import Workspace
 
 REMOVED_COLUMNS = (
     "payload_sha256",
@@ -88,7 +88,7 @@ def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> Curati
 def resolve_lake(workspace: Workspace, runner: RunnerSettings | None = None) -> tuple[pl.DataFrame, LakeLock]:
     """What would become of every row of the lake as it is now (not as locked): the rows of
     `resolve.resolve`."""
-    from connectors.lake import LakeTable
+    from connectors.lake.table import LakeTable
 
     params = load_params(workspace.params_path)
     present = [name for name in TABLES if (workspace.lake_path / name / "_delta_log").is_dir()]

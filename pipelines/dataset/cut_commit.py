@@ -23,12 +23,12 @@ from typing import Self
 
 import yaml
 
-from connectors.workspace import Workspace
 from foundation import syscalls
 from foundation.clock import boot_id
 from foundation.errors import CorruptError, FleetLoopError
 from foundation.files import fsync_folder, read_json, write_atomic, write_json_atomic
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
+from workspace.layout import Workspace
 
 _MARKER = "commit-under-way.json"
 _CLOCK_STEP_NS = 1_000_000_000

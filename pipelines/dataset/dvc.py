@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from connectors.workspace import Workspace
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import FileLock, write_atomic
+from workspace.layout import Workspace
 
 COMMAND_TIMEOUT_S = 6 * 3600.0
 _LAST_LINES = 20

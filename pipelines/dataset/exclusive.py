@@ -7,8 +7,8 @@ last, after the locks of DVC and of curation, so that nobody waits in a circle.
 
 from __future__ import annotations
 
-from connectors.workspace import Workspace
 from foundation.files import FileLock
+from workspace.layout import Workspace
 
 
 def dataset_lock(workspace: Workspace) -> FileLock:

@@ -6,8 +6,7 @@ The file does not change when no table did, so DVC sees no change either.
 
 from __future__ import annotations
 
-from connectors.lake import LakeTable
-from connectors.lake_lock import (
+from connectors.lake.lock import (
     LakeLock,
     LockedTable,
     lock_json,
@@ -16,12 +15,13 @@ from connectors.lake_lock import (
     read_lake_lock,
     write_lake_lock,
 )
-from connectors.lake_retention import PINS_FOLDER
-from connectors.lake_schema import TABLES
-from connectors.workspace import Workspace
+from connectors.lake.retention import PINS_FOLDER
+from connectors.lake.schema import TABLES
+from connectors.lake.table import LakeTable
 from foundation.errors import MisconfiguredError
 from foundation.files import read_json
 from pipelines.dataset.exclusive import dataset_lock
+from workspace.layout import Workspace
 
 
 def lake_tables(workspace: Workspace) -> dict[str, LakeTable]:

@@ -18,8 +18,7 @@ import polars as pl
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.lake import Snapshot
-from connectors.workspace import WorkspaceSettings
+from connectors.lake.table import Snapshot
 from foundation.errors import CorruptError, GuaranteeBrokenError
 from foundation.files import read_json
 from pipelines.curate.params import Params
@@ -28,6 +27,7 @@ from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED, UNLABELLED
 from pipelines.curate.shards import SHARD_SCHEMA, logical_rows
 from pipelines.dataset.digest import rows_digest
 from schemas.reasons import Split
+from workspace.layout import WorkspaceSettings
 
 FORMAT = 1
 Manifest = dict[str, Any]

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from connectors.workspace import CONFIG_NAME, Workspace
 from foundation.errors import CorruptError, MisconfiguredError
 from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
+from workspace.layout import CONFIG_NAME, Workspace
 
 PATHS = (
     CONFIG_NAME,

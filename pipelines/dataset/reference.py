@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.lake import LakeTable
-from connectors.lake_schema import REFERENCE
-from connectors.workspace import Workspace
+from connectors.lake.schema import REFERENCE
+from connectors.lake.table import LakeTable
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.digest import sha256_hex
 from modelkit.images import condition_of, decode_image
+from workspace.layout import Workspace
 
 COLUMNS = ("payload", "class_name", "drive_id")
 ORIGIN = "reference"

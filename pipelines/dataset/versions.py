@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from connectors.lake_lock import lock_json, parse_lake_lock, read_lake_lock
-from connectors.lake_retention import pin
-from connectors.workspace import Workspace
+from connectors.lake.lock import lock_json, parse_lake_lock, read_lake_lock
+from connectors.lake.retention import pin
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.curate.params import load_params
@@ -31,6 +30,7 @@ from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
 from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.manifest import dataset_digest, read_manifest
 from pipelines.steps import reached
+from workspace.layout import Workspace
 
 _NAME = re.compile(r"v(\d+)\.json")
 TAG_PREFIX = "dataset/"

@@ -9,7 +9,7 @@ from operator import attrgetter
 import numpy as np
 import pyarrow as pa
 
-from connectors.lake_schema import SAMPLE_FIELDS
+from connectors.lake.schema import SAMPLE_FIELDS
 from schemas.records import Sample
 
 _SCORES = ("entropy", "margin", "least_confidence", "novelty")

@@ -16,8 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from connectors.lake import LakeFile, LakeTable, StaleSnapshotError
-from connectors.ports import TopicInfo
+from connectors.kafka.ports import TopicInfo
+from connectors.lake.table import LakeFile, LakeTable, StaleSnapshotError
 from foundation import syscalls
 from foundation.clock import Clock
 from foundation.errors import GuaranteeBrokenError

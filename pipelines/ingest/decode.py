@@ -18,7 +18,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from connectors.lake_schema import ARRIVALS, Origin
+from connectors.lake.schema import ARRIVALS, Origin
 from foundation.errors import RejectedError
 from pipelines import steps
 from pipelines.ingest.columns import sample_columns

@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders import Coder, RowCoder, registry
 
-from connectors.ports import RecordSource
+from connectors.kafka.ports import RecordSource
 from pipelines.ingest.settings import IngestSettings
 from schemas.wire import StoredRecord
 

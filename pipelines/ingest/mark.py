@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.lake import LakeTable
-from connectors.lake_seen import SEEN, landed_identities
+from connectors.lake.seen import SEEN, landed_identities
+from connectors.lake.table import LakeTable
 from pipelines import steps
 from pipelines.ingest.elements import RunContext, Unread
 from schemas.reasons import LandOutcome, RejectReason
@@ -73,7 +73,7 @@ def committable(index: pa.Table, unread: Sequence[Unread]) -> pa.Table:
 def mark(index: pa.Table, seen: pa.Table) -> pa.Table:
     """Verdicts (`VERDICTS`) for the rows of `index` (`INDEX`) that do not land.
 
-    `seen` (`connectors.lake_seen.SEEN`) says where identities landed before. A pure function of both, in any
+    `seen` (`connectors.lake.seen.SEEN`) says where identities landed before. A pure function of both, in any
     order.
     """
     rows = pl.DataFrame(pl.from_arrow(index))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from connectors.lake import Snapshot
-from connectors.ports import RecordSource, TopicInfo
+from connectors.kafka.ports import RecordSource, TopicInfo
+from connectors.lake.table import Snapshot
 from pipelines.ingest.elements import OffsetRange, TopicGone, Unread
 from pipelines.ingest.settings import IngestSettings
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import apache_beam as beam
 
-from connectors.ports import RecordSource
+from connectors.kafka.ports import RecordSource
 from foundation.errors import OffsetsLostError, RetryLaterError
 from pipelines import steps
 from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext, Unread

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from connectors.lake import LakeTable, StaleSnapshotError
-from connectors.ports import RecordSource
+from connectors.kafka.ports import RecordSource
+from connectors.lake.table import LakeTable, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import GuaranteeBrokenError, RetryLaterError
 from pipelines import steps

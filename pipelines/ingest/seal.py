@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.lake_schema import ARRIVALS, SAMPLE_FIELDS
-from connectors.ports import RecordSource
+from connectors.kafka.ports import RecordSource
+from connectors.lake.schema import ARRIVALS, SAMPLE_FIELDS
 from foundation import syscalls
 from foundation.errors import RetryLaterError
 from pipelines import steps

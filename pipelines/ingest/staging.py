@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from connectors.lake import LakeTable
+from connectors.lake.table import LakeTable
 from foundation import syscalls
 from foundation.clock import Clock
 from foundation.errors import RetryLaterError

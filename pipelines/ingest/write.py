@@ -15,8 +15,8 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.lake import LakeFile, write_parquet
-from connectors.lake_schema import Origin
+from connectors.lake.schema import Origin
+from connectors.lake.table import LakeFile, write_parquet
 from pipelines import steps
 from pipelines.ingest.elements import RunContext, StagedFile
 from pipelines.ingest.mark import INDEX

@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 
-from connectors.workspace import Workspace
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
 from foundation.files import write_json_atomic
 from pipelines.curate.near_bands import near_hash_pairs
@@ -25,6 +24,7 @@ from pipelines.curate.resolve import test_distances
 from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows
 from pipelines.validate.rules import Rule, failing_counts, prepare, rules_for
 from schemas.reasons import Split
+from workspace.layout import Workspace
 
 REPORT_NAME = "validation.json"
 DOCS_NAME = "data_docs"

@@ -14,9 +14,9 @@ import pytest
 from deltalake import write_deltalake
 from kafka import KafkaProducer
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.lake_schema import ARRIVALS
+from connectors.kafka.admin import ensure_topics
+from connectors.lake.schema import ARRIVALS
+from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import read_ledger as exported_ledger
 from edge_agent.spool.writer import SpoolWriter

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from connectors.apache_kafka import ApacheKafka, missing
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.fakes import FakeBroker
-from connectors.kafka_settings import KafkaSettings
+from connectors.kafka.fakes import FakeBroker
+from connectors.kafka.settings import KafkaSettings
+from devservers.apache_kafka import ApacheKafka, missing
+from devservers.embedded_broker import EmbeddedBroker
 from tests.connectors.worlds import KAFKA_HOME, World
 
 

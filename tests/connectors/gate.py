@@ -16,10 +16,10 @@ from typing import Any
 import kafka.errors as client_errors
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from connectors import kafka_access
-from connectors.apache_kafka import DEFAULT_HOME, ApacheKafka
-from connectors.kafka_admin import ensure_topics
-from connectors.local_authority import SERVICES, VEHICLES, Certificate, LocalAuthority
+from connectors.kafka import access as kafka_access
+from connectors.kafka.admin import ensure_topics
+from devservers.apache_kafka import DEFAULT_HOME, ApacheKafka
+from devservers.local_authority import SERVICES, VEHICLES, Certificate, LocalAuthority
 from schemas.topics import TOPICS
 
 ANOTHER = "car-other"

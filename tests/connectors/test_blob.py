@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.blob import BlobRef, BlobStore
+from connectors.blob.store import BlobRef, BlobStore
 from foundation.errors import MisconfiguredError, RejectedError
 
 

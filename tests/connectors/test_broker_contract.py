@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.ports import Acknowledgement
+from connectors.kafka.ports import Acknowledgement
 from foundation.errors import (
     BackPressureError,
     MisconfiguredError,

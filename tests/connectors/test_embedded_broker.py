@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.child_process import ChildProcess, is_listening
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import administration, ensure_topics
-from connectors.kafka_settings import KafkaSettings
+from connectors.kafka.admin import administration, ensure_topics
+from connectors.kafka.settings import KafkaSettings
+from devservers.child_process import ChildProcess, is_listening
+from devservers.embedded_broker import EmbeddedBroker
 from foundation.errors import RejectedError, RetryLaterError
 from schemas.topics import TOPIC_TABLE, Topic
 
@@ -69,7 +69,7 @@ def test_a_closed_broker_leaves_no_process_and_no_file() -> None:
 
 def test_the_broker_dies_with_a_parent_that_is_killed() -> None:
     code = (
-        "import time\nfrom connectors.embedded_broker import EmbeddedBroker\n"
+        "import time\nfrom devservers.embedded_broker import EmbeddedBroker\n"
         "b = EmbeddedBroker(); b.start(); print(b._child.pid, flush=True); time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)

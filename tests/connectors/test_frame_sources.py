@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.fakes import ListFrameSource
-from connectors.image_folder import ImageFolderSource
-from connectors.parquet_frames import ParquetFrameSource
-from connectors.ports import Frame
+from connectors.sensors.fakes import ListFrameSource
+from connectors.sensors.image_folder import ImageFolderSource
+from connectors.sensors.parquet_frames import ParquetFrameSource
+from connectors.sensors.ports import Frame
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 

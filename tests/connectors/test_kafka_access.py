@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from connectors.apache_kafka import ApacheKafka, missing
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.source import KafkaSource
+from devservers.apache_kafka import ApacheKafka, missing
 from foundation.errors import RetryLaterError
 from foundation.settings import Secret
 from schemas.topics import TOPICS

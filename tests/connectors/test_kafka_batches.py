@@ -16,11 +16,11 @@ from kafka.record._crc32c import crc as crc32c
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
 
-from connectors import kafka_batches
-from connectors.apache_kafka import ApacheKafka, missing
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_source import KafkaSource
+from connectors.kafka import batches as kafka_batches
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
+from devservers.apache_kafka import ApacheKafka, missing
 from pipelines.ingest.decode import rows_of, verdicts
 from pipelines.ingest.elements import LogBatch, LogBatchCoder, OffsetRange
 from schemas.enrolment import Enrolment

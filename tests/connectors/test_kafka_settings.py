@@ -5,8 +5,8 @@ from __future__ import annotations
 import kafka.errors as client_errors
 import pytest
 
-from connectors.kafka_errors import translated
-from connectors.kafka_settings import KafkaSettings, connection_options, consumer_options, producer_options
+from connectors.kafka.errors import translated
+from connectors.kafka.settings import KafkaSettings, connection_options, consumer_options, producer_options
 from foundation.errors import DeadlineError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.settings import Secret, load_settings, print_config
 

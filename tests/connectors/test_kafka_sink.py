@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from connectors.apache_kafka import ApacheKafka, missing
-from connectors.child_process import free_port
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_errors import trouble_log
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
-from connectors.ports import Acknowledgement
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.errors import trouble_log
+from connectors.kafka.ports import Acknowledgement
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.source import KafkaSource
+from devservers.apache_kafka import ApacheKafka, missing
+from devservers.child_process import free_port
+from devservers.embedded_broker import EmbeddedBroker
 from foundation.errors import MisconfiguredError, RetryLaterError
 from schemas.topics import TOPICS, Topic
 from tests.connectors.tls import make_certificate, tls_listener
@@ -37,7 +37,7 @@ def eventually(holds, seconds: float = 20.0) -> None:
 def test_a_sink_made_without_a_broker_returns_at_once_and_delivers_when_one_appears(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("connectors.kafka_sink._METADATA_WAIT_S", 0.2)
+    monkeypatch.setattr("connectors.kafka.sink._METADATA_WAIT_S", 0.2)
     port, outcomes = free_port(), Outcomes()
     begin = time.monotonic()
     sink = KafkaSink(KafkaSettings(bootstrap=f"127.0.0.1:{port}"))
@@ -258,7 +258,7 @@ class TestOnApacheKafka:
         assert len(outcomes.acknowledged) == 20
 
     def test_retention_that_passes_a_running_read_is_named(self, apache_kafka: ApacheKafka) -> None:
-        from connectors.kafka_admin import administration
+        from connectors.kafka.admin import administration
 
         settings = KafkaSettings(bootstrap=apache_kafka.bootstrap, progress_deadline_s=5.0)
         ensure_topics(settings, [Topic("passing", 1, 3600)])

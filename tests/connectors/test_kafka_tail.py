@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from connectors.fakes import FakeTail
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_tail import KafkaTail
-from connectors.ports import RecordTail
+from connectors.kafka.fakes import FakeTail
+from connectors.kafka.ports import RecordTail
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.tail import KafkaTail
 from foundation.errors import RetryLaterError
 from tests.connectors.worlds import Outcomes, World, record
 

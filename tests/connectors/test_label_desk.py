@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connectors.fakes import DictLabelDesk
-from connectors.label_desk import FileLabelDesk
-from connectors.ports import Label
+from connectors.labels.desk import FileLabelDesk
+from connectors.labels.fakes import DictLabelDesk
+from connectors.labels.ports import Label
 from foundation.clock import ManualClock
 from foundation.errors import CorruptError, MisconfiguredError
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from connectors.lake import LakeTable, Snapshot, write_parquet
-from connectors.lake_schema import ARRIVALS, STATISTICS_COLUMNS, TABLES
+from connectors.lake.schema import ARRIVALS, STATISTICS_COLUMNS, TABLES
+from connectors.lake.table import LakeTable, Snapshot, write_parquet
 from foundation.errors import MisconfiguredError
 
 Term = tuple[pc.Expression, pl.Expr]

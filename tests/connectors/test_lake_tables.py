@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from connectors.lake import LakeTable, StaleSnapshotError, write_parquet
-from connectors.lake_lock import locked_snapshot, read_lake_lock, write_lake_lock
-from connectors.lake_retention import pin, pinned_versions, trim_log, unpin, vacuum
-from connectors.lake_schema import ARRIVALS, LABELS, REFERENCE, SAMPLE_FIELDS
-from connectors.lake_seen import MAX_EXACT_TERMS, landed_identities
+from connectors.lake.lock import locked_snapshot, read_lake_lock, write_lake_lock
+from connectors.lake.retention import pin, pinned_versions, trim_log, unpin, vacuum
+from connectors.lake.schema import ARRIVALS, LABELS, REFERENCE, SAMPLE_FIELDS
+from connectors.lake.seen import MAX_EXACT_TERMS, landed_identities
+from connectors.lake.table import LakeTable, StaleSnapshotError, write_parquet
 from foundation.clock import ManualClock, SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 from schemas.records import Sample

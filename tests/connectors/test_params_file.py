@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.params_file import MAX_NESTING, load_classes, read_params
 from foundation.errors import MisconfiguredError
+from workspace.params_file import MAX_NESTING, load_classes, read_params
 
 
 @pytest.mark.parametrize("text", ["[" * 50_000, "{a: " * 50_000, "classes:\n" + " - " * 30 + "x\n"])

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from connectors.static_server import StaticServer
+from devservers.static_server import StaticServer
 
 CONTENT = bytes(range(256)) * 1000
 

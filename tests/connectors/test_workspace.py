@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.workspace import Workspace
 from foundation.errors import MisconfiguredError
+from workspace.layout import Workspace
 
 
 def test_every_path_is_inside_except_the_private_keys(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from connectors.fakes import FakeSink, FakeSource
-from connectors.kafka_admin import administration, ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
-from connectors.ports import Acknowledgement, RecordSink, RecordSource
+from connectors.kafka.admin import administration, ensure_topics
+from connectors.kafka.fakes import FakeSink, FakeSource
+from connectors.kafka.ports import Acknowledgement, RecordSink, RecordSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.source import KafkaSource
 from foundation.errors import FleetLoopError
 from schemas.topics import Topic
 from schemas.wire import WireRecord

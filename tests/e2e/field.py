@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_source import KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.status import build_status, is_alive
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey

@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from connectors.workspace import Workspace
 from fleetloop.commands.ingest import open_ingest
 from pipelines import steps
 from pipelines.ingest.run import Ingest
 from pipelines.runner import RunnerSettings
+from workspace.layout import Workspace
 
 
 def ingest_of(place: Path, **changed: int) -> Ingest:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.kafka_source import KafkaSource
-from connectors.ports import Acknowledgement
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.ports import Acknowledgement
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.kafka.source import KafkaSource
+from devservers.embedded_broker import EmbeddedBroker
 from schemas.codec import decode_sample, encode_sample
 from schemas.identity import Identity
 from schemas.reasons import TimeQuality

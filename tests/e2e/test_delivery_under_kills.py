@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.lake import LakeTable
+from connectors.kafka.admin import ensure_topics
+from connectors.lake.table import LakeTable
+from devservers.embedded_broker import EmbeddedBroker
 from pipelines.ingest.staging import LOG_FOLDER, STAGING
 from tests.e2e.broken_builds import CUT_OFFSETS
 from tests.e2e.deaf_uplink import DeafUplink

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.workspace import CONFIG_NAME, Workspace
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.settings import KafkaSettings
+from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.models.slots import SlotFolder
 from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.status import build_status
 from fleetloop.cli import app
 from modelkit.fakes import tiny_contract, tiny_model
 from rollout.repository import init_repository
+from workspace.layout import CONFIG_NAME, Workspace
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from connectors.ports import Frame
+from connectors.sensors.ports import Frame
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
 from edge_agent.frame_loop import FrameLoop
 from edge_agent.models.serving import ServingModel

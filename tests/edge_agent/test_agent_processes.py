@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_source import KafkaSource
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
+from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.status import build_status, is_alive
 from schemas.codec import decode_sample

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connectors.fakes import FakeBroker, FakeSink
+from connectors.kafka.fakes import FakeBroker, FakeSink
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json

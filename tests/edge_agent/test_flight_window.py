@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.fakes import FakeBroker, FakeSink
-from connectors.ports import OnDone
+from connectors.kafka.fakes import FakeBroker, FakeSink
+from connectors.kafka.ports import OnDone
 from edge_agent.flight_window import LEAST_BYTES, FlightWindow
 from edge_agent.uploader import Uploader, UploaderSettings
 from foundation.clock import ManualClock

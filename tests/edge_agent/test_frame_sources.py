@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.fakes import ListFrameSource
+from connectors.sensors.fakes import ListFrameSource
 from edge_agent.config import SourceKind, SourceSettings
 from edge_agent.sources import SourceFailedError, frames_from, open_source, source_id
 from foundation.errors import CorruptError, MisconfiguredError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.fakes import FakeBroker, FakeSink
+from connectors.kafka.fakes import FakeBroker, FakeSink
 from edge_agent.uploader import SHORTEST_WAIT_S, Failed, Idle, Ok, Uploader, UploaderSettings
 from foundation.errors import RejectedError, RetryLaterError, UntrustedError
 from schemas.reasons import ValueClass

@@ -14,13 +14,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from connectors.workspace import Workspace
 from fleetloop.cli import COMMANDS, app
 from fleetloop.commands import broker as broker_command
 from fleetloop.commands import rollout as rollout_command
 from fleetloop.commands.ingest import open_ingest
 from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
+from workspace.layout import Workspace
 
 RUNNER = {"--runner", "--workers", "--processes", "--job-endpoint", "--prism-path"}
 
@@ -87,8 +87,8 @@ def test_every_command_that_talks_to_the_broker_uses_the_table_kafka(
         given.append(settings)
         raise Stop
 
-    monkeypatch.setattr("connectors.kafka_source.KafkaSource", taken)
-    monkeypatch.setattr("connectors.kafka_admin.administration", taken)
+    monkeypatch.setattr("connectors.kafka.source.KafkaSource", taken)
+    monkeypatch.setattr("connectors.kafka.admin.administration", taken)
     with pytest.raises(Stop):
         calls["ingest"]().open_source()
     for name in ("rollout", "broker"):

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from connectors.lake import LakeTable
-from connectors.lake_lock import LockedTable, lock_json
-from connectors.lake_retention import pin
-from connectors.lake_schema import ARRIVALS
-from connectors.workspace import Workspace
+from connectors.lake.lock import LockedTable, lock_json
+from connectors.lake.retention import pin
+from connectors.lake.schema import ARRIVALS
+from connectors.lake.table import LakeTable
 from fleetloop.cli import app
 from foundation.clock import SystemClock
 from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 from foundation.files import write_json_atomic
 from pipelines.ingest.staging import commit_lock
 from tests.pipelines.curate_lake import arrival, fleet_rows, make_workspace, picture
+from workspace.layout import Workspace
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from connectors.lake import LakeTable
-from connectors.workspace import Workspace
+from connectors.lake.table import LakeTable
 from fleetloop.cli import app
 from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
@@ -19,6 +18,7 @@ from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.signing import VehicleKey
 from tests.pipelines.curate_lake import arrival, fleet_rows, label_rows, picture
 from tests.pipelines.curate_lake import make_workspace as make_lake
+from workspace.layout import Workspace
 
 
 def said(root: Path) -> dict[str, Any]:

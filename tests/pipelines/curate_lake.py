@@ -11,10 +11,10 @@ import pyarrow as pa
 import yaml
 from PIL import Image
 
-from connectors.lake import LakeTable
-from connectors.lake_lock import write_lake_lock
-from connectors.lake_schema import ARRIVALS, LABELS, REFERENCE
-from connectors.workspace import Workspace
+from connectors.lake.lock import write_lake_lock
+from connectors.lake.schema import ARRIVALS, LABELS, REFERENCE
+from connectors.lake.table import LakeTable
+from workspace.layout import Workspace
 
 CLASSES = ("green", "red", "yellow")
 PARAMS = {

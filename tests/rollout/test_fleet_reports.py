@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.fakes import FakeBroker, FakeSource
+from connectors.kafka.fakes import FakeBroker, FakeSource
 from foundation.clock import ManualClock
 from foundation.errors import CorruptError
 from foundation.files import write_atomic

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from connectors.workspace import CONFIG_NAME, Workspace
 from edge_agent.models.serving import ServingModel
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.vehicle import read_vehicle
@@ -32,6 +31,7 @@ from rollout.reports import FleetReports
 from rollout.repository import init_repository
 from schemas.enrolment import Enrolment
 from schemas.reasons import ModelState
+from workspace.layout import CONFIG_NAME, Workspace
 
 V1 = tiny_model(tiny_contract(name="v1"), seed=1)
 V2 = tiny_model(tiny_contract(name="v2"), seed=2)

@@ -162,7 +162,7 @@ def _deep_keys_toml(folder: Path) -> None:
 
 
 def _deep_yaml(folder: Path) -> None:
-    from connectors.params_file import load_classes
+    from workspace.params_file import load_classes
 
     (folder / "params.yaml").write_text("classes: " + "[" * DEPTH + "]" * DEPTH)
     load_classes(folder / "params.yaml")
@@ -170,7 +170,7 @@ def _deep_yaml(folder: Path) -> None:
 
 def _laughs_yaml(folder: Path) -> None:
     """A few lines that name a list of a billion words."""
-    from connectors.params_file import load_classes
+    from workspace.params_file import load_classes
 
     lines = ["a0: &a0 [lol, lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     (folder / "params.yaml").write_text("\n".join([*lines, "classes: *a29"]))
@@ -257,7 +257,8 @@ def _kafka_batch(codec: int, packed: Callable[[], bytes]) -> Callable[[Path], No
 
         from kafka.record.memory_records import MemoryRecords
 
-        from connectors import kafka_clients, kafka_source  # noqa: F401 - they make the client careful
+        from connectors.kafka import clients as kafka_clients  # noqa: F401 - they make the client careful
+        from connectors.kafka import source as kafka_source
         from foundation.errors import RejectedError
         from pipelines.ingest.decode import verdicts
         from schemas.enrolment import Enrolment

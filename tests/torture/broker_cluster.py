@@ -20,8 +20,8 @@ def _admin(bootstrap: str) -> Iterator[Any]:
 
 def leader_of_the_flow(bootstrap: str, topic: str) -> int | None:
     """The node that leads the fullest partition of the topic; None while it has no leader."""
-    from connectors.kafka_settings import KafkaSettings
-    from connectors.kafka_source import KafkaSource
+    from connectors.kafka.settings import KafkaSettings
+    from connectors.kafka.source import KafkaSource
 
     source = KafkaSource(KafkaSettings(bootstrap=bootstrap))
     try:
@@ -44,8 +44,8 @@ def replicas_in_sync(bootstrap: str, topic: str) -> int:
 
 def make_anew(bootstrap: str, topic: str) -> str:
     """Delete the topic with all that it holds, make it again, and return the id of the new one."""
-    from connectors.kafka_admin import administration, ensure_topics
-    from connectors.kafka_settings import KafkaSettings
+    from connectors.kafka.admin import administration, ensure_topics
+    from connectors.kafka.settings import KafkaSettings
     from tests.e2e.field import until
 
     settings = KafkaSettings(bootstrap=bootstrap)
@@ -59,7 +59,7 @@ def topics_in_time(bootstrap: str, patience_s: float = 90.0) -> None:
     """Make the topics once every node takes part: the last one may still be on its way into the cluster."""
     import time
 
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
     from foundation.errors import FleetLoopError
 
     end_s = time.monotonic() + patience_s

@@ -72,8 +72,8 @@ class Day:
         self.clients = 0
 
     def _sink(self) -> object:
-        from connectors.kafka_settings import KafkaSettings
-        from connectors.kafka_sink import KafkaSink
+        from connectors.kafka.settings import KafkaSettings
+        from connectors.kafka.sink import KafkaSink
 
         if self.bootstrap:
             return KafkaSink(KafkaSettings(bootstrap=self.bootstrap), self.clock)
@@ -127,8 +127,8 @@ class Day:
 
 def a_day(folder: Path, rng: random.Random, tally: Tally, which: str) -> None:
     """One try: a day's records pile up, memory stays, then a real broker gets all of them."""
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.embedded_broker import EmbeddedBroker
     from tests.e2e.field import check, ingest, workspace
     from tests.edge_agent.spool.spool_rig import faults
 

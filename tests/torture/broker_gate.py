@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from connectors.local_authority import Certificate
+    from devservers.local_authority import Certificate
     from tests.connectors.gate import Gate
     from tests.e2e.field import Vehicle
 
@@ -103,7 +103,7 @@ def may_not_join_groups(gate: Gate, folder: Path) -> list[str]:
 
 
 def sees_no_other_topic(gate: Gate, folder: Path) -> list[str]:
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
     from schemas.topics import TOPICS, Topic
 
     ensure_topics(gate.operator, [Topic("secret.plans", 1, 3600)])
@@ -158,7 +158,7 @@ def without_rights_is_refused(gate: Gate, folder: Path) -> list[str]:
 
 def removed_is_refused_and_let_in_again(gate: Gate, folder: Path) -> list[str]:
     """Its rights are taken while it delivers, and given back."""
-    from connectors import kafka_access
+    from connectors.kafka import access as kafka_access
     from tests.e2e.field import until
 
     name = f"car-{folder.name.rpartition('_')[2].lower()}"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
 
-from connectors.fakes import FakeBroker, FakeSink
-from connectors.ports import RecordSink
+from connectors.kafka.fakes import FakeBroker, FakeSink
+from connectors.kafka.ports import RecordSink
 from edge_agent.config import (
     BudgetSettings,
     RandomSettings,

@@ -142,13 +142,13 @@ def _use(folder: Path) -> None:
 @contextmanager
 def config(folder: Path) -> Iterator[dict[str, Callable[[random.Random], str]]]:
     """The agent's settings, a workspace's, its parameters, and the list of enrolled keys."""
-    from connectors.params_file import load_classes, load_section
-    from connectors.workspace import Workspace
     from edge_agent.config import load_agent_settings
     from foundation.settings import print_config
     from pipelines.curate.params import CurateParams
     from schemas.enrolment import EnrolledKey, Enrolment
     from schemas.signing import VehicleKey
+    from workspace.layout import Workspace
+    from workspace.params_file import load_classes, load_section
 
     agent = (ROOT / "examples" / "agent.toml").read_text()
     place = 'name = "fleet"\nlake = "lake"\nbootstrap = "127.0.0.1:9092"\nlock_wait_s = 60.0\n[kafka]\nsecurity = "tls"\n'

@@ -28,7 +28,7 @@ class Vehicle:
     """A repository over HTTP, an enrolled vehicle, its two processes. What it ends with is judged from its files."""
 
     def __init__(self, folder: Path, *, serve_kill: str = "never", fetch_kill: str = "never") -> None:
-        from connectors.static_server import StaticServer
+        from devservers.static_server import StaticServer
         from foundation.clock import SystemClock
         from tests.edge_agent.models.model_bench import Bench
 

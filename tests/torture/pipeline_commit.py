@@ -20,8 +20,8 @@ def prepare(folder: Path) -> None:
     """A workspace with git, DVC and a curated dataset that was never committed. In a fork."""
     import pyarrow as pa
 
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import ARRIVALS, LABELS
+    from connectors.lake.schema import ARRIVALS, LABELS
+    from connectors.lake.table import LakeTable
     from fleetloop.commands.init import make_workspace
     from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
@@ -39,8 +39,8 @@ def relabel(workspace: Any) -> None:
     """Other answers for some frames, but the same lock: the dataset changes only when the lock does. In a fork."""
     import pyarrow as pa
 
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import LABELS
+    from connectors.lake.schema import LABELS
+    from connectors.lake.table import LakeTable
     from tests.pipelines.curate_lake import fleet_rows, label_rows
 
     rows = [row | {"class_name": "yellow", "labelled_time_ns": 99} for row in label_rows(fleet_rows(2, 3))]
@@ -49,10 +49,10 @@ def relabel(workspace: Any) -> None:
 
 def another_dataset(folder: Path) -> str:
     """Relabel, lock and curate, in a fork; the checker's digest of what is there now."""
-    from connectors.workspace import Workspace
     from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
     from tests.checker.dataset_files import rows_digest
+    from workspace.layout import Workspace
 
     workspace = Workspace.open(folder / PLACE)
     relabel(workspace)
@@ -63,8 +63,8 @@ def another_dataset(folder: Path) -> str:
 
 def commit(folder: Path, message: str = "first") -> str:
     """The product's commit, in this process; the version's id."""
-    from connectors.workspace import Workspace
     from pipelines.dataset.versions import commit_version
+    from workspace.layout import Workspace
 
     version, is_new = commit_version(Workspace.open(folder / PLACE), message)
     return f"{version.id} {'new' if is_new else 'known'}"

@@ -81,8 +81,8 @@ def prepare(place: Path) -> None:
     """A workspace whose dataset is older than its lock, with frames that have no label yet. In a fork."""
     import pyarrow as pa
 
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import ARRIVALS, LABELS
+    from connectors.lake.schema import ARRIVALS, LABELS
+    from connectors.lake.table import LakeTable
     from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
     from tests.pipelines.curate_lake import (
@@ -105,9 +105,9 @@ def prepare(place: Path) -> None:
 
 def work(command: str, place: Path) -> Any:
     """The product's command, in this process."""
-    from connectors.workspace import Workspace
     from pipelines.curate.labelling import label
     from pipelines.curate.run import curate
+    from workspace.layout import Workspace
 
     workspace = Workspace.open(place)
     if command == CURATE:
@@ -119,7 +119,7 @@ class _Desk:
     """Knows an answer for every picture: its class follows from its hash."""
 
     def request(self, payload_sha256s: Sequence[str]) -> list[Any]:
-        from connectors.ports import Label
+        from connectors.labels.ports import Label
         from tests.pipelines.curate_lake import CLASSES
 
         return [Label(each, CLASSES[int(each[:8], 16) % len(CLASSES)], "desk", 7) for each in payload_sha256s]

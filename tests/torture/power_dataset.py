@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from connectors.lake import LakeTable
-from connectors.lake_schema import ARRIVALS, LABELS
-from connectors.workspace import Workspace
+from connectors.lake.schema import ARRIVALS, LABELS
+from connectors.lake.table import LakeTable
 from fleetloop.commands.init import make_workspace
 from foundation.clock import boot_id
 from pipelines.curate.run import curate
@@ -27,6 +26,7 @@ from tests.pipelines.curate_lake import CLASSES, arrival, fleet_rows, label_rows
 from tests.torture.power_disk import PowerLossDisk, Tree
 from tests.torture.power_strace import read_log, traced_command
 from tests.torture.power_tape import Tape
+from workspace.layout import Workspace
 
 FLEET = "fleet"
 

@@ -204,10 +204,10 @@ def _mistakes(place: Places) -> None:
 
 def _published(place: Places) -> None:
     """A dataset with its card, and a wheel of a tree in which secrets lie about."""
-    from connectors.workspace import Workspace
     from pipelines.curate.run import curate
     from tests.pipelines.curate_lake import fleet_rows, label_rows, make_workspace
     from tests.torture.broken import copy_of_the_tree
+    from workspace.layout import Workspace
 
     rows = fleet_rows(4, 3)
     made = make_workspace(place.folder / "curated", rows, label_rows(rows))

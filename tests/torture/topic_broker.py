@@ -23,8 +23,8 @@ def warm() -> None:
     import polars
     import pyarrow.dataset
 
-    import connectors.kafka_sink
-    import connectors.kafka_source
+    import connectors.kafka.sink
+    import connectors.kafka.source
     import pipelines.curate.labelling
     import pipelines.dataset.lock
     import pipelines.deadletter
@@ -38,7 +38,7 @@ def warm() -> None:
 
 def kafka_is_missing() -> str | None:
     """Why Apache Kafka cannot run here, or None."""
-    from connectors.apache_kafka import missing
+    from devservers.apache_kafka import missing
 
     why = missing(KAFKA_HOME)
     return f"Apache Kafka: {why}" if why else None
@@ -47,7 +47,7 @@ def kafka_is_missing() -> str | None:
 @contextmanager
 def embedded() -> Iterator[str]:
     """An embedded broker in a process of its own."""
-    from connectors.embedded_broker import EmbeddedBroker
+    from devservers.embedded_broker import EmbeddedBroker
 
     with EmbeddedBroker() as broker:
         yield broker.bootstrap
@@ -56,21 +56,21 @@ def embedded() -> Iterator[str]:
 @contextmanager
 def apache() -> Iterator[str]:
     """One node of Apache Kafka in a process of its own."""
-    from connectors.apache_kafka import ApacheKafka
+    from devservers.apache_kafka import ApacheKafka
 
     with ApacheKafka(home=KAFKA_HOME) as broker:
         yield broker.bootstrap
 
 
 def settings(bootstrap: str) -> Any:
-    from connectors.kafka_settings import KafkaSettings
+    from connectors.kafka.settings import KafkaSettings
 
     return KafkaSettings(bootstrap=bootstrap, progress_deadline_s=DEADLINE_S)
 
 
 def make_topic(bootstrap: str, partitions: int, topic: str = TOPIC) -> None:
     """As the product makes it. In a fork: the client has threads."""
-    from connectors.kafka_admin import administration
+    from connectors.kafka.admin import administration
     from schemas.topics import Topic
 
     with administration(settings(bootstrap)) as admin:
@@ -103,9 +103,9 @@ def ingest(
     **changes: Any,
 ) -> dict[str, Any]:
     """One ingest by the product into `lake/arrivals`, in this process; its report. Before the fix, by an old build."""
-    from connectors.kafka_source import KafkaSource
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import ARRIVALS
+    from connectors.kafka.source import KafkaSource
+    from connectors.lake.schema import ARRIVALS
+    from connectors.lake.table import LakeTable
     from foundation.clock import SystemClock
     from pipelines.ingest.run import Ingest
     from pipelines.ingest.settings import IngestSettings
@@ -127,7 +127,7 @@ def ingest(
 
 def replay(lake: Path, fleet: Fleet, before: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """One replay of the dead letters after the fix, in this process; its report."""
-    from connectors.lake import LakeTable
+    from connectors.lake.table import LakeTable
     from foundation.clock import SystemClock
     from pipelines import deadletter
     from pipelines.ingest.settings import IngestSettings

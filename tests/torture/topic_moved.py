@@ -34,7 +34,7 @@ class Case:
         return spread([*records, *(resent(each) for each in repeat)], partitions)
 
     def topic_id(self) -> str:
-        from connectors.kafka_admin import administration
+        from connectors.kafka.admin import administration
 
         def ask() -> str:
             with administration(settings(self.bootstrap)) as admin:
@@ -103,7 +103,7 @@ class Case:
 
 def anew(case: Case) -> list[str]:
     """Made anew under the same name: between two ingests, with records that were never read, or within one."""
-    from connectors.kafka_admin import administration
+    from connectors.kafka.admin import administration
 
     log = case.log()
     first = filled_topic(case.bootstrap, log, case.topic)
@@ -190,7 +190,7 @@ def partitions_added(case: Case) -> list[str]:
 
 def offsets_lost(case: Case) -> list[str]:
     """Retention takes offsets that were never read, before an ingest or within it: each is counted as lost, no other."""
-    from connectors.kafka_admin import administration
+    from connectors.kafka.admin import administration
 
     log = case.log()
     case.offered[""] = filled_topic(case.bootstrap, log, case.topic)

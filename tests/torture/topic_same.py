@@ -75,8 +75,8 @@ def label_all(place: Path) -> int:
     """An answer for every second picture that landed, by its hash; the number of answers. In a fork."""
     import pyarrow as pa
 
-    from connectors.lake import LakeTable
-    from connectors.lake_schema import LABELS
+    from connectors.lake.schema import LABELS
+    from connectors.lake.table import LakeTable
     from tests.pipelines.curate_lake import CLASSES
 
     arrivals = (
@@ -96,9 +96,9 @@ def label_all(place: Path) -> int:
 
 def curate(place: Path) -> str:
     """Lock and curate, in this process; the digest of the manifest."""
-    from connectors.workspace import Workspace
     from pipelines.curate.run import curate as make
     from pipelines.dataset.lock import write_lock
+    from workspace.layout import Workspace
 
     workspace = Workspace.open(place)
     write_lock(workspace)

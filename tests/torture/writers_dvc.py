@@ -27,7 +27,7 @@ def act(folder: Path, command: str, step: str) -> Callable[[Callable[[], object]
     """The command for `at_once`."""
 
     def do(ready: Callable[[], object]) -> Any:
-        from connectors.workspace import Workspace
+        from workspace.layout import Workspace
 
         workspace = Workspace.open(folder / PLACE)
         if command.startswith("impatient"):
@@ -131,11 +131,11 @@ def _beside_curate(scene: Scene, place: Path, beside: str, was_refused: bool) ->
 
 def _lock_curate_commit(place: Path) -> str:
     """All of it, undisturbed; the checker's digest of the dataset."""
-    from connectors.workspace import Workspace
     from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
     from pipelines.dataset.versions import commit_version
     from tests.checker.dataset_files import rows_digest
+    from workspace.layout import Workspace
 
     workspace = Workspace.open(place / PLACE)
     write_lock(workspace)

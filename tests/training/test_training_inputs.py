@@ -16,7 +16,6 @@ import modelkit.images
 import training.fit
 import training.quantise
 import training.rows
-from connectors.params_file import load_classes, load_section
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
 from modelkit.contract import InputSpec
 from modelkit.digest import digest_of_json, sha256_hex
@@ -42,6 +41,7 @@ from training.registry import (
 )
 from training.rows import dataset_digest, drives_of, iter_rows, load_training_set, make_training_set
 from training.weights import load_weights, pack_weights, weights_digest
+from workspace.params_file import load_classes, load_section
 
 SPEC = InputSpec()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connectors.fakes import FakeBroker, FakeSink, FakeTail
+from connectors.kafka.fakes import FakeBroker, FakeSink, FakeTail
 from edge_agent.notices import LOOK_GAP_S, RETRY_MAX_S, NoticeDuty
 from edge_agent.uploader import Failed, Idle
 from fleetloop.notify import send_notice

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from connectors.static_server import StaticServer
+from devservers.static_server import StaticServer
 from edge_agent.models.slots import install_initial
 from edge_agent.models.status import read_model_status
 from edge_agent.models.trial import TrialResult

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from connectors.ports import Label
+from connectors.labels.ports import Label
 from pipelines.curate.labelling import ask, label
 from pipelines.curate.params import LabelParams, Params, Strategy, load_params
 from pipelines.curate.resolve import KEPT, UNLABELLED

@@ -11,11 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from connectors.blob import BlobStore
-from connectors.lake import LakeTable
-from connectors.lake_lock import write_lake_lock
-from connectors.lake_schema import SAMPLE_FIELDS
-from connectors.workspace import Workspace
+from connectors.blob.store import BlobStore
+from connectors.lake.lock import write_lake_lock
+from connectors.lake.schema import SAMPLE_FIELDS
+from connectors.lake.table import LakeTable
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RetryLaterError
 from pipelines.curate.fragments import FRAGMENT_BYTES
 from pipelines.curate.pipeline import WorkFolder
@@ -33,6 +32,7 @@ from tests.pipelines.curate_lake import (
     picture,
     reference_rows,
 )
+from workspace.layout import Workspace
 
 SAMPLE_NAMES = [field.name for field in SAMPLE_FIELDS] + ["vehicle_id", "epoch", "seq"]
 TEST_DRIVE, TRAIN_DRIVE = "drive-1", "drive-2"
@@ -331,7 +331,7 @@ def _append(
 ) -> None:
     import pyarrow as pa
 
-    from connectors.lake_schema import ARRIVALS, LABELS
+    from connectors.lake.schema import ARRIVALS, LABELS
     from pipelines.dataset.lock import lake_tables
 
     LakeTable.open(workspace.arrivals_uri).append(pa.Table.from_pylist(rows, ARRIVALS))

@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from connectors.lake import LakeTable, StaleSnapshotError
-from connectors.ports import Label
+from connectors.labels.ports import Label
+from connectors.lake.table import LakeTable, StaleSnapshotError
 from foundation.errors import RejectedError
 from pipelines.curate.labelling import label
 from pipelines.steps import watched

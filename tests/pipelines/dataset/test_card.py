@@ -52,7 +52,7 @@ def test_names_in_the_data_cannot_become_markup(tmp_path: Path) -> None:
     rows = fleet_rows(4, 3)
     workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
     (workspace.root / "fleetloop.toml").write_text('name = "<script>alert(1)</script>"\n')
-    from connectors.workspace import Workspace
+    from workspace.layout import Workspace
 
     page = (curate(Workspace.open(workspace.root)).path / "card.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page

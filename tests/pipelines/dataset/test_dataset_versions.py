@@ -13,10 +13,9 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from connectors.lake import LakeTable
-from connectors.lake_retention import pinned_versions
-from connectors.lake_schema import ARRIVALS, LABELS
-from connectors.workspace import Workspace
+from connectors.lake.retention import pinned_versions
+from connectors.lake.schema import ARRIVALS, LABELS
+from connectors.lake.table import LakeTable
 from fleetloop.commands.init import make_workspace
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RetryLaterError
 from foundation.files import FileLock
@@ -29,6 +28,7 @@ from pipelines.dataset.manifest import read_rows
 from pipelines.dataset.versions import checkout_version, commit_version, find_version, list_versions
 from pipelines.steps import watched
 from tests.pipelines.curate_lake import CLASSES, arrival, fleet_rows, label_rows, picture
+from workspace.layout import Workspace
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from connectors.lake import LakeTable
-from connectors.lake_schema import ARRIVALS, LABELS
-from connectors.workspace import Workspace
+from connectors.lake.schema import ARRIVALS, LABELS
+from connectors.lake.table import LakeTable
 from fleetloop.cli import app
 from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
@@ -26,6 +25,7 @@ from pipelines.dataset.lock import write_lock
 from pipelines.dataset.record import stage_states
 from pipelines.dataset.versions import commit_version, list_versions
 from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
+from workspace.layout import Workspace
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from connectors.fakes import FakeBroker, FakeSource
-from connectors.lake import LakeTable
-from connectors.lake_schema import ARRIVALS
-from connectors.ports import RecordSource
+from connectors.kafka.fakes import FakeBroker, FakeSource
+from connectors.kafka.ports import RecordSource
+from connectors.lake.schema import ARRIVALS
+from connectors.lake.table import LakeTable
 from foundation.clock import Clock, SystemClock
 from pipelines.ingest.run import Ingest
 from pipelines.ingest.settings import IngestSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connectors.lake import LakeTable
+from connectors.lake.table import LakeTable
 from pipelines import steps
 from pipelines.ingest.staging import LOG_FOLDER, STAGING
 from pipelines.runner import PipelineFailedError
@@ -139,7 +139,7 @@ class _Breaking:
         self.name = name
 
     def __call__(self) -> Any:
-        from connectors.fakes import FakeSource
+        from connectors.kafka.fakes import FakeSource
         from tests.pipelines.ingest.ingest_lab import fake_source
 
         source = fake_source(self.name)

@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from connectors.embedded_broker import EmbeddedBroker
-from connectors.kafka_admin import ensure_topics
-from connectors.kafka_settings import KafkaSettings
-from connectors.kafka_sink import KafkaSink
-from connectors.lake import LakeTable
-from connectors.ports import Acknowledgement
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.ports import Acknowledgement
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sink import KafkaSink
+from connectors.lake.table import LakeTable
+from devservers.embedded_broker import EmbeddedBroker
 from schemas.wire import WireRecord
 from tests.pipelines.ingest.ingest_lab import Fleet
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.lake_seen import SEEN
+from connectors.lake.seen import SEEN
 from pipelines.ingest.elements import Unread
 from pipelines.ingest.mark import INDEX, committable, mark
 

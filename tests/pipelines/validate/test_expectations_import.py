@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.workspace import Workspace
 from pipelines.curate.run import curate
 from tests.pipelines.curate_lake import PARAMS, fleet_rows, label_rows, make_workspace
+from workspace.layout import Workspace
 
 ROOT = Path(__file__).parents[3]
 SPY = '''\

@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from connectors.workspace import Workspace
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
 from pipelines.curate.run import curate
 from pipelines.validate import stage
 from pipelines.validate.expectations import Verdict
 from pipelines.validate.stage import judge, pairs_with_test, validate
 from tests.pipelines.curate_lake import PARAMS, fleet_rows, label_rows, make_workspace
+from workspace.layout import Workspace
 
 
 @pytest.fixture

@@ -135,8 +135,8 @@ class Killer:
 
 
 def sigkill(batch: Batch) -> Tally:
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.embedded_broker import EmbeddedBroker
     from tests.e2e.field import LogEnd, until, workspace
     from tests.torture.agent_load import BROKEN, PICTURES, LateUplink, LoadedVehicle
 

@@ -62,7 +62,7 @@ def _warm_up() -> None:
     import onnx  # noqa: F401
     import yaml  # noqa: F401
 
-    import connectors.kafka_source  # noqa: F401
+    import connectors.kafka.source  # noqa: F401
     import pipelines.ingest.decode  # noqa: F401
     import tests.edge_agent.models.model_bench  # noqa: F401
 
@@ -123,7 +123,7 @@ FAULTS = (
             ),
             BrokenBuild(
                 "a Kafka batch is unpacked without a bound",
-                "connectors/kafka_batches.py",
+                "connectors/kafka/batches.py",
                 "            return stream.read(most_bytes)\n",
                 "            return stream.read()\n",
                 tries=1,

@@ -34,15 +34,15 @@ def no_broker() -> str | None:
 
 
 def no_kafka() -> str | None:
-    from connectors.apache_kafka import missing
+    from devservers.apache_kafka import missing
 
     return missing() or None
 
 
 def absent_at_start(batch: Batch) -> Tally:
     """The agent starts, perceives and spools; the broker comes later."""
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.embedded_broker import EmbeddedBroker
 
     tally = Tally()
     for number in batch.numbers():
@@ -70,8 +70,8 @@ def absent_at_start(batch: Batch) -> Tally:
 
 def uplink_cut(batch: Batch) -> Tally:
     """Every connection is reset and new ones are refused; then the network is back."""
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.embedded_broker import EmbeddedBroker
     from fleetloop.demo.uplink import Uplink
 
     tally = Tally()
@@ -91,8 +91,8 @@ def uplink_cut(batch: Batch) -> Tally:
 
 def throttled(batch: Batch) -> Tally:
     """The uplink carries less than the vehicle makes, and the agent is stopped and started meanwhile."""
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.embedded_broker import EmbeddedBroker
     from tests.torture.broker_uplinks import SlowUplink
 
     tally = Tally()
@@ -123,8 +123,8 @@ def flapping(batch: Batch) -> Tally:
     """The broker is killed and started, or stopped for a while and woken, again and again."""
     import signal
 
-    from connectors.apache_kafka import ApacheKafka
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.apache_kafka import ApacheKafka
 
     tally = Tally()
     with ApacheKafka() as kafka:
@@ -148,8 +148,8 @@ def flapping(batch: Batch) -> Tally:
 
 def acks_dropped(batch: Batch) -> Tally:
     """What the vehicle sends is written into the log; the answer never comes back."""
-    from connectors.apache_kafka import ApacheKafka
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.apache_kafka import ApacheKafka
     from tests.e2e.deaf_uplink import DeafUplink
     from tests.e2e.field import LogEnd, until
 

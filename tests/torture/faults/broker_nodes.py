@@ -25,7 +25,7 @@ FROZEN_S = 1.5
 
 def leader_killed(batch: Batch) -> Tally:
     """The leader of the partition that the vehicle writes to gets SIGKILL and is started again."""
-    from connectors.apache_kafka import ApacheKafka
+    from devservers.apache_kafka import ApacheKafka
     from schemas.topics import TOPICS
     from tests.e2e.field import until
     from tests.torture.broker_cluster import leader_of_the_flow, replicas_in_sync, topics_in_time
@@ -62,8 +62,8 @@ def leader_killed(batch: Batch) -> Tally:
 
 def producer_state_lost(batch: Batch) -> Tally:
     """Odd tries: the broker forgets the producer while its answers are lost. Even ones: the topic is made anew."""
-    from connectors.apache_kafka import ApacheKafka
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.apache_kafka import ApacheKafka
     from schemas.topics import TOPICS
     from tests.e2e.field import LogEnd, ingest
     from tests.torture.broker_cluster import make_anew
@@ -198,7 +198,7 @@ FAULTS = (
         broken=(
             BrokenBuild(
                 "the leader's word alone counts",
-                "connectors/kafka_settings.py",
+                "connectors/kafka/settings.py",
                 '"acks": "all",\n        "enable_idempotence": True,',
                 '"acks": 1,\n        "enable_idempotence": False,',
                 tries=1,

@@ -62,8 +62,8 @@ def freeze(batch: Batch) -> Tally:
 
 
 def processes(batch: Batch) -> Tally:
-    from connectors.embedded_broker import EmbeddedBroker
-    from connectors.kafka_admin import ensure_topics
+    from connectors.kafka.admin import ensure_topics
+    from devservers.embedded_broker import EmbeddedBroker
     from tests.e2e.field import LogEnd, Vehicle, workspace
     from tests.torture.clock_agent import ClockTurner, TurnedClock, landed
 

@@ -12,7 +12,7 @@ CLASSES = 150
 
 
 def _cut(batch: Batch) -> Tally:
-    from connectors.static_server import StaticServer
+    from devservers.static_server import StaticServer
     from edge_agent.models.settings import DownloadSettings
     from modelkit.fakes import tiny_contract, tiny_model
     from tests.edge_agent.models.model_bench import Bench

@@ -32,7 +32,7 @@ def try_the_gate(batch: Batch) -> Tally:
 
 
 def _needs() -> str | None:
-    from connectors.apache_kafka import missing
+    from devservers.apache_kafka import missing
 
     return missing() or None
 
@@ -55,7 +55,7 @@ FAULTS = (
         broken=(
             BrokenBuild(
                 "a vehicle may read what it writes",
-                "connectors/kafka_access.py",
+                "connectors/kafka/access.py",
                 "    (TOPICS.samples, ACLOperation.WRITE),\n",
                 "    (TOPICS.samples, ACLOperation.WRITE),\n    (TOPICS.samples, ACLOperation.READ),\n",
                 tries=1,
@@ -63,7 +63,7 @@ FAULTS = (
             ),
             BrokenBuild(
                 "whoever is named like a service is one",
-                "connectors/kafka_access.py",
+                "connectors/kafka/access.py",
                 'r"RULE:^CN=([A-Za-z0-9._-]+),OU=vehicles',
                 'r"RULE:^CN=(operator|broker|ingest),.*$/$1/,RULE:^CN=([A-Za-z0-9._-]+),OU=vehicles',
                 tries=1,
@@ -87,7 +87,7 @@ FAULTS = (
             ),
             BrokenBuild(
                 "the agent does not tell a refusal from silence",
-                "connectors/kafka_sink.py",
+                "connectors/kafka/sink.py",
                 "return is_refusal(self.last_error)",
                 "return False",
                 tries=1,

@@ -11,11 +11,11 @@ from typing import Any, Final
 import kafka.errors as client_errors
 from kafka import KafkaAdminClient
 
-from connectors.bounded_call import call_within
-from connectors.kafka_clients import made
-from connectors.kafka_errors import translated, translating, trouble_log
-from connectors.kafka_settings import KafkaSettings, connection_options
-from connectors.ports import TopicInfo
+from connectors.kafka.bounded_call import call_within
+from connectors.kafka.clients import made
+from connectors.kafka.errors import translated, translating, trouble_log
+from connectors.kafka.ports import TopicInfo
+from connectors.kafka.settings import KafkaSettings, connection_options
 from foundation.errors import DeadlineError, RejectedError, RetryLaterError
 from schemas.topics import TOPIC_TABLE, Topic
 

@@ -23,14 +23,14 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
-from connectors.lake_pruning import dataset_of, statistics_json
-from connectors.lake_schema import STATISTICS_COLUMNS
+from connectors.lake.pruning import dataset_of, statistics_json
+from connectors.lake.schema import STATISTICS_COLUMNS
 from foundation import syscalls
 from foundation.errors import MisconfiguredError, RetryLaterError
 from foundation.files import fsync_folder
 
 TABLE_SETTINGS = {
-    # Only `connectors.lake_retention` may shorten the log, and it knows which versions datasets name.
+    # Only `connectors.lake.retention` may shorten the log, and it knows which versions datasets name.
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",

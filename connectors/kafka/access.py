@@ -19,8 +19,8 @@ from kafka.admin import (
     ResourceType,
 )
 
-from connectors.kafka_admin import administration
-from connectors.kafka_settings import KafkaSettings
+from connectors.kafka.admin import administration
+from connectors.kafka.settings import KafkaSettings
 from foundation.errors import MisconfiguredError
 from schemas.topics import TOPICS
 

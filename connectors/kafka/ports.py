@@ -1,17 +1,16 @@
-"""The small ports through which FleetLoop meets the outside world.
+"""The ports of the broker: where wire records go, and how a log is read.
 
-A port says what is promised, never how. Each has a real part beside it and a fake in `connectors.fakes`;
+A port says what is promised, never how. Each has a real part beside it and a fake in `connectors.kafka.fakes`;
 the same contract tests run on both. This module does no I/O and imports no client library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from foundation.errors import FleetLoopError
-from schemas.reasons import Provenance
 from schemas.wire import StoredRecord, WireRecord
 
 
@@ -109,50 +108,3 @@ class RecordTail(Protocol):
 
     def close(self) -> None:
         """Give the connection back; never hangs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One image as a sensor (or a recording of one) gave it. `payload` is the encoded file, never pixels."""
-
-    frame_id: str
-    drive_id: str
-    sensor_id: str
-    track_id: str | None
-    capture_time_ns: int
-    capture_time_uncertainty_ns: int
-    content_type: str
-    payload: bytes
-    provenance: Provenance
-    calibration_ref: str = ""
-
-
-class FrameSource(Protocol):
-    """Frames in order of capture. Cameras, videos and recordings stand behind this one port.
-
-    A source that can be replayed starts after `resume_after` (a frame_id) when it is given one.
-    """
-
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
-        """The frames in order; RejectedError (reason unknown_frame) when there is no frame `resume_after`."""
-
-    def close(self) -> None:
-        """Give files and devices back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """One annotator's answer about one payload. `cost` is in label units (1 a label by default)."""
-
-    payload_sha256: str
-    class_name: str
-    labeller: str
-    labelled_time_ns: int
-    cost: float = 1.0
-
-
-class LabelDesk(Protocol):
-    """Annotators behind a desk: asked for payloads by hash, answers cost."""
-
-    def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
-        """Labels in the order asked; a payload that the desk cannot answer is left out."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from connectors.kafka_settings import KafkaSettings
+from connectors.kafka.settings import KafkaSettings
 from foundation.errors import MisconfiguredError
 from foundation.settings import load_settings, setting
 
@@ -140,7 +140,7 @@ class Workspace:
 
     @property
     def lake_uri(self) -> str:
-        """Where the lake is, as `connectors.lake` takes it."""
+        """Where the lake is, as `connectors.lake.table` takes it."""
         return str(self.lake_path)
 
     @property

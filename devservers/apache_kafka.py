@@ -3,7 +3,7 @@ folder.
 
 For tests of durability and for use on one machine. The jars come from `make kafka`; Java 17 or newer runs
 them. A node that was killed starts again on its own folder. `trust` makes it take only clients with a certificate,
-each with the rights that it was given (`connectors.kafka_access`). Refuses to be a production deployment.
+each with the rights that it was given (`connectors.kafka.access`). Refuses to be a production deployment.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from connectors.child_process import LOOPBACK, ChildProcess, free_port
-from connectors.kafka_access import BROKER, OPERATOR, broker_settings
-from connectors.kafka_settings import KafkaSettings
-from connectors.local_authority import SERVICES, LocalAuthority
+from connectors.kafka.access import BROKER, OPERATOR, broker_settings
+from connectors.kafka.settings import KafkaSettings
+from devservers.child_process import LOOPBACK, ChildProcess, free_port
+from devservers.local_authority import SERVICES, LocalAuthority
 from foundation.errors import MisconfiguredError, RetryLaterError
 
 DEFAULT_HOME: Final = Path(".cache/kafka")

@@ -1,4 +1,4 @@
-"""`python -m connectors.secure_kafka FOLDER [VEHICLE ...]`: a Kafka with mTLS and access rights to try things out on.
+"""`python -m devservers.secure_kafka FOLDER [VEHICLE ...]`: a Kafka with mTLS and access rights to try things out on.
 
 Certificates are made in FOLDER/certificates; what to write into agent.toml and fleetloop.toml is printed. Ctrl-C ends
 the broker; its log stays in FOLDER/kafka for the next time.
@@ -13,10 +13,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from connectors import kafka_access
-from connectors.apache_kafka import ApacheKafka
-from connectors.kafka_admin import ensure_topics
-from connectors.local_authority import SERVICES, VEHICLES, Certificate, LocalAuthority
+from connectors.kafka import access as kafka_access
+from connectors.kafka.admin import ensure_topics
+from devservers.apache_kafka import ApacheKafka
+from devservers.local_authority import SERVICES, VEHICLES, Certificate, LocalAuthority
 from foundation.errors import FleetLoopError
 
 DEFAULT_PORT = 9093
@@ -24,7 +24,7 @@ DEFAULT_PORT = 9093
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM. Exit status 0, or that of the error."""
-    parser = argparse.ArgumentParser(prog="python -m connectors.secure_kafka", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m devservers.secure_kafka", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("vehicles", nargs="*", default=["car-1"])
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)

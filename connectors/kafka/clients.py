@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import kafka.errors as client_errors
 from kafka.net.compat import KafkaNetClient
 
-from connectors import kafka_batches
-from connectors.bounded_call import call_within
+from connectors.kafka import batches as kafka_batches
+from connectors.kafka.bounded_call import call_within
 from foundation.errors import RetryLaterError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.ports import Frame
+from connectors.sensors.ports import Frame
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.lake import LakeTable, Snapshot
+from connectors.lake.table import LakeTable, Snapshot
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 

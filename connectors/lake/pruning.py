@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs
 
-from connectors.lake_schema import STATISTICS_COLUMNS
+from connectors.lake.schema import STATISTICS_COLUMNS
 
 
 def statistics_json(rows: pa.Table) -> str:

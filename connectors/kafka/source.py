@@ -17,13 +17,13 @@ from typing import Any, Final, TypeVar
 import kafka.errors as client_errors
 from kafka import KafkaConsumer, TopicPartition
 
-from connectors.bounded_call import call_within
-from connectors.cluster_names import EMBEDDED_CLUSTER
-from connectors.kafka_admin import KafkaAdmin
-from connectors.kafka_clients import made
-from connectors.kafka_errors import translating, trouble_log
-from connectors.kafka_settings import KafkaSettings, consumer_options
-from connectors.ports import TopicInfo
+from connectors.kafka.admin import KafkaAdmin
+from connectors.kafka.bounded_call import call_within
+from connectors.kafka.clients import made
+from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
+from connectors.kafka.errors import translating, trouble_log
+from connectors.kafka.ports import TopicInfo
+from connectors.kafka.settings import KafkaSettings, consumer_options
 from foundation.clock import Clock, SystemClock
 from foundation.errors import DeadlineError, OffsetsLostError, RejectedError, RetryLaterError
 from foundation.retry import Deadline

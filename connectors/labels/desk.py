@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from connectors.ports import Label
+from connectors.labels.ports import Label
 from foundation.clock import Clock, SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 

@@ -19,11 +19,11 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from connectors.kafka_errors import is_refusal, translated, trouble_log
-from connectors.kafka_producer import Producer
-from connectors.kafka_settings import KafkaSettings, producer_options
-from connectors.limits import check_size
-from connectors.ports import Acknowledgement, OnDone
+from connectors.kafka.errors import is_refusal, translated, trouble_log
+from connectors.kafka.limits import check_size
+from connectors.kafka.ports import Acknowledgement, OnDone
+from connectors.kafka.producer import Producer
+from connectors.kafka.settings import KafkaSettings, producer_options
 from foundation.clock import Clock, SystemClock
 from foundation.errors import BackPressureError, DeadlineError, FleetLoopError, RejectedError, RetryLaterError
 from schemas.wire import WireRecord

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
-from connectors.lake import LakeTable
-from connectors.lake_lock import LakeLock, lock_json, parse_lake_lock
+from connectors.lake.lock import LakeLock, lock_json, parse_lake_lock
+from connectors.lake.table import LakeTable
 from foundation import syscalls
 from foundation.clock import Clock, SystemClock
 from foundation.errors import MisconfiguredError

@@ -12,7 +12,7 @@ from typing import Any
 import kafka.errors as client_errors
 from kafka import KafkaProducer
 
-from connectors.kafka_errors import translating
+from connectors.kafka.errors import translating
 from foundation.errors import DeadlineError, MisconfiguredError
 from schemas.wire import WireRecord
 

@@ -1,4 +1,4 @@
-"""Fakes of every port, which hold the same promises as the real parts and can be told to fail.
+"""Fakes of the broker ports, which hold the same promises as the real parts and can be told to fail.
 
 `FakeBroker` is a Kafka log in memory: topics with ids, partitions with offsets, retention and compaction
 gaps. The contract tests run on these fakes, on the embedded broker and on Apache Kafka, so a test written on
@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from connectors.limits import check_size
-from connectors.ports import Acknowledgement, Frame, Label, OnDone, TopicInfo
+from connectors.kafka.limits import check_size
+from connectors.kafka.ports import Acknowledgement, OnDone, TopicInfo
 from foundation.clock import Clock, SystemClock
 from foundation.errors import (
     BackPressureError,
@@ -338,56 +338,3 @@ class FakeTail:
     def close(self) -> None:
         """Remember that it was closed."""
         self.is_closed, self._ends = True, None
-
-
-class ListFrameSource:
-    """The given frames, in the given order."""
-
-    def __init__(self, frames: Iterable[Frame]) -> None:
-        self._frames = list(frames)
-        self.is_closed = False
-
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
-        """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""
-        names = [frame.frame_id for frame in self._frames]
-        if resume_after is None:
-            return iter(self._frames)
-        if resume_after not in names:
-            raise RejectedError(f"there is no frame {resume_after!r} to resume after", reason="unknown_frame")
-        return iter(self._frames[names.index(resume_after) + 1 :])
-
-    def close(self) -> None:
-        """Remember that it was closed."""
-        self.is_closed = True
-
-
-class DictLabelDesk:
-    """A desk that knows a dictionary payload_sha256 -> class_name, and remembers what it was asked."""
-
-    def __init__(
-        self,
-        labels: Mapping[str, str],
-        *,
-        labeller: str = "desk",
-        cost: float = 1.0,
-        clock: Clock | None = None,
-    ) -> None:
-        self.asked: list[str] = []
-        self.cost_spent = 0.0
-        self._labels = dict(labels)
-        self._labeller = labeller
-        self._cost = cost
-        self._clock = clock or SystemClock()
-
-    def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
-        """See `LabelDesk.request`. Only an answer costs."""
-        wanted = list(dict.fromkeys(payload_sha256s))
-        self.asked.extend(wanted)
-        now_ns = self._clock.now_ns()
-        answers = [
-            Label(sha256, self._labels[sha256], self._labeller, now_ns, self._cost)
-            for sha256 in wanted
-            if sha256 in self._labels
-        ]
-        self.cost_spent += sum(label.cost for label in answers)
-        return answers

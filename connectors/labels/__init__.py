@@ -1,0 +1,1 @@
+"""Annotation backends, behind one port."""

@@ -1,0 +1,25 @@
+"""The port of an annotation backend. This module does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One annotator's answer about one payload. `cost` is in label units (1 a label by default)."""
+
+    payload_sha256: str
+    class_name: str
+    labeller: str
+    labelled_time_ns: int
+    cost: float = 1.0
+
+
+class LabelDesk(Protocol):
+    """Annotators behind a desk: asked for payloads by hash, answers cost."""
+
+    def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
+        """Labels in the order asked; a payload that the desk cannot answer is left out."""

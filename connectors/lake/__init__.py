@@ -1,0 +1,1 @@
+"""The lake: Delta tables, their schemas, locks, pruned look-ups and retention."""

@@ -1,0 +1,1 @@
+"""Sensors and recordings of them, behind one port."""

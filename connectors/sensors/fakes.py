@@ -1,0 +1,29 @@
+"""A fake of the sensor port, which holds the same promises as the real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from connectors.sensors.ports import Frame
+from foundation.errors import RejectedError
+
+
+class ListFrameSource:
+    """The given frames, in the given order."""
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self._frames = list(frames)
+        self.is_closed = False
+
+    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
+        """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""
+        names = [frame.frame_id for frame in self._frames]
+        if resume_after is None:
+            return iter(self._frames)
+        if resume_after not in names:
+            raise RejectedError(f"there is no frame {resume_after!r} to resume after", reason="unknown_frame")
+        return iter(self._frames[names.index(resume_after) + 1 :])
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.is_closed = True
