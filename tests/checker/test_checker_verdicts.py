@@ -21,7 +21,8 @@ from tests.checker.true_world import EPOCH, TOPIC_ID, World, digest, ledger, nam
 from tests.checker.verdict import RULES
 
 PRODUCT = {
-    "schemas", "foundation", "modelkit", "connectors", "devservers", "workspace", "services", "edge_agent", "pipelines", "training", "rollout",
+    "schemas", "foundation", "modelkit", "connectors", "devservers", "workspace", "services", "edge_agent",
+    "pipelines", "training", "rollout",
     "fleetloop",
 }  # fmt: skip
 
