@@ -1,5 +1,4 @@
-"""A real Apache Kafka in KRaft mode on loopback: one node or several, each a child process with a durable
-folder.
+"""Apache Kafka in KRaft mode on loopback: one or more nodes, each a child process with a durable folder.
 
 For tests of durability and for use on one machine. The jars come from `make kafka`; Java 17 or newer runs
 them. A node that was killed starts again on its own folder. `trust` makes it take only clients with a certificate,
@@ -111,9 +110,7 @@ class ApacheKafka:
         return self.bootstrap
 
     def kill(self, node: int = 1) -> None:
-        """SIGKILL to one node: what it had not flushed stays in the page cache, as after a crash of the
-        process.
-        """
+        """SIGKILL one node: unflushed data stays in the page cache, as after a process crash."""
         self._children.pop(node).kill()
 
     def signal(self, number: int, node: int = 1) -> None:

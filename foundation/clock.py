@@ -1,4 +1,4 @@
-"""Time comes in through one small port, so that no test waits and a clock that jumps can be tried.
+"""The clock port: time is injected, so that tests never wait and clock jumps can be simulated.
 
 Wall time (`now_ns`) may jump by decades on a vehicle; only monotonic time measures how long something took,
 and only within one `boot_id`. This module never orders anything by wall time.
@@ -17,7 +17,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Clock(Protocol):
-    """Now, how long, and how to wait."""
+    """Wall time, monotonic time and waiting."""
 
     def now_ns(self) -> int:
         """Wall time: nanoseconds since 1970 in UTC. May jump either way."""
@@ -96,7 +96,8 @@ class ManualClock:
 def boot_id() -> str:
     """An id (32 lower hex characters) that changes with every boot of this machine.
 
-    Where the kernel tells none, one is drawn for this process: then no two processes compare monotonic times.
+    Where the kernel gives none, a random id is drawn per process: monotonic times are then never compared
+    between processes.
     """
     try:
         return _BOOT_ID.read_text("ascii").strip().replace("-", "")

@@ -6,13 +6,13 @@
     |   +-- DeadlineError         the time that was given ran out
     +-- RejectedError             this input can never be accepted: count it, keep it, go on with the next
     |   +-- OffsetsLostError      retention took offsets before they were read: count them, go on after
-    +-- CorruptError              stored bytes are not what was written: stop using them, keep them for a
-    person +-- UntrustedError            a signature or a chain of trust does not hold: never use what it
-    covers +-- MisconfiguredError        a person must change a setting or install something
+    +-- CorruptError              stored bytes are not what was written: stop using them, keep the evidence
+    +-- UntrustedError            a signature or a chain of trust does not hold: never use what it covers
+    +-- MisconfiguredError        a person must change a setting or install something
     +-- GuaranteeBrokenError      a promise of FleetLoop does not hold: stop, this is a defect
 
-Exit codes follow sysexits.h, so that a service manager can tell "again later" (75) from "mend the settings"
-(78).
+Exit codes follow sysexits.h, so that a service manager can tell "try again later" (75) from "correct the
+settings" (78).
 """
 
 from __future__ import annotations

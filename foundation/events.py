@@ -1,10 +1,8 @@
-"""What happened, one JSON line each, countable; writing it never stops the one who tells.
+"""A structured event log: one JSON object per line. A failed write never raises to the component that logs.
 
-A full disk loses events, and `lost_events` counts them; the next line that can be written says how many. A
-file is
-bounded: past `max_bytes` it is renamed to `<name>.1`, which replaces the one before. Refuses to hold
-    secrets: a
-Secret shows as its mask.
+Events that a full disk refuses are counted in `lost_events`; the next line that can be written carries the
+count. A file that would grow past `max_bytes` is renamed to `<name>.1`, which replaces the previous one.
+Secrets are written as their mask.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ DEFAULT_MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 class EventLog:
-    """Events of one component.
+    """The events of one component.
 
     Args:
         target: a file's path (opened for append, bounded by `max_bytes`), a text stream, or None for nowhere.
         clock: where time_ns and monotonic_ns come from.
-        component: which part speaks.
+        component: the name written with every event.
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class EventLog:
             size_bytes = os.fstat(self._fd).st_size
             if size_bytes and size_bytes + len(data) > self._max_bytes:
                 self._turn(self._path)
-            # One write a line: lines of several processes never mix.
+            # One write per line: lines of several processes never mix.
             written = syscalls.write(self._fd, data)
             if written != len(data):
                 raise OSError(f"{written} of {len(data)} bytes written")

@@ -1,6 +1,7 @@
-"""A file written here is, after any crash, either the old or the new one, whole; never a mix, never empty.
+"""Atomic file replacement: after any crash a file holds its old or its new content, whole.
 
-Temporary file in the same folder, fsync, rename, fsync of the folder. Refuses to guess at damaged content.
+Temporary file in the same folder, fsync, rename, fsync of the folder. Damaged content is never repaired by
+guessing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trying again is bounded by a deadline, spread by full jitter, and only for errors the caller named."""
+"""Retry with a deadline and full jitter, only for the error types that the caller names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Backoff:
         return delay_s
 
     def reset(self) -> None:
-        """Begin again at `first_s`: to be called after a success."""
+        """Start again at `first_s`; call it after a success."""
         self._ceiling_s = self._first_s
 
 
@@ -72,7 +72,7 @@ def retry(
     deadline: Deadline,
     clock: Clock,
 ) -> T:
-    """The first result of `fn`, trying again after the errors in `on` until the deadline.
+    """Return the first result of `fn`, retrying after the errors in `on` until the deadline.
 
     Raises the last error of `fn` when the next delay would pass the deadline, and any other error at once.
     """

@@ -1,8 +1,7 @@
 """Every change to a file that must survive a crash goes through these few functions, one system call each.
 
 They are a seam: a test replaces one (`monkeypatch.setattr(syscalls, "fsync", ...)`) to record the order of
-    calls
-or to fail one of them. Callers use `syscalls.fsync(fd)`, never `from ... import fsync`. Nothing here retries.
+calls or to fail one of them. Callers use `syscalls.fsync(fd)`, never `from ... import fsync`. Nothing here retries.
 """
 
 from __future__ import annotations

@@ -9,8 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(add_completion=False)
+
+EVIDENCE_COLUMNS = 100
+"""Longer lines of text are hard to read, however wide the terminal."""
 
 
 @app.command()
@@ -88,11 +92,14 @@ def _show(console: Console, result: dict[str, Any], out: Path) -> None:
         )
     for release in result["releases"]:
         console.print(f"release [bold]{release['id']}[/]: {release['outcome']}")
+    evidence = Table.grid(padding=(0, 2))
+    evidence.add_column(no_wrap=True)
+    evidence.add_column(no_wrap=True)
+    evidence.add_column(ratio=1)
     for g in result["guarantees"]:
-        console.print(
-            f"{'[green]held[/]  ' if g['held'] else '[red]BROKEN[/]'} G{g['number']:<2} {g['evidence']}",
-            highlight=False,
-        )
+        state = Text("held", "green") if g["held"] else Text("BROKEN", "red")
+        evidence.add_row(state, f"G{g['number']}", Text(g["evidence"]))
+    console.print(evidence, width=min(console.width, EVIDENCE_COLUMNS), highlight=False)
     console.print(
         f"[bold]{out / 'report.html'}[/]  [bold]{out / 'result.json'}[/]  ({result['seconds']['total']:.0f} s)"
     )

@@ -9,16 +9,16 @@ BEFORE, AFTER, INK, SOFT = "#9aa5b1", "#2b6cb0", "#1f2933", "#7b8794"
 
 
 def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
-    """Accuracy before and after, a row a slice, with the 95 % interval of each.
+    """Return accuracy before and after, one row per slice, with the 95 % interval of each.
 
     `rows`: name, n, before, after (ratios), before_interval and after_interval ((low, high) ratios). A slice's n stands
     beside its name, so that a wide interval explains itself.
     """
     from matplotlib.figure import Figure
 
-    height = 1.2 + 0.42 * len(rows)
+    height = 1.4 + 0.42 * len(rows)
     figure = Figure(figsize=(9.2, height))
-    axes = figure.add_axes((0.2, 0.55 / height, 0.77, 1 - 1.2 / height))
+    axes = figure.add_axes((0.2, 0.75 / height, 0.77, 1 - 1.4 / height))
     for number, row in enumerate(rows):
         y = len(rows) - 1 - number
         for key, colour, shift, size in (("before", BEFORE, 0.13, 6), ("after", AFTER, -0.13, 7)):
@@ -64,7 +64,7 @@ def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
         fontweight="bold",
         va="bottom",
     )
-    figure.text(0.97, 1 - 0.2 / height, note, ha="right", va="top", fontsize=8, color=SOFT)
+    figure.text(0.97, 0.06 / height, note, ha="right", va="bottom", fontsize=8, color=SOFT)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -96,9 +96,7 @@ def _chosen_frames(lab: Lab) -> list[dict[str, str]]:
             buffer = io.BytesIO()
             small.save(buffer, format="PNG")
         said = rows["predicted_class"][index].as_py()
-        shown.append(
-            {"png": base64.b64encode(buffer.getvalue()).decode(), "caption": f"{rule}; v1 said {said}"}
-        )
+        shown.append({"png": base64.b64encode(buffer.getvalue()).decode(), "rule": rule, "said": str(said)})
     return shown
 
 
