@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipelines.runner import RunnerSettings
+    from services.notices import Notified
 
 WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Folder made by `fleetloop init`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -44,3 +45,16 @@ def runner_settings(
         job_endpoint=job_endpoint,
         prism_path=prism_path,
     )
+
+
+def words(text: str) -> list[str]:
+    """The words of a list with commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def say_notice(notified: Notified) -> None:
+    """Tell standard error when the broker did not take a notice."""
+    if notified.problem:
+        typer.echo(
+            f"no notice was sent, the vehicles look at their own interval: {notified.problem}", err=True
+        )

@@ -3,7 +3,7 @@
     fleetloop.toml dvc.yaml params.yaml lake.lock .gitignore
     lake/       tables (arrivals, labels, reference); never in git, never in DVC
     datasets/   current/ is an output of DVC
-    registry/   vehicles.json, models/, datasets/ (one manifest a version), tuf/
+    registry/   vehicles.json, tags.json, serving.json, models/, datasets/ (one manifest per version), rollouts/, tuf/
     models/     candidate/ and package/, outputs of DVC
     reports/    what the stages found
     .fleetloop/ locks, caches, unfinished work: may be removed when nothing runs
@@ -179,6 +179,16 @@ class Workspace:
         return self.registry_path / "vehicles.json"
 
     @property
+    def tags_path(self) -> Path:
+        """Words about vehicles that a rollout may ask for."""
+        return self.registry_path / "tags.json"
+
+    @property
+    def rollouts_path(self) -> Path:
+        """The fleet's side of rollouts: state.json, reports.json, history.jsonl."""
+        return self.registry_path / "rollouts"
+
+    @property
     def models_path(self) -> Path:
         """Released models, a folder each."""
         return self.registry_path / "models"
@@ -187,6 +197,16 @@ class Workspace:
     def serving_path(self) -> Path:
         """Name and digest of the model that the fleet is served."""
         return self.registry_path / "serving.json"
+
+    @property
+    def candidate_path(self) -> Path:
+        """The model that the stages train and quantise."""
+        return self.root / "models" / "candidate"
+
+    @property
+    def package_path(self) -> Path:
+        """The model with its evidence, ready to be released."""
+        return self.root / "models" / "package"
 
     @property
     def dataset_versions_path(self) -> Path:

@@ -104,16 +104,15 @@ def _serving(path: Path) -> dict[str, Any]:
 
 
 def _rollouts(place: Any) -> dict[str, Any]:
-    from fleetloop.commands.enroll import rollouts_folder
-    from fleetloop.commands.rollout import open_reports, open_service
     from rollout.release import read_releases
     from rollout.repository import Repository
+    from services.rollout import open_reports, open_service
 
     if not (place.tuf_path / "metadata" / "timestamp.json").is_file():
         return {"releases": [], "rollouts": [], "models_by_vehicle": {}}
     releases = read_releases(Repository(place.tuf_path, place.keys_path))
     plans = open_service(place).plans()
-    heard = open_reports(place).newest if rollouts_folder(place).is_dir() else {}
+    heard = open_reports(place).newest if place.rollouts_path.is_dir() else {}
     return {
         "releases": [r.release_id for r in releases],
         "rollouts": [f"{p.plan_id}: {p.state}" for p in plans],

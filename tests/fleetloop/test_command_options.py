@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from fleetloop.cli import COMMANDS, app
 from fleetloop.commands import broker as broker_command
-from fleetloop.commands import rollout as rollout_command
 from fleetloop.commands.ingest import open_ingest
 from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
+from services import rollout as rollout_service
 from workspace.layout import Workspace
 
 RUNNER = {"--runner", "--workers", "--processes", "--job-endpoint", "--prism-path"}
@@ -68,7 +68,7 @@ def test_every_command_that_talks_to_the_broker_uses_the_table_kafka(
     place.enrolment_path.write_text('{"format": 1, "keys": []}')
     calls: dict[str, Any] = {
         "ingest": lambda: open_ingest(place, None),
-        "rollout": lambda: rollout_command.hear(place, None),  # type: ignore[arg-type]
+        "rollout": lambda: rollout_service.hear(place, None),  # type: ignore[arg-type]
         "broker": lambda: CliRunner().invoke(
             broker_command.app, ["topics", "--workspace", str(tmp_path)], catch_exceptions=False
         ),

@@ -17,8 +17,7 @@ from edge_agent.models.serving import ServingModel
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.vehicle import read_vehicle
 from fleetloop.cli import app
-from fleetloop.commands import release as release_command
-from fleetloop.commands import rollout as rollout_command
+from fleetloop.commands.rollout import HALTED_EXIT
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError
 from foundation.events import EventLog
@@ -31,6 +30,9 @@ from rollout.reports import FleetReports
 from rollout.repository import init_repository
 from schemas.enrolment import Enrolment
 from schemas.reasons import ModelState
+from services import release as release_service
+from services import rollout as rollout_service
+from services.notices import Notified
 from workspace.layout import CONFIG_NAME, Workspace
 
 V1 = tiny_model(tiny_contract(name="v1"), seed=1)
@@ -178,7 +180,7 @@ def test_a_package_is_released_and_registered_and_serves_when_its_rollout_comple
         )
         return {"car-1": report}
 
-    monkeypatch.setattr(rollout_command, "hear", hear)
+    monkeypatch.setattr(rollout_service, "hear", hear)
     done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
     assert (done["did"], done["plan"]["state"]) == ("completed", "complete")
     assert (done["serving_updated"], done["why"]) == (True, "")
@@ -209,7 +211,7 @@ def test_a_model_that_was_released_from_a_bare_file_serves_the_fleet_but_not_the
         reports_on_model=2,
     )
     monkeypatch.setattr(
-        rollout_command, "hear", lambda *_: {"car-1": replace(report, heard_ns=SystemClock().now_ns())}
+        rollout_service, "hear", lambda *_: {"car-1": replace(report, heard_ns=SystemClock().now_ns())}
     )
     done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
     assert (done["plan"]["state"], done["serving_updated"]) == ("complete", False)
@@ -223,7 +225,7 @@ def test_a_breach_halts_with_its_own_exit_status_and_says_who_and_why(
     desk.enrol("car-1", "car-2", "car-3")
     desk.release()
     desk.run("rollout", "start", "r2", "--waves", "1,2")
-    service = rollout_command.open_service(desk.place)
+    service = rollout_service.open_service(desk.place)
     state = service.state_of(service.current())
     assert state is not None
     (canary,) = state.waves[0].members
@@ -231,12 +233,12 @@ def test_a_breach_halts_with_its_own_exit_status_and_says_who_and_why(
         canary, SystemClock().now_ns(), "0" * 16, 1, sha256_hex(V1), "v1", ModelState.SERVING
     )
 
-    monkeypatch.setattr(rollout_command, "hear", lambda *_: {canary: report})
+    monkeypatch.setattr(rollout_service, "hear", lambda *_: {canary: report})
     assert desk.json("rollout", "advance")["did"] == "waited"
     assert desk.json("rollout", "watch", "--timeout-s", "0", code=75)["did"] == "waited"
     bad = replace(report, ends={"r2": ("rolled_back", "not_finite")}, rollbacks=1)
-    monkeypatch.setattr(rollout_command, "hear", lambda *_: {canary: bad})
-    done = desk.json("rollout", "advance", code=rollout_command.HALTED_EXIT)
+    monkeypatch.setattr(rollout_service, "hear", lambda *_: {canary: bad})
+    done = desk.json("rollout", "advance", code=HALTED_EXIT)
     assert (done["did"], done["plan"]["state"]) == ("halted", "halted")
     assert done["reason"] == f"{canary} rolled_back: not_finite"
     status = desk.json("rollout", "status", "--offline")
@@ -293,13 +295,13 @@ def test_every_publication_tells_the_fleet_once_and_a_decision_to_wait_tells_nob
 ) -> None:
     told: list[tuple[str, str]] = []
 
-    def tell(_place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> bool:
+    def tell(_place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> Notified:
         told.append((kind, detail))
-        return True
+        return Notified(True)
 
-    for module in (release_command, rollout_command):
+    for module in (release_service, rollout_service):
         monkeypatch.setattr(module, "tell_fleet", tell)
-    monkeypatch.setattr(rollout_command, "hear", lambda place, reports, bootstrap: reports.newest)
+    monkeypatch.setattr(rollout_service, "hear", lambda place, reports, bootstrap: reports.newest)
     desk.enrol("car-1")
     desk.release()
     assert desk.json("rollout", "start", "r2")["notified"] is True

@@ -9,13 +9,13 @@ import pytest
 from connectors.kafka.fakes import FakeBroker, FakeSink, FakeTail
 from edge_agent.notices import LOOK_GAP_S, RETRY_MAX_S, NoticeDuty
 from edge_agent.uploader import Failed, Idle
-from fleetloop.notify import send_notice
 from foundation.clock import ManualClock
 from foundation.errors import MisconfiguredError
 from schemas.codec import decode_notice
 from schemas.notices import notice_record
 from schemas.records import Notice
 from schemas.wire import TOPICS, WireRecord
+from services.notices import send_notice
 from tests.edge_agent.models.model_bench import Bench
 
 

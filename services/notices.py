@@ -1,27 +1,30 @@
 """Tells the fleet on the broker that there is news: best effort, after the news itself is published and signed.
 
-Refuses to matter: whatever goes wrong here is said and changes nothing, because every vehicle looks by itself at its
-own interval.
+Nothing that goes wrong here is an error: every vehicle looks by itself at its own interval.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from typing import TYPE_CHECKING
-
-import typer
+from dataclasses import dataclass
 
 from connectors.kafka.ports import Acknowledgement, RecordSink
 from foundation.clock import Clock, SystemClock
 from foundation.errors import FleetLoopError
 from schemas.notices import notice_record
 from schemas.records import Notice
-
-if TYPE_CHECKING:
-    from workspace.layout import Workspace
+from workspace.layout import Workspace
 
 CLOSE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """Whether the broker took the notice; if not, why. No problem and not sent: the settings ask for none."""
+
+    is_sent: bool
+    problem: str = ""
 
 
 def send_notice(sink: RecordSink, notice: Notice, clock: Clock, wait_s: float) -> str:
@@ -42,18 +45,19 @@ def send_notice(sink: RecordSink, notice: Notice, clock: Clock, wait_s: float) -
     return "" if isinstance(answers[0], Acknowledgement) else str(answers[0])
 
 
-def tell_fleet(place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> bool:
-    """Say "look now" to every vehicle. Never raises what the broker can cause; tells standard error instead.
+def tell_fleet(place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> Notified:
+    """Say "look now" to every vehicle. Never raises what a broker can cause.
 
     Args:
         kind: release, or rollout.
         detail: words for a person who reads the topic.
+        bootstrap: HOST:PORT of the broker, instead of the workspace's.
     """
     from connectors.kafka.sink import KafkaSink
 
     wait_s = place.settings.notice_wait_s
     if wait_s <= 0:
-        return False
+        return Notified(False)
     clock = SystemClock()
     notice = Notice(secrets.token_hex(8), clock.now_ns(), kind=kind, detail=detail[:200])
     sink: RecordSink | None = None
@@ -65,6 +69,4 @@ def tell_fleet(place: Workspace, kind: str, detail: str, *, bootstrap: str = "")
     finally:
         if sink is not None:
             sink.close(CLOSE_S)
-    if problem:
-        typer.echo(f"no notice was sent, the vehicles look at their own interval: {problem}", err=True)
-    return not problem
+    return Notified(not problem, problem)

@@ -1,0 +1,86 @@
+"""Enrols a vehicle: its own key, the fleet's trust root and its first model; or revokes its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_agent.models.slots import install_initial
+from edge_agent.models.trust_folder import TrustFolder
+from edge_agent.models.vehicle import Vehicle, read_vehicle, write_vehicle
+from foundation.clock import Clock
+from foundation.errors import MisconfiguredError
+from rollout.fleet import read_tags, write_tags
+from rollout.repository import Repository
+from rollout.service import RolloutService
+from schemas.enrolment import EnrolledKey, Enrolment
+from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
+from schemas.signing import VehicleKey
+from services.fleet import fleet_lock
+from workspace.layout import Workspace
+
+
+def enrol_vehicle(
+    place: Workspace,
+    vehicle_id: str,
+    state: Path,
+    tags: Sequence[str],
+    clock: Clock,
+    *,
+    model_path: Path | None = None,
+) -> Vehicle:
+    """Make a state folder that an agent can start from. Each step may be the last before a crash: run it again.
+
+    The vehicle is held out of a running rollout before anything of it can be read by the vehicle: that
+    rollout's waves were cut without it. `vehicle.json` is written last: without it no agent starts.
+
+    Raises:
+        MisconfiguredError: a malformed name, a state folder of another vehicle, no model, no workspace keys.
+        RejectedError: the model's bytes are refused, or the folder holds another first model.
+    """
+    if not is_vehicle_id(vehicle_id):
+        raise MisconfiguredError(f"vehicle name {vehicle_id!r} is not of the form {VEHICLE_ID_PATTERN}")
+    if (state / "vehicle.json").exists() and read_vehicle(state).vehicle_id != vehicle_id:
+        raise MisconfiguredError(
+            f"{state} is the state folder of {read_vehicle(state).vehicle_id}, not {vehicle_id}"
+        )
+    model_bytes = (model_path or serving_model(place)).read_bytes()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key_path = state / "key.pem"
+    if not key_path.exists():
+        VehicleKey.generate().save(key_path)
+    key = VehicleKey.load(key_path)
+    repository = Repository(place.tuf_path, place.keys_path, clock=clock)
+    with fleet_lock(place, clock):
+        enrolment = Enrolment.load(place.enrolment_path)
+        if vehicle_id not in enrolment.vehicles:
+            RolloutService(repository, place.rollouts_path, clock).hold_out(vehicle_id)
+        known = {each.key_id: each for each in enrolment.vehicles.get(vehicle_id, ())}
+        if key.key_id in known:
+            entry = known[key.key_id]
+        else:
+            entry = EnrolledKey(vehicle_id, key.key_id, key.public_b64, clock.now_ns())
+            enrolment.with_key(entry).save(place.enrolment_path)
+        if tags or vehicle_id not in read_tags(place.tags_path):
+            write_tags(place.tags_path, {**read_tags(place.tags_path), vehicle_id: tuple(tags)})
+        kept = read_tags(place.tags_path)[vehicle_id]
+    TrustFolder(state).install(repository.root_bytes())
+    install_initial(state, model_bytes, clock)
+    vehicle = Vehicle(vehicle_id, key.key_id, entry.enrolled_time_ns, kept)
+    write_vehicle(state, vehicle)
+    return vehicle
+
+
+def revoke_vehicle(place: Workspace, vehicle_id: str, clock: Clock) -> None:
+    """Revoke every key of a vehicle. Raises MisconfiguredError when it has none."""
+    with fleet_lock(place, clock):
+        enrolment = Enrolment.load(place.enrolment_path)
+        enrolment.with_revoked(vehicle_id, clock.now_ns()).save(place.enrolment_path)
+
+
+def serving_model(place: Workspace) -> Path:
+    """The model file that the fleet is served. Raises MisconfiguredError when no model serves yet."""
+    from training.registry import serving_name
+
+    name, _digest = serving_name(place.registry_path)
+    return place.models_path / name / "model.onnx"

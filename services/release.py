@@ -1,0 +1,99 @@
+"""Signs and publishes a model that passed its gate, or that a named person let pass; lists what was released."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from foundation.clock import SystemClock
+from foundation.errors import CorruptError, MisconfiguredError
+from foundation.files import read_json
+from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
+from rollout.repository import Repository
+from schemas.documents import Release
+from services.notices import Notified, tell_fleet
+from training.registry import MODEL_FILE, RECORD_FILE, WEIGHTS_FILE, ModelRecord, register_model
+from workspace.layout import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    """What to release: a package (the workspace's own by default), or a bare model file with the gate's word on it."""
+
+    package: Path | None = None
+    """Folder made by `fleetloop package`."""
+    model: Path | None = None
+    """An ONNX file with its contract, instead of a package."""
+    gate: Path | None = None
+    """gate.json that judged the bare file; none: no gate judged it."""
+    release_id: str = ""
+    """Made of the model's name and digest when empty."""
+    override_by: str = ""
+    override_why: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The signed release, and whether the fleet was told."""
+
+    release: Release
+    notified: Notified
+
+
+def create_release(place: Workspace, request: ReleaseRequest) -> Published:
+    """Sign and publish one model; a packaged one is registered too, so that it can serve and be fine-tuned.
+
+    Raises:
+        MisconfiguredError: there is no such model, or the request contradicts itself.
+        RejectedError: the gate refused it and nobody overrode that; or see `publish_release`.
+        CorruptError: the gate's file says nothing of the kind.
+    """
+    if request.model is not None and request.package is not None:
+        raise MisconfiguredError("--model and --package exclude each other")
+    clock = SystemClock()
+    folder = (request.package or place.package_path) if request.model is None else None
+    source = folder / MODEL_FILE if folder is not None else request.model
+    if source is None or not source.is_file():
+        raise MisconfiguredError(
+            f"there is no model {source}; run `fleetloop package` or name one with --model"
+        )
+    report = read_gate(folder / "package.json" if folder is not None else request.gate)
+    data = source.read_bytes()
+    done = publish_release(
+        Repository(place.tuf_path, place.keys_path, clock=clock),
+        data,
+        report,
+        clock,
+        release_id=request.release_id,
+        override=with_override(report, request.override_by, request.override_why, clock),
+        notes=request.notes,
+    )
+    if folder is not None and (folder / RECORD_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        weights, record = (folder / WEIGHTS_FILE).read_bytes(), ModelRecord.read(folder / RECORD_FILE)
+        register_model(place.registry_path, data, weights, record)
+    return Published(done, tell_fleet(place, "release", done.release_id))
+
+
+def list_releases(place: Workspace) -> tuple[Release, ...]:
+    """Every release, oldest first."""
+    return tuple(read_releases(Repository(place.tuf_path, place.keys_path)))
+
+
+def read_gate(path: Path | None) -> GateReport:
+    """The gate's word in a package.json or a gate.json; without a file no gate judged the model.
+
+    Raises:
+        CorruptError: the file says nothing of the kind.
+        MisconfiguredError: there is no such file.
+    """
+    if path is None:
+        return NO_GATE
+    if not path.is_file():
+        raise MisconfiguredError(f"there is no {path}; run `fleetloop package`")
+    match read_json(path):
+        case {"model_digest": str(digest), "gate": {"passed": bool(passed), "reason": str(reason)}}:
+            return GateReport(passed, reason, digest)
+        case {"candidate_digest": str(digest), "passed": bool(passed), "reason": str(reason)}:
+            return GateReport(passed, reason, digest)
+    raise CorruptError("says neither which model was judged nor whether it passed", path=path)

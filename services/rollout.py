@@ -1,0 +1,248 @@
+"""Brings a release to the fleet in waves of exact size: starts, advances, watches, halts, and says how it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from foundation.clock import Clock, SystemClock
+from foundation.errors import FleetLoopError
+from rollout.fleet import active_vehicles, read_tags
+from rollout.health import VehicleReport, VehicleVerdict
+from rollout.history import HistoryRow, ModelRun
+from rollout.reports import FleetReports
+from rollout.repository import Repository
+from rollout.service import Advance, RolloutService
+from rollout.service import watch as watch_service
+from schemas.documents import COMPLETE, HealthGate, RolloutPlan
+from schemas.enrolment import Enrolment
+from services.fleet import fleet_lock
+from services.notices import Notified, tell_fleet
+from workspace.layout import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """Which release goes to whom, in which waves, and what counts as healthy."""
+
+    release_id: str
+    waves: str = "rest"
+    """Exact sizes, such as "1,10,rest"."""
+    tags: tuple[str, ...] = ()
+    """Only vehicles with all these tags."""
+    include: tuple[str, ...] = ()
+    """Vehicles of the first wave, whatever their tags."""
+    exclude: tuple[str, ...] = ()
+    """Vehicles that never take part."""
+    health: HealthGate = field(default_factory=HealthGate)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """A plan as it was published by hand, and whether the fleet was told."""
+
+    plan: RolloutPlan
+    notified: Notified
+
+
+@dataclass(frozen=True, slots=True)
+class ServingUpdate:
+    """Whether registry/serving.json now names the released model; if not, why.
+
+    `trouble` is an error that the caller raises once it has told the rest: the plan itself is published.
+    """
+
+    is_updated: bool
+    why: str = ""
+    trouble: FleetLoopError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStep:
+    """What was found and done last, what it made of the serving record, and one notice per published plan."""
+
+    advance: Advance
+    serving: ServingUpdate
+    notified: tuple[Notified, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStatus:
+    """One plan as published, and why it was halted ("" when it was not)."""
+
+    plan: RolloutPlan
+    halt_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VehicleStatus:
+    """What the newest rollout makes of a vehicle (None: not exposed), and what it last reported (None: never)."""
+
+    verdict: VehicleVerdict | None
+    report: VehicleReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStatus:
+    """Every plan, oldest first; the verdict on the newest; every vehicle that was heard or judged, by name."""
+
+    plans: tuple[PlanStatus, ...]
+    verdict: str | None
+    vehicles: Mapping[str, VehicleStatus]
+    not_believed: Mapping[str, int]
+    """Reports that were refused, by reason."""
+    lost_offsets: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetHistory:
+    """Which vehicle ran which model when, and the events that say so, as the vehicles signed them."""
+
+    runs: tuple[ModelRun, ...]
+    events: tuple[HistoryRow, ...]
+
+
+def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
+    """Cut the fleet into waves of exactly the given sizes and open the first.
+
+    Raises:
+        MisconfiguredError: no such release, sizes that do not fit, an unknown vehicle.
+        RejectedError: reason `rollout_running`.
+    """
+    with fleet_lock(place, SystemClock()):
+        plan = open_service(place).start(
+            request.release_id,
+            request.waves,
+            active_vehicles(Enrolment.load(place.enrolment_path)),
+            tags_of=read_tags(place.tags_path),
+            tags=request.tags,
+            include=request.include,
+            exclude=request.exclude,
+            health=request.health,
+        )
+    return PlanChanged(plan, tell_fleet(place, "rollout", f"{plan.plan_id} started"))
+
+
+def advance(place: Workspace, bootstrap: str = "") -> RolloutStep:
+    """Hear the fleet and decide once: wait, open the next wave, complete, or halt.
+
+    Raises:
+        RetryLaterError: there is no broker, so nobody was heard and nothing is decided.
+        MisconfiguredError: there is no rollout.
+    """
+    done = open_service(place).advance(hear(place, open_reports(place), bootstrap))
+    notified = (_tell(place, done, bootstrap),) if done.has_published else ()
+    return RolloutStep(done, update_serving(place, done), notified)
+
+
+def watch(
+    place: Workspace,
+    *,
+    timeout_s: float,
+    every_s: float,
+    bootstrap: str = "",
+    clock: Clock | None = None,
+    on_published: Callable[[Advance, Notified], object] = lambda _step, _notified: None,
+) -> RolloutStep:
+    """Advance until the rollout completes or halts, or `timeout_s` is over; `on_published` hears of every step."""
+    reports = open_reports(place)
+    told: list[Notified] = []
+
+    def tell(step: Advance) -> None:
+        told.append(_tell(place, step, bootstrap))
+        on_published(step, told[-1])
+
+    done = watch_service(
+        open_service(place),
+        lambda: hear(place, reports, bootstrap),
+        clock or SystemClock(),
+        timeout_s=timeout_s,
+        every_s=every_s,
+        on_published=tell,
+    )
+    return RolloutStep(done, update_serving(place, done), tuple(told))
+
+
+def halt(place: Workspace, why: str) -> PlanChanged:
+    """Stop the newest rollout: its vehicles go back to the model before. Raises MisconfiguredError without one."""
+    plan = open_service(place).halt(why)
+    return PlanChanged(plan, tell_fleet(place, "rollout", f"{plan.plan_id} {plan.state}"))
+
+
+def status(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) -> RolloutStatus:
+    """How the rollouts stand and what every vehicle last said. Offline: without asking the broker."""
+    service, reports = open_service(place), open_reports(place)
+    if not is_offline:
+        hear(place, reports, bootstrap)
+    plans = service.plans()
+    states = [service.state_of(plan) for plan in plans]
+    verdict = service.judge(plans[-1], reports.newest) if plans and states[-1] is not None else None
+    judged = {each.vehicle_id: each for each in verdict.vehicles} if verdict is not None else {}
+    names = sorted({*reports.newest, *judged})
+    return RolloutStatus(
+        tuple(PlanStatus(p, s.halt_reason if s else "") for p, s in zip(plans, states, strict=True)),
+        verdict.verdict if verdict else None,
+        {name: VehicleStatus(judged.get(name), reports.newest.get(name)) for name in names},
+        dict(reports.not_believed),
+        reports.lost_offsets,
+    )
+
+
+def history(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) -> FleetHistory:
+    """Which vehicle ran which model when. Offline: without asking the broker for news."""
+    reports = open_reports(place)
+    if not is_offline:
+        hear(place, reports, bootstrap)
+    return FleetHistory(tuple(reports.history.runs()), tuple(reports.history.rows))
+
+
+def open_service(place: Workspace) -> RolloutService:
+    """The rollouts of a workspace."""
+    clock = SystemClock()
+    return RolloutService(
+        Repository(place.tuf_path, place.keys_path, clock=clock), place.rollouts_path, clock
+    )
+
+
+def open_reports(place: Workspace) -> FleetReports:
+    """What the fleet said so far."""
+    place.rollouts_path.mkdir(parents=True, exist_ok=True)
+    return FleetReports(place.rollouts_path, SystemClock())
+
+
+def hear(place: Workspace, reports: FleetReports, bootstrap: str = "") -> Mapping[str, VehicleReport]:
+    """Read the telemetry that is new. Raises RetryLaterError without a broker: nobody is heard, so nobody decides."""
+    from connectors.kafka.source import KafkaSource
+
+    source = KafkaSource(place.kafka(bootstrap))
+    try:
+        reports.listen(source, Enrolment.load(place.enrolment_path))
+    finally:
+        source.close()
+    return reports.newest
+
+
+def update_serving(place: Workspace, done: Advance) -> ServingUpdate:
+    """The model of a completed release is what the fleet serves.
+
+    A model that was released from a bare file is not in the registry: expected, and told. Anything else that stops
+    serving.json from being written is trouble.
+    """
+    from training.registry import load_model, set_serving, why_not_registered
+
+    if done.plan.state != COMPLETE:
+        return ServingUpdate(False, f"the rollout is {done.plan.state}")
+    try:
+        release = open_service(place).release_of(done.plan)
+        why = why_not_registered(place.registry_path, release.model_name, release.model_digest)
+        if why:
+            return ServingUpdate(False, why)
+        base = load_model(place.registry_path, release.model_name, release.model_digest)
+        set_serving(place.registry_path, base.record)
+    except FleetLoopError as error:
+        return ServingUpdate(False, str(error), error)
+    return ServingUpdate(True)
+
+
+def _tell(place: Workspace, done: Advance, bootstrap: str) -> Notified:
+    return tell_fleet(place, "rollout", f"{done.plan.plan_id} {done.did}", bootstrap=bootstrap)
