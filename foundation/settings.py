@@ -8,32 +8,20 @@ file: they come from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wh
 from __future__ import annotations
 
 import os
-import re
-import reprlib
-import tomllib
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, field, fields, is_dataclass
-from enum import Enum
-from math import inf, isfinite
+from dataclasses import MISSING, field, fields, is_dataclass
+from enum import Enum, IntEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_type_hints
 
-from foundation.errors import MisconfiguredError, without_credentials
+from foundation.documents import Meta, build, check_plain, parse_toml
+from foundation.errors import FleetLoopError, MisconfiguredError, without_credentials
 
 T = TypeVar("T")
 
 ENV_PREFIX: Final = "FLEETLOOP"
 MASK: Final = "********"
-
-
-_MAX_KEY_PARTS = 64
-_LONG_KEY = re.compile(rf"(?:\.[ \t]*[A-Za-z0-9_\-\"']+[ \t]*){{{_MAX_KEY_PARTS}}}")
-_BRIEF_CHARACTERS = 100
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel = 4
-_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 2 * _BRIEF_CHARACTERS
-_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 20
 
 
 class Secret(str):
@@ -58,8 +46,8 @@ class Secret(str):
 def setting(
     default: Any = MISSING,
     *,
-    min: float | None = None,  # noqa: A002 - reads as the bound that it is
-    max: float | None = None,  # noqa: A002
+    min: Any = None,  # noqa: A002 - reads as the bound that it is
+    max: Any = None,  # noqa: A002
     secret: bool = False,
     help: str = "",  # noqa: A002
     default_factory: Any = MISSING,
@@ -71,6 +59,10 @@ def setting(
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class _RefusedError(MisconfiguredError):
+    """A refusal that names its place already."""
 
 
 def load_settings(
@@ -86,13 +78,20 @@ def load_settings(
     Raises:
         MisconfiguredError: names the file, the key, the value and the bound.
     """
-    place = "settings"
     if isinstance(source, Mapping):
-        table: Mapping[str, Any] = source
+        name, table = "settings", dict(source)
     else:
-        place = str(source)
-        table = _read_toml(Path(source))
-    return _Loader(place, os.environ if env is None else env).table(cls, table, ())
+        name, table = str(source), _read(Path(source))
+    _say_bounds(cast("Any", cls))
+    try:
+        check_plain(table, "", family=_RefusedError)
+        table = _prepared(cls, table, (), os.environ if env is None else env)
+        return build(cls, table, "", family=_RefusedError, refuse_unknown=True)
+    except _RefusedError as error:
+        raise MisconfiguredError(f"{name}: {error}") from error
+    except MisconfiguredError as error:  # by a table's own checks, which do not know where it stands
+        where = ".".join(_where(cls, table, ()))
+        raise MisconfiguredError(f"{name}: {where}{': ' if where else ''}{error}") from error
 
 
 def print_config(settings: object) -> str:
@@ -104,170 +103,74 @@ def print_config(settings: object) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def brief(value: object) -> str:
-    """At most 100 characters of what a value looks like, also when all of it would take more time and memory than there is.
-
-    A few bytes of YAML can name a list that holds itself a billion times, a few kilobytes of TOML a number that Python
-    refuses to write down.
-    """
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return _BRIEF.repr(value)[:_BRIEF_CHARACTERS]
-    except (ValueError, RecursionError):
-        return f"too long to show ({type(value).__name__})"
-
-
-def _read_toml(path: Path) -> Mapping[str, Any]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-        if _LONG_KEY.search(
-            text
-        ):  # the memory that tomllib takes for a key grows with the square of its parts
-            raise MisconfiguredError(f"{path} holds a key of more than {_MAX_KEY_PARTS} parts")
-        return tomllib.loads(text)
+        data = path.read_bytes()
     except OSError as error:
         raise MisconfiguredError(f"cannot read the settings {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise MisconfiguredError(f"{path} is not TOML: {error or 'nested too deeply'}") from error
+    return parse_toml(data, str(path), family=MisconfiguredError)
 
 
-class _Loader:
-    """Turns one parsed file into settings; knows the file's name for the messages."""
+def _prepared(
+    cls: type, table: Mapping[str, Any], path: tuple[str, ...], env: Mapping[str, str]
+) -> dict[str, Any]:
+    """The table with every secret of the environment in it, and the words of numbered choices as their numbers.
 
-    def __init__(self, place: str, env: Mapping[str, str]) -> None:
-        self._place = place
-        self._env = env
-
-    def table(self, cls: type[T], table: Any, path: tuple[str, ...]) -> T:
-        if not isinstance(table, Mapping):
-            raise self._error(path, table, "a table")
-        if not is_dataclass(cls):
-            raise TypeError(f"{cls!r} is not a dataclass")
-        hints = get_type_hints(cls)
-        known = {item.name: item for item in fields(cls) if item.init}
-        for key in table:
-            if key not in known:
-                near = ", ".join(sorted(known)) or "none"
-                raise self._error((*path, key), table[key], f"left out: there is no such key (known: {near})")
-        values: dict[str, Any] = {}
-        for name, item in known.items():
-            where = (*path, name)
-            if item.metadata.get("secret"):
-                self._secret(item, where, name in table, values)
-            elif name in table:
-                values[name] = self._bounded(item, self._value(hints[name], table[name], where), where)
-            elif is_dataclass(hints[name]):
-                if (item.default is MISSING and item.default_factory is MISSING) or _has_secret(
-                    cast("type[Any]", hints[name])
-                ):
-                    values[name] = self.table(cast("type[Any]", hints[name]), {}, where)
-            elif item.default is MISSING and item.default_factory is MISSING:
-                raise MisconfiguredError(f"{self._place}: {'.'.join(where)} is missing and has no default")
-        try:
-            return cls(**values)
-        except MisconfiguredError as error:
-            raise MisconfiguredError(f"{self._place}: {'.'.join(path) or 'settings'}: {error}") from error
-
-    def _secret(self, item: Field[Any], path: tuple[str, ...], in_file: bool, values: dict[str, Any]) -> None:
-        variable = "_".join((ENV_PREFIX, *path)).upper()
-        if in_file:
-            raise MisconfiguredError(
-                f"{self._place}: {'.'.join(path)} is a secret; it comes from the environment as {variable}"
-            )
-        if variable in self._env:
-            values[item.name] = self._bounded(item, Secret(self._env[variable]), path)
-        elif item.default is MISSING and item.default_factory is MISSING:
-            raise MisconfiguredError(f"{self._place}: the secret {variable} is not in the environment")
-
-    def _value(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
-        origin, args = get_origin(hint), get_args(hint)
-        if origin in (Union, types.UnionType):
-            (inner,) = (arg for arg in args if arg is not type(None))  # only Optional: TOML has no null
-            return self._value(inner, value, path)
-        if origin is Literal:
-            if not any(value == word and type(value) is type(word) for word in args):
-                raise self._error(path, value, "one of " + ", ".join(map(repr, args)))
-            return value
-        if origin is tuple or origin is list:
-            return self._list(origin, args, value, path)
-        if origin is dict or origin is Mapping or getattr(origin, "__name__", "") == "Mapping":
-            if not isinstance(value, Mapping):
-                raise self._error(path, value, "a table")
-            return {key: self._value(args[1], item, (*path, key)) for key, item in value.items()}
-        if is_dataclass(hint):
-            return self.table(cast("type[Any]", hint), value, path)
-        if isinstance(hint, type) and issubclass(hint, Enum):
-            return self._enum(hint, value, path)
-        return self._scalar(hint, value, path)
-
-    def _list(self, origin: Any, args: tuple[Any, ...], value: Any, path: tuple[str, ...]) -> Any:
-        if not isinstance(value, list | tuple):
-            raise self._error(path, value, "a list")
-        if origin is tuple and args[-1:] != (Ellipsis,):
-            if len(value) != len(args):
-                raise self._error(path, value, f"a list of {len(args)}")
-            hints = args
-        else:
-            hints = (args[0],) * len(value)
-        items = [
-            self._value(hint, item, (*path, str(index)))
-            for index, (hint, item) in enumerate(zip(hints, value, strict=True))
-        ]
-        return origin(items)
-
-    def _enum(self, hint: type[Enum], value: Any, path: tuple[str, ...]) -> Enum:
-        for member in hint:
-            if value == member.value or (isinstance(value, str) and value == member.name.lower()):
-                return member
-        raise self._error(path, value, "one of " + ", ".join(str(member.value) for member in hint))
-
-    def _scalar(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
-        is_int = isinstance(value, int) and not isinstance(value, bool)
-        if hint is bool and isinstance(value, bool):
-            return value
-        if hint is int and is_int:
-            return value
-        if hint is float and (is_int or isinstance(value, float)):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = inf
-            if not isfinite(number):
-                raise self._error(path, value, "a finite number")
-            return number
-        if hint is str and isinstance(value, str):
-            return value
-        if hint is Path and isinstance(value, str | Path):
-            return Path(value)
-        if hint is Any:
-            return value
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-        raise self._error(path, value, words.get(hint, f"of type {hint}"))
-
-    def _bounded(self, item: Field[Any], value: Any, path: tuple[str, ...]) -> Any:
-        low, high = item.metadata.get("min"), item.metadata.get("max")
-        if (low is None and high is None) or value is None:
-            return value
-        is_number = isinstance(value, int | float)
-        measure = value if is_number else len(value)
-        if (low is not None and measure < low) or (high is not None and measure > high):
-            bound = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
-            raise self._error(path, value, f"in {bound}" if is_number else f"of a length in {bound}")
-        return value
-
-    def _error(self, path: tuple[str, ...], value: Any, bound: str) -> MisconfiguredError:
-        shown = "(hidden)" if isinstance(value, Secret) else brief(value)
-        return MisconfiguredError(
-            f"{self._place}: {'.'.join(path) or 'settings'} is {shown}; it must be {bound}"
-        )
-
-
-def _has_secret(cls: type[Any]) -> bool:
+    Raises:
+        MisconfiguredError: a secret stands in the file, or is needed and missing.
+    """
+    result = dict(table)
     hints = get_type_hints(cls)
-    return any(
-        item.metadata.get("secret")
-        or (is_dataclass(hints[item.name]) and _has_secret(cast("type", hints[item.name])))
-        for item in fields(cls)
-    )
+    for item in fields(cls):
+        hint, where = hints[item.name], (*path, item.name)
+        variable = "_".join((ENV_PREFIX, *where)).upper()
+        if is_dataclass(hint):
+            inner = table.get(item.name, {})
+            if isinstance(inner, Mapping) and (filled := _prepared(cast("type", hint), inner, where, env)):
+                result[item.name] = filled
+        elif item.metadata.get("secret"):
+            if item.name in table:
+                raise _RefusedError(
+                    f"{'.'.join(where)} is a secret; it comes from the environment as {variable}"
+                )
+            if variable in env:
+                result[item.name] = Secret(env[variable])
+            elif item.default is MISSING and item.default_factory is MISSING:
+                raise _RefusedError(f"the secret {variable} is not in the environment")
+        elif isinstance(hint, type) and issubclass(hint, IntEnum) and isinstance(table.get(item.name), str):
+            members = {member.name.lower(): member.value for member in hint}
+            result[item.name] = members.get(table[item.name], table[item.name])
+    return result
+
+
+@cache
+def _say_bounds(cls: type) -> None:
+    """Write the bounds of `setting` into the annotations, where msgspec reads them."""
+    hints = get_type_hints(cls, include_extras=True)
+    for item in fields(cls):
+        hint = hints[item.name]
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner):
+                _say_bounds(cast("type", inner))
+        low, high = item.metadata.get("min"), item.metadata.get("max")
+        if low is None and high is None:
+            continue
+        number = next((inner for inner in (int, float) if inner in (hint, *get_args(hint))), None)
+        meta = Meta(min_length=low, max_length=high) if number is None else Meta(ge=low, le=high)
+        bounded: Any = Annotated[number or hint, meta]
+        cls.__annotations__[item.name] = bounded | None if type(None) in get_args(hint) else bounded
+
+
+def _where(kind: Any, table: object, path: tuple[str, ...]) -> tuple[str, ...]:
+    """The innermost table whose own checks (`__post_init__`) refuse it, when msgspec found nothing wrong with it."""
+    hints = get_type_hints(kind)
+    for name, value in table.items() if isinstance(table, Mapping) else ():
+        if is_dataclass(hints.get(name)):
+            try:
+                build(cast("type", hints[name]), value, "")
+            except FleetLoopError:
+                return _where(hints[name], value, (*path, name))
+    return path
 
 
 def _print_table(settings: Any, path: tuple[str, ...], lines: list[str]) -> None:

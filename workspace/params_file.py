@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from foundation.document_messages import brief
 from foundation.errors import MisconfiguredError
-from foundation.settings import brief, load_settings
+from foundation.settings import load_settings
 
 T = TypeVar("T")
 MAX_NESTING = 20

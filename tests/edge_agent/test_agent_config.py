@@ -48,7 +48,7 @@ def test_paths_are_relative_to_the_file_and_addresses_are_not(tmp_path):
     [
         (
             SOURCE + "[selection.random]\nprobability = 1.5\n",
-            ("selection.random.probability", "1.5", "[0.0, 1.0]"),
+            ("selection.random.probability", "1.5", "[0, 1]"),
         ),
         (SOURCE + "[selection]\nmax_per_track = 0\n", ("selection.max_per_track", "0", "[1, ")),
         (

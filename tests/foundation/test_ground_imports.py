@@ -1,4 +1,4 @@
-"""The ground layers stay small: foundation is the standard library, schemas adds Avro and signatures only."""
+"""The ground layers stay small: foundation adds msgspec to the standard library, schemas Avro and signatures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ALLOWED = {"foundation": {"foundation"}, "schemas": {"schemas", "foundation", "fastavro", "cryptography"}}
+ALLOWED = {
+    "foundation": {"foundation", "msgspec"},
+    "schemas": {"schemas", "foundation", "fastavro", "cryptography", "msgspec"},
+}
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))

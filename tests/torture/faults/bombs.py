@@ -131,9 +131,9 @@ FAULTS = (
             ),
             BrokenBuild(
                 "settings nested too deeply end the reader",
-                "foundation/settings.py",
-                "    except (ValueError, RecursionError) as error:\n        raise Misconf",
-                "    except ValueError as error:\n        raise Misconf",
+                "foundation/documents.py",
+                "    except (ValueError, RecursionError) as error:\n        raise family(f\"{name} is not TOML",
+                "    except ValueError as error:\n        raise family(f\"{name} is not TOML",
                 tries=1,
                 first=14,
             ),

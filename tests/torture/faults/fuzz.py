@@ -98,9 +98,9 @@ FAULTS = (
         ("G9",),
         BrokenBuild(
             "a number beyond all bounds ends the reader of TOML",
-            "foundation/settings.py",
-            "    except (ValueError, RecursionError) as error:\n",
-            "    except tomllib.TOMLDecodeError as error:\n",
+            "foundation/documents.py",
+            "    except (ValueError, RecursionError) as error:\n        raise family(f\"{name} is not TOML",
+            "    except tomllib.TOMLDecodeError as error:\n        raise family(f\"{name} is not TOML",
             tries=2000,
         ),
     ),
