@@ -132,8 +132,8 @@ FAULTS = (
             BrokenBuild(
                 "settings nested too deeply end the reader",
                 "foundation/documents.py",
-                "    except (ValueError, RecursionError) as error:\n        raise family(f\"{name} is not TOML",
-                "    except ValueError as error:\n        raise family(f\"{name} is not TOML",
+                '    except (ValueError, RecursionError) as error:\n        raise family(f"{name} is not TOML',
+                '    except ValueError as error:\n        raise family(f"{name} is not TOML',
                 tries=1,
                 first=14,
             ),

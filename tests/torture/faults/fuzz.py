@@ -99,8 +99,8 @@ FAULTS = (
         BrokenBuild(
             "a number beyond all bounds ends the reader of TOML",
             "foundation/documents.py",
-            "    except (ValueError, RecursionError) as error:\n        raise family(f\"{name} is not TOML",
-            "    except tomllib.TOMLDecodeError as error:\n        raise family(f\"{name} is not TOML",
+            '    except (ValueError, RecursionError) as error:\n        raise family(f"{name} is not TOML',
+            '    except tomllib.TOMLDecodeError as error:\n        raise family(f"{name} is not TOML',
             tries=2000,
         ),
     ),
