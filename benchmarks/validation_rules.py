@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.port import Measure, Step, paired_ratio
-from pipelines.validate.rules import SCORES, Rule, failing_counts, prepare, rules_for, with_derived
+from pipelines.curate.rules import SCORES, Rule, failing_counts, prepare, rules_for, with_derived
 
 CLASSES = ("green", "red", "yellow")
 MAX_BITS = 29

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.runner import RunnerSettings
     from services.notices import Notified
 
 WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Folder made by `fleetloop init`.")]
@@ -26,25 +25,6 @@ JobEndpoint = Annotated[
     str, typer.Option("--job-endpoint", help="HOST:PORT of the job server, for `portable`.")
 ]
 PrismPath = Annotated[str, typer.Option("--prism-path", help="The Prism program, for `prism`.")]
-
-
-def runner_settings(
-    runner: str, workers: int, processes: bool, job_endpoint: str, prism_path: str
-) -> RunnerSettings:
-    """The five options of a Beam runner, checked together.
-
-    Raises:
-        MisconfiguredError: no such runner, or one without what it needs.
-    """
-    from pipelines.runner import RunnerSettings, runner_named
-
-    return RunnerSettings(
-        runner=runner_named(runner),
-        workers=workers,
-        multi_processing=processes,
-        job_endpoint=job_endpoint,
-        prism_path=prism_path,
-    )
 
 
 def words(text: str) -> list[str]:

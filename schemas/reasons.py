@@ -69,7 +69,7 @@ class RemovalReason(StrEnum):
 class QuarantineReason(StrEnum):
     """Which rule a labelled row breaks, so that it is kept apart until a person looks at it.
 
-    One member a rule of `pipelines.validate.rules`: quarantine, manifest, card and validation report use these words.
+    One member a rule of `pipelines.curate.rules`: quarantine, manifest, card and validation report use these words.
     """
 
     IDENTITY_PRESENT = "identity_present"

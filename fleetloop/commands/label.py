@@ -18,9 +18,7 @@ from fleetloop.options import (
     RunnerName,
     Workers,
     WorkspacePath,
-    runner_settings,
 )
-from foundation.errors import MisconfiguredError
 
 app = typer.Typer(add_completion=False)
 
@@ -33,7 +31,7 @@ def label(
     ] = None,
     cost_per_label: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1e6, help="Label units an answer, instead of cost in fleetloop.toml."),
+        typer.Option(min=0.0, max=1e6, help="Label units per answer, instead of cost in fleetloop.toml."),
     ] = None,
     workspace: WorkspacePath = Path(),
     runner: RunnerName = "direct",
@@ -43,23 +41,14 @@ def label(
     prism_path: PrismPath = "",
     as_json: AsJson = False,
 ) -> None:
-    """Spend a labelling budget on the frames worth most, and append the answers to the lake with their
-    cost."""
-    from connectors.labels.desk import FileLabelDesk
-    from pipelines.curate.labelling import label as spend
+    """Spend a labelling budget on the frames worth most, and append the answers to the lake with their cost."""
+    from services import label as service
+    from services.runners import runner_settings
     from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     place = Workspace.open(workspace)
-    known = place.settings.label_desk
-    file = desk or (place.path(known.file) if known.file else None)
-    if file is None:
-        raise MisconfiguredError(
-            "no label desk: give --desk FILE, or set file in [label_desk] of fleetloop.toml"
-        )
-    cost = known.cost if cost_per_label is None else cost_per_label
-    answers = FileLabelDesk(file, labeller=known.labeller, cost=cost)
-    result = spend(place, answers, budget, settings)
+    result = service.label(place, budget, settings, desk=desk, cost_per_label=cost_per_label)
     if as_json:
         print(json.dumps(result.to_json(), indent=2, sort_keys=True))
         return

@@ -5,51 +5,40 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from foundation.errors import RejectedError
+from fleetloop.options import AsJson, WorkspacePath
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def validate(
-    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    workspace: WorkspacePath = Path(),
     fast: bool = typer.Option(
         False, "--fast", help="Only the fast rules: no Great Expectations, no Data Docs."
     ),
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output: the report."),
+    as_json: AsJson = False,
 ) -> None:
-    """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it
-    does not pass."""
-    from foundation.files import read_json
-    from pipelines.validate.stage import DOCS_NAME, REPORT_NAME
-    from pipelines.validate.stage import validate as judge
+    """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it does not
+    pass."""
+    from services import curate as service
     from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
-    failed: RejectedError | None = None
-    try:
-        judge(place, with_expectations=not fast)
-    except RejectedError as error:
-        if error.reason != "validation_failed":
-            raise
-        failed = error
-    report = read_json(place.reports_path / REPORT_NAME)
-    assert isinstance(report, dict)  # noqa: S101
+    found = service.validate(Workspace.open(workspace), with_expectations=not fast)
     if as_json:
-        print(json.dumps(report, indent=2, sort_keys=True))
+        print(json.dumps(found.report, indent=2, sort_keys=True))
     else:
-        _show(report)
-        if not fast:
-            Console().print(f"[green]Data Docs[/] {place.reports_path / DOCS_NAME / 'index.html'}")
-    if failed is not None:
-        print(f"RejectedError: {failed}", file=sys.stderr)
-        raise typer.Exit(failed.exit_code)
+        _show(found.report)
+        if found.docs is not None:
+            Console().print(f"[green]Data Docs[/] {found.docs}")
+    if found.failure is not None:
+        print(f"RejectedError: {found.failure}", file=sys.stderr)
+        raise typer.Exit(found.failure.exit_code)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.near_duplicates import remove_near_duplicates
 from pipelines.curate.near_pairs import PAIR_SCHEMA
 from pipelines.curate.params import Params, ShardParams
-from pipelines.validate.rules import broken_rules, failing, rules_for, with_derived
+from pipelines.curate.rules import broken_rules, failing, rules_for, with_derived
 from schemas.reasons import Split
 
 REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.validate.rules import Rule
+from pipelines.curate.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from pipelines.curate.near_pairs import pairs_frame
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.perceptual_hash import as_words
 from pipelines.curate.resolve import test_distances
+from pipelines.curate.rules import Rule, failing_counts, prepare, rules_for
 from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows
-from pipelines.validate.rules import Rule, failing_counts, prepare, rules_for
 from schemas.reasons import Split
 from workspace.layout import Workspace
 

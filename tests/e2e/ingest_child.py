@@ -11,10 +11,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fleetloop.commands.ingest import open_ingest
 from pipelines import steps
 from pipelines.ingest.run import Ingest
 from pipelines.runner import RunnerSettings
+from services.ingest import open_ingest
 from workspace.layout import Workspace
 
 

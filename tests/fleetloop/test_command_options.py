@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from fleetloop.cli import COMMANDS, app
 from fleetloop.commands import broker as broker_command
-from fleetloop.commands.ingest import open_ingest
-from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
 from services import rollout as rollout_service
+from services.ingest import open_ingest
+from services.init import make_workspace
 from workspace.layout import Workspace
 
 RUNNER = {"--runner", "--workers", "--processes", "--job-endpoint", "--prism-path"}
@@ -87,7 +87,8 @@ def test_every_command_that_talks_to_the_broker_uses_the_table_kafka(
         given.append(settings)
         raise Stop
 
-    monkeypatch.setattr("connectors.kafka.source.KafkaSource", taken)
+    for module in ("connectors.kafka.source", "services.ingest"):
+        monkeypatch.setattr(f"{module}.KafkaSource", taken)
     monkeypatch.setattr("connectors.kafka.admin.administration", taken)
     with pytest.raises(Stop):
         calls["ingest"]().open_source()

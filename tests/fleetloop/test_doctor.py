@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fleetloop.cli import app
-from fleetloop.commands import doctor
+from services import doctor
 
 ROOT = Path(__file__).parents[2]
 KEYS = {"name", "ok", "found", "needed_for", "mend", "required"}
@@ -159,7 +159,7 @@ def test_from_another_folder_the_checkout_is_still_found(tmp_path: Path) -> None
 
 
 def test_an_installed_package_is_no_clone(tmp_path: Path) -> None:
-    code = tmp_path / "site-packages" / "fleetloop" / "commands" / "doctor.py"
+    code = tmp_path / "site-packages" / "services" / "doctor.py"
     code.parent.mkdir(parents=True)
     code.touch()
     assert doctor.clone_of(code) is None
@@ -168,6 +168,7 @@ def test_an_installed_package_is_no_clone(tmp_path: Path) -> None:
 
 def test_the_advice_is_shown_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = doctor.Finding("torch", False, "not installed", "training", "pip install 'fleetloop[train]'")
-    monkeypatch.setattr(doctor, "examine", lambda: [missing])
+    found = doctor.Examination((missing,), None, Path())
+    monkeypatch.setattr(doctor, "examine", lambda: found)
     done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
     assert "fleetloop[train]" in done.output

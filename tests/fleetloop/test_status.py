@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from connectors.lake.table import LakeTable
 from fleetloop.cli import app
-from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
 from foundation.files import write_json_atomic
 from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.signing import VehicleKey
+from services.init import make_workspace
 from tests.pipelines.curate_lake import arrival, fleet_rows, label_rows, picture
 from tests.pipelines.curate_lake import make_workspace as make_lake
 from workspace.layout import Workspace

@@ -6,8 +6,8 @@ import random
 
 import polars as pl
 
+from pipelines.curate.rules import rules_for
 from pipelines.curate.shards import SHARD_SCHEMA
-from pipelines.validate.rules import rules_for
 
 CLASSES = ("green", "red")
 MAX_BITS = 24

@@ -22,9 +22,9 @@ def prepare(folder: Path) -> None:
 
     from connectors.lake.schema import ARRIVALS, LABELS
     from connectors.lake.table import LakeTable
-    from fleetloop.commands.init import make_workspace
-    from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.make import curate
+    from services.init import make_workspace
     from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
 
     workspace = make_workspace(folder / PLACE, classes=CLASSES, with_keys=False)
@@ -49,8 +49,8 @@ def relabel(workspace: Any) -> None:
 
 def another_dataset(folder: Path) -> str:
     """Relabel, lock and curate, in a fork; the checker's digest of what is there now."""
-    from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.make import curate
     from tests.checker.dataset_files import rows_digest
     from workspace.layout import Workspace
 
@@ -159,10 +159,10 @@ def record_of(folder: Path, version: str) -> dict[str, Any]:
 
 def run(batch: Batch) -> Tally:
     """See `Fault.run`."""
-    import fleetloop.commands.init
     import pipelines.dataset.versions
+    import services.init
 
-    _ = (fleetloop, pipelines)
+    _ = (services, pipelines)
     tally = Tally()
     warm()
     scene = Scene(batch.folder)

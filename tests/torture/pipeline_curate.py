@@ -83,8 +83,8 @@ def prepare(place: Path) -> None:
 
     from connectors.lake.schema import ARRIVALS, LABELS
     from connectors.lake.table import LakeTable
-    from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.make import curate
     from tests.pipelines.curate_lake import (
         arrival,
         fleet_rows,
@@ -106,7 +106,7 @@ def prepare(place: Path) -> None:
 def work(command: str, place: Path) -> Any:
     """The product's command, in this process."""
     from pipelines.curate.labelling import label
-    from pipelines.curate.run import curate
+    from pipelines.dataset.make import curate
     from workspace.layout import Workspace
 
     workspace = Workspace.open(place)

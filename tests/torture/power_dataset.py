@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from connectors.lake.schema import ARRIVALS, LABELS
 from connectors.lake.table import LakeTable
-from fleetloop.commands.init import make_workspace
 from foundation.clock import boot_id
-from pipelines.curate.run import curate
 from pipelines.dataset.lock import write_lock
+from pipelines.dataset.make import curate
 from pipelines.dataset.versions import commit_version, list_versions
+from services.init import make_workspace
 from tests.checker.power_states import judge_versions
 from tests.pipelines.curate_lake import CLASSES, arrival, fleet_rows, label_rows, picture
 from tests.torture.power_disk import PowerLossDisk, Tree

@@ -27,7 +27,7 @@ def warm() -> None:
     import connectors.kafka.source
     import pipelines.curate.labelling
     import pipelines.dataset.lock
-    import pipelines.deadletter
+    import pipelines.ingest.deadletter
     import pipelines.ingest.run
     import tests.checker.__main__
     import tests.checker.dataset_files
@@ -129,7 +129,7 @@ def replay(lake: Path, fleet: Fleet, before: Callable[[], object] = lambda: None
     """One replay of the dead letters after the fix, in this process; its report."""
     from connectors.lake.table import LakeTable
     from foundation.clock import SystemClock
-    from pipelines import deadletter
+    from pipelines.ingest import deadletter
     from pipelines.ingest.settings import IngestSettings
 
     table = LakeTable.open(lake / "arrivals")

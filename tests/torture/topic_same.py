@@ -62,7 +62,7 @@ def make_workspace(place: Path, *, with_git: bool = False) -> None:
     from tests.pipelines.curate_lake import CLASSES, PARAMS
 
     if with_git:
-        from fleetloop.commands.init import make_workspace as init
+        from services.init import make_workspace as init
 
         init(place, classes=CLASSES, with_keys=False)
         return
@@ -96,8 +96,8 @@ def label_all(place: Path) -> int:
 
 def curate(place: Path) -> str:
     """Lock and curate, in this process; the digest of the manifest."""
-    from pipelines.curate.run import curate as make
     from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.make import curate as make
     from workspace.layout import Workspace
 
     workspace = Workspace.open(place)
@@ -152,10 +152,10 @@ def run_three_times(batch: Batch) -> Tally:
 
 def run_late(batch: Batch) -> Tally:
     """See `Fault.run`: each try is 1,000 late records; the records of all tries of a turn come at once."""
-    import fleetloop.commands.init
     import pipelines.dataset.versions
+    import services.init
 
-    _ = (fleetloop, pipelines)
+    _ = (services, pipelines)
     tally = Tally()
     warm()
     late = LATE_TRY_RECORDS * batch.tries

@@ -51,8 +51,8 @@ def _commit(workspace: Any, message: str, folder: Path, ready: Callable[[], obje
 
 def _curate(workspace: Any, command: str, begun: Path, ready: Callable[[], object]) -> str:
     """Other answers for some frames, then a dataset of them."""
-    from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.make import curate
     from pipelines.steps import watched
 
     def built(label: str) -> None:
@@ -131,8 +131,8 @@ def _beside_curate(scene: Scene, place: Path, beside: str, was_refused: bool) ->
 
 def _lock_curate_commit(place: Path) -> str:
     """All of it, undisturbed; the checker's digest of the dataset."""
-    from pipelines.curate.run import curate
     from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.make import curate
     from pipelines.dataset.versions import commit_version
     from tests.checker.dataset_files import rows_digest
     from workspace.layout import Workspace
@@ -146,10 +146,10 @@ def _lock_curate_commit(place: Path) -> str:
 
 def run(batch: Batch) -> Tally:
     """See `Fault.run`."""
-    import fleetloop.commands.init
     import pipelines.dataset.versions
+    import services.init
 
-    _ = (fleetloop, pipelines)
+    _ = (services, pipelines)
     tally = Tally()
     warm()
     scene = Scene(batch.folder)

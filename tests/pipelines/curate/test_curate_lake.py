@@ -18,8 +18,9 @@ from connectors.lake.table import LakeTable
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RetryLaterError
 from pipelines.curate.fragments import FRAGMENT_BYTES
 from pipelines.curate.pipeline import WorkFolder
-from pipelines.curate.run import cache_of, curate
+from pipelines.curate.run import cache_of
 from pipelines.dataset.exclusive import dataset_lock
+from pipelines.dataset.make import curate
 from pipelines.dataset.manifest import dataset_digest, read_rows, shard_paths
 from pipelines.runner import RunnerSettings
 from pipelines.steps import watched

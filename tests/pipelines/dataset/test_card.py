@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipelines.curate.run import curate
+from pipelines.dataset.make import curate
 from tests.pipelines.curate_lake import fleet_rows, label_rows, make_workspace, reference_rows
 
 

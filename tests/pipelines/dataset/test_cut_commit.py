@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fleetloop.commands.init import make_workspace
 from foundation import syscalls
 from foundation.errors import MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.dataset import cut_commit
 from pipelines.dataset.dvc import DvcRepository
+from services.init import make_workspace
 from workspace.layout import Workspace
 
 LOCK = "schema: '2.0'\nstages: {}\n"

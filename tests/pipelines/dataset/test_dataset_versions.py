@@ -16,17 +16,17 @@ import yaml
 from connectors.lake.retention import pinned_versions
 from connectors.lake.schema import ARRIVALS, LABELS
 from connectors.lake.table import LakeTable
-from fleetloop.commands.init import make_workspace
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RetryLaterError
 from foundation.files import FileLock
-from pipelines.curate.run import curate
 from pipelines.dataset.diff import diff
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
 from pipelines.dataset.exclusive import dataset_lock
 from pipelines.dataset.lock import write_lock
+from pipelines.dataset.make import curate
 from pipelines.dataset.manifest import read_rows
 from pipelines.dataset.versions import checkout_version, commit_version, find_version, list_versions
 from pipelines.steps import watched
+from services.init import make_workspace
 from tests.pipelines.curate_lake import CLASSES, arrival, fleet_rows, label_rows, picture
 from workspace.layout import Workspace
 

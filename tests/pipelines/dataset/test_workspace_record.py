@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 from connectors.lake.schema import ARRIVALS, LABELS
 from connectors.lake.table import LakeTable
 from fleetloop.cli import app
-from fleetloop.commands.init import make_workspace
 from foundation.errors import MisconfiguredError
 from foundation.files import write_json_atomic
-from pipelines.curate.run import curate
 from pipelines.dataset.dvc import DvcRepository
 from pipelines.dataset.lock import write_lock
+from pipelines.dataset.make import curate
 from pipelines.dataset.record import stage_states
 from pipelines.dataset.versions import commit_version, list_versions
+from services.init import make_workspace
 from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
 from workspace.layout import Workspace
 

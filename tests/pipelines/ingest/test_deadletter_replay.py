@@ -6,7 +6,7 @@ import pytest
 
 from foundation.clock import ManualClock
 from pipelines import steps
-from pipelines.deadletter import ReplayReport, dead_letters, replay
+from pipelines.ingest.deadletter import ReplayReport, dead_letters, replay
 from schemas.reasons import RejectReason
 from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_an_offset
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.curate.run import curate
+from pipelines.dataset.make import curate
 from tests.pipelines.curate_lake import PARAMS, fleet_rows, label_rows, make_workspace
 from workspace.layout import Workspace
 

@@ -7,7 +7,7 @@ import random
 import polars as pl
 import pytest
 
-from pipelines.validate.rules import broken_rules, failing, failing_counts, prepare, rules_for
+from pipelines.curate.rules import broken_rules, failing, failing_counts, prepare, rules_for
 from schemas.reasons import QuarantineReason
 from tests.checker.row_rules import failing_rows
 from tests.pipelines.mutated_batches import (

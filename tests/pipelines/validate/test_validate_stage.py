@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
-from pipelines.curate.run import curate
+from pipelines.dataset.make import curate
 from pipelines.validate import stage
 from pipelines.validate.expectations import Verdict
 from pipelines.validate.stage import judge, pairs_with_test, validate

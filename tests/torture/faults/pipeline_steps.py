@@ -75,7 +75,7 @@ _CURATE = Fault(
     broken=(
         BrokenBuild(
             "the dataset takes its place before it has its manifest",
-            "pipelines/curate/run.py",
+            "pipelines/dataset/make.py",
             '            _take_place(staging, workspace.dataset_path)\n        reached("curate.placed")\n',
             '            (staging / "manifest.json").rename(work.path / "manifest.json")\n'
             '            _take_place(staging, workspace.dataset_path)\n        reached("curate.placed")\n'

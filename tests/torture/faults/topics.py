@@ -18,7 +18,7 @@ _POISON_BROKEN = (
     ),
     BrokenBuild(
         "a replay lands what landed before",
-        "pipelines/deadletter.py",
+        "pipelines/ingest/deadletter.py",
         "        marks = mark(index, landed_identities(snapshot, index))\n        sealed",
         "        marks = mark(index.slice(0, 0), landed_identities(snapshot, index))\n        sealed",
         tries=1,

@@ -34,7 +34,7 @@ FAULTS: tuple[Fault, ...] = (
             ),
             BrokenBuild(
                 "curate takes no lock",
-                "pipelines/curate/run.py",
+                "pipelines/dataset/make.py",
                 "        with dataset_lock(workspace):\n            _take_place(staging, workspace.dataset_path)\n",
                 "        _take_place(staging, workspace.dataset_path)\n",
                 tries=1,

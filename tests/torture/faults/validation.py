@@ -6,7 +6,7 @@ import logging
 
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
-RULES = "pipelines/validate/rules.py"
+RULES = "pipelines/curate/rules.py"
 EXPECTATIONS = "pipelines/validate/expectations.py"
 
 
@@ -14,8 +14,8 @@ def run(batch: Batch) -> Tally:
     """Each try: one batch with up to ten faults; fast rules, Great Expectations and the checker must count the same."""
     import time
 
+    from pipelines.curate.rules import failing_counts, prepare
     from pipelines.validate.expectations import judge_with_expectations
-    from pipelines.validate.rules import failing_counts, prepare
     from tests.checker.row_rules import failing_rows
     from tests.pipelines import mutated_batches as made
 

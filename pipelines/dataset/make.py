@@ -1,0 +1,131 @@
+"""Make the dataset of the locked lake, whole or not at all.
+
+The new dataset is built beside the old one and takes its place by a rename; a run that dies in between leaves
+the old one (or, for an instant, none) and work that the next run removes. Two runs at once: the second waits
+for the lock; a dataset that is being committed is replaced after that. It refuses to write a dataset whose counts do not add up.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from connectors.lake.lock import LakeLock, lock_json, read_lake_lock
+from connectors.lake.table import Snapshot
+from foundation.files import fsync_folder, write_json_atomic
+from pipelines.curate.fragments import open_snapshots
+from pipelines.curate.params import Params, load_params
+from pipelines.curate.pipeline import WorkFolder
+from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED
+from pipelines.curate.run import remember, run_rows, working_folder
+from pipelines.dataset.card import write_card
+from pipelines.dataset.exclusive import dataset_lock
+from pipelines.dataset.manifest import build_manifest
+from pipelines.runner import RunnerSettings
+from pipelines.steps import reached
+from workspace.layout import Workspace
+
+REMOVED_COLUMNS = (
+    "payload_sha256",
+    "identity",
+    "reason",
+    "reason_value",
+    "match_sha256",
+    "match_identity",
+    "distance",
+    "drive_id",
+    "split",
+    "source",
+    "outcome",
+    "class_name",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CurationResult:
+    """The dataset that was made, and the summary that its manifest holds."""
+
+    path: Path
+    manifest: dict[str, object]
+
+
+def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> CurationResult:
+    """Make `datasets/current` from the versions in lake.lock, with the parameters in params.yaml.
+
+    Raises:
+        MisconfiguredError: no lake.lock, an unknown parameter, a table made anew, no table of frames.
+        RetryLaterError: another run, or a commit, holds its lock for longer than fleetloop.toml's lock_wait_s.
+        PipelineFailedError: a step failed; the old dataset is still there.
+    """
+    params = load_params(workspace.params_path)
+    lock = read_lake_lock(workspace.lake_lock_path)
+    with working_folder(workspace, "curate") as work:
+        snapshots = open_snapshots(workspace.lake_path, lock)
+        run_rows(workspace, snapshots, params, work, runner or RunnerSettings(), with_shards=True)
+        reached("curate.rows")
+        staging = work.path / "dataset"
+        manifest = _build(workspace, work, staging, params, lock, snapshots)
+        reached("curate.built")
+        remember(
+            workspace, work, params
+        )  # before the lock: a run that is refused there need not measure again
+        with dataset_lock(workspace):
+            _take_place(staging, workspace.dataset_path)
+        reached("curate.placed")
+    return CurationResult(workspace.dataset_path, manifest)
+
+
+def _build(
+    workspace: Workspace,
+    work: WorkFolder,
+    staging: Path,
+    params: Params,
+    lock: LakeLock,
+    snapshots: dict[str, Snapshot],
+) -> dict[str, object]:
+    rows = pl.read_parquet(work.resolved)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    work.shards.rename(staging / "shards")
+    removed = rows.filter(pl.col("state") == REMOVED).select(REMOVED_COLUMNS).rename({"source": "origin"})
+    removed.sort(removed.columns).write_parquet(staging / "removed.parquet", compression="zstd")
+    quarantined = rows.filter(pl.col("state") == QUARANTINED).rename({"source": "origin"})
+    hidden = [
+        "fragment_id",
+        "row",
+        "embedding",
+        "state",
+        "shard",
+        "reason",
+        "reason_value",
+        "match_sha256",
+        "match_identity",
+        "distance",
+        "reference_class",
+        "reference_origin",
+        "unreadable",
+    ]
+    quarantined.drop(hidden, strict=False).sort("payload_sha256", "identity").write_parquet(
+        staging / "quarantine.parquet", compression="zstd"
+    )
+    manifest = build_manifest(rows, staging, params, lock_json(lock), snapshots, workspace.settings)
+    write_json_atomic(staging / "manifest.json", manifest)
+    kept = rows.filter(pl.col("state") == KEPT)
+    write_card(staging, manifest, kept)
+    return json.loads(json.dumps(manifest))
+
+
+def _take_place(staging: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    reached("curate.put_aside")
+    staging.rename(place)
+    fsync_folder(place.parent)
+    shutil.rmtree(old, ignore_errors=True)

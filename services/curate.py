@@ -1,0 +1,55 @@
+"""Makes the dataset from the locked lake, and judges it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import RejectedError
+from foundation.files import read_json
+from pipelines.dataset.lock import write_lock
+from pipelines.dataset.make import CurationResult
+from pipelines.dataset.make import curate as make_dataset
+from pipelines.runner import RunnerSettings
+from workspace.layout import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What reports/validation.json says; `failure` is the error that a caller ends with when it does not pass."""
+
+    report: dict[str, Any]
+    failure: RejectedError | None
+    docs: Path | None
+    """The page of Great Expectations' Data Docs; None without them."""
+
+
+def curate(place: Workspace, runner: RunnerSettings, *, with_lock: bool = False) -> CurationResult:
+    """Make datasets/current from the versions in lake.lock; `with_lock` writes lake.lock anew first."""
+    if with_lock:
+        write_lock(place)
+    return make_dataset(place, runner)
+
+
+def validate(place: Workspace, *, with_expectations: bool = True) -> Judgement:
+    """Judge datasets/current by the same rules with polars and, unless told otherwise, with Great Expectations.
+
+    Raises:
+        MisconfiguredError: there is no dataset.
+        GuaranteeBrokenError: the two judges disagree.
+    """
+    from pipelines.validate.stage import DOCS_NAME, REPORT_NAME
+    from pipelines.validate.stage import validate as judge
+
+    failure = None
+    try:
+        judge(place, with_expectations=with_expectations)
+    except RejectedError as error:
+        if error.reason != "validation_failed":
+            raise
+        failure = error
+    report = read_json(place.reports_path / REPORT_NAME)
+    assert isinstance(report, dict)  # noqa: S101 - written just now
+    docs = place.reports_path / DOCS_NAME / "index.html" if with_expectations else None
+    return Judgement(report, failure, docs)

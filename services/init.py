@@ -1,0 +1,162 @@
+"""Makes a workspace: the user's own git and DVC repository, with its signing keys beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+
+from foundation.errors import MisconfiguredError
+from foundation.files import write_atomic
+from pipelines.dataset.dvc import DvcRepository
+from workspace.layout import CONFIG_NAME, Workspace
+
+FOLDERS = ("registry/models", "registry/datasets", "datasets", "models", "reports")
+GIT_IGNORE = """\
+# Data is in the lake and in DVC, never in git.
+/lake/
+/.fleetloop/
+/reports/data_docs/
+/reports/label_requests/
+/registry/tuf/targets/
+/out/
+# Locks of writers at work.
+.fleet.lock
+.writer.lock
+"""
+CONFIG = """\
+# Settings of this workspace. Parameters of the stages are in params.yaml.
+name = {name}
+
+# Folder of the lake, relative to this file or absolute.
+lake = "lake"
+# Address of the blob store for payloads too large for a record (file:///..., s3://...). Empty: none.
+blobs = ""
+# Folder of the private keys. Empty: the sibling folder "<workspace>.keys", outside this repository.
+keys = ""
+# HOST:PORT of the Kafka-compatible broker; several with commas. A bootstrap in [kafka] goes before it, --bootstrap before both.
+bootstrap = "127.0.0.1:9092"
+
+# Shown on every dataset card.
+licence = {licence}
+provenance = {provenance}
+
+# How long a second writer waits before it is refused.
+lock_wait_s = 60.0
+
+[label_desk]
+# A Parquet, JSON-lines or CSV file with the columns payload_sha256 and class_name stands for the annotators.
+file = ""
+# Who is said to have answered, and the label units of one answer.
+labeller = "label-desk"
+cost = 1.0
+
+# How to be let in to a broker that is not on this machine. Paths are relative to this file. The passwords come from
+# the environment: FLEETLOOP_KAFKA_SASL_PASSWORD, FLEETLOOP_KAFKA_TLS_KEY_PASSWORD.
+[kafka]
+# security_protocol = "SASL_SSL" # PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL
+# tls_ca_path = "ca.pem"
+# sasl_mechanism = "SCRAM-SHA-512"
+# sasl_user = "fleetloop"
+"""
+CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
+
+
+def make_workspace(
+    folder: Path,
+    *,
+    classes: tuple[str, ...] = (),
+    remote: Path | None = None,
+    name: str = "",
+    licence: str = "",
+    provenance: str = "",
+    with_keys: bool = True,
+) -> Workspace:
+    """Make (or finish making) the workspace and open it. What is there already stays as it is.
+
+    Raises:
+        MisconfiguredError: the folder holds something else; git or DVC is missing.
+    """
+    root = folder.resolve()
+    if root.exists() and not root.is_dir():
+        raise MisconfiguredError(f"{root} is a file; a workspace is a folder")
+    if root.is_dir() and any(root.iterdir()) and not (root / CONFIG_NAME).is_file():
+        raise MisconfiguredError(f"{root} is not empty and is no workspace; name a new or an empty folder")
+    root.mkdir(parents=True, exist_ok=True)
+    # First, so that a run that dies in between is known for what it was.
+    config = CONFIG.format(
+        name=_toml(name or root.name), licence=_toml(licence), provenance=_toml(provenance)
+    )
+    _write_once(root / CONFIG_NAME, config)
+    workspace = Workspace.open(root)
+    for part in FOLDERS:
+        (root / part).mkdir(parents=True, exist_ok=True)
+    _write_once(root / ".gitignore", GIT_IGNORE)
+    _write_once(root / "dvc.yaml", template("dvc.yaml"))
+    params = template("params.yaml")
+    if classes:
+        params = CLASSES_LINE.sub(
+            lambda _: f"classes: {json.dumps(list(classes), ensure_ascii=False)}", params, count=1
+        )
+    _write_once(root / "params.yaml", params)
+    _make_repositories(workspace, remote or root.with_name(f"{root.name}.dvc-remote"))
+    if with_keys:
+        _make_keys(workspace)
+    _first_commit(workspace)
+    return workspace
+
+
+def template(name: str) -> str:
+    """The text of dvc.yaml or params.yaml that every workspace starts from."""
+    package = resources.files("workspace")
+    inside = package / "template" / name
+    if inside.is_file():
+        return inside.read_text(encoding="utf-8")
+    return (Path(str(package)).parent / name).read_text(encoding="utf-8")
+
+
+def _make_repositories(workspace: Workspace, remote: Path) -> None:
+    repository = DvcRepository(workspace)
+    with repository.writing():
+        repository.begin(remote)
+
+
+def _make_keys(workspace: Workspace) -> None:
+    try:
+        from rollout.repository import init_repository
+    except ImportError as error:
+        raise MisconfiguredError(
+            f"signing keys need the package tuf, which is missing here ({error}); run `fleetloop doctor`"
+        ) from error
+
+    if (workspace.tuf_path / "metadata" / "timestamp.json").is_file():
+        return
+    init_repository(workspace.tuf_path, workspace.keys_path)
+
+
+def _first_commit(workspace: Workspace) -> None:
+    repository = DvcRepository(workspace)
+    with repository.writing():
+        if repository.has_commit():
+            return
+        paths = [
+            CONFIG_NAME,
+            ".gitignore",
+            "dvc.yaml",
+            "params.yaml",
+            ".dvc/config",
+            ".dvc/.gitignore",
+            ".dvcignore",
+            "registry/tuf/metadata",
+        ]
+        repository.commit_git("Start the workspace", paths)
+
+
+def _write_once(path: Path, text: str) -> None:
+    if not path.exists():
+        write_atomic(path, text.encode())
+
+
+def _toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,42 @@
+"""Spends a labelling budget: selects what is worth labelling and asks the label desk for exactly that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from connectors.labels.desk import FileLabelDesk
+from foundation.errors import MisconfiguredError
+from pipelines.curate import labelling
+from pipelines.curate.labelling import LabelResult
+from pipelines.runner import RunnerSettings
+from workspace.layout import Workspace
+
+
+def label(
+    place: Workspace,
+    budget: int,
+    runner: RunnerSettings,
+    *,
+    desk: Path | None = None,
+    cost_per_label: float | None = None,
+) -> LabelResult:
+    """Ask for at most `budget` labels and append the answers to the lake with their cost.
+
+    Args:
+        desk: Parquet, JSON-lines or CSV file that stands for the annotators, instead of the workspace's.
+        cost_per_label: label units per answer, instead of the workspace's.
+
+    Raises:
+        MisconfiguredError: no label desk, a negative budget, no lake.
+        RejectedError: the desk answered what it was not asked.
+        StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
+    """
+    known = place.settings.label_desk
+    file = desk or (place.path(known.file) if known.file else None)
+    if file is None:
+        raise MisconfiguredError(
+            "no label desk: give --desk FILE, or set file in [label_desk] of fleetloop.toml"
+        )
+    cost = known.cost if cost_per_label is None else cost_per_label
+    answers = FileLabelDesk(file, labeller=known.labeller, cost=cost)
+    return labelling.label(place, answers, budget, runner)

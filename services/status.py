@@ -1,0 +1,122 @@
+"""A workspace at a glance, from its own files: no broker and no vehicle is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from foundation.files import read_json
+from services.fleet import list_fleet
+from workspace.layout import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """One table of the lake. `outcomes` counts offsets of the log by what became of them (arrivals only)."""
+
+    version: int
+    rows: int
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A registered model."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetStatus:
+    """The newest dataset version."""
+
+    id: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceStatus:
+    """Everything that the workspace's own files say; a part is empty or None until there is something to say."""
+
+    root: Path
+    broker: str
+    enrolled: int
+    """Vehicles with a key that is not revoked."""
+    revoked: int
+    """Vehicles of which every key is revoked."""
+    lake: Mapping[str, TableStatus]
+    dataset: DatasetStatus | None
+    serving: ModelName | None
+    """The model that the fleet is served."""
+    releases: tuple[str, ...]
+    rollouts: Mapping[str, str]
+    """State by plan, oldest first."""
+    models_by_vehicle: Mapping[str, str]
+    """Name of the model that each vehicle last reported."""
+
+
+def workspace_status(place: Workspace) -> WorkspaceStatus:
+    """What has landed, which dataset and model there are, what was released and who runs it."""
+    from pipelines.dataset.versions import list_versions
+
+    versions = list_versions(place)
+    newest = versions[-1] if versions else None
+    fleet = list_fleet(place)
+    releases, rollouts, models = _rollouts(place)
+    return WorkspaceStatus(
+        root=place.root,
+        broker=place.bootstrap,
+        enrolled=sum(vehicle.is_active for vehicle in fleet),
+        revoked=sum(not vehicle.is_active for vehicle in fleet),
+        lake=_lake(place.lake_path),
+        dataset=None if newest is None else DatasetStatus(newest.id, newest.digest, newest.manifest["rows"]),
+        serving=read_model_name(place.serving_path),
+        releases=releases,
+        rollouts=rollouts,
+        models_by_vehicle=models,
+    )
+
+
+def read_model_name(path: Path) -> ModelName | None:
+    """Name and digest of the model in serving.json or base.json; None while there is none."""
+    document = read_json(path) if path.is_file() else None
+    match document:
+        case {"name": str(name), "digest": str(digest)}:
+            return ModelName(name, digest)
+    return None
+
+
+def _lake(folder: Path) -> dict[str, TableStatus]:
+    import pyarrow.compute as pc
+
+    from connectors.lake.schema import TABLES
+    from connectors.lake.table import LakeTable
+
+    found = {}
+    for name in TABLES:
+        if not (folder / name / "_delta_log").is_dir():
+            continue
+        snapshot = LakeTable.open(folder / name).snapshot()
+        outcomes: dict[str, int] = {}
+        if name == "arrivals":
+            column = snapshot.read(columns=["outcome"], filter=pc.field("origin") == "log")["outcome"]
+            outcomes = {str(c["values"]): int(c["counts"]) for c in pc.value_counts(column).to_pylist()}
+        found[name] = TableStatus(snapshot.version, snapshot.count(), outcomes)
+    return found
+
+
+def _rollouts(place: Workspace) -> tuple[tuple[str, ...], dict[str, str], dict[str, str]]:
+    from services.release import list_releases
+    from services.rollout import open_reports, open_service
+
+    if not (place.tuf_path / "metadata" / "timestamp.json").is_file():
+        return (), {}, {}
+    heard = open_reports(place).newest if place.rollouts_path.is_dir() else {}
+    return (
+        tuple(release.release_id for release in list_releases(place)),
+        {plan.plan_id: plan.state for plan in open_service(place).plans()},
+        {name: report.model_name for name, report in sorted(heard.items())},
+    )
