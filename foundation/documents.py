@@ -211,6 +211,7 @@ class DocumentType(Generic[T]):
         inner["properties"] = {self.version_key: {"const": number}, **inner["properties"]}
         inner["required"] = sorted([self.version_key, *inner["required"]])
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **about}
+        inner = {key: value for key, value in inner.items() if key not in head}
         return {**head, **inner, **({"$defs": parts} if parts else {})}
 
 

@@ -1,8 +1,11 @@
 """The documents that flow down to vehicles: a release, and the plan by which vehicles take it.
 
-They are targets of the TUF repository: whoever reads one has verified it already. Each is checked against
-    its JSON
-Schema (schemas/json) when it is read and when it is written. A vehicle finds its own wave; nothing names it.
+They are targets of the TUF repository: whoever reads one has verified it already. The types say what they may hold, when
+they are read and when they are written; schemas/json is exported from them (`python -m schemas.documents`). A vehicle
+finds its own wave; nothing names it.
+
+Vehicles of an earlier release refuse a key that they do not know, so version 1 of either document gets no new key:
+new facts go into a target of their own.
 """
 
 from __future__ import annotations
@@ -10,26 +13,56 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Self
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
+from foundation.document_messages import brief
+from foundation.documents import (
+    DocumentType,
+    Family,
+    Meta,
+    Rows,
+    Version,
+    encode_json,
+    parse_json,
+    read_rows,
+    version_of,
+)
 from foundation.errors import RejectedError
-from schemas import json_check
 from schemas.reasons import RejectReason
 
+T = TypeVar("T")
 FORMAT: Final = 1
 RUNNING: Final = "running"
 HALTED: Final = "halted"
 COMPLETE: Final = "complete"
+
+DocumentId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$(?!\n)")]
+VehicleId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
+Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Remark = Annotated[str, Meta(max_length=4096)]
+TimeNs = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=10**9)]
+TargetName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        pattern=r"^models/[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)",
+        description="Name of the TUF target: flat under models/, because a delegated path models/* does not match a deeper one.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
     """Who let a release pass a gate that refused it, and why: never without both."""
 
-    by: str
-    why: str
-    time_ns: int
+    by: Name
+    why: Annotated[str, Meta(min_length=1, max_length=4096)]
+    time_ns: TimeNs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +70,7 @@ class Gate:
     """The gate's word. A release whose gate did not pass needs an override."""
 
     passed: bool
-    reason: str = ""
+    reason: Remark = ""
     override: Override | None = None
 
 
@@ -45,72 +78,64 @@ class Gate:
 class Release:
     """One model that may be offered to vehicles. `model_target` is its flat name in the repository."""
 
-    release_id: str
-    model_name: str
-    model_digest: str
-    model_target: str
-    model_bytes: int
-    contract_digest: str
+    release_id: DocumentId
+    model_name: Name
+    model_digest: Sha256Hex
+    model_target: TargetName
+    model_bytes: Annotated[int, Meta(ge=1, le=2**40)]
+    contract_digest: Sha256Hex
     gate: Gate
-    created_time_ns: int
-    notes: str = ""
+    created_time_ns: TimeNs
+    notes: Remark = ""
 
     def to_json(self) -> bytes:
         """Sorted keys, indent 2, newline. Raises RejectedError (invalid_value)."""
-        self._check_gate()
-        return _written(self, "release")
+        return _written(self, RELEASE)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """What `to_json` wrote. Raises RejectedError (invalid_value, oversize) with place and bound."""
-        fields = json_check.parse(data, "release")
-        gate = fields.pop("gate")
-        override = gate.pop("override")
-        del fields["format"]
-        release = cls(
-            gate=Gate(**gate, override=None if override is None else Override(**override)),
-            **fields,
-        )
-        release._check_gate()
-        return release
+        """What `to_json` wrote. Raises RejectedError (invalid_value) with place and bound."""
+        return RELEASE.read(data)  # type: ignore[return-value]
 
-    def _check_gate(self) -> None:
+    def checked(self) -> Self:
+        """The same release. Raises RejectedError (invalid_value) when its gate did not pass and nobody overrode it."""
         if not self.gate.passed and self.gate.override is None:
             raise _invalid("release.gate.override", None, "given, because the gate did not pass")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class Wave:
     """One wave: `exact_count` vehicles, of positions below `threshold_hex`, none in an earlier wave."""
 
-    number: int
-    exact_count: int
-    threshold_hex: str
+    number: Annotated[int, Meta(ge=1, le=100)]
+    exact_count: Count
+    threshold_hex: Sha256Hex
 
 
 @dataclass(frozen=True, slots=True)
 class HealthGate:
     """When the next wave may start. A vehicle that is silent for `report_within_s` is not healthy."""
 
-    min_reports: int = 1
-    max_error_ratio: float = 0.0
-    max_nan_count: int = 0
-    report_within_s: float = 3600.0
+    min_reports: Count = 1
+    max_error_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    max_nan_count: Count = 0
+    report_within_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
     """Which vehicles may take a release. `waves` holds the waves opened so far, numbered from 1."""
 
-    plan_id: str
-    release_id: str
-    state: str
-    waves: tuple[Wave, ...]
-    tags: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    plan_id: DocumentId
+    release_id: DocumentId
+    state: Literal["running", "halted", "complete"]
+    waves: Annotated[tuple[Wave, ...], Meta(min_length=1, max_length=100)]
+    tags: Annotated[tuple[Name, ...], Meta(max_length=100)] = ()
+    include: Annotated[tuple[VehicleId, ...], Meta(max_length=100_000)] = ()
+    exclude: Annotated[tuple[VehicleId, ...], Meta(max_length=100_000)] = ()
     health: HealthGate = field(default_factory=HealthGate)
-    previous_release_id: str | None = None
+    previous_release_id: DocumentId | None = None
 
     def wave_of(self, vehicle_id: str, tags: Collection[str] = ()) -> int | None:
         """The number of the vehicle's wave among those opened; None when it is (still) in none.
@@ -131,28 +156,21 @@ class RolloutPlan:
                 return wave.number
         return None
 
-    def with_state(self, state: str) -> Self:
+    def with_state(self, state: Literal["running", "halted", "complete"]) -> Self:
         """The same plan, running, halted or complete."""
         return replace(self, state=state)
 
     def to_json(self) -> bytes:
         """Sorted keys, indent 2, newline. Raises RejectedError (invalid_value)."""
-        self._check_waves()
-        return _written(self, "rollout_plan")
+        return _written(self, ROLLOUT_PLAN)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """What `to_json` wrote. Raises RejectedError (invalid_value, oversize) with place and bound."""
-        fields = json_check.parse(data, "rollout_plan")
-        del fields["format"]
-        waves = tuple(Wave(**wave) for wave in fields.pop("waves"))
-        health = HealthGate(**fields.pop("health"))
-        fields |= {name: tuple(fields[name]) for name in ("tags", "include", "exclude")}
-        plan = cls(waves=waves, health=health, **fields)
-        plan._check_waves()
-        return plan
+        """What `to_json` wrote. Raises RejectedError (invalid_value) with place and bound."""
+        return ROLLOUT_PLAN.read(data)  # type: ignore[return-value]
 
-    def _check_waves(self) -> None:
+    def checked(self) -> Self:
+        """The same plan. Raises RejectedError (invalid_value) for waves out of order, or a vehicle in and out at once."""
         numbers = [wave.number for wave in self.waves]
         if numbers != list(range(1, len(numbers) + 1)):
             raise _invalid("rollout_plan.waves", numbers, "numbered 1, 2, ... in order")
@@ -162,6 +180,7 @@ class RolloutPlan:
         both = set(self.include) & set(self.exclude)
         if both:
             raise _invalid("rollout_plan.include", sorted(both), "apart from exclude")
+        return self
 
 
 def rollout_position(release_id: str, vehicle_id: str) -> str:
@@ -169,14 +188,58 @@ def rollout_position(release_id: str, vehicle_id: str) -> str:
     return hashlib.sha256(f"{release_id}/{vehicle_id}".encode()).hexdigest()
 
 
-def _written(document: Release | RolloutPlan, schema_name: str) -> bytes:
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(document)))  # tuples become lists
-    fields["format"] = FORMAT
-    json_check.check(fields, schema_name)
-    return json.dumps(fields, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def _rejected(message: str) -> RejectedError:
+    return RejectedError(message, reason=RejectReason.INVALID_VALUE)
+
+
+RELEASE: Final = DocumentType("release", {1: Version(Release, Release.checked)}, "format", _rejected)
+ROLLOUT_PLAN: Final = DocumentType(
+    "rollout_plan", {1: Version(RolloutPlan, RolloutPlan.checked)}, "format", _rejected
+)
+
+
+def json_schemas() -> dict[str, str]:
+    """File name in schemas/json -> its text, as the types say it."""
+    release = "One model that may be offered to vehicles, and the word of the gate about it."
+    plan = "Which vehicles may take a release, wave by wave. waves holds those that were opened so far."
+    return {
+        "release.schema.json": _schema(RELEASE, "Release", release),
+        "rollout_plan.schema.json": _schema(ROLLOUT_PLAN, "RolloutPlan", plan),
+    }
+
+
+def read_index(data: bytes, key: str, kind: DocumentType[T], *, family: Family = _rejected) -> Rows[T]:
+    """The documents of a list target such as `{"format": 1, "plans": [...]}`, in order.
+
+    A row that cannot be read is kept apart with the reason, and spoils no other.
+
+    Raises:
+        FleetLoopError: as `family` makes it, when the list itself is malformed, or of an unknown format.
+    """
+    tree = parse_json(data, key, family=family)
+    version_of(tree, key, "format", {FORMAT}, family=family)
+    return read_rows(tree.get(key), lambda row: kind.of(row, family=family), key, family=family)
+
+
+def _schema(kind: DocumentType[Any], title: str, description: str) -> str:
+    about = {
+        "$id": f"urn:fleetloop:{kind.name.replace('_', '-')}:{FORMAT}",
+        "title": title,
+        "description": description,
+    }
+    return json.dumps(kind.schema(FORMAT, **about), indent=2, ensure_ascii=False) + "\n"
+
+
+def _written(document: Release | RolloutPlan, kind: DocumentType[Any]) -> bytes:
+    data = encode_json(document, format=FORMAT)
+    kind.read(data)
+    return data
 
 
 def _invalid(place: str, value: object, bound: str) -> RejectedError:
-    return RejectedError(
-        f"{place} is {str(value)[:100]!r}; it must be {bound}", reason=RejectReason.INVALID_VALUE
-    )
+    return _rejected(f"{place} is {brief(value)}; it must be {bound}")
+
+
+if __name__ == "__main__":
+    for file_name, schema_text in json_schemas().items():
+        (Path(__file__).parent / "json" / file_name).write_text(schema_text, "utf-8")

@@ -5,19 +5,28 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Annotated, Any, Final, Self
 
+from foundation.documents import (
+    Meta,
+    UnreadableRow,
+    build,
+    encode_json,
+    parse_json,
+    plain,
+    read_rows,
+    version_of,
+)
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.files import write_atomic
 from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
 
 FORMAT: Final = 1
-_FIELDS: Final = {"vehicle_id", "key_id", "public_b64", "enrolled_time_ns", "revoked_time_ns"}
+TimeNs = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +40,8 @@ class EnrolledKey:
     vehicle_id: str
     key_id: str
     public_b64: str
-    enrolled_time_ns: int
-    revoked_time_ns: int | None = None
+    enrolled_time_ns: TimeNs
+    revoked_time_ns: TimeNs | None = None
 
     def __post_init__(self) -> None:
         if not is_vehicle_id(self.vehicle_id):
@@ -47,9 +56,15 @@ class EnrolledKey:
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """Vehicle -> its keys, oldest first. Never changed in place: each change gives a new one."""
+    """Vehicle -> its keys, oldest first. Never changed in place: each change gives a new one.
+
+    A row that cannot be read is told in `unreadable`: its key is not trusted, its neighbours are, and it is written back
+    as it was found (`kept_rows`), because a newer program may know what it says.
+    """
 
     vehicles: Mapping[str, tuple[EnrolledKey, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    unreadable: tuple[UnreadableRow, ...] = ()
+    kept_rows: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, *keys: EnrolledKey) -> Self:
@@ -77,7 +92,7 @@ class Enrolment:
 
     def with_key(self, key: EnrolledKey) -> Self:
         """Also this key. Raises MisconfiguredError when it is enrolled already."""
-        return self.of(*self.keys, key)
+        return self._with(*self.keys, key)
 
     def with_revoked(self, vehicle_id: str, revoked_time_ns: int, key_id: str | None = None) -> Self:
         """The vehicle's key (all of them, without `key_id`) revoked; one revoked before keeps its time.
@@ -87,7 +102,7 @@ class Enrolment:
         """
         if not any(k.vehicle_id == vehicle_id and key_id in (None, k.key_id) for k in self.keys):
             raise MisconfiguredError(f"{vehicle_id} has no key {key_id or ''}".rstrip())
-        return self.of(
+        return self._with(
             *(
                 replace(key, revoked_time_ns=revoked_time_ns)
                 if key.vehicle_id == vehicle_id
@@ -98,24 +113,28 @@ class Enrolment:
             )
         )
 
+    def _with(self, *keys: EnrolledKey) -> Self:
+        return replace(self.of(*keys), unreadable=self.unreadable, kept_rows=self.kept_rows)
+
     def to_json(self) -> str:
         """Sorted keys, indent 2, a newline at the end."""
-        rows = [{name: getattr(key, name) for name in sorted(_FIELDS)} for key in self.keys]
-        return json.dumps({"format": FORMAT, "keys": rows}, sort_keys=True, indent=2) + "\n"
+        return encode_json({"keys": [*map(plain, self.keys), *self.kept_rows]}, format=FORMAT).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes, *, path: Path | str = "") -> Self:
         """What `to_json` wrote. Raises CorruptError naming `path`, MisconfiguredError."""
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise CorruptError(f"not JSON: {error}", path=path) from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise CorruptError(f"not an enrolment of format {FORMAT}", path=path)
-        rows = document.get("keys")
-        if not isinstance(rows, list):
-            raise CorruptError("keys is not a list", path=path)
-        return cls.of(*(_key(row, path) for row in rows))
+
+        def corrupt(message: str) -> CorruptError:
+            return CorruptError(message, path=path)
+
+        tree = parse_json(text, "enrolment", family=corrupt)
+        version_of(tree, "enrolment", "format", {FORMAT}, family=corrupt)
+        listed = tree.get("keys")
+        rows = read_rows(
+            listed, lambda row: build(EnrolledKey, row, "key", family=corrupt), "keys", family=corrupt
+        )
+        kept = tuple(listed[row.index] for row in rows.unreadable)
+        return replace(cls.of(*rows.read), unreadable=rows.unreadable, kept_rows=kept)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -128,14 +147,3 @@ class Enrolment:
     def save(self, path: Path | str) -> None:
         """Replace the file atomically."""
         write_atomic(path, self.to_json().encode())
-
-
-def _key(row: object, path: Path | str) -> EnrolledKey:
-    if not isinstance(row, dict) or set(row) != _FIELDS:
-        raise CorruptError(f"a key needs exactly {sorted(_FIELDS)}: {str(row)[:200]}", path=path)
-    for name in ("vehicle_id", "key_id", "public_b64"):
-        if not isinstance(row[name], str):
-            raise CorruptError(f"{name} is {row[name]!r}; it must be text", path=path)
-    if type(row["enrolled_time_ns"]) is not int or type(row["revoked_time_ns"]) not in (int, type(None)):
-        raise CorruptError(f"enrolled_time_ns and revoked_time_ns must be whole numbers: {row}", path=path)
-    return EnrolledKey(**row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -271,11 +272,6 @@ def test_a_key_belongs_to_one_vehicle() -> None:
         b"[]",
         b'{"format": 2, "keys": []}',
         b'{"format": 1, "keys": {}}',
-        b'{"format": 1, "keys": [{}]}',
-        b'{"format": 1, "keys": [{"vehicle_id": "v", "key_id": "0000000000000000", "public_b64": "AAAA",'
-        b' "enrolled_time_ns": 1, "revoked_time_ns": null}]}',
-        b'{"format": 1, "keys": [{"vehicle_id": 3, "key_id": "0", "public_b64": "A",'
-        b' "enrolled_time_ns": 1, "revoked_time_ns": null}]}',
     ],
 )
 def test_a_damaged_enrolment_names_its_file(tmp_path: Path, content: bytes) -> None:
@@ -283,3 +279,33 @@ def test_a_damaged_enrolment_names_its_file(tmp_path: Path, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(CorruptError, match=r"vehicles\.json|key_id"):
         Enrolment.load(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        "x",
+        {"vehicle_id": 3, "key_id": "0", "public_b64": "A", "enrolled_time_ns": 1, "revoked_time_ns": None},
+        {
+            "vehicle_id": "v",
+            "key_id": "0" * 16,
+            "public_b64": "AAAA",
+            "enrolled_time_ns": 1,
+            "revoked_time_ns": None,
+        },
+        {**json.loads(FLEET.to_json())["keys"][0], "scheme": "mldsa", "must_understand": ["scheme"]},
+    ],
+)
+def test_a_key_that_cannot_be_read_is_not_trusted_told_and_kept_while_its_neighbours_serve(
+    row: object,
+) -> None:
+    document = json.loads(FLEET.to_json())
+    document["keys"] = [row, document["keys"][1]]
+    read = Enrolment.from_json(json.dumps(document), path="vehicles.json")
+    assert list(read.vehicles) == ["car-2"]
+    (unreadable,) = read.unreadable
+    assert unreadable.index == 0
+    assert "vehicles.json" in unreadable.why or "key_id" in unreadable.why
+    added = read.with_key(enrolled("car-3", VehicleKey.generate()))
+    assert row in json.loads(added.with_revoked("car-2", 5).to_json())["keys"]
