@@ -4,19 +4,19 @@ versions."""
 from __future__ import annotations
 
 import json
-import tempfile
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    import polars as pl
+from fleetloop.options import AsJson, WorkspacePath
 
-    from pipelines.dataset.versions import Version
-    from workspace.layout import Workspace
+if TYPE_CHECKING:
+    from services.dataset import Version
 
 app = typer.Typer(
     add_completion=False,
@@ -24,8 +24,6 @@ app = typer.Typer(
     help="Lock the lake; commit, list, show and compare dataset versions.",
 )
 
-WorkspacePath = Annotated[Path, typer.Option("--workspace", help="The workspace.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 HERE = Path()
 
 
@@ -33,17 +31,17 @@ HERE = Path()
 def lock(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
     """Write lake.lock from the newest version of every table: what the next dataset is made from."""
     from connectors.lake.lock import lock_json
-    from pipelines.dataset.lock import write_lock
+    from services import dataset as service
     from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
-    held, changed = write_lock(place)
+    done = service.lock(place)
     if as_json:
-        _print({**lock_json(held), "changed": changed})
+        _print({**lock_json(done.tables), "changed": done.is_changed})
         return
-    for name, table in held.items():
+    for name, table in done.tables.items():
         Console().print(f"{name} version [bold]{table.version}[/]")
-    Console().print(f"[green]{'Wrote' if changed else 'No change in'}[/] {place.lake_lock_path}")
+    Console().print(f"[green]{'Wrote' if done.is_changed else 'No change in'}[/] {place.lake_lock_path}")
 
 
 @app.command()
@@ -54,10 +52,41 @@ def repro(
     workspace: WorkspacePath = HERE,
 ) -> None:
     """Re-run the stages whose inputs changed, and no others."""
-    from pipelines.dataset.dvc import DvcRepository
+    from services import dataset as service
     from workspace.layout import Workspace
 
-    DvcRepository(Workspace.open(workspace)).repro(*(stages or []), echo=True)
+    service.repro(
+        Workspace.open(workspace),
+        stages or (),
+        on_line=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+@app.command()
+def drives(
+    file: Annotated[
+        Path | None, typer.Argument(help="Parquet file with drive_id; by default the frames of the lake.")
+    ] = None,
+    workspace: WorkspacePath = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Show which drive is in which split, for the lake or for a file before it is added or trained on."""
+    from services.drives import drives_of_file, drives_of_lake
+    from workspace.layout import Workspace
+
+    place = Workspace.open(workspace)
+    found = drives_of_lake(place) if file is None else drives_of_file(place, file)
+    if as_json:
+        rows = [{"drive_id": each.drive_id, "split": each.split, "rows": each.rows} for each in found]
+        _print({"drives": rows})
+        return
+    table = Table(title=f"{len(found):,} drives", title_justify="left")
+    table.add_column("drive", overflow="fold")
+    table.add_column("split")
+    table.add_column("rows", justify="right")
+    for each in found:
+        table.add_row(escape(each.drive_id), each.split, f"{each.rows:,}")
+    Console().print(table)
 
 
 @app.command()
@@ -69,19 +98,16 @@ def commit(
 ) -> None:
     """Commit datasets/current as the next version (DVC, git, a tag), with all that the stages made until now.
     The same digest makes no new version: run it again after training, to record and push the model too."""
-    from pipelines.dataset.dvc import DvcRepository
-    from pipelines.dataset.record import stage_states
-    from pipelines.dataset.versions import commit_version
+    from services import dataset as service
     from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
-    version, is_new = commit_version(place, message, push=push)
-    stages = stage_states(DvcRepository(place))
+    done = service.commit(Workspace.open(workspace), message, is_pushed=push)
+    version, stages = done.version, dict(done.stages)
     if as_json:
         names = {"id": version.id, "digest": version.digest, "parent": version.parent}
-        _print({**names, "is_new": is_new, "is_pushed": push, "stages": stages})
+        _print({**names, "is_new": done.is_new, "is_pushed": push, "stages": stages})
         return
-    word = "Committed" if is_new else "No change since"
+    word = "Committed" if done.is_new else "No change since"
     Console().print(
         f"[green]{word}[/] [bold]{version.id}[/]  {version.manifest['rows']:,} rows  digest {version.digest}"
     )
@@ -92,7 +118,7 @@ def commit(
 @app.command(name="list")
 def list_(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
     """List the dataset versions, the first one first."""
-    from pipelines.dataset.versions import list_versions
+    from services.dataset import list_versions
     from workspace.layout import Workspace
 
     versions = list_versions(Workspace.open(workspace))
@@ -124,7 +150,7 @@ def show(
 ) -> None:
     """Show one version: its counts, splits, classes, and what it was made from."""
     from fleetloop.commands.curate import what_became
-    from pipelines.dataset.versions import find_version
+    from services.dataset import find_version
     from workspace.layout import Workspace
 
     found = find_version(Workspace.open(workspace), version)
@@ -154,13 +180,10 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two versions: rows added, removed, given another label, and how the classes changed."""
-    from pipelines.dataset.diff import diff as compare
+    from services import dataset as service
     from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [_rows(place, name, Path(folder) / str(i)) for i, name in enumerate((before, after))]
-    found = compare(*rows)
+    found = service.diff(Workspace.open(workspace), before, after)
     if as_json:
         _print({"before": before, "after": after, **found.to_json()})
         return
@@ -191,21 +214,11 @@ def checkout(
     workspace: WorkspacePath = HERE,
 ) -> None:
     """Fetch the files of a version from the DVC remote into a folder, and check their digest."""
-    from pipelines.dataset.versions import checkout_version
+    from services.dataset import checkout_version
     from workspace.layout import Workspace
 
     place = checkout_version(Workspace.open(workspace), version, into)
     Console().print(f"[green]Version {version}[/] is in {place}")
-
-
-def _rows(place: Workspace, name: str, folder: Path) -> pl.DataFrame:
-    from pipelines.dataset.manifest import read_rows
-    from pipelines.dataset.versions import checkout_version
-
-    columns = ["payload_sha256", "class_name", "split"]
-    if name == "current":
-        return read_rows(place.dataset_path, columns)
-    return read_rows(checkout_version(place, name, folder), columns)
 
 
 def _summary(version: Version) -> dict[str, Any]:

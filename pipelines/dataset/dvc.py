@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,9 @@ GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
 """Whom git names when the user has told it nothing."""
 
 
+OnLine = Callable[[str], object]
+
+
 class CommandFailedError(FleetLoopError):
     """A command line of git or DVC failed; the message holds its last words."""
 
@@ -57,9 +60,9 @@ class DvcRepository:
         with FileLock(self.workspace.private_path / "dvc.lock", wait_s=self.workspace.settings.lock_wait_s):
             yield
 
-    def dvc(self, *arguments: str, echo: bool = False) -> str:
-        """Run `dvc ARGUMENTS` in the workspace; its output, which is also shown when `echo`."""
-        return self._run([sys.executable, "-P", "-m", "dvc", *arguments], echo=echo)
+    def dvc(self, *arguments: str, on_line: OnLine | None = None) -> str:
+        """Run `dvc ARGUMENTS` in the workspace; its output, of which `on_line` hears every line at once."""
+        return self._run([sys.executable, "-P", "-m", "dvc", *arguments], on_line=on_line)
 
     def dvc_status(self) -> Mapping[str, Any]:
         """What differs from dvc.lock, by stage, as `dvc status --json` says it; empty when nothing does."""
@@ -70,10 +73,10 @@ class DvcRepository:
         """Run `git ARGUMENTS` in the workspace; its output. What it writes is synced before it is named."""
         return self._run(["git", "-c", "core.fsync=all", *arguments])
 
-    def repro(self, *stages: str, echo: bool = False) -> str:
+    def repro(self, *stages: str, on_line: OnLine | None = None) -> str:
         """Re-run what changed of the stages (all of them when none is named), as the one writer."""
         with self.writing():
-            return self.dvc("repro", *stages, echo=echo)
+            return self.dvc("repro", *stages, on_line=on_line)
 
     def commit_git(self, message: str, paths: Sequence[str], exclude: Sequence[str] = ()) -> None:
         """Commit what changed in these files and folders, if anything did; what git ignores stays out.
@@ -186,7 +189,7 @@ class DvcRepository:
             raise _failed(command, done.returncode, done.stderr.splitlines(keepends=True))
         return done.stdout
 
-    def _run(self, command: list[str], *, echo: bool = False) -> str:
+    def _run(self, command: list[str], *, on_line: OnLine | None = None) -> str:
         try:
             process = subprocess.Popen(
                 command,
@@ -206,8 +209,8 @@ class DvcRepository:
             try:
                 for line in process.stdout:
                     lines.append(line)
-                    if echo:
-                        sys.stderr.write(line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
                 status = process.wait(COMMAND_TIMEOUT_S)
             except BaseException:
                 process.terminate()

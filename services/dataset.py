@@ -1,0 +1,91 @@
+"""Locks the lake; re-runs what changed; commits, lists, compares and fetches dataset versions; says which drive is where."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from connectors.lake.lock import LockedTable
+from pipelines.dataset.diff import DatasetDiff
+from pipelines.dataset.diff import diff as compare
+from pipelines.dataset.dvc import DvcRepository
+from pipelines.dataset.lock import write_lock
+from pipelines.dataset.manifest import read_rows
+from pipelines.dataset.record import stage_states
+from pipelines.dataset.versions import (
+    Version,
+    checkout_version,
+    commit_version,
+    find_version,
+    list_versions,
+)
+from workspace.layout import Workspace
+
+__all__ = [
+    "Committed",
+    "Locked",
+    "Version",
+    "checkout_version",
+    "commit",
+    "diff",
+    "find_version",
+    "list_versions",
+    "lock",
+    "repro",
+]
+
+CURRENT = "current"
+"""What `diff` calls datasets/current."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """lake.lock: the version of every table, and whether the file changed."""
+
+    tables: Mapping[str, LockedTable]
+    is_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A dataset version as it was committed or found again, and how each stage of dvc.yaml stands."""
+
+    version: Version
+    is_new: bool
+    stages: Mapping[str, str]
+
+
+def lock(place: Workspace) -> Locked:
+    """Write lake.lock from the newest version of every table. Raises MisconfiguredError without a lake."""
+    return Locked(*write_lock(place))
+
+
+def repro(
+    place: Workspace, stages: Sequence[str] = (), on_line: Callable[[str], object] | None = None
+) -> None:
+    """Re-run the stages whose inputs changed, and no others; `on_line` hears what they say."""
+    DvcRepository(place).repro(*stages, on_line=on_line)
+
+
+def commit(place: Workspace, message: str, *, is_pushed: bool = True) -> Committed:
+    """Commit datasets/current as the next version, with all that the stages made until now. See `commit_version`."""
+    version, is_new = commit_version(place, message, push=is_pushed)
+    return Committed(version, is_new, stage_states(DvcRepository(place)))
+
+
+def diff(place: Workspace, before: str, after: str) -> DatasetDiff:
+    """Compare two versions (vN, latest, or current for datasets/current) row by row."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [_rows(place, name, Path(folder) / str(i)) for i, name in enumerate((before, after))]
+    return compare(*rows)
+
+
+def _rows(place: Workspace, name: str, folder: Path) -> pl.DataFrame:
+    columns = ["payload_sha256", "class_name", "split"]
+    if name == CURRENT:
+        return read_rows(place.dataset_path, columns)
+    return read_rows(checkout_version(place, name, folder), columns)

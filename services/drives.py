@@ -1,0 +1,72 @@
+"""Which drive is in which split: by a hash of its id and the section `split` of params.yaml, so known before any curation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.lake.table import LakeTable
+from foundation.errors import MisconfiguredError
+from pipelines.curate.params import load_params
+from pipelines.curate.split import split_of
+from schemas.reasons import Split
+from workspace.layout import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSplit:
+    """One drive, its split, and the rows of it that were looked at."""
+
+    drive_id: str
+    split: Split
+    rows: int
+
+
+def split_by_params(path: Path) -> Callable[[str], Split]:
+    """Where a drive belongs, by the section `split` of params.yaml: the same function as in curation."""
+    split = load_params(path).split
+    return lambda drive_id: split_of(drive_id, split)
+
+
+def drives_of_lake(place: Workspace) -> tuple[DriveSplit, ...]:
+    """Every drive of the lake's frames (what landed, and reference pictures), by id."""
+    counts: Counter[str] = Counter()
+    tables = {
+        place.arrivals_uri: (pc.field("outcome") == "landed"),
+        place.reference_uri: None,
+    }
+    for uri, condition in tables.items():
+        if (Path(uri) / "_delta_log").is_dir():
+            column = LakeTable.open(uri).snapshot().read(columns=["drive_id"], filter=condition)["drive_id"]
+            counts.update(_counted(column))
+    return _placed(place, counts)
+
+
+def drives_of_file(place: Workspace, file: Path) -> tuple[DriveSplit, ...]:
+    """Every drive of a Parquet file with a column drive_id, by id: before the file is added or trained on.
+
+    Raises MisconfiguredError when the file cannot be read or has no such column.
+    """
+    try:
+        column = pq.read_table(file, columns=["drive_id"])["drive_id"]
+    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:
+        raise MisconfiguredError(
+            f"{file} cannot be read as a table with a column drive_id: {error}"
+        ) from error
+    return _placed(place, Counter(_counted(column)))
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str, int]:
+    pairs = pc.value_counts(column).to_pylist()
+    return {str(each["values"]): int(each["counts"]) for each in pairs if each["values"] is not None}
+
+
+def _placed(place: Workspace, counts: Counter[str]) -> tuple[DriveSplit, ...]:
+    where = split_by_params(place.params_path)
+    return tuple(DriveSplit(name, where(name), counts[name]) for name in sorted(counts))
