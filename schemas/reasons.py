@@ -50,6 +50,8 @@ class RejectReason(StrEnum):
     OVERSIZE = "oversize"
     CONFLICT = "conflict"
     UNREADABLE_BATCH = "unreadable_batch"
+    FOREIGN_URI = "foreign_uri"
+    """The payload is said to be where the workspace's blob store would not keep it."""
 
 
 class RemovalReason(StrEnum):
@@ -63,6 +65,8 @@ class RemovalReason(StrEnum):
     BLURRED = "blurred"
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
+    PAYLOAD_UNAVAILABLE = "payload_unavailable"
+    """The blob store does not have the payload, or not these bytes."""
     NOT_LANDED = "not_landed"
 
 

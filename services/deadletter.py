@@ -50,7 +50,7 @@ def replay(place: Workspace, reason: str = "") -> ReplayReport:
     return deadletter.replay(
         _arrivals(place),
         Enrolment.load(place.enrolment_path),
-        IngestSettings(commit_wait_s=place.settings.lock_wait_s),
+        IngestSettings(commit_wait_s=place.settings.lock_wait_s, blobs=place.settings.blobs),
         SystemClock(),
         _reason(reason),
     )

@@ -36,7 +36,9 @@ def open_ingest(
         table=LakeTable.create(place.arrivals_uri, ARRIVALS),
         open_source=partial(KafkaSource, kafka),
         load_enrolment=lambda: Enrolment.load(place.enrolment_path),
-        settings=IngestSettings(topic=topic, commit_wait_s=place.settings.lock_wait_s),
+        settings=IngestSettings(
+            topic=topic, commit_wait_s=place.settings.lock_wait_s, blobs=place.settings.blobs
+        ),
         runner=runner,
         clock=SystemClock(),
     )

@@ -79,10 +79,7 @@ class BlobStore:
                 this store, or not the place of its hash).
             RetryLaterError: the store failed.
         """
-        if not _SHA256.match(ref.sha256) or ref.uri != self._files.unstrip_protocol(self._path(ref.sha256)):
-            raise RejectedError(
-                f"{ref.uri[:200]!r} is not the place of {ref.sha256[:64]!r} here", reason="foreign_uri"
-            )
+        self.check_address(ref.uri, ref.sha256)
         path = self._path(ref.sha256)
         try:
             size_bytes = int(self._files.size(path))
@@ -101,6 +98,17 @@ class BlobStore:
         if found != ref.sha256:
             raise RejectedError(f"{ref.uri} has the sha256 {found}", reason="payload_hash_mismatch")
         return payload
+
+    def check_address(self, uri: str, sha256: str) -> None:
+        """Return when `uri` is where this store keeps the payload of that sha256; nothing is read.
+
+        Raises RejectedError (reason foreign_uri): another scheme, another store, a path that leaves it.
+        """
+        if not _SHA256.match(sha256) or uri != self._files.unstrip_protocol(self._path(sha256)):
+            raise RejectedError(
+                f"{uri[:200]!r} is not where {self._root} keeps the payload {sha256[:64]!r}",
+                reason="foreign_uri",
+            )
 
     def _path(self, sha256: str) -> str:
         return f"{self._root.rstrip('/')}/{sha256[:2]}/{sha256}"

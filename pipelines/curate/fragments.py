@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 from connectors.lake.lock import LakeLock, locked_snapshot
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable, Snapshot
-from foundation.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    from connectors.blob.store import BlobStore
 
 FRAGMENT_BYTES = 128 * 1024 * 1024
 """A fragment ends after the row group that passes this size (uncompressed), so that a worker holds about as
@@ -142,16 +144,37 @@ def read_metadata(fragment: Fragment) -> pl.DataFrame:
     )
 
 
-def read_payloads(fragment: Fragment, rows: list[int], blobs: str = "") -> Iterator[tuple[int, bytes]]:
+@dataclass(frozen=True, slots=True)
+class UnavailablePayload:
+    """Why the payload of one row could not be had: a verdict on the row, never an error of the run."""
+
+    why: str
+
+
+def remote_rows(fragment: Fragment) -> list[int]:
+    """The landed rows of the fragment whose payload is in the blob store."""
+    file = pq.ParquetFile(fragment.path)
+    if "payload_uri" not in file.schema_arrow.names:
+        return []
+    groups = list(range(fragment.first_group, fragment.end_group))
+    held = pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, columns=["payload_uri", "outcome"])))
+    is_remote = (pl.col("payload_uri").fill_null("") != "") & (pl.col("outcome") == "landed")
+    return held.with_row_index("row").filter(is_remote)["row"].to_list()
+
+
+def read_payloads(
+    fragment: Fragment, rows: list[int], blobs: str = ""
+) -> Iterator[tuple[int, bytes | UnavailablePayload]]:
     """(row, payload) for the wanted rows of the fragment, ascending, one row group in memory at a time.
 
-    A payload that is not inline is fetched from the blob store at `blobs` and verified there.
+    A payload that is not inline is fetched from the blob store at `blobs` and verified there. Whatever goes wrong
+    with one of those (no store is named, a foreign or missing blob, other bytes, a store that fails) is the answer for
+    its row: a sender chooses the reference, so it must not stop the run.
 
-    Raises:
-        MisconfiguredError: a payload is elsewhere and no blob store is named.
-        RejectedError, RetryLaterError: the blob is gone or is another one; the store failed.
+    Raises MisconfiguredError when `blobs` is no address of a store.
     """
     wanted = sorted(rows)
+    store = _store(blobs)
     file = pq.ParquetFile(fragment.path)
     names = [
         name
@@ -169,21 +192,34 @@ def read_payloads(fragment: Fragment, rows: list[int], blobs: str = "") -> Itera
                 pa.array([row - begin for row in wanted[at:upto]])
             )
             for row, values in zip(wanted[at:upto], picked.to_pylist(), strict=True):
-                yield row, _payload(values, blobs)
+                yield row, _payload(values, store)
         begin, at = end, upto
 
 
-def _payload(values: dict[str, Any], blobs: str) -> bytes:
+def _store(blobs: str) -> BlobStore | None:
+    if not blobs:
+        return None
+    from connectors.blob.store import BlobStore
+
+    return BlobStore(blobs)
+
+
+def _payload(values: dict[str, Any], store: BlobStore | None) -> bytes | UnavailablePayload:
     uri = values.get("payload_uri")
     if values["payload"] or not uri:
         return bytes(values["payload"] or b"")
-    if not blobs:
-        raise MisconfiguredError(
-            f"payload {values['payload_sha256']} is kept at {uri}: set `blobs` in fleetloop.toml to its blob store"
+    if store is None:
+        return UnavailablePayload(
+            f"it is kept at {uri[:200]!r}: set `blobs` in fleetloop.toml to its blob store"
         )
-    from connectors.blob.store import BlobRef, BlobStore
+    from connectors.blob.store import BlobRef
 
-    return BlobStore(blobs).get_verified(BlobRef(uri, values["payload_sha256"], values["payload_bytes"]))
+    try:
+        return store.get_verified(BlobRef(uri, values["payload_sha256"], values["payload_bytes"]))
+    except MemoryError:
+        raise  # this machine's trouble, not the row's
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's reference made the store raise
+        return UnavailablePayload(f"{type(error).__name__}: {error}"[:500])
 
 
 def open_snapshots(lake: Path, lock: LakeLock) -> dict[str, Snapshot]:

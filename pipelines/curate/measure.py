@@ -7,14 +7,20 @@ payloads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import apache_beam as beam
 import polars as pl
 
-from pipelines.curate.fragments import Fragment, read_metadata, read_payloads
+from pipelines.curate.fragments import (
+    Fragment,
+    UnavailablePayload,
+    read_metadata,
+    read_payloads,
+    remote_rows,
+)
 from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.quality import FEATURES, measure
 
@@ -34,30 +40,57 @@ class MeasureFragment(beam.DoFn):
         nothing."""
         fragment = Fragment.from_json(element)
         rows = read_metadata(fragment)
-        measured = rows.join(
-            self._features(fragment, rows), on="payload_sha256", how="left", maintain_order="left"
-        )
+        remote = remote_rows(fragment)
+        features, unavailable = self._features(fragment, rows, remote)
+        measured = rows.join(features, on="payload_sha256", how="left", maintain_order="left")
+        measured = without_payloads(measured, unavailable)
         path = Path(self._work) / "measured" / f"{fragment.fragment_id}.arrow"
         temporary = path.with_suffix(".tmp")
         measured.write_ipc(temporary)
         temporary.replace(path)
         yield str(path)
 
-    def _features(self, fragment: Fragment, rows: pl.DataFrame) -> pl.DataFrame:
+    def _features(
+        self, fragment: Fragment, rows: pl.DataFrame, remote: list[int]
+    ) -> tuple[pl.DataFrame, dict[int, str]]:
+        """Features by payload; and why payloads cannot be had, by row.
+
+        A reference is followed for each row that has one, every time: another row's payload of the same hash, or a
+        measure of last year, says nothing about whether this row's can be read when the dataset is written.
+        """
         if self._known is None:
             self._known = MeasureCache(Path(self._cache)).read_features()
-        landed = (
-            rows.lazy()
-            .filter(pl.col("outcome") == "landed")
-            .select("row", "payload_sha256")
-            .unique("payload_sha256", keep="first", maintain_order=True)
-            .collect()
+        landed = rows.filter(pl.col("outcome") == "landed").select("row", "payload_sha256")
+        known = self._known.join(landed, on="payload_sha256", how="semi")
+        inline = landed.filter(~pl.col("row").is_in(remote)).unique(
+            "payload_sha256", keep="first", maintain_order=True
         )
-        known = self._known.join(landed.select("payload_sha256"), on="payload_sha256", how="semi")
-        fresh = landed.join(known, on="payload_sha256", how="anti").sort("row")
-        names = dict(fresh.select("row", "payload_sha256").iter_rows())
-        found = [
-            asdict(measure(payload, names[row]))
-            for row, payload in read_payloads(fragment, list(names), self._blobs)
-        ]
-        return pl.concat([known.select(list(FEATURES)), pl.DataFrame(found, schema=FEATURES)])
+        fresh = inline.join(known, on="payload_sha256", how="anti")
+        names = dict(landed.filter(pl.col("row").is_in([*fresh["row"], *remote])).iter_rows())
+        measured = set(known["payload_sha256"])
+        found: list[dict[str, object]] = []
+        unavailable: dict[int, str] = {}
+        for row, payload in read_payloads(fragment, list(names), self._blobs):
+            if isinstance(payload, UnavailablePayload):
+                unavailable[row] = payload.why
+            elif names[row] not in measured:
+                found.append(asdict(measure(payload, names[row])))
+                measured.add(names[row])
+        return pl.concat([known.select(list(FEATURES)), pl.DataFrame(found, schema=FEATURES)]), unavailable
+
+
+def without_payloads(measured: pl.DataFrame, unavailable: Mapping[int, str]) -> pl.DataFrame:
+    """`measured` where the rows in `unavailable` have no measures, only why (see `quality.judge`)."""
+    if not unavailable:
+        return measured
+    why = pl.DataFrame(
+        {"row": list(unavailable), "why": list(unavailable.values())}, {"row": pl.Int64, "why": pl.String}
+    )
+    joined = measured.join(why, on="row", how="left", maintain_order="left")
+    is_gone = pl.col("why").is_not_null()
+    kept = [
+        pl.when(is_gone).then(None).otherwise(name).alias(name)
+        for name in FEATURES
+        if name not in ("payload_sha256", "unreadable")
+    ]
+    return joined.with_columns(*kept, pl.coalesce("why", "unreadable").alias("unreadable")).drop("why")

@@ -34,7 +34,8 @@ FEATURES: dict[str, pl.DataType] = {
     "image_hash": pl.Binary(),
     "unreadable": pl.String(),
 }
-"""One row a payload. `unreadable` says why an image could not be decoded; the measures are null then."""
+"""One row per payload. `unreadable` says why there are no measures: with `payload_bytes` the picture could not be
+decoded, without it the payload could not be had."""
 _DECIMALS = 6
 
 
@@ -64,28 +65,38 @@ def measure(payload: bytes, payload_sha256: str) -> Features:
         raise CorruptError(f"a payload of the lake has sha256 {found}, its row says {payload_sha256}")
     try:
         image = decode_image(payload)
+        measures = measure_image(image)
+        height, width = image.shape[:2]
+        return Features(
+            payload_sha256,
+            int(width),
+            int(height),
+            len(payload),
+            round(measures.luma, _DECIMALS),
+            round(measures.sharpness, _DECIMALS),
+            str(measures.condition),
+            dct_hash(image),
+            None,
+        )
     except RejectedError as error:
-        return Features(payload_sha256, None, None, len(payload), None, None, None, None, str(error))
-    height, width = image.shape[:2]
-    measures = measure_image(image)
-    return Features(
-        payload_sha256,
-        int(width),
-        int(height),
-        len(payload),
-        round(measures.luma, _DECIMALS),
-        round(measures.sharpness, _DECIMALS),
-        str(measures.condition),
-        dct_hash(image),
-        None,
-    )
+        why = str(error)
+    except MemoryError:
+        raise  # this machine's trouble, not the picture's
+    except Exception as error:  # noqa: BLE001 - a decoder answers a stranger's bytes with anything
+        why = f"decoding it failed with {type(error).__name__}: {error}"[:500]
+    return Features(payload_sha256, None, None, len(payload), None, None, None, None, why)
 
 
 def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
-    """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of unreadable,
-    small, dark, bright, blurred. Rows that have a reason already keep it."""
+    """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of payload
+    unavailable, unreadable, small, dark, bright, blurred. Rows that have a reason already keep it."""
     side = pl.min_horizontal("width_pixels", "height_pixels")
     rules: list[tuple[pl.Expr, RemovalReason, pl.Expr]] = [
+        (
+            pl.col("unreadable").is_not_null() & pl.col("payload_bytes").is_null(),
+            RemovalReason.PAYLOAD_UNAVAILABLE,
+            pl.lit(None, pl.Float64),
+        ),
         (pl.col("unreadable").is_not_null(), RemovalReason.UNREADABLE, pl.lit(None, pl.Float64)),
         (side < params.min_side_pixels, RemovalReason.TOO_SMALL, side.cast(pl.Float64)),
         (pl.col("luma") < params.min_luma, RemovalReason.TOO_DARK, pl.col("luma")),

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from foundation.errors import CorruptError
-from pipelines.curate.fragments import Fragment, read_payloads
+from foundation.errors import CorruptError, RetryLaterError
+from pipelines.curate.fragments import Fragment, UnavailablePayload, read_payloads
 from pipelines.curate.params import ShardParams
 
 SHARD_SCHEMA = pa.schema(
@@ -90,7 +90,10 @@ class CutPieces(beam.DoFn):
             self._kept = {str(key[0]): part for key, part in kept.group_by("fragment_id")}
         rows = self._kept[fragment.fragment_id].sort("row")
         table = logical_rows(rows.sort("payload_sha256"))
-        payloads = dict(read_payloads(fragment, rows["row"].to_list(), self._blobs))
+        payloads = {
+            row: _still_there(payload, row, fragment)
+            for row, payload in read_payloads(fragment, rows["row"].to_list(), self._blobs)
+        }
         ordered = rows.sort("payload_sha256")
         column = [
             _checked(payloads[row], sha, fragment)
@@ -130,6 +133,15 @@ class MergeShard(beam.DoFn):
             ],
         )
         yield json.dumps({"shard": shard, "rows": table.num_rows, "size_bytes": path.stat().st_size})
+
+
+def _still_there(payload: bytes | UnavailablePayload, row: int, fragment: Fragment) -> bytes:
+    """Raises RetryLaterError: it was there when it was measured; the next run removes the row for it."""
+    if isinstance(payload, UnavailablePayload):
+        raise RetryLaterError(
+            f"the payload of row {row} of {fragment.path} went away while the dataset was made: {payload.why}"
+        )
+    return payload
 
 
 def _checked(payload: bytes, payload_sha256: str, fragment: Fragment) -> bytes:

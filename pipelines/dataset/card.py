@@ -21,6 +21,7 @@ from schemas.reasons import RemovalReason
 REASONS_IN_WORDS = {
     RemovalReason.NOT_LANDED: "arrived, but is no sample: a resend, a dead letter or lost offsets",
     RemovalReason.UNREADABLE: "the image cannot be decoded",
+    RemovalReason.PAYLOAD_UNAVAILABLE: "the blob store does not have the payload, or has other bytes",
     RemovalReason.TOO_SMALL: "smaller than the smallest allowed side",
     RemovalReason.TOO_DARK: "darker than the lowest allowed luma",
     RemovalReason.TOO_BRIGHT: "brighter than the highest allowed luma",

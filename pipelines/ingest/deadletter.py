@@ -26,7 +26,7 @@ from foundation.clock import Clock
 from foundation.errors import RetryLaterError
 from pipelines import steps
 from pipelines.ingest.commit import commit_renamed, rename_files
-from pipelines.ingest.decode import accepted_rows, headers_of, verdicts
+from pipelines.ingest.decode import accepted_rows, blob_store, headers_of, verdicts
 from pipelines.ingest.elements import OffsetRange, StagedFile
 from pipelines.ingest.mark import INDEX, mark
 from pipelines.ingest.seal import apply_verdicts
@@ -142,6 +142,7 @@ def _attempt(
     reason: RejectReason | None,
 ) -> ReplayReport:
     snapshot = table.snapshot()
+    blobs = blob_store(settings.blobs)
     still: Counter[str] = Counter()
     tried = 0
     with run_folder(table, settings.commit_wait_s, clock) as (run_id, folder):
@@ -149,7 +150,7 @@ def _attempt(
         indexes: list[pa.Table] = []
         for source, records in _open_letters(snapshot, reason):
             tried += len(records)
-            accepted, rejected = verdicts(records, enrolment)
+            accepted, rejected = verdicts(records, enrolment, blobs)
             still.update(str(one.reason) for one in rejected)
             if not accepted:
                 continue

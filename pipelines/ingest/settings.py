@@ -25,7 +25,8 @@ class IngestSettings:
     `range_offsets`: offsets a worker reads at a time. `batch_records`, `batch_bytes`: what becomes one file,
     and what is in a worker's memory at once (about four times `batch_bytes`). `run_offsets`: the most that
     one commit takes from one partition. `commit_wait_s`: how long to wait for another committer. `replans`:
-    how often to plan again when another committer was first.
+    how often to plan again when another committer was first. `blobs`: address of the store that payloads outside of
+    records are in; without one a record with a `payload_uri` is a dead letter, to be replayed once there is.
     """
 
     topic: str = TOPICS.samples
@@ -36,6 +37,7 @@ class IngestSettings:
     mark_shards: int = 4
     commit_wait_s: float = 60.0
     replans: int = 5
+    blobs: str = ""
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():

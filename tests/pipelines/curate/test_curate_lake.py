@@ -303,12 +303,94 @@ def test_a_payload_in_the_blob_store_is_read_from_there_and_nowhere_else(tmp_pat
         assert isinstance(payload, bytes)
         row |= {"payload_uri": store.put_verified(payload).uri, "payload": b""}
     workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
-    with pytest.raises(MisconfiguredError, match=r"set `blobs` in fleetloop\.toml"):
-        curate(workspace)
+    assert curate(workspace).manifest["counts"]["removed"]["payload_unavailable"] == 5
     (workspace.root / "fleetloop.toml").write_text(f'blobs = "file://{tmp_path}/blobs"\n')
     elsewhere = curate(Workspace.open(workspace.root)).manifest["digest"]
     rows = world()
     assert curate(make_workspace(tmp_path / "inline", rows, label_rows(rows))).manifest["digest"] == elsewhere
+
+
+BAD_REFERENCES = (
+    "s3://somebody-else/blob",
+    "nosuchscheme://x",
+    "file:///etc/passwd",
+    "{root}/../blobs/{sha}",
+    "{root}/00/{sha}",
+    "{root}/{first}/{sha}",
+    "\x00",
+    "http://127.0.0.1:1/x",
+)
+
+
+@pytest.mark.parametrize("blobs", ["", "file://{folder}/blobs"])
+def test_a_bad_payload_reference_costs_its_own_row_and_never_the_dataset(tmp_path: Path, blobs: str) -> None:
+    root = f"file://{tmp_path}/blobs"
+    rows = world()
+    honest = dict(rows[3])
+    sha = str(honest["payload_sha256"])
+    changes: list[dict[str, object]] = [
+        {"payload_uri": uri.format(root=root, sha=sha, first=sha[:2])} for uri in BAD_REFERENCES
+    ]
+    other = hashlib.sha256(b"other").hexdigest()
+    (tmp_path / "blobs" / other[:2]).mkdir(parents=True)
+    (tmp_path / "blobs" / other[:2] / other).write_bytes(b"changed")
+    changes += [
+        {"payload_uri": f"{root}/{other[:2]}/{other}", "payload_sha256": other, "payload_bytes": size}
+        for size in (7, 5, -1, None)
+    ]
+    # Vehicle "a" sorts before every honest one: its rows claim the honest row's payload, and would win it.
+    bad = [
+        honest
+        | {"vehicle_id": "a", "seq": 5000 + n, "offset": 5000 + n, "offset_end": 5001 + n, "payload": b""}
+        | one
+        for n, one in enumerate(changes)
+    ]
+    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
+    if blobs:
+        (workspace.root / "fleetloop.toml").write_text(f'blobs = "{blobs.format(folder=tmp_path)}"\n')
+        workspace = Workspace.open(workspace.root)
+    before = curate(workspace).manifest
+    _append(workspace, bad, [])
+    for _ in range(2):  # the second run has every measure in its cache
+        after = curate(workspace).manifest
+        assert after["counts"]["removed"] == before["counts"]["removed"] | {"payload_unavailable": len(bad)}
+        assert after["digest"] == before["digest"]
+
+
+def test_a_blob_that_is_gone_since_it_was_measured_removes_its_row(tmp_path: Path) -> None:
+    rows = world()
+    store = BlobStore(f"file://{tmp_path}/blobs")
+    payload = rows[0]["payload"]
+    assert isinstance(payload, bytes)
+    rows[0] |= {"payload_uri": store.put_verified(payload).uri, "payload": b""}
+    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
+    (workspace.root / "fleetloop.toml").write_text(f'blobs = "file://{tmp_path}/blobs"\n')
+    workspace = Workspace.open(workspace.root)
+    before = curate(workspace).manifest["counts"]["removed"]
+    assert "payload_unavailable" not in before
+    (tmp_path / "blobs" / str(rows[0]["payload_sha256"])[:2] / str(rows[0]["payload_sha256"])).unlink()
+    assert curate(workspace).manifest["counts"]["removed"] == before | {"payload_unavailable": 1}
+
+
+def test_a_picture_on_which_the_decoder_breaks_is_removed_as_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.curate import quality
+
+    rows = world()
+    broken = rows[2]["payload"]
+    honest = quality.decode_image
+
+    def breaking(payload: bytes) -> object:
+        if payload == broken:
+            raise AssertionError("palette")
+        return honest(payload)
+
+    monkeypatch.setattr(quality, "decode_image", breaking)
+    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
+    assert (
+        curate(workspace).manifest["counts"]["removed"]["unreadable"] == 2
+    )  # with the one that is no picture
 
 
 def test_the_states_must_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foundation.errors import RejectedError, RetryLaterError
+from pipelines.ingest import deadletter
 from pipelines.ingest.seal import joined
 from schemas.identity import Identity
 from schemas.wire import MAX_RECORD_BYTES
@@ -75,6 +78,41 @@ def test_what_is_not_verified_claims_no_identity(lab: Lab) -> None:
     report = lab.ingest().once()
     assert (report.landed, report.rejected) == (1, {"bad_signature": 1})
     assert_one_row_an_offset(lab)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://x/y", "file:///etc/passwd", "{root}/../{place}", "{root}/{place}.partial"]
+)
+def test_a_payload_elsewhere_than_in_the_blob_store_is_a_dead_letter(
+    lab: Lab, tmp_path: Path, uri: str
+) -> None:
+    root = f"file://{tmp_path}/blobs"
+    sha = hashlib.sha256(b"x").hexdigest()
+    place = f"{sha[:2]}/{sha}"
+    remote = {"payload": b"x", "payload_sha256": sha, "payload_bytes": 1}
+    bad = lab.fleet.record(
+        "v1", 0, **remote | {"payload": b"", "payload_uri": uri.format(root=root, place=place)}
+    )
+    good = lab.fleet.record("v1", 1, **remote | {"payload": b"", "payload_uri": f"{root}/{place}"})
+    lab.produce(bad, partition=0)
+    lab.produce(good, partition=0)
+    assert lab.ingest(settings=replace(lab.settings, blobs=root)).once().rejected == {"foreign_uri": 1}
+    assert lab.outcomes() == {(0, 0): "rejected", (0, 1): "landed"}
+
+
+def test_a_payload_in_a_blob_store_that_the_workspace_does_not_name_waits_as_a_dead_letter(
+    lab: Lab, tmp_path: Path
+) -> None:
+    root = f"file://{tmp_path}/blobs"
+    sha = hashlib.sha256(b"x").hexdigest()
+    lab.produce(
+        lab.fleet.record(
+            "v1", 0, payload=b"", payload_sha256=sha, payload_bytes=1, payload_uri=f"{root}/{sha[:2]}/{sha}"
+        )
+    )
+    assert lab.ingest().once().rejected == {"foreign_uri": 1}
+    settings = replace(lab.settings, blobs=root)
+    assert deadletter.replay(lab.table, lab.fleet.enrolment, settings, lab.clock).landed == 1
 
 
 def test_poison_is_rejected_with_its_reason_and_bytes_and_stops_nothing(lab: Lab) -> None:
