@@ -35,7 +35,8 @@ class SourceSettings:
     """A recording that is played back. `rate_hz` 0 plays as fast as the model runs.
 
     `replay_id` names one playing of the same recording: a restart with the same id goes on where it was,
-    another id plays it from the beginning."""
+    another id plays it from the beginning. What a folder or file gained since it ended is played at the next start,
+    and with `follow` while the agent runs."""
 
     kind: SourceKind = setting(help="image_folder or parquet")
     path: Path = setting(help="the folder, or the Parquet file")
@@ -44,6 +45,18 @@ class SourceSettings:
     )
     loop: bool = setting(default=False, help="begin again at the end, for ever")
     replay_id: str = setting(default="", max=200, help="another id plays the recording again")
+    follow: bool = setting(
+        default=False, help="look for new files after the end, for a recorder that still writes"
+    )
+    frame_interval_s: float = setting(
+        default=0.0,
+        min=0.0,
+        max=86_400.0,
+        help="image_folder: time between two pictures; 0 = each one's EXIF time, else its file's time",
+    )
+    utc_offset_minutes: int | None = setting(
+        default=None, min=-840, max=840, help="image_folder: the camera's zone where EXIF names none"
+    )
 
 
 @dataclass(frozen=True, slots=True)

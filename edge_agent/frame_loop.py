@@ -253,7 +253,7 @@ class FrameLoop:
     def _settle(self, outcome: Outcome[SeenFrame]) -> None:
         seen, progress = outcome.item, self._journal.progress
         self._tails[outcome.tail.sensor_id] = outcome.tail
-        self._place = (seen.frame.frame_id, seen.lap)
+        self._place = (seen.frame.resume_place, seen.lap)
         progress.frames_seen += 1
         if outcome.kept is None:
             self._refuse(outcome.refused_for or NotAcceptedReason.NOT_SELECTED, seen)
@@ -298,7 +298,7 @@ class FrameLoop:
         return Step(
             epoch=self._writer.epoch,
             seq=seq,
-            frame_id=seen.frame.frame_id,
+            frame_id=seen.frame.resume_place,
             lap=seen.lap,
             frames_seen=self._journal.progress.frames_seen,
             tails=tuple(self._tails.values()),

@@ -33,6 +33,7 @@ from schemas.signing import VehicleKey
 
 STATUS_INTERVAL_NS = 1_000_000_000
 IDLE_WAIT_S = 0.2
+FOLLOW_INTERVAL_NS = 1_000_000_000
 SWITCH_INTERVAL_S = 0.0005
 """How long the thread that commits may keep the interpreter from the frame loop; Python's own 5 ms is a frame."""
 
@@ -80,6 +81,8 @@ class Perceive:
         settings, state, clock, events = context.settings, context.state, context.clock, context.events
         self._context = context
         self._status_ns = 0
+        self._followed_ns = 0
+        self._told_notes: dict[str, int] = {}
         self._source_state = "starting"
         self._source_error: FleetLoopError | None = None
         key = VehicleKey.load(state.key_path)
@@ -127,12 +130,13 @@ class Perceive:
         the exit code says so."""
         context, progress = self._context, self.journal.progress
         try:
-            if not progress.has_ended:
-                self._play_once()
+            if progress.has_ended:
+                self._play_rest()
             else:
-                self._source_state = "source_ended"
+                self._play_once()
             self._publish()
-            while not (context.stop.is_set() or context.until_source_ends):
+            while not context.stop.is_set() and (self._must_follow() or not context.until_source_ends):
+                self._follow()
                 self.loop.poll_model()
                 self.loop.tick()
                 self._publish_when_due()
@@ -141,27 +145,63 @@ class Perceive:
             self._close()
         return self._source_error.exit_code if self._source_error and context.until_source_ends else 0
 
+    def _must_follow(self) -> bool:
+        """Whether a file of the source is still being written, which is to be played before the end."""
+        return getattr(self.source, "is_waiting", False) and self._source_error is None
+
+    def _follow(self) -> None:
+        """Look for what the source gained, when its settings say so and it is time."""
+        if not self._context.settings.source.follow or self._source_error is not None:
+            return
+        now_ns = self._context.clock.monotonic_ns()
+        if now_ns - self._followed_ns >= FOLLOW_INTERVAL_NS:
+            self._followed_ns = now_ns
+            self._play_rest()
+
+    def _play_rest(self) -> None:
+        """Play what a source gained since it ended: a recorder fills one folder all day."""
+        progress, played = self.journal.progress, self.loop.frames_this_run
+        try:
+            has_ended = self._play(progress.frame_id, progress.lap, has_ended=True)
+        except SourceFailedError as failure:
+            self._fail(failure)
+            return
+        if not has_ended:
+            self.loop.pause()
+            self._source_state = "stopping"
+            return
+        if self.loop.frames_this_run > played:
+            self.loop.end_source()
+        self._source_state = "source_ended"
+
+    def _fail(self, failure: SourceFailedError) -> None:
+        self._source_error = failure.error
+        self._context.events.emit("source_failed", level="error", error=str(failure))
+        self.loop.pause()
+        self._source_state = "source_failed"
+
     def _play_once(self) -> None:
         progress = self.journal.progress
         is_resumed = progress.frame_id is not None
         try:
             has_ended = self._play(progress.frame_id, progress.lap)
         except SourceFailedError as failure:
-            self._source_error = failure.error
-            self._context.events.emit("source_failed", level="error", error=str(failure))
-            self.loop.pause()
-            self._source_state = "source_failed"
+            self._fail(failure)
             return
         if not has_ended:
             self.loop.pause()
             self._source_state = "stopping"
+            return
+        if self._must_follow():
+            self.loop.pause()
+            self._source_state = "running"
             return
         if not is_resumed and self.loop.frames_this_run == 0:
             self.loop.empty_drive()
         self.loop.end_source()
         self._source_state = "source_ended"
 
-    def _play(self, resume_after: str | None, lap: int) -> bool:
+    def _play(self, resume_after: str | None, lap: int, *, has_ended: bool = False) -> bool:
         """Whether the source came to its end. Raises SourceFailedError."""
         context = self._context
         source = context.settings.source
@@ -169,7 +209,12 @@ class Perceive:
         due_ns = context.clock.monotonic_ns()
         self._source_state = "running"
         for frame, turn in frames_from(
-            self.source, resume_after, lap, loop=source.loop, events=context.events
+            self.source,
+            resume_after,
+            lap,
+            loop=source.loop and not has_ended,
+            events=context.events,
+            has_ended=has_ended,
         ):
             if context.stop.is_set():
                 return False
@@ -196,6 +241,7 @@ class Perceive:
 
     def _publish(self) -> None:
         """Tell the others how things stand; a disk that refuses is no reason to stop."""
+        self._tell_notes()
         progress = self.journal.progress
         document = {
             "pid": os.getpid(),
@@ -203,6 +249,7 @@ class Perceive:
             "source_error": str(self._source_error or ""),
             "heartbeat_ns": self._context.clock.monotonic_ns(),
             "epoch": self.writer.epoch,
+            "source_notes": dict(self._told_notes),
             "frames_seen": progress.frames_seen,
             "frames_held": self.loop.ring.held,
             "shortened_windows": self.loop.ring.counts.shortened_windows,
@@ -226,6 +273,16 @@ class Perceive:
             publish_json(self._context.state.status_path("perceive"), document)
         except OSError as error:
             self._context.events.emit("status_not_written", level="warning", error=str(error))
+
+    def _tell_notes(self) -> None:
+        """What the source left out, or took with a doubt, is an event each time that it grew."""
+        for words, note in self.source.notes().items():
+            if self._told_notes.get(words) != note.count:
+                self._told_notes[words] = note.count
+                level = "warning" if words.startswith("left out") else "info"
+                self._context.events.emit(
+                    "source_note", level=level, note=words, count=note.count, first=note.first
+                )
 
     def _close(self) -> None:
         if self._source_state not in ("source_ended", "source_failed"):

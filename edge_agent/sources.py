@@ -30,9 +30,11 @@ def open_source(settings: SourceSettings) -> FrameSource:
     if not settings.path.exists():
         raise MisconfiguredError(f"source.path is {str(settings.path)!r}; it must exist")
     if settings.kind is SourceKind.IMAGE_FOLDER:
-        from connectors.sensors.image_folder import ImageFolderSource
+        from connectors.sensors.image_folder import CaptureTimes, ImageFolderSource
 
-        return ImageFolderSource(settings.path)
+        interval_ns = round(settings.frame_interval_s * 1e9) or None
+        times = CaptureTimes(interval_ns, zone_minutes=settings.utc_offset_minutes)
+        return ImageFolderSource(settings.path, times=times, is_growing=settings.follow)
     try:
         from connectors.sensors.parquet_frames import ParquetFrameSource
     except ImportError as error:
@@ -48,18 +50,25 @@ def source_id(settings: SourceSettings) -> str:
 
 
 def frames_from(
-    source: FrameSource, resume_after: str | None, lap: int, *, loop: bool, events: EventLog
+    source: FrameSource,
+    resume_after: str | None,
+    lap: int,
+    *,
+    loop: bool,
+    events: EventLog,
+    has_ended: bool = False,
 ) -> Iterator[tuple[Frame, int]]:
     """Every frame from the place on, with its lap; a looped source never ends unless it is empty.
 
-    A place that is no longer in the recording is told, and the recording is played from its beginning.
+    A place that is no longer in the recording is told, and the recording is played from its beginning; but not one
+    that had ended (`has_ended`), of which only what it gained is played.
 
     Raises:
         SourceFailedError: the recording is damaged or holds what cannot be a frame.
     """
     while True:
         has_any = resume_after is not None
-        for frame in _from(source, resume_after, events):
+        for frame in _from(source, resume_after, events, has_ended=has_ended):
             has_any = True
             yield frame, lap
         if not loop or not has_any:
@@ -67,7 +76,9 @@ def frames_from(
         resume_after, lap = None, lap + 1
 
 
-def _from(source: FrameSource, resume_after: str | None, events: EventLog) -> Iterator[Frame]:
+def _from(
+    source: FrameSource, resume_after: str | None, events: EventLog, *, has_ended: bool
+) -> Iterator[Frame]:
     try:
         try:
             yield from source.frames(resume_after)
@@ -75,6 +86,7 @@ def _from(source: FrameSource, resume_after: str | None, events: EventLog) -> It
             if resume_after is None or error.reason != "unknown_frame":
                 raise
             events.emit("place_unknown", level="warning", frame_id=resume_after, error=str(error))
-            yield from source.frames(None)
-    except (RejectedError, CorruptError) as error:
+            if not has_ended:
+                yield from source.frames(None)
+    except (RejectedError, CorruptError, MisconfiguredError) as error:
         raise SourceFailedError(error) from error

@@ -36,6 +36,7 @@ def build_status(root: Path) -> dict[str, object]:
         "frames_seen": perceive.get("frames_seen", 0),
         "source": perceive.get("state", "never_started"),
         "source_error": perceive.get("source_error", ""),
+        "source_notes": perceive.get("source_notes", {}),
         "progress_error": perceive.get("progress_error", ""),
         "spool_error": perceive.get("spool_error", ""),
         **_model(root),

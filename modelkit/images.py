@@ -1,23 +1,23 @@
 """From an encoded picture to the model's input, its light and its sharpness: one definition for everyone.
 
-A picture is refused from its header, before a pixel is decoded, when it is larger than the limits. Colour
-profiles and orientation tags are ignored on purpose: vehicle, training and evaluation see the stored
-pixels.
+A picture is refused from its bytes, before a decoder sees it, when it is larger than the limits. Pixels are those
+that a viewer shows: turned as the EXIF orientation says, the first frame of an animation, transparency on black,
+16-bit values by their upper eight bits. Colour profiles are ignored: vehicle, training and evaluation agree.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from foundation.errors import RejectedError
+from foundation.picture_header import PictureHeader, read_header
 from modelkit.contract import InputSpec, ModelContract, Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -32,17 +32,19 @@ BRIGHT_ABOVE_LUMA: Final = 180.0
 BLURRED_BELOW_SHARPNESS: Final = 0.15
 ANALYSIS_SIZE_PIXELS: Final = 32
 
-_FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP")
-_MODES: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-_UNREADABLE: Final = (
-    UnidentifiedImageError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    IndexError,
-)
+_MODES_16: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+_MODES: Final = _MODES_16 | {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_EXIF_KEYS: Final = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LUMA_WEIGHTS: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -64,28 +66,104 @@ class ImageMeasures:
     condition: Condition
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture. `stored_size` is (width, height) before it was turned by `orientation` (EXIF, 1 to 8).
+
+    `notes` says in a few words each what was done besides decoding: turned, first frame, on black, to 8 bits.
+    """
+
+    pixels: Pixels
+    format: str
+    stored_size: tuple[int, int]
+    orientation: int
+    notes: tuple[str, ...]
+
+
 def decode_image(payload: bytes, limits: ImageLimits | None = None) -> Pixels:
-    """The picture's stored pixels as 8-bit RGB, (height, width, 3); the first frame of an animation.
+    """The picture as a viewer shows it: 8-bit RGB, (height, width, 3). See `read_picture`."""
+    return read_picture(payload, limits).pixels
+
+
+def read_picture(payload: bytes, limits: ImageLimits | None = None) -> Picture:
+    """Decode a PNG, JPEG, WebP, BMP, GIF, PPM or TIFF, whatever its name says.
 
     Raises:
-        RejectedError: reason `unreadable_image`; not a PNG, JPEG, WebP or BMP, damaged, cut short, or over
-        a limit.
+        RejectedError: reason `unreadable_image`; another format, damaged, cut short, or over a limit.
     """
     bounds = limits if limits is not None else ImageLimits()
     if len(payload) > bounds.max_bytes:
         raise _unreadable(f"{len(payload)} bytes, the limit is {bounds.max_bytes}")
     try:
-        with Image.open(io.BytesIO(payload), formats=_FORMATS) as image:
-            _check_header(image, bounds)
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except Image.DecompressionBombError as error:
-        raise _unreadable(f"{error} (the limit is {bounds.max_pixels} pixels)") from error
-    except _UNREADABLE as error:
+        header = read_header(payload)
+    except ValueError as error:
+        raise _unreadable(str(error)) from error
+    _check_size(header.width, header.height, bounds)
+    try:
+        with Image.open(io.BytesIO(payload), formats=(header.format,)) as image:
+            return _decoded(image, header, bounds)
+    except (RejectedError, MemoryError):
+        raise
+    # A decoder fails in more ways than it documents, and each of them is a verdict about the picture.
+    except Exception as error:
         raise _unreadable(f"{type(error).__name__}: {error}") from error
 
 
-def _check_header(image: Image.Image, bounds: ImageLimits) -> None:
-    width, height = image.size
+def _decoded(image: Image.Image, header: PictureHeader, bounds: ImageLimits) -> Picture:
+    name = header.format
+    _check_size(*image.size, bounds)
+    if image.mode not in _MODES and not (image.mode == "I" and name in ("PNG", "PPM")):
+        raise _unreadable(f"pixel mode {image.mode!r}; allowed are {sorted(_MODES)}")
+    notes: list[str] = []
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        notes.append("first frame of an animation")
+    orientation = _tiff_orientation(image) if name == "TIFF" else 1  # which Pillow turns while it loads
+    image.load()
+    _check_size(*image.size, bounds)
+    pixels, how = _rgb(image)
+    notes += how
+    if name != "TIFF":
+        orientation = _orientation(image)
+        if orientation in _TURNS:
+            pixels = np.ascontiguousarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))
+    if orientation in _TURNS:
+        notes.append(f"turned as EXIF orientation {orientation} says")
+    return Picture(pixels, name, (header.width, header.height), orientation, tuple(notes))
+
+
+def _rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
+    """The loaded picture as 8-bit RGB, and what was done for that."""
+    if image.mode in _MODES_16 or image.mode == "I":
+        grey = (np.asarray(image).astype(np.int64).clip(0, 65_535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2), ["16-bit values by their upper eight bits"]
+    if not image.has_transparency_data:
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8), []
+    layers = np.asarray(image.convert("RGBA"), dtype=np.uint8)
+    opacity = layers[:, :, 3:].astype(np.uint16)
+    if opacity.min() == 255:
+        return np.ascontiguousarray(layers[:, :, :3]), []
+    pixels = ((layers[:, :, :3] * opacity + 127) // 255).astype(np.uint8)
+    return pixels, ["transparency on black"]
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded picture; 1 where there is none or it cannot be read, as viewers do."""
+    if not any(key in image.info for key in _EXIF_KEYS):
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - a damaged tag is no reason to refuse sound pixels
+        return 1
+
+
+def _tiff_orientation(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "tag_v2", {}).get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - as above
+        return 1
+
+
+def _check_size(width: int, height: int, bounds: ImageLimits) -> None:
     if (
         width < 1
         or height < 1
@@ -94,8 +172,6 @@ def _check_header(image: Image.Image, bounds: ImageLimits) -> None:
     ):
         limits = f"the limits are {bounds.max_side_pixels} pixels a side and {bounds.max_pixels} in all"
         raise _unreadable(f"{width} x {height} pixels; {limits}")
-    if image.mode not in _MODES:
-        raise _unreadable(f"pixel mode {image.mode!r}; allowed are {sorted(_MODES)}")
 
 
 def _unreadable(why: str) -> RejectedError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from connectors.sensors.ports import Frame
+from connectors.sensors.ports import Frame, SourceNote
 from foundation.errors import RejectedError
 
 
@@ -17,12 +17,16 @@ class ListFrameSource:
 
     def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
         """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""
-        names = [frame.frame_id for frame in self._frames]
+        names = [frame.resume_place for frame in self._frames]
         if resume_after is None:
             return iter(self._frames)
         if resume_after not in names:
             raise RejectedError(f"there is no frame {resume_after!r} to resume after", reason="unknown_frame")
         return iter(self._frames[names.index(resume_after) + 1 :])
+
+    def notes(self) -> Mapping[str, SourceNote]:
+        """Nothing is ever left out of a list."""
+        return {}
 
     def close(self) -> None:
         """Remember that it was closed."""

@@ -1,36 +1,76 @@
-"""A folder of image files as a drive: frames in the order of their names, bytes as they are on the disk.
+"""A folder of picture files as drives: frames in the order that a person reads their names in, bytes as on disk.
 
-Refuses to decode: whether a file is an image is judged where it is used. A file that cannot be read becomes a
-frame with an empty payload, which is counted there as an unreadable image; its cause is in `unreadable`.
+Refuses to decode: whether a file holds a picture is judged where it is used. A file that cannot be read becomes a
+frame with an empty payload, which is counted there as an unreadable image; its cause is in `unreadable`. Only
+regular files are opened, and nothing is passed over silently: `notes` counts what is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from connectors.sensors.ports import Frame
+from connectors.sensors.exif import TakenTime, taken_time
+from connectors.sensors.folder_listing import FolderListing, ListedFile, printable, read_regular
+from connectors.sensors.ports import Frame, SourceNote
 from foundation.errors import MisconfiguredError, RejectedError
+from foundation.picture_header import CONTENT_TYPES, picture_format
 from schemas.reasons import Provenance
 
-CONTENT_TYPES: Final = {
+SUFFIX_TYPES: Final = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".jfif": "image/jpeg",
     ".png": "image/png",
+    ".apng": "image/png",
     ".bmp": "image/bmp",
     ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".ppm": "image/x-portable-anymap",
+    ".pgm": "image/x-portable-anymap",
+    ".pbm": "image/x-portable-anymap",
+    ".pnm": "image/x-portable-anymap",
 }
+MAX_FILE_BYTES: Final = 20_000_000
+DEFAULT_INTERVAL_NS: Final = 100_000_000
+_BURST_STEP_NS: Final = 1_000_000
+_BURST_STEPS: Final = 999
+_FILE_TIME_UNCERTAINTY_NS: Final = 365 * 86_400 * 1_000_000_000
+
+NOT_A_PICTURE: Final = "left out: not a picture by its name nor by its first bytes"
+CAME_LATE: Final = "left out: came after a later name was played"
+FILE_TIME: Final = "taken: without a time in EXIF, the time of the file stands for it"
+NO_ZONE: Final = "taken: EXIF names no time zone, read as UTC (uncertain by 14 h)"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureTimes:
+    """How a folder's frames get their capture time (ns since 1970).
+
+    With `interval_ns`: `first_ns` (without it the first picture's own time) plus the interval for each file.
+    Without: each picture's EXIF time, else its file's modification time. `zone_minutes` is the zone of a camera
+    whose EXIF data names none.
+    """
+
+    interval_ns: int | None = None
+    first_ns: int | None = None
+    zone_minutes: int | None = None
 
 
 class ImageFolderSource:
-    """The images under `folder`, sub-folders too. A sub-folder of `folder` is a drive; so is `folder` itself.
+    """The pictures under `folder`, sub-folders too. A sub-folder of `folder` is a drive; so is `folder` itself.
 
     Args:
-        folder: where the images are.
+        folder: where the pictures are.
         sensor_id: what took them.
-        first_capture_time_ns: capture time (ns since 1970) of the first frame; its file's time when None.
-        frame_interval_ns: time between two frames, for all but the first.
+        times: where capture times come from.
+        is_growing: somebody is still writing here. A file is then taken once two listings found it unchanged;
+            until then it and what comes after it wait (`is_waiting`).
 
     Raises:
         MisconfiguredError: `folder` is not a folder that can be read.
@@ -41,21 +81,29 @@ class ImageFolderSource:
         folder: Path,
         *,
         sensor_id: str = "camera",
-        first_capture_time_ns: int | None = None,
-        frame_interval_ns: int = 100_000_000,
+        times: CaptureTimes | None = None,
+        is_growing: bool = False,
     ) -> None:
         if not folder.is_dir():
             raise MisconfiguredError(f"{str(folder)!r} is not a folder of images")
         self.unreadable: list[tuple[Path, str]] = []
+        self.is_waiting = False
         self._folder = folder
         self._sensor_id = sensor_id
-        self._first_capture_time_ns = first_capture_time_ns
-        self._frame_interval_ns = frame_interval_ns
+        self._times = times or CaptureTimes()
+        self._is_growing = is_growing
+        self._is_picture: dict[str, bool] = {}
+        self._listed: set[str] = set()
+        self._settled: dict[str, tuple[int, int]] = {}
+        self._late: list[str] = []
+        self._notes: dict[str, SourceNote] = {}
+        self._doubts = _Doubts()
 
     def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
         """See `FrameSource.frames`. A frame_id is the file's path below the folder."""
+        before = set(self._listed)
         files = self._files()
-        names = [path.relative_to(self._folder).as_posix() for path in files]
+        names = [file.name for file in files]
         begin = 0
         if resume_after is not None:
             if resume_after not in names:
@@ -64,46 +112,138 @@ class ImageFolderSource:
                     reason="unknown_frame",
                 )
             begin = names.index(resume_after) + 1
-        first_ns = self._first_capture_time_ns
-        if first_ns is None and files:
-            first_ns = _modified_ns(files[0])
-        for number in range(begin, len(files)):
-            yield self._frame(
-                files[number], names[number], (first_ns or 0) + number * self._frame_interval_ns
-            )
+            if before:
+                self._late += [name for name in names[:begin] if name not in before]
+        end = len(files)
+        if self._is_growing:
+            still = (number for number in range(begin, end) if not files[number].is_settled)
+            end = next(still, end)
+        self.is_waiting = end < len(files)
+        clock = _FolderClock(files, self._times, self._doubts)
+        for number in range(begin, end):
+            yield self._frame(files[number], number, clock)
+
+    def notes(self) -> Mapping[str, SourceNote]:
+        """See `FrameSource.notes`."""
+        late = {CAME_LATE: SourceNote(len(self._late), self._late[0])} if self._late else {}
+        return self._notes | late | self._doubts.notes()
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _files(self) -> list[Path]:
-        try:
-            found = [path for path in self._folder.rglob("*") if path.suffix.lower() in CONTENT_TYPES]
-        except OSError as error:
-            raise MisconfiguredError(f"cannot list {self._folder}: {error.strerror}") from error
-        return sorted(found, key=lambda path: path.relative_to(self._folder).as_posix())
+    def _files(self) -> list[ListedFile]:
+        listing = FolderListing(self._folder)
+        found = listing.read()
+        pictures = [file for file in found if self._looks_like_picture(file)]
+        others = [file.name for file in found if not self._is_picture[file.name]]
+        self._notes = dict(listing.left_out)
+        if others:
+            self._notes[NOT_A_PICTURE] = SourceNote(len(others), others[0])
+        pictures = [file.settled_since(self._settled) for file in pictures]
+        self._settled = {file.name: (file.size_bytes, file.modified_ns) for file in pictures}
+        self._listed.update(file.name for file in pictures)
+        return pictures
 
-    def _frame(self, path: Path, name: str, capture_time_ns: int) -> Frame:
+    def _looks_like_picture(self, file: ListedFile) -> bool:
+        if file.name not in self._is_picture:
+            is_picture = file.path.suffix.lower() in SUFFIX_TYPES
+            if not is_picture:
+                try:
+                    is_picture = picture_format(read_regular(file.path, 32, cut=True)) is not None
+                except OSError:
+                    is_picture = False
+            self._is_picture[file.name] = is_picture
+        return self._is_picture[file.name]
+
+    def _frame(self, file: ListedFile, number: int, clock: _FolderClock) -> Frame:
         try:
-            payload = path.read_bytes()
+            payload = read_regular(file.path, MAX_FILE_BYTES)
         except OSError as error:
-            self.unreadable.append((path, error.strerror or type(error).__name__))
+            self.unreadable.append((file.path, error.strerror or str(error)))
             payload = b""
-        parts = path.relative_to(self._folder).parts
+        taken = clock.at(number, payload)
+        by_bytes = picture_format(payload[:32])
+        by_name = SUFFIX_TYPES.get(file.path.suffix.lower(), "application/octet-stream")
         return Frame(
-            frame_id=name,
-            drive_id=parts[0] if len(parts) > 1 else self._folder.resolve().name,
+            frame_id=file.name,
+            drive_id=file.drive or printable(self._folder.resolve().name) or "drive",
             sensor_id=self._sensor_id,
             track_id=None,
-            capture_time_ns=capture_time_ns,
-            capture_time_uncertainty_ns=self._frame_interval_ns,
-            content_type=CONTENT_TYPES[path.suffix.lower()],
+            capture_time_ns=taken.time_ns,
+            capture_time_uncertainty_ns=taken.uncertainty_ns,
+            content_type=CONTENT_TYPES[by_bytes] if by_bytes else by_name,
             payload=payload,
             provenance=Provenance.REPLAYED,
         )
 
 
-def _modified_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+@dataclass(slots=True)
+class _Doubts:
+    """What was taken with a doubt, by its words: each file once."""
+
+    names: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def add(self, words: str, name: str) -> None:
+        self.names.setdefault(words, {}).setdefault(name)
+
+    def notes(self) -> dict[str, SourceNote]:
+        return {words: SourceNote(len(names), next(iter(names))) for words, names in self.names.items()}
+
+
+class _FolderClock:
+    """Capture times of one listing. Equal listings give equal times, wherever the reading begins."""
+
+    def __init__(self, files: list[ListedFile], how: CaptureTimes, doubts: _Doubts) -> None:
+        self._files = files
+        self._how = how
+        self._doubts = doubts
+        self._first_ns = how.first_ns
+        self._raw: dict[int, TakenTime | None] = {}
+        self._file_times = _rising(files)
+
+    def at(self, number: int, payload: bytes) -> TakenTime:
+        how = self._how
+        if how.interval_ns is not None:
+            if self._first_ns is None:
+                self._first_ns = self._own(0).time_ns
+            return TakenTime(self._first_ns + number * how.interval_ns, how.interval_ns)
+        self._raw[number] = taken_time(payload, how.zone_minutes)
+        return self._own(number)
+
+    def _own(self, number: int) -> TakenTime:
+        file, raw = self._files[number], self._exif(number)
+        if raw is None:
+            self._doubts.add(FILE_TIME, file.name)
+            return TakenTime(self._file_times[number], _FILE_TIME_UNCERTAINTY_NS)
+        if raw.uncertainty_ns > _FILE_TIME_UNCERTAINTY_NS // 1000:
+            self._doubts.add(NO_ZONE, file.name)
+        same = 0
+        while same < _BURST_STEPS and number > same and self._is_same(number - same - 1, number):
+            same += 1
+        return TakenTime(raw.time_ns + same * _BURST_STEP_NS, raw.uncertainty_ns)
+
+    def _is_same(self, one: int, other: int) -> bool:
+        """Whether both are of one drive and of one time by their tags: pictures of one second."""
+        if self._files[one].drive != self._files[other].drive:
+            return False
+        return self._exif(one) == self._exif(other)
+
+    def _exif(self, number: int) -> TakenTime | None:
+        if number not in self._raw:
+            try:
+                payload = read_regular(self._files[number].path, MAX_FILE_BYTES)
+            except OSError:
+                payload = b""
+            self._raw[number] = taken_time(payload, self._how.zone_minutes)
+        return self._raw[number]
+
+
+def _rising(files: list[ListedFile]) -> list[int]:
+    """Modification times that rise within each drive: a copy of a folder writes its files in any order."""
+    last: dict[str, int] = {}
+    times = []
+    for file in files:
+        time_ns = max(file.modified_ns, last.get(file.drive, -1) + 1000)
+        last[file.drive] = time_ns
+        times.append(time_ns)
+    return times

@@ -19,7 +19,7 @@ from pipelines.curate.params import QualityParams
 from pipelines.curate.perceptual_hash import HASH_VERSION, dct_hash
 from schemas.reasons import RemovalReason
 
-MEASURE_VERSION = f"measure-1+{HASH_VERSION}"
+MEASURE_VERSION = f"measure-2+{HASH_VERSION}"
 """Changes whenever the same payload would be measured otherwise: stored measures of another version are not
 used."""
 

@@ -90,13 +90,6 @@ def test_a_truncated_picture_is_refused() -> None:
         images.decode_image(whole[: len(whole) // 2])
 
 
-def test_sixteen_bit_pixels_are_refused_by_mode() -> None:
-    out = io.BytesIO()
-    Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(out, "PNG")
-    with pytest.raises(RejectedError, match="pixel mode"):
-        images.decode_image(out.getvalue())
-
-
 def test_conditions_follow_light_and_sharpness() -> None:
     assert images.condition_of(noise(high=60)) == "dark"
     assert images.condition_of(noise(low=200)) == "bright"

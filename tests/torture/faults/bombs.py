@@ -115,10 +115,10 @@ FAULTS = (
         "batches go through a real broker in tests/connectors/test_kafka_batches.py",
         broken=(
             BrokenBuild(
-                "a picture's header is not looked at before its pixels",
+                "a picture's size is not looked at before its pixels",
                 "modelkit/images.py",
-                "            _check_header(image, bounds)\n",
-                "",
+                "    if (\n        width < 1\n",
+                "    if False and (\n        width < 1\n",
                 tries=4,
             ),
             BrokenBuild(

@@ -1,0 +1,98 @@
+"""When a picture was taken, by its EXIF data. It refuses to guess a zone: without one the uncertainty says so."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Final
+
+from foundation.picture_header import HEAD_BYTES, picture_format, read_header
+
+_DATE_TIME: Final = 0x0132
+_EXIF_FOLDER: Final = 0x8769
+_ORIGINAL: Final = 0x9003
+_OFFSETS: Final = (0x9011, 0x9010)
+_SUBSECONDS: Final = 0x9291
+_TIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)")
+_OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_PIXELS: Final = 100_000_000
+SECOND_NS: Final = 1_000_000_000
+UNKNOWN_ZONE_NS: Final = 14 * 3600 * SECOND_NS
+"""No zone is further from UTC than 14 hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenTime:
+    """Nanoseconds since 1970 (UTC), and how far the truth may be from it."""
+
+    time_ns: int
+    uncertainty_ns: int
+
+
+def taken_time(payload: bytes, zone_minutes: int | None = None) -> TakenTime | None:
+    """The time at which a picture was taken; None where its EXIF data does not say.
+
+    Args:
+        payload: the encoded picture.
+        zone_minutes: the camera's zone, minutes east of UTC, for pictures that name none. Without it their
+            time is read as UTC, uncertain by 14 hours.
+    """
+    found = picture_format(payload)
+    if found is None or not (b"Exif" in payload[:HEAD_BYTES] or found in ("PNG", "WEBP", "TIFF")):
+        return None
+    values = _values(payload, found) if _is_bounded(payload) else {}
+    match = _TIME.match(values.get("time", ""))
+    if match is None:
+        return None
+    offset = _OFFSET.match(values.get("offset", ""))
+    minutes = zone_minutes
+    if offset is not None:
+        minutes = (1 if offset[1] == "+" else -1) * (int(offset[2]) * 60 + int(offset[3]))
+    try:
+        zone = timezone(timedelta(minutes=minutes or 0))
+        when = datetime(*(int(part) for part in match.groups()), tzinfo=zone)  # type: ignore[arg-type,misc]
+    except ValueError:
+        return None
+    digits = re.match(r"\d{1,9}", values.get("subseconds", ""))
+    part_ns = int(digits[0].ljust(9, "0")) if digits else 0
+    step_ns = SECOND_NS if digits is None else 10 ** (9 - len(digits[0]))
+    whole = when - _EPOCH
+    time_ns = (whole.days * 86_400 + whole.seconds) * SECOND_NS + part_ns
+    return TakenTime(time_ns, step_ns + (UNKNOWN_ZONE_NS if minutes is None else 0))
+
+
+def _is_bounded(payload: bytes) -> bool:
+    """Whether opening it allocates little: a decoder may allocate for the size that the file claims."""
+    try:
+        header = read_header(payload)
+    except ValueError:
+        return False
+    return header.width * header.height <= MAX_PIXELS
+
+
+def _values(payload: bytes, name: str) -> dict[str, str]:
+    """The texts of the tags; empty when there are none, or when they cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(payload), formats=(name,)) as image:
+            if name in ("PNG", "WEBP") and "exif" not in image.info:
+                return {}
+            exif = image.getexif()
+            part = exif.get_ifd(_EXIF_FOLDER)
+            offsets = (part.get(tag) for tag in _OFFSETS)
+            return {
+                "time": _text(part.get(_ORIGINAL) or exif.get(_DATE_TIME)),
+                "subseconds": _text(part.get(_SUBSECONDS)),
+                "offset": _text(next((each for each in offsets if each), "")),
+            }
+    # Damaged tags are no reason to lose the picture: its time is then unknown.
+    except Exception:  # noqa: BLE001
+        return {}
+
+
+def _text(value: object) -> str:
+    return str(value).strip("\0 ") if value is not None else ""

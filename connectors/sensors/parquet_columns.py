@@ -1,0 +1,159 @@
+"""The columns of a recording: which types of them are read, and one row's values or what is wrong with them.
+
+Two kinds of fault: a column that can never be read is a setting to mend, told by name, type and what is wanted; a
+row with a value that cannot be one is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from foundation.errors import MisconfiguredError
+from schemas.reasons import Provenance
+
+REQUIRED: Final = ("payload", "frame_id", "drive_id", "sensor_id", "capture_time_ns")
+DEFAULTS: Final[dict[str, Any]] = {
+    "track_id": None,
+    "capture_time_uncertainty_ns": 0,
+    "content_type": "image/png",
+    "provenance": Provenance.REPLAYED.value,
+    "calibration_ref": "",
+}
+MAX_NS: Final = 2**63 - 1
+MAX_TEXT_CHARS: Final = 256
+_NS_PER: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """Why a row is no frame: `reason` is one of few, `detail` names the value."""
+
+    reason: str
+    detail: str
+
+
+def check_columns(schema: Any, where: str) -> None:
+    """Say that the columns can be read.
+
+    Raises:
+        MisconfiguredError: one is missing, stands twice, or is of a type that is not read; names file, column,
+            type and what is wanted.
+    """
+    names = list(schema.names)
+    if absent := [name for name in REQUIRED if name not in names]:
+        raise MisconfiguredError(f"{where} has no column {', '.join(absent)} (it has {', '.join(names)})")
+    for name in (*REQUIRED, *DEFAULTS):
+        if names.count(name) > 1:
+            raise MisconfiguredError(f"{where} has {names.count(name)} columns {name}; one is wanted")
+        if name in names:
+            kind = _plain(schema.field(name).type)
+            if wanted := _WANTED[name](kind):
+                raise MisconfiguredError(f"{where}: the column {name} is {kind}; wanted is {wanted}")
+
+
+def _plain(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_bytes(kind: Any) -> bool:
+    is_view = getattr(pa.types, "is_binary_view", lambda _: False)
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or is_view(kind)
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    is_view = getattr(pa.types, "is_string_view", lambda _: False)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_view(kind))
+
+
+def _payload(kind: Any) -> str:
+    if _is_bytes(kind) or pa.types.is_null(kind):
+        return ""
+    if pa.types.is_struct(kind) and any(_is_bytes(part.type) and part.name == "bytes" for part in kind):
+        return ""
+    return "binary, the bytes of an encoded picture (or a struct with `bytes`), not a path and not pixels"
+
+
+def _name(kind: Any) -> str:
+    return (
+        "" if _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) else "text or an integer"
+    )
+
+
+def _text(kind: Any) -> str:
+    return "" if _is_text(kind) or pa.types.is_null(kind) else "text"
+
+
+def _whole(kind: Any) -> str:
+    return "" if pa.types.is_integer(kind) or pa.types.is_null(kind) else "an integer, in nanoseconds"
+
+
+def _time(kind: Any) -> str:
+    if pa.types.is_integer(kind) or (pa.types.is_timestamp(kind) and kind.tz):
+        return ""
+    wanted = "an integer in nanoseconds since 1970 (UTC), or a timestamp with a unit and a time zone"
+    return f"{wanted}; this one has no zone" if pa.types.is_timestamp(kind) else wanted
+
+
+_WANTED: Final = {
+    "payload": _payload,
+    "frame_id": _name,
+    "drive_id": _name,
+    "sensor_id": _name,
+    "track_id": _name,
+    "capture_time_ns": _time,
+    "capture_time_uncertainty_ns": _whole,
+    "content_type": _text,
+    "provenance": _text,
+    "calibration_ref": _text,
+}
+
+
+def times_in_ns(batch: Any) -> Any:
+    """The batch with `capture_time_ns` as whole numbers: Python integers, so that none is cut to 64 bits."""
+    column = batch.column("capture_time_ns")
+    if not pa.types.is_timestamp(column.type):
+        return column.to_pylist()
+    factor = _NS_PER[column.type.unit]
+    return [None if value is None else value * factor for value in column.cast(pa.int64()).to_pylist()]
+
+
+def payload_of(value: Any) -> bytes | None:
+    """The bytes of a payload cell; None when it has none."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes")
+    return value if isinstance(value, bytes) else None
+
+
+def fault_of(row: Mapping[str, Any]) -> BadRow | None:
+    """What is wrong with a row's values; None when it is a frame. The payload is not looked at."""
+    for name in REQUIRED[1:]:
+        if row.get(name) is None:
+            return BadRow(f"{name} is null", f"frame {row.get('frame_id')!r}")
+    for name in ("frame_id", "drive_id", "sensor_id", "track_id", "content_type", "calibration_ref"):
+        text = "" if row.get(name) is None else str(row[name])
+        if len(text) > MAX_TEXT_CHARS or "\0" in text or (not text and name in REQUIRED):
+            bound = f"1 to {MAX_TEXT_CHARS} characters without NUL"
+            return BadRow(f"{name} is not of {bound}", f"{text[:60]!r}, {len(text)} characters")
+    for name, least in (("capture_time_ns", 1), ("capture_time_uncertainty_ns", 0)):
+        value = row.get(name)
+        if value is not None and not least <= value <= MAX_NS:
+            return BadRow(
+                f"{name} is out of range", f"{value} in frame {row['frame_id']!r}, {least} to {MAX_NS}"
+            )
+    try:
+        Provenance(str(row.get("provenance") or Provenance.REPLAYED).lower())
+    except ValueError:
+        allowed = ", ".join(each.value for each in Provenance)
+        return BadRow(
+            f"provenance is none of {allowed}", f"{row['provenance']!r} in frame {row['frame_id']!r}"
+        )
+    return None

@@ -1,0 +1,187 @@
+"""What an encoded picture is and how large, read from its first bytes: no decoder runs and no pixel is allocated.
+
+A decoder believes the sizes in a file and allocates for them, some while they merely open it. So sizes are read
+here first, and bounded by the caller. It refuses to guess: what it does not know has no header.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+HEAD_BYTES: Final = 65_536
+"""So many bytes of a file are enough to say what it is (not always how large: see `read_header`)."""
+CONTENT_TYPES: Final = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "BMP": "image/bmp",
+    "GIF": "image/gif",
+    "TIFF": "image/tiff",
+    "PPM": "image/x-portable-anymap",
+}
+_TIFF_COMPRESSIONS: Final = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
+_TIFF_TYPES: Final = {3: "H", 4: "I"}
+_MAX_TIFF_ENTRIES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PictureHeader:
+    """The format (a key of `CONTENT_TYPES`) and the size in stored pixels, before any orientation tag."""
+
+    format: str
+    width: int
+    height: int
+
+
+def picture_format(head: bytes) -> str | None:
+    """The format by the file's first bytes, whatever its name says; None when it is no known picture."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if head.startswith(b"BM") and len(head) >= 26 and struct.unpack_from("<I", head, 14)[0] in _BMP_HEADERS:
+        return "BMP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in (b" ", b"\t", b"\n", b"\r", b"#"):
+        return "PPM"
+    return None
+
+
+def read_header(data: bytes) -> PictureHeader:
+    """Format and size of a whole encoded picture.
+
+    Raises:
+        ValueError: no known picture, cut short, or a form that is not read here (with its name).
+    """
+    found = picture_format(data)
+    if found is None:
+        raise ValueError(f"not a picture: it begins with {data[:8]!r}" if data else "an empty file")
+    try:
+        width, height = _SIZES[found](data)
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"{found} cut short in its header") from error
+    return PictureHeader(found, width, height)
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    if data[12:16] != b"IHDR":
+        raise ValueError("PNG without an IHDR chunk in front")
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    """The first frame header (SOF0 to SOF15 but DHT, JPG, DAC), ITU-T T.81 B.2.2."""
+    place = 2
+    while True:
+        if data[place] != 0xFF:
+            raise ValueError(f"JPEG without a marker at byte {place}")
+        while data[place] == 0xFF:
+            place += 1
+        marker = data[place]
+        place += 1
+        if marker in (0xD9, 0xDA):
+            raise ValueError("JPEG without a frame header")
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            continue
+        (length,) = struct.unpack_from(">H", data, place)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, place + 3)
+            return width, height
+        place += max(length, 2)
+
+
+def _webp(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(_exactly(data, 27, 3), "little")
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError(f"WebP with a first chunk {kind!r}")
+
+
+def _exactly(data: bytes, start: int, count: int) -> bytes:
+    if len(data) < start + count:
+        raise IndexError(start)
+    return data[start : start + count]
+
+
+_BMP_HEADERS: Final = frozenset({12, 40, 52, 56, 64, 108, 124})
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    if struct.unpack_from("<I", data, 14)[0] == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    return abs(width), abs(height)
+
+
+def _gif(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return width, height
+
+
+def _tiff(data: bytes) -> tuple[int, int]:
+    """Width, height and compression of the first directory, TIFF 6.0 section 2."""
+    order = "<" if data[:2] == b"II" else ">"
+    (directory,) = struct.unpack_from(order + "I", data, 4)
+    (entries,) = struct.unpack_from(order + "H", data, directory)
+    values: dict[int, int] = {259: 1}
+    for number in range(min(entries, _MAX_TIFF_ENTRIES)):
+        place = directory + 2 + 12 * number
+        tag, kind, _count = struct.unpack_from(order + "HHI", data, place)
+        if tag in (256, 257, 259) and kind in _TIFF_TYPES:
+            (values[tag],) = struct.unpack_from(order + _TIFF_TYPES[kind], data, place + 8)
+    if not {256, 257} <= set(values):
+        raise ValueError("TIFF without a width and a height")
+    if values[259] not in _TIFF_COMPRESSIONS:
+        allowed = ", ".join(dict.fromkeys(_TIFF_COMPRESSIONS.values()))
+        raise ValueError(f"TIFF of compression {values[259]}; read are {allowed}")
+    return values[256], values[257]
+
+
+def _ppm(data: bytes) -> tuple[int, int]:
+    numbers: list[int] = []
+    place = 2
+    while len(numbers) < 2:
+        byte = data[place : place + 1]
+        if not byte or place > HEAD_BYTES:
+            raise IndexError(place)
+        if byte == b"#":
+            while data[place] not in b"\r\n":
+                place += 1
+        elif byte.isdigit():
+            start = place
+            while data[place : place + 1].isdigit():
+                place += 1
+                if place - start > 10:
+                    raise ValueError("PPM with a size of more than ten digits")
+            numbers.append(int(data[start:place]))
+        elif byte.isspace():
+            place += 1
+        else:
+            raise ValueError(f"PPM with {byte!r} in its header")
+    return numbers[0], numbers[1]
+
+
+_SIZES: Final = {
+    "PNG": _png,
+    "JPEG": _jpeg,
+    "WEBP": _webp,
+    "BMP": _bmp,
+    "GIF": _gif,
+    "TIFF": _tiff,
+    "PPM": _ppm,
+}
