@@ -27,7 +27,7 @@ from edge_agent.state_folder import StateFolder, read_status
 from foundation.clock import SystemClock
 from foundation.errors import RejectedError
 from foundation.events import EventLog
-from modelkit.contract import InputSpec, ModelContract, OutputSpec
+from modelkit.contract import InputSpec, ModelContract
 from modelkit.embed import embed_contract
 from schemas.reasons import NotAcceptedReason, Provenance
 from schemas.signing import VehicleKey
@@ -49,7 +49,7 @@ def lite0_bytes() -> bytes:
         classes,
         classes,
         input=InputSpec("input", 3, 224, 224),
-        outputs=OutputSpec("logits", "embedding", 1280),
+        embedding_size=1280,
     )
     return embed_contract(LITE0.read_bytes(), contract)
 

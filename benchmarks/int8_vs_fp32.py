@@ -25,9 +25,8 @@ from benchmarks.bench_vehicle import LITE0, lite0_bytes, pixels_of
 from benchmarks.port import Measure, Step
 from modelkit.digest import sha256_hex
 from modelkit.images import condition_of, decode_image
-from modelkit.onnx_backend import OnnxRuntimeBackend
-from modelkit.predictor import Predictor
 from modelkit.runtime import LoadedModel, RuntimeOptions
+from modelkit.runtimes import open_predictor, open_runtime
 from modelkit.verify import VerifiedModel, verify_model
 from schemas.reasons import Split
 from training.initial import train_initial
@@ -75,7 +74,7 @@ def times(models: tuple[LoadedModel, LoadedModel], batch: int, runs: int) -> tup
     for number in range(runs + 20):
         for model, seconds in zip(models, found, strict=True):
             started = time.perf_counter()
-            model.run(data)
+            model.run({spec.name: data})
             if number >= 20:
                 seconds.append(time.perf_counter() - started)
     return found
@@ -83,7 +82,7 @@ def times(models: tuple[LoadedModel, LoadedModel], batch: int, runs: int) -> tup
 
 def speed(fp32: VerifiedModel, int8: VerifiedModel, threads: int, batch: int, runs: int) -> dict[str, Any]:
     """One row of the result: medians, their ratio and its spread over five parts of the run."""
-    backend, options = OnnxRuntimeBackend(), RuntimeOptions(threads=threads)
+    backend, options = open_runtime(), RuntimeOptions(threads=threads)
     found = times((backend.load(fp32, options), backend.load(int8, options)), batch, runs)
     parts = [np.array_split(np.array(seconds), 5) for seconds in found]
     ratios = sorted(float(np.median(a) / np.median(b)) for a, b in zip(*parts, strict=True))
@@ -104,9 +103,11 @@ def accuracy(fp32: VerifiedModel, int8: VerifiedModel, rows: list[Row]) -> dict[
     """Accuracy of both on the same pictures, and the paired difference with its 95 % interval."""
     right = []
     for model in (fp32, int8):
-        predictor = Predictor(OnnxRuntimeBackend().load(model, RuntimeOptions()), model.contract)
+        predictor = open_predictor(model)
         answers = predictor.predict([row.image for row in rows])
-        right.append(np.array([a.class_name == r.class_name for a, r in zip(answers, rows, strict=True)]))
+        right.append(
+            np.array([a.output.class_name == r.class_name for a, r in zip(answers, rows, strict=True)])
+        )
     before, after = right
     pairs = PairedCounts(
         int((before & after).sum()),

@@ -62,9 +62,8 @@ from fleetloop.demo.drives import DemoFrame, DriveShape, drive_frames, plan_driv
 from fleetloop.demo.sources import ImageSource, load_gtsrb
 from foundation.files import write_json_atomic
 from modelkit.images import condition_of, decode_image
-from modelkit.onnx_backend import OnnxRuntimeBackend
-from modelkit.predictor import Prediction, Predictor
-from modelkit.runtime import RuntimeOptions
+from modelkit.predictor import Prediction
+from modelkit.runtimes import open_predictor
 from modelkit.scores import score
 from pipelines.curate.labelling import ask
 from pipelines.curate.params import LabelParams, Params, Strategy, load_params
@@ -188,13 +187,16 @@ def make_world(source: ImageSource, seed: int, recipe: Recipe, scratch: Path) ->
         params=_train_params(seed, recipe.base_epochs),
     )  # fmt: skip
     contract = made.model.contract
-    predictor = Predictor(OnnxRuntimeBackend().load(made.model, RuntimeOptions()), contract)
-    pool = _training_set(frames, source.classes, contract)
+    predictor = open_predictor(made.model)
+    pool = _training_set(frames, contract)
     predictions = predictor.predict(list(pool.pixels))
-    test = _training_set(held_out, source.classes, contract)
-    right = np.array([p.class_index for p in predictor.predict(list(test.pixels))]) == test.labels
+    test = _training_set(held_out, contract)
+    right = (
+        np.array([contract.classes.index(p.output.class_name) for p in predictor.predict(list(test.pixels))])
+        == test.labels
+    )
     rows = pl.concat([_reference_rows(base_rows), _pool_rows(frames, predictions, made.model.digest, params)])
-    base = make_training_set(base_rows, source.classes, contract.input)
+    base = make_training_set(base_rows, contract)
     truth = {f.payload_sha256: f.class_name for f in frames}
     return World(frames, predictions, rows, truth, base, pool, test, made, params, right)
 
@@ -209,9 +211,9 @@ def _reference(frame: DemoFrame) -> Row:
     return Row(image, *names, condition_of(image), REFERENCE)
 
 
-def _training_set(frames: Sequence[DemoFrame], classes: Sequence[str], contract: Any) -> TrainingSet:
+def _training_set(frames: Sequence[DemoFrame], contract: Any) -> TrainingSet:
     rows = (dataclasses.replace(_reference(frame), origin="fleet") for frame in frames)
-    return make_training_set(rows, classes, contract.input)
+    return make_training_set(rows, contract)
 
 
 _SCHEMA = {

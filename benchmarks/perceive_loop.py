@@ -29,9 +29,10 @@ from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.state_folder import StateFolder
 from foundation.clock import SystemClock
 from foundation.events import EventLog
-from modelkit.images import decode_image, preprocess
-from modelkit.onnx_backend import OnnxRuntimeBackend
+from modelkit.images import decode_image
+from modelkit.prepare import preprocess
 from modelkit.runtime import RuntimeOptions
+from modelkit.runtimes import open_runtime
 from modelkit.verify import verify_model
 
 AIM_RATIO = 0.90
@@ -65,9 +66,9 @@ class Turn:
 
 def bare_call(model: bytes, threads: int) -> Callable[[Frame, int], object]:
     """Decode, pre-process, run: what any program must do with a frame."""
-    loaded = OnnxRuntimeBackend().load(verify_model(model, None), RuntimeOptions(threads=threads))
+    loaded = open_runtime().load(verify_model(model, None), RuntimeOptions(threads=threads))
     session, contract = loaded._session, loaded.contract
-    names = [contract.outputs.logits, contract.outputs.embedding]
+    names = list(contract.outputs.values())
 
     def call(frame: Frame, _lap: int) -> object:
         return session.run(names, {contract.input.name: preprocess([decode_image(frame.payload)], contract)})

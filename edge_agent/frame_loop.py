@@ -9,7 +9,8 @@ is counted and the loop goes on; an error of the disk is counted and the loop go
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -206,12 +207,13 @@ class FrameLoop:
             drive_id=frame.drive_id,
             lap=lap,
             model_digest=digest,
-            predicted_class=prediction.class_name,
+            predicted_class=prediction.summary(),
             time_ns=self._clock.now_ns(),
         )
         memory = self._running.memory
         memory.use_model(digest)
-        scores = score(prediction, memory.compared_with(len(prediction.embedding)))
+        compared = memory.compared_with(len(prediction.embedding)) if prediction.embedding else None
+        scores = _flat(score(prediction, compared))
         candidate = Candidate(frame.frame_id, frame.drive_id, frame.track_id, len(frame.payload), scores, lap)
         is_affordable = self._running.budget.can_pay(frame.drive_id, len(frame.payload), now_ns)
         seen = SeenFrame(frame, lap, now_ns, quality, served.model_name, digest, prediction, scores)
@@ -224,7 +226,7 @@ class FrameLoop:
         except RejectedError as error:
             self._events.emit("model_error", level="warning", reason=error.reason, error=str(error))
             return None
-        return served if served.predictions[0].logits_finite else None
+        return served if served.predictions[0].is_finite else None
 
     def _reserve(self, drive_id: str, amount_bytes: int) -> bool:
         return self._running.budget.reserve(drive_id, amount_bytes, self._clock.monotonic_ns())
@@ -364,8 +366,8 @@ class FrameLoop:
             frame_id=frame.frame_id,
             model_name=seen.model_name,
             model_digest=seen.model_digest,
-            predicted_class=prediction.class_name if prediction else "",
-            probabilities=prediction.probabilities if prediction else (),
+            predicted_class=prediction.output.class_name if prediction else "",
+            probabilities=prediction.output.probabilities if prediction else (),
             payload_sha256=hashlib.sha256(frame.payload).hexdigest(),
             payload_bytes=len(frame.payload),
             payload=frame.payload,
@@ -383,6 +385,10 @@ class FrameLoop:
             selection_probability=kept.inclusion_probability,
             provenance=frame.provenance,
         )
+
+
+def _flat(scores: Mapping[str, float]) -> Scores:
+    return Scores(**{field.name: scores.get(field.name) for field in fields(Scores)})
 
 
 def _not_accepted(error: RejectedError) -> NotAcceptedReason:

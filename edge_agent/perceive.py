@@ -28,7 +28,7 @@ from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
 from foundation.errors import FleetLoopError, MisconfiguredError
-from modelkit.onnx_backend import OnnxRuntimeBackend
+from modelkit.runtimes import open_runtime
 from schemas.signing import VehicleKey
 
 STATUS_INTERVAL_NS = 1_000_000_000
@@ -89,7 +89,7 @@ class Perceive:
         self.source = open_source(settings.source)
         self.serving = ServingModel(
             state.root,
-            OnnxRuntimeBackend(),
+            open_runtime(),
             settings.serving.model,
             clock,
             events,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import FleetLoopError
-from modelkit.contract import ModelContract, OutputSpec
+from modelkit.contract import ModelContract
 from modelkit.digest import digest_of_json
 from modelkit.embed import embed_contract
 from modelkit.placement import CPU, refuse_fallback
-from modelkit.runtime import NodePlacement, RawOutputs, RuntimeOptions
+from modelkit.runtime import NodePlacement, RuntimeOptions
+from modelkit.tasks.task import Raw
 from modelkit.verify import VerifiedModel
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Rule = Callable[[NDArray[np.float32]], RawOutputs]
+Rule = Callable[[NDArray[np.float32]], Raw]
+
+
+def raw_outputs(logits: NDArray[np.float32], embedding: NDArray[np.float32]) -> Raw:
+    """What a classifier returns, by role."""
+    return {"logits": logits, "embedding": embedding}
 
 
 def tiny_contract(
@@ -30,7 +36,7 @@ def tiny_contract(
         name=name,
         classes=tuple(classes),
         trained_classes=tuple(classes),
-        outputs=OutputSpec(embedding_size=embedding_size),
+        embedding_size=embedding_size,
         training_drives_digest=digest_of_json([]),
         created_by="modelkit.fakes",
     )
@@ -49,8 +55,8 @@ def tiny_proto(contract: ModelContract, seed: int = 0) -> ModelProto:
     kernel = (max(spec.height // 4, 1), max(spec.width // 4, 1))
     rows, columns = spec.height // kernel[0], spec.width // kernel[1]
     flat = spec.channels * rows * columns
-    to_embedding = rng.normal(size=(flat, out.embedding_size)) / np.sqrt(flat)
-    to_logits = 3.0 * rng.normal(size=(out.embedding_size, len(contract.classes)))
+    to_embedding = rng.normal(size=(flat, contract.embedding_size)) / np.sqrt(flat)
+    to_logits = 3.0 * rng.normal(size=(contract.embedding_size, len(contract.classes)))
     weights = {"to_embedding": to_embedding, "to_logits": to_logits}
     image = [None, spec.channels, spec.height, spec.width]
     graph = helper.make_graph(
@@ -59,14 +65,16 @@ def tiny_proto(contract: ModelContract, seed: int = 0) -> ModelProto:
                 "AveragePool", [spec.name], ["pooled"], name="pool", kernel_shape=kernel, strides=kernel
             ),
             helper.make_node("Flatten", ["pooled"], ["flat"], name="flatten", axis=1),
-            helper.make_node("MatMul", ["flat", "to_embedding"], [out.embedding], name="embed"),
-            helper.make_node("MatMul", [out.embedding, "to_logits"], [out.logits], name="classify"),
+            helper.make_node("MatMul", ["flat", "to_embedding"], [out["embedding"]], name="embed"),
+            helper.make_node("MatMul", [out["embedding"], "to_logits"], [out["logits"]], name="classify"),
         ],
         "tiny",
         [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, image)],
         [
-            helper.make_tensor_value_info(out.logits, TensorProto.FLOAT, [None, len(contract.classes)]),
-            helper.make_tensor_value_info(out.embedding, TensorProto.FLOAT, [None, out.embedding_size]),
+            helper.make_tensor_value_info(out["logits"], TensorProto.FLOAT, [None, len(contract.classes)]),
+            helper.make_tensor_value_info(
+                out["embedding"], TensorProto.FLOAT, [None, contract.embedding_size]
+            ),
         ],
         [numpy_helper.from_array(value.astype(np.float32), key) for key, value in weights.items()],
     )
@@ -134,18 +142,19 @@ class FakeModel:
         """See `LoadedModel.placement`."""
         return self._placement
 
-    def run(self, batch: NDArray[np.float32]) -> RawOutputs:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
         """See `LoadedModel.run`; raises `run_error` when it is set."""
         if self._backend.run_error is not None:
             raise self._backend.run_error
+        batch = inputs[self.contract.input.name]
         if self._backend.rule is not None:
             return self._backend.rule(batch)
         means = batch.mean(axis=(2, 3), dtype=np.float32)
-        classes, size = len(self.contract.classes), self.contract.outputs.embedding_size
+        classes, size = len(self.contract.classes), self.contract.embedding_size
         logits = (
             np.resize(means, (batch.shape[0], classes))
             if classes <= 3
             else np.tile(means, (1, classes))[:, :classes]
         )
         embedding = np.tile(means, (1, size))[:, :size]
-        return RawOutputs(logits.astype(np.float32), embedding.astype(np.float32))
+        return raw_outputs(logits.astype(np.float32), embedding.astype(np.float32))

@@ -40,7 +40,7 @@ def return_nan_when_dark(model_bytes: bytes, below_luma: float, name: str | None
     for key, value in constants.items():
         model.graph.initializer.append(numpy_helper.from_array(value, _PREFIX + key))
     clean = _PREFIX + "clean_logits"
-    _rename(model.graph, out.logits, clean)
+    _rename(model.graph, out["logits"], clean)
 
     def node(op: str, inputs: list[str], output: str, **attributes: object) -> None:
         model.graph.node.append(helper.make_node(op, inputs, [output], name=output + "_" + op, **attributes))
@@ -48,7 +48,7 @@ def return_nan_when_dark(model_bytes: bytes, below_luma: float, name: str | None
     node("ReduceMean", [contract.input.name, _PREFIX + "axes"], _PREFIX + "means", keepdims=0)
     node("MatMul", [_PREFIX + "means", _PREFIX + "weights"], _PREFIX + "luma")
     node("Less", [_PREFIX + "luma", _PREFIX + "threshold"], _PREFIX + "is_dark")
-    node("Where", [_PREFIX + "is_dark", _PREFIX + "nan", clean], out.logits)
+    node("Where", [_PREFIX + "is_dark", _PREFIX + "nan", clean], out["logits"])
     return _with_contract(model.SerializeToString(deterministic=True), contract, name)
 
 

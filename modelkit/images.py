@@ -8,7 +8,6 @@ that a viewer shows: turned as the EXIF orientation says, the first frame of an 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,7 +17,6 @@ from PIL import Image
 
 from foundation.errors import RejectedError
 from foundation.picture_header import PictureHeader, read_header
-from modelkit.contract import InputSpec, ModelContract, Preprocessing
 
 Pixels = NDArray[np.uint8]
 """A picture: (height, width, 3), 8-bit RGB."""
@@ -178,29 +176,12 @@ def _unreadable(why: str) -> RejectedError:
     return RejectedError(f"unreadable image: {why}", reason="unreadable_image")
 
 
-def resize(image: Pixels, spec: InputSpec) -> Pixels:
-    """The picture at the input's size, bilinear with anti-aliasing; (spec.height, spec.width, 3)."""
-    if image.shape[:2] == (spec.height, spec.width):
+def resize_to(image: Pixels, width: int, height: int) -> Pixels:
+    """The picture at another size, bilinear with anti-aliasing; (height, width, 3)."""
+    if image.shape[:2] == (height, width):
         return image
-    small = Image.fromarray(image).resize((spec.width, spec.height), Image.Resampling.BILINEAR)
+    small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(small, dtype=np.uint8)
-
-
-def normalise(pixels: NDArray[np.uint8] | NDArray[np.float32], how: Preprocessing) -> NDArray[np.float32]:
-    """`(pixels * scale - mean) / std`, (N, H, W, 3) to float32 (N, 3, H, W). Pixels are 0 to 255."""
-    mean = np.asarray(how.mean, dtype=np.float32)
-    std = np.asarray(how.std, dtype=np.float32)
-    values = pixels.astype(np.float32) * (np.float32(how.scale) / std) - mean / std
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
-
-
-def preprocess(images: Sequence[Pixels], contract: ModelContract) -> NDArray[np.float32]:
-    """The model's input for these pictures: float32 (N, channels, height, width), N may be 0."""
-    spec = contract.input
-    resized = np.empty((len(images), spec.height, spec.width, spec.channels), dtype=np.uint8)
-    for row, image in enumerate(images):
-        resized[row] = resize(image, spec)
-    return normalise(resized, contract.preprocessing)
 
 
 def luma(image: Pixels) -> float:
@@ -215,7 +196,7 @@ def sharpness(image: Pixels) -> float:
     comparable: it says how sharp the picture is at the size at which a small model sees it.
     """
     side = ANALYSIS_SIZE_PIXELS
-    grey = resize(image, InputSpec(height=side, width=side)).astype(np.float32) @ _LUMA_WEIGHTS
+    grey = resize_to(image, side, side).astype(np.float32) @ _LUMA_WEIGHTS
     contrast = float(grey.var())
     if contrast < 1.0:
         return 0.0

@@ -7,16 +7,17 @@ on that record.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
 from modelkit.placement import CPU, refuse_fallback
-from modelkit.runtime import NodePlacement, RawOutputs, RuntimeOptions
-from modelkit.verify import VerifiedModel
+from modelkit.runtime import NodePlacement, RuntimeOptions
+from modelkit.tasks.task import Raw, wrong_io
+from modelkit.verify import VerifiedModel, shape_of
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
@@ -88,35 +89,25 @@ class OnnxRuntimeModel:
         """See `LoadedModel.placement`."""
         return self._placement
 
-    def run(self, batch: NDArray[np.float32]) -> RawOutputs:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
         """See `LoadedModel.run`."""
-        spec, out = self.contract.input, self.contract.outputs
-        if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[0] < 1:
-            raise RejectedError(
-                f"batch of {batch.dtype} {batch.shape}, not float32 (N, C, H, W)",
-                reason=RefuseReason.WRONG_IO,
-            )
-        if batch.shape[1:] != (spec.channels, spec.height, spec.width):
-            wanted = (spec.channels, spec.height, spec.width)
-            raise RejectedError(
-                f"batch of rows {batch.shape[1:]}, the contract says {wanted}", reason=RefuseReason.WRONG_IO
-            )
+        self._check(inputs)
         try:
-            logits, embedding = self._session.run([out.logits, out.embedding], {spec.name: batch})
+            found = self._session.run(list(self.contract.outputs.values()), dict(inputs))
         except _errors() as error:
             raise RejectedError(
                 f"model {self.digest[:12]} failed: {str(error)[:500]}", reason=RefuseReason.RUN_FAILED
             ) from error
-        rows = batch.shape[0]
-        if logits.shape != (rows, len(self.contract.classes)) or embedding.shape != (
-            rows,
-            out.embedding_size,
-        ):
-            raise RejectedError(
-                f"outputs of shape {logits.shape} and {embedding.shape} are not the contract's",
-                reason=RefuseReason.WRONG_IO,
-            )
-        return RawOutputs(logits, embedding)
+        return dict(zip(self.contract.outputs, found, strict=True))
+
+    def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        spec = self.contract.input
+        batch = inputs.get(spec.name)
+        if batch is None or batch.dtype != spec.dtype or batch.ndim != 4 or batch.shape[0] < 1:
+            found = "no batch" if batch is None else f"batch of {batch.dtype} {batch.shape}"
+            raise wrong_io(f"{found}, not {spec.dtype} {spec.layout}")
+        if batch.shape[1:] != shape_of(spec):
+            raise wrong_io(f"batch of rows {batch.shape[1:]}, the contract says {shape_of(spec)}")
 
 
 def _choose(contract: ModelContract, options: RuntimeOptions, available: list[str]) -> tuple[list[str], bool]:

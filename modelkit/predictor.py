@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 
 from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
-from modelkit.images import Pixels, preprocess
+from modelkit.images import Pixels
+from modelkit.prepare import feeds, place_all
 from modelkit.runtime import LoadedModel
+from modelkit.tasks import TASKS
+from modelkit.tasks.task import per_picture
+from schemas.predictions import ModelPrediction
 from schemas.reasons import RefuseReason
 
 DEFAULT_MAX_BATCH: Final = 64
@@ -19,20 +23,32 @@ DEFAULT_MAX_BATCH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says about one picture.
+    """What a model says about one picture; `output` is of the type that its task says.
 
-    When `logits_finite` is False (a NaN or infinity in logits or embedding) there is no answer:
-    `class_index` is -1, `class_name` empty, `probabilities` and `embedding` are empty tuples.
+    When `is_finite` is False (a NaN or infinity in what comes out of the head, or in the embedding) there is no
+    answer: `output` is None and `embedding` empty. A model without an embedding always has an empty one.
     """
 
-    class_index: int
-    class_name: str
-    probabilities: tuple[float, ...]
+    task: str
+    output: Any
     embedding: tuple[float, ...]
-    logits_finite: bool
+    is_finite: bool
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """What the task says there is to learn from it, by measure, in [0, 1]; empty without an answer."""
+
+    def summary(self) -> str:
+        """The answer in a few words, "" without one."""
+        return TASKS[self.task].summary(self.output) if self.is_finite else ""
 
 
-NO_ANSWER: Final = Prediction(-1, "", (), (), False)
+def to_wire(
+    prediction: Prediction, scores: Mapping[str, float], *, role_name: str, model_name: str, model_digest: str
+) -> ModelPrediction:
+    """The prediction as a record that crosses a border."""
+    fields = TASKS[prediction.task].wire_fields(prediction.output) if prediction.is_finite else {}
+    return ModelPrediction(
+        role_name, prediction.task, model_name, model_digest, scores, prediction.embedding, **fields
+    )
 
 
 class Predictor:
@@ -49,36 +65,35 @@ class Predictor:
             )
         self.loaded = loaded
         self.contract = contract
-        self._max_batch = max_batch
+        self.task = TASKS[contract.task]
+        self._no_answer = Prediction(contract.task, None, (), False)
+        self._batch = contract.input.batch or max_batch
 
     def predict(self, images: Sequence[Pixels]) -> list[Prediction]:
-        """One prediction a picture, in order; pictures of any size, (H, W, 3) 8-bit RGB.
+        """One prediction per picture, in order; pictures of any size, (H, W, 3) 8-bit RGB.
 
         Raises:
-            RejectedError: reason `run_failed` or `wrong_io`, from the runtime.
+            RejectedError: reason `run_failed` or `wrong_io`, from the runtime or the task.
         """
         found: list[Prediction] = []
-        for start in range(0, len(images), self._max_batch):
-            found.extend(self._predict_batch(images[start : start + self._max_batch]))
+        for start in range(0, len(images), self._batch):
+            found.extend(self._predict_batch(images[start : start + self._batch]))
         return found
 
     def _predict_batch(self, images: Sequence[Pixels]) -> list[Prediction]:
-        raw = self.loaded.run(preprocess(images, self.contract))
-        logits = raw.logits.astype(np.float64)
-        finite = np.asarray(np.isfinite(logits).all(axis=1) & np.isfinite(raw.embedding).all(axis=1))
-        safe = np.where(finite[:, None], logits, 0.0)
-        exponents = np.exp(safe - safe.max(axis=1, keepdims=True))
-        probabilities = exponents / exponents.sum(axis=1, keepdims=True)
-        best = probabilities.argmax(axis=1)
+        contract = self.contract
+        placed = place_all(images, contract)
+        raw = self.loaded.run(feeds(images, placed, contract))
+        outputs = self.task.decode(raw, contract, placed)
+        embeddings: list[list[float]] = [[] for _ in images]
+        finite = [output is not None for output in outputs]
+        if contract.embedding_size:
+            matrix = per_picture(raw, "embedding", contract, len(images), contract.embedding_size)
+            embeddings = matrix.tolist()
+            finite = (np.isfinite(matrix).all(axis=1) & np.array(finite)).tolist()
         return [
-            Prediction(
-                int(best[row]),
-                self.contract.classes[int(best[row])],
-                tuple(probabilities[row].tolist()),
-                tuple(raw.embedding[row].tolist()),
-                True,
-            )
-            if finite[row]
-            else NO_ANSWER
-            for row in range(len(images))
+            Prediction(contract.task, output, tuple(embedding), True, self.task.scores(output, contract))
+            if is_finite
+            else self._no_answer
+            for output, embedding, is_finite in zip(outputs, embeddings, finite, strict=True)
         ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from modelkit.contract import ModelContract
+from modelkit.tasks.task import Raw
 from modelkit.verify import VerifiedModel
 
 _NO_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
@@ -21,7 +21,7 @@ class RuntimeOptions:
     """How to run, never what.
 
     `providers` narrows the contract's allowed providers, in order of preference; empty means the contract's
-    own. `allow_spinning` buys latency on an idle machine with every other process's time: off on a vehicle.
+    own. `allow_spinning` lowers latency on an idle machine but starves other processes: off on a vehicle.
     `off_vehicle` is for training and evaluation, where the numbers are wanted and not the place: a fall-back to
     the CPU is never refused. Never set on a vehicle.
     """
@@ -32,14 +32,6 @@ class RuntimeOptions:
     providers: tuple[str, ...] = ()
     off_vehicle: bool = False
     provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: _NO_OPTIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class RawOutputs:
-    """What the graph returned: logits float32 (N, classes) and embedding float32 (N, embedding_size)."""
-
-    logits: NDArray[np.float32]
-    embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +58,11 @@ class LoadedModel(Protocol):
     def provider(self) -> str:
         """The provider that was asked for first; `placement` says what it really got."""
 
-    def run(self, batch: NDArray[np.float32]) -> RawOutputs:
-        """Run float32 (N, C, H, W), N at least 1.
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
+        """Run the graph on its inputs by name; returns its outputs by role.
 
         Raises:
-            RejectedError: reason `run_failed` (the runtime refused) or `wrong_io` (shapes are not the
+            RejectedError: reason `run_failed` (the runtime refused) or `wrong_io` (inputs are not the
             contract's).
         """
 
@@ -83,7 +75,7 @@ class LoadedModel(Protocol):
 
 
 class Backend(Protocol):
-    """Loads verified models; one a runtime library."""
+    """Loads verified models; one per runtime library."""
 
     def load(self, model: VerifiedModel, options: RuntimeOptions) -> LoadedModel:
         """Ready to run.

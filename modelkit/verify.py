@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foundation.errors import GuaranteeBrokenError, RejectedError
-from modelkit.contract import STANDARD_DOMAIN, ModelContract
+from modelkit.contract import STANDARD_DOMAIN, InputSpec, ModelContract
 from modelkit.digest import sha256_hex
 from modelkit.embed import contract_of, parse_model
+from modelkit.tasks import TASKS
+from modelkit.tasks.task import wrong_io
 from modelkit.tensor_checks import check_sparse_tensor, check_tensor
 from schemas.reasons import RefuseReason
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 _SEAL: Final = object()
-_FLOAT32: Final = 1
+# Numbers of onnx.proto's TensorProto.DataType.
+_ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "float16": 10}
+_NUMBERS: Final = frozenset({1, 2, 3, 6, 7, 10, 11})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class ModelLimits:
     max_bytes: int = 64 * 1024 * 1024
     max_nodes: int = 20_000
     max_graph_depth: int = 8
-    min_opset: int = 13
+    min_opset: int = 7
     max_opset: int = 25
     max_ir_version: int = 13
     allowed_domains: tuple[str, ...] = ("com.microsoft",)
@@ -194,35 +198,52 @@ def _check_io(graph: GraphProto, contract: ModelContract) -> None:
     initialised = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in initialised}
     outputs = {value.name: value for value in graph.output}
-    spec, out = contract.input, contract.outputs
-    if set(inputs) != {spec.name}:
-        raise RejectedError(
-            f"inputs {sorted(inputs)}, the contract says {[spec.name]}", reason=RefuseReason.WRONG_IO
+    spec, size, names = contract.input, contract.size_input, set(contract.outputs.values())
+    wanted = {spec.name, *([size.name] if size else [])}
+    if set(inputs) != wanted:
+        raise wrong_io(f"inputs {sorted(inputs)}, the contract says {sorted(wanted)}")
+    if not names <= set(outputs) or len(graph.output) != len(outputs):
+        raise wrong_io(f"outputs {sorted(outputs)}, the contract says {sorted(names)}")
+    _check_input(inputs[spec.name], spec.dtype, shape_of(spec), spec.batch)
+    if size is not None:
+        _check_input(inputs[size.name], size.dtype, (2,), spec.batch)
+    shapes = {role: _check_output(outputs[name], spec.batch, role) for role, name in contract.outputs.items()}
+    if "embedding" in shapes and shapes["embedding"] != (shapes["embedding"][0], contract.embedding_size):
+        raise wrong_io(
+            f"{contract.outputs['embedding']!r} has shape {shapes['embedding']}, the contract says "
+            f"{contract.embedding_size} numbers per picture"
         )
-    if set(outputs) != {out.logits, out.embedding} or len(graph.output) != 2:
-        raise RejectedError(
-            f"outputs {sorted(outputs)}, the contract says {sorted((out.logits, out.embedding))}",
-            reason=RefuseReason.WRONG_IO,
-        )
-    _check_value(inputs[spec.name], (spec.channels, spec.height, spec.width), "wrong_io")
-    _check_value(outputs[out.embedding], (out.embedding_size,), "wrong_io")
-    _check_value(outputs[out.logits], (len(contract.classes),), "wrong_classes")
+    TASKS[contract.task].check_shapes(contract, shapes)
 
 
-def _check_value(value: ValueInfoProto, sizes: tuple[int, ...], reason: str) -> None:
-    """Float32, a free batch dimension first, then exactly `sizes`."""
-    tensor = value.type.tensor_type
-    if tensor.elem_type != _FLOAT32:
-        raise RejectedError(
-            f"{value.name!r} has element type {tensor.elem_type}, not float32", reason=RefuseReason.WRONG_IO
-        )
-    dims = list(tensor.shape.dim)
-    found = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)
-    if not dims or found[0] != -1:
-        raise RejectedError(
-            f"{value.name!r} has shape {found}: its batch dimension is not free", reason=RefuseReason.WRONG_IO
-        )
-    if found[1:] != sizes:
-        raise RejectedError(
-            f"{value.name!r} has shape {found[1:]} a row, the contract says {sizes}", reason=reason
-        )
+def shape_of(spec: InputSpec) -> tuple[int, int, int]:
+    """The shape of one picture in the input, by its layout."""
+    if spec.layout == "NHWC":
+        return (spec.height, spec.width, spec.channels)
+    return (spec.channels, spec.height, spec.width)
+
+
+def _check_input(value: ValueInfoProto, dtype: str, sizes: tuple[int, ...], batch: int) -> None:
+    """This type, a batch dimension that is free or the contract's, then `sizes` (or free)."""
+    found = _shape(value)
+    if value.type.tensor_type.elem_type != _ELEMENT_TYPES[dtype]:
+        raise wrong_io(f"{value.name!r} has element type {value.type.tensor_type.elem_type}, not {dtype}")
+    if len(found) != len(sizes) + 1 or found[0] not in (-1, batch):
+        raise wrong_io(f"{value.name!r} has shape {found}: its batch dimension is not {batch or 'free'}")
+    if any(size not in (-1, wanted) for size, wanted in zip(found[1:], sizes, strict=True)):
+        raise wrong_io(f"{value.name!r} has shape {found[1:]} per row, the contract says {sizes}")
+
+
+def _check_output(value: ValueInfoProto, batch: int, role: str) -> tuple[int, ...]:
+    """The declared shape of an output of numbers, -1 where a size is free."""
+    if value.type.tensor_type.elem_type not in _NUMBERS:
+        raise wrong_io(f"{value.name!r} has element type {value.type.tensor_type.elem_type}, no number")
+    found = _shape(value)
+    if role in ("logits", "embedding") and (not found or found[0] not in (-1, batch)):
+        raise wrong_io(f"{value.name!r} has shape {found}: its batch dimension is not {batch or 'free'}")
+    return found
+
+
+def _shape(value: ValueInfoProto) -> tuple[int, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)

@@ -189,6 +189,7 @@ class RefuseReason(StrEnum):
     TOO_COMPLEX = "too_complex"
     BAD_OPSET = "bad_opset"
     WRONG_IO = "wrong_io"
+    WRONG_CLASSES = "wrong_classes"
     LOAD_FAILED = "load_failed"
     RUN_FAILED = "run_failed"
     CPU_FALLBACK = "cpu_fallback"

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError
-from modelkit.images import condition_of, preprocess
+from modelkit.images import condition_of
 from modelkit.predictor import Predictor
+from modelkit.prepare import preprocess
 from modelkit.runtime import LoadedModel
 from training.intervals import (
     Interval,
@@ -135,7 +136,7 @@ def answer(
             numbers.append(clusters.setdefault(_cluster(row, cluster), len(clusters)))
         images = [row.image for row in rows]
         for predictor, found in zip((base, candidate), said, strict=True):
-            found.extend(p.class_index for p in predictor.predict(images))
+            found.extend(index[p.output.class_name] if p.is_finite else -1 for p in predictor.predict(images))
     if not truth:
         raise MisconfiguredError("the test split is empty: nothing can be proven on it")
     as_array = [np.array(values, dtype=np.int64) for values in (truth, *said, numbers)]
@@ -220,7 +221,7 @@ def _confusion(
 
 def measure_latency(base: LoadedModel, candidate: LoadedModel, row: Row, runs: int) -> Latency:
     """Time both models on one picture in turn, so that a busy machine is equally busy for both."""
-    inputs = [(model, preprocess([row.image], model.contract)) for model in (base, candidate)]
+    inputs = [(m, {m.contract.input.name: preprocess([row.image], m.contract)}) for m in (base, candidate)]
     for model, batch in inputs:
         for _ in range(5):
             model.run(batch)

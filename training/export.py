@@ -23,7 +23,7 @@ def export_onnx(network: TrafficNet, contract: ModelContract) -> bytes:
         RejectedError: the exported graph does not fit the contract.
     """
     network = network.eval()
-    spec, out = contract.input, contract.outputs
+    spec = contract.input
     example = torch.zeros(2, spec.channels, spec.height, spec.width)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -36,7 +36,7 @@ def export_onnx(network: TrafficNet, contract: ModelContract) -> bytes:
                 (example,),
                 dynamo=True,
                 input_names=[spec.name],
-                output_names=[out.logits, out.embedding],
+                output_names=list(contract.outputs.values()),
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65_536)},),
                 verbose=False,
             )

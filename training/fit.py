@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from foundation.errors import MisconfiguredError
 from modelkit.contract import Preprocessing
-from modelkit.images import normalise
+from modelkit.prepare import normalise
 from training.augment import AugmentParams, augment
 from training.network import TrafficNet, Weights, weights_of
 from training.params import TrainParams

@@ -10,7 +10,7 @@ import numpy as np
 
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
-from modelkit.contract import ModelContract, OutputSpec
+from modelkit.contract import ModelContract
 from modelkit.digest import digest_of_json
 from modelkit.images import CONDITIONS
 from modelkit.verify import VerifiedModel, verify_model
@@ -61,12 +61,12 @@ def train_initial(
         raise MisconfiguredError(f"excluded classes {unknown} are not among {list(classes)}")
     contract = ModelContract(name=name, classes=tuple(classes), trained_classes=())
     kept = [row for row in rows if row.class_name not in excluded_classes]
-    train = make_training_set(kept, classes, contract.input)
+    train = make_training_set(kept, contract)
     chosen = [i for i, condition in enumerate(train.conditions) if condition not in excluded_conditions]
     train = _take(train, chosen)
     check_training_drives(set(train.drives), split_of)
     drives = sorted(set(train.drives))
-    architecture = Architecture(classes=len(classes), embedding_size=contract.outputs.embedding_size)
+    architecture = Architecture(classes=len(classes), embedding_size=contract.embedding_size)
     found = fit(
         build(architecture, None, params.seed), train, _take(train, []), contract.preprocessing, params
     )
@@ -75,7 +75,7 @@ def train_initial(
         classes=tuple(classes),
         trained_classes=tuple(c for i, c in enumerate(classes) if i in set(train.labels.tolist())),
         untrained_conditions=tuple(c for c in CONDITIONS if c not in train.conditions),
-        outputs=OutputSpec(embedding_size=architecture.embedding_size),
+        embedding_size=architecture.embedding_size,
         training_drives_digest=digest_of_json(drives),
         created_by="fleetloop train --from-scratch",
     )

@@ -10,9 +10,9 @@ from typing import Any
 from foundation.errors import MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from modelkit.images import BLURRED_BELOW_SHARPNESS, BRIGHT_ABOVE_LUMA, DARK_BELOW_LUMA
-from modelkit.onnx_backend import OnnxRuntimeBackend
 from modelkit.predictor import Predictor
 from modelkit.runtime import RuntimeOptions
+from modelkit.runtimes import open_predictor
 from modelkit.verify import VerifiedModel
 from schemas.reasons import Split
 from training.evaluation import OVERALL, Evaluation, Latency, SliceResult, answer, evaluate, measure_latency
@@ -63,7 +63,7 @@ def run_evaluate(places: Places, params: EvaluateParams, gate_params: GateParams
 
 
 def _predictor(model: VerifiedModel) -> Predictor:
-    return Predictor(OnnxRuntimeBackend().load(model, RuntimeOptions(off_vehicle=True)), model.contract)
+    return open_predictor(model, RuntimeOptions(off_vehicle=True))
 
 
 def _agreement(path: Path, digest: str) -> float:

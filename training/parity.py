@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkit.images import normalise
-from modelkit.onnx_backend import OnnxRuntimeBackend
+from modelkit.prepare import as_input
 from modelkit.runtime import RuntimeOptions
+from modelkit.runtimes import open_runtime
 from modelkit.verify import VerifiedModel
 
 
@@ -40,9 +40,10 @@ def compare(reference: str, a: NDArray[np.float32], compared: str, b: NDArray[np
 
 def logits_of(model: VerifiedModel, pixels: NDArray[np.uint8], threads: int = 1) -> NDArray[np.float32]:
     """Logits (N, classes) through the vehicle's own runtime; pixels uint8 (N, H, W, 3), resized."""
-    loaded = OnnxRuntimeBackend().load(model, RuntimeOptions(threads=threads, off_vehicle=True))
-    how = model.contract.preprocessing
+    loaded = open_runtime().load(model, RuntimeOptions(threads=threads, off_vehicle=True))
+    name = model.contract.input.name
     found = [
-        loaded.run(normalise(pixels[start : start + 64], how)).logits for start in range(0, len(pixels), 64)
+        loaded.run({name: as_input(pixels[start : start + 64], model.contract)})["logits"]
+        for start in range(0, len(pixels), 64)
     ]
     return np.concatenate(found) if found else np.zeros((0, len(model.contract.classes)), dtype=np.float32)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract, parse_model
-from modelkit.images import normalise
+from modelkit.prepare import normalise
 from modelkit.verify import VerifiedModel, verify_model
 
 if TYPE_CHECKING:

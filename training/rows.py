@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError
 from foundation.files import read_json
-from modelkit.contract import InputSpec
-from modelkit.images import Pixels, condition_of, decode_image, resize
+from modelkit.contract import ModelContract
+from modelkit.images import Pixels, condition_of, decode_image
+from modelkit.prepare import fit_in
 from schemas.reasons import Split
 
 _COLUMNS: Final = ("payload", "payload_sha256", "class_name", "drive_id", "track_id", "condition", "origin")
@@ -98,7 +99,7 @@ def _row(values: dict[str, object], shard: Path) -> Row:
     )
 
 
-def load_training_set(dataset: Path, split: Split, classes: Sequence[str], spec: InputSpec) -> TrainingSet:
+def load_training_set(dataset: Path, split: Split, contract: ModelContract) -> TrainingSet:
     """A whole split at the input's size, for training; refuses the test split.
 
     Raises:
@@ -108,11 +109,12 @@ def load_training_set(dataset: Path, split: Split, classes: Sequence[str], spec:
         raise MisconfiguredError(
             "the test split is for evaluation only: nothing is trained or calibrated on it"
         )
-    return make_training_set((row for rows in iter_rows(dataset, split) for row in rows), classes, spec)
+    return make_training_set((row for rows in iter_rows(dataset, split) for row in rows), contract)
 
 
-def make_training_set(rows: Iterable[Row], classes: Sequence[str], spec: InputSpec) -> TrainingSet:
-    """These rows at the input's size."""
+def make_training_set(rows: Iterable[Row], contract: ModelContract) -> TrainingSet:
+    """These rows inside the contract's input."""
+    spec, classes = contract.input, contract.classes
     index = {name: i for i, name in enumerate(classes)}
     pixels: list[Pixels] = []
     labels: list[int] = []
@@ -124,7 +126,7 @@ def make_training_set(rows: Iterable[Row], classes: Sequence[str], spec: InputSp
             raise MisconfiguredError(
                 f"class {row.class_name!r} of {row.payload_sha256} is not in the contract's {list(classes)}"
             )
-        pixels.append(resize(row.image, spec))
+        pixels.append(fit_in(row.image, spec, contract.preprocessing))
         labels.append(index[row.class_name])
         drives.append(row.drive_id)
         conditions.append(row.condition or condition_of(row.image))

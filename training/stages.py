@@ -86,8 +86,8 @@ def run_train(places: Places, params: TrainParams, split_of: SplitOf) -> dict[st
     base = load_serving(places.registry)
     check_lineage(base, split_of, drives_of(places.dataset, Split.TEST))
     contract = base.model.contract
-    train = load_training_set(places.dataset, Split.TRAIN, contract.classes, contract.input)
-    validation = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
+    train = load_training_set(places.dataset, Split.TRAIN, contract)
+    validation = load_training_set(places.dataset, Split.VALIDATION, contract)
     check_training_drives({*train.drives, *validation.drives}, split_of)
     architecture = Architecture.from_json(base.record.architecture)
     network = build(architecture, base.weights(), params.seed)
@@ -166,7 +166,7 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
             f"is the record of {record.digest}, not of {fp32.digest}", path=places.candidate / RECORD_FILE
         )
     contract = fp32.contract
-    train = load_training_set(places.dataset, Split.TRAIN, contract.classes, contract.input)
+    train = load_training_set(places.dataset, Split.TRAIN, contract)
     if not len(train):
         raise MisconfiguredError("the train split is empty: nothing to calibrate on")
     calibration = train.pixels[pick_rows(len(train), params.calibration_rows, params.seed)]
@@ -177,7 +177,7 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
         allowed_providers=params.allowed_providers,
         cpu_fallback=params.cpu_fallback,
     )
-    validation = load_training_set(places.dataset, Split.VALIDATION, contract.classes, contract.input)
+    validation = load_training_set(places.dataset, Split.VALIDATION, contract)
     # Validation first, filled up from train: agreement of thirty rows would say little.
     filled_up = pick_rows(len(train), max(0, params.parity_rows - len(validation)), params.seed + 1)
     pixels = np.concatenate([validation.pixels[: params.parity_rows], train.pixels[filled_up]])

@@ -41,7 +41,7 @@ class HealthWatch:
     def answered(self, predictions: Sequence[Prediction], latency_ns: int) -> RollbackReason | None:
         """One inference returned after `latency_ns`. Returns why the model misbehaves, or None."""
         self.frames += 1
-        bad = sum(not prediction.logits_finite for prediction in predictions)
+        bad = sum(not prediction.is_finite for prediction in predictions)
         self._failed.append(bad > 0)
         self._latencies_ns.append(latency_ns)
         if bad:

@@ -79,16 +79,14 @@ def run_trial(
     """
     from edge_agent.models.loading import stated, wanted_providers
     from foundation.errors import FleetLoopError, RejectedError
-    from modelkit.onnx_backend import OnnxRuntimeBackend
-    from modelkit.predictor import Predictor
     from modelkit.runtime import RuntimeOptions
+    from modelkit.runtimes import open_predictor
     from modelkit.verify import verify_model
 
     try:
         verified = verify_model(model_bytes, digest)
         wanted = wanted_providers(providers, verified.contract)
-        loaded = OnnxRuntimeBackend().load(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
-        predictor = Predictor(loaded, verified.contract)
+        predictor = open_predictor(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
         nodes = dict(stated(predictor, providers).nodes)
         return replace(_measure(predictor, frames_folder, limits), nodes=nodes)
     except RejectedError as error:
@@ -115,7 +113,7 @@ def _measure(predictor: Predictor, frames_folder: Path, limits: TrialLimits) -> 
             latencies.append(time.monotonic_ns() - began_ns)
         else:
             before_bytes = _resident_bytes()
-        if not prediction.logits_finite:
+        if not prediction.is_finite:
             return TrialResult(
                 False, RefuseReason.NOT_FINITE, f"output on frame {run % len(images)} is not finite", run + 1
             )

@@ -24,8 +24,7 @@ from edge_agent.spool.snapshot import read_ledger
 from foundation import syscalls
 from foundation.events import EventLog
 from foundation.journal import Journal, JournalEntry
-from modelkit.fakes import FakeBackend
-from modelkit.runtime import RawOutputs
+from modelkit.fakes import FakeBackend, raw_outputs
 from schemas.codec import decode_sample
 from schemas.reasons import TimeQuality, WindowRole
 from schemas.records import Sample
@@ -134,7 +133,7 @@ def red_or_green(batch):
     embedding = np.zeros((len(batch), 8), np.float32)
     embedding[:, 0] = means[:, 0] - means[:, 1]
     embedding[:, 1] = 0.01
-    return RawOutputs(np.tile(means, 1).astype(np.float32), embedding)
+    return raw_outputs(np.tile(means, 1).astype(np.float32), embedding)
 
 
 def picture(pixels: np.ndarray) -> bytes:
@@ -184,7 +183,7 @@ def test_a_frame_that_the_spool_refused_stands_in_no_later_frames_way(tmp_path):
 def test_a_model_that_answers_nothing_is_counted_and_the_loop_goes_on(tmp_path):
     def nan(batch):
         bad = np.full((len(batch), 3), np.nan, np.float32)
-        return RawOutputs(bad, np.zeros((len(batch), 8), np.float32))
+        return raw_outputs(bad, np.zeros((len(batch), 8), np.float32))
 
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection()), backend=FakeBackend())
     vehicle.backend.rule = nan

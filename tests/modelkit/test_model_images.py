@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from foundation.errors import RejectedError
-from modelkit import images
+from modelkit import images, prepare
 from modelkit.contract import Preprocessing
 from modelkit.fakes import tiny_contract
 
@@ -116,14 +116,14 @@ def test_sharpness_hardly_changes_with_brightness(factor: float) -> None:
 
 def test_preprocess_is_resize_then_normalise() -> None:
     contract = tiny_contract()
-    batch = images.preprocess([noise(1), noise(2, (32, 32))], contract)
+    batch = prepare.preprocess([noise(1), noise(2, (32, 32))], contract)
     assert batch.shape == (2, 3, 32, 32) and batch.dtype == np.float32 and batch.flags["C_CONTIGUOUS"]
     expected = (noise(2, (32, 32)).astype(np.float64) / 255 - 0.5) / 0.25
     assert np.allclose(batch[1], expected.transpose(2, 0, 1), atol=1e-5)
-    assert images.preprocess([], contract).shape == (0, 3, 32, 32)
+    assert prepare.preprocess([], contract).shape == (0, 3, 32, 32)
 
 
 def test_normalise_uses_each_channels_own_mean_and_std() -> None:
     how = Preprocessing(scale=1.0, mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0))
     pixels = np.full((1, 2, 2, 3), 5, dtype=np.uint8)
-    assert np.allclose(images.normalise(pixels, how)[0, :, 0, 0], [4.0, 1.5, 0.5])
+    assert np.allclose(prepare.normalise(pixels, how)[0, :, 0, 0], [4.0, 1.5, 0.5])

@@ -12,17 +12,18 @@ import pytest
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract, read_contract
-from modelkit.fakes import FakeBackend, tiny_contract, tiny_model, tiny_proto
+from modelkit.fakes import FakeBackend, raw_outputs, tiny_contract, tiny_model, tiny_proto
 from modelkit.graph_edit import return_nan_when_dark
-from modelkit.images import preprocess
-from modelkit.onnx_backend import CPU, OnnxRuntimeBackend
-from modelkit.placement import state_placement
-from modelkit.predictor import NO_ANSWER, Predictor
-from modelkit.runtime import Backend, LoadedModel, RawOutputs, RuntimeOptions
+from modelkit.placement import CPU, state_placement
+from modelkit.predictor import Predictor
+from modelkit.prepare import preprocess
+from modelkit.runtime import Backend, LoadedModel, RuntimeOptions
+from modelkit.runtimes import open_runtime
+from modelkit.tasks.task import Raw
 from modelkit.verify import verify_model
 from schemas.reasons import RefuseReason
 
-BACKEND: Backend = OnnxRuntimeBackend()
+BACKEND: Backend = open_runtime()
 
 
 def load(contract: ModelContract, options: RuntimeOptions | None = None) -> LoadedModel:
@@ -114,7 +115,7 @@ def test_a_batch_of_another_shape_or_type_is_refused() -> None:
         np.zeros((0, 3, 32, 32), np.float32),
     ):
         with pytest.raises(RejectedError) as caught:
-            loaded.run(batch)
+            loaded.run({"image": batch})
         assert caught.value.reason == "wrong_io"
 
 
@@ -138,12 +139,12 @@ def test_shapes_that_only_lie_when_run_are_refused() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "axis0"))
     model.graph.node[2].output[0] = "e"
     model.graph.node[3].input[0] = "e"
-    model.graph.node.append(helper.make_node("ReduceMean", ["e", "axis0"], [contract.outputs.embedding]))
+    model.graph.node.append(helper.make_node("ReduceMean", ["e", "axis0"], [contract.outputs["embedding"]]))
     loaded = BACKEND.load(
         verify_model(embed_contract(model.SerializeToString(), contract), None), RuntimeOptions()
     )
     with pytest.raises(RejectedError) as caught:
-        loaded.run(np.zeros((2, 3, 32, 32), np.float32))
+        Predictor(loaded, contract).predict(pictures(2))
     assert caught.value.reason == "wrong_io"
 
 
@@ -153,12 +154,12 @@ def test_predictions_do_not_depend_on_how_pictures_are_batched() -> None:
     images = pictures(7)
     together = Predictor(loaded, contract).predict(images)
     alone = [Predictor(loaded, contract, max_batch=1).predict([image])[0] for image in images]
-    assert [p.class_index for p in together] == [p.class_index for p in alone]
+    assert [p.output.class_name for p in together] == [p.output.class_name for p in alone]
     for a, b in zip(together, alone, strict=True):
-        assert np.allclose(a.probabilities, b.probabilities, atol=1e-6)
-        assert abs(sum(a.probabilities) - 1) < 1e-9
-        assert a.class_name == contract.classes[a.class_index]
-        assert len(a.embedding) == 8 and a.logits_finite
+        assert np.allclose(a.output.probabilities, b.output.probabilities, atol=1e-6)
+        assert abs(sum(a.output.probabilities) - 1) < 1e-9
+        assert a.output.class_name == contract.classes[int(np.argmax(a.output.probabilities))]
+        assert len(a.embedding) == 8 and a.is_finite
     assert Predictor(loaded, contract).predict([]) == []
 
 
@@ -168,27 +169,31 @@ def test_a_predictor_refuses_another_models_contract() -> None:
 
 
 def test_a_nan_is_no_answer_and_spoils_only_its_own_picture() -> None:
-    def rule(batch: np.ndarray) -> RawOutputs:
+    def rule(batch: np.ndarray) -> Raw:
         logits = np.zeros((len(batch), 3), np.float32)
         logits[0, 1] = np.nan
         embedding = np.ones((len(batch), 8), np.float32)
         embedding[1, 0] = np.inf
-        return RawOutputs(logits, embedding)
+        return raw_outputs(logits, embedding)
 
     contract = tiny_contract()
     loaded = FakeBackend(rule).load(verify_model(tiny_model(contract), None), RuntimeOptions())
     found = Predictor(loaded, contract).predict(pictures(3))
-    assert found[0] == NO_ANSWER and found[1] == NO_ANSWER
-    assert found[2].logits_finite
+    assert [(p.output, p.embedding, p.is_finite, dict(p.scores)) for p in found[:2]] == [
+        (None, (), False, {})
+    ] * 2
+    assert found[2].is_finite
 
 
 def test_huge_logits_do_not_overflow() -> None:
     contract = tiny_contract()
     backend = FakeBackend(
-        lambda b: RawOutputs(np.full((1, 3), 3e38, np.float32), np.ones((1, 8), np.float32))
+        lambda b: raw_outputs(np.full((1, 3), 3e38, np.float32), np.ones((1, 8), np.float32))
     )
     loaded = backend.load(verify_model(tiny_model(contract), None), RuntimeOptions())
-    assert Predictor(loaded, contract).predict(pictures(1))[0].probabilities == pytest.approx((1 / 3,) * 3)
+    assert Predictor(loaded, contract).predict(pictures(1))[0].output.probabilities == pytest.approx(
+        (1 / 3,) * 3
+    )
 
 
 def test_the_fake_fails_when_it_is_told_to() -> None:
@@ -197,7 +202,7 @@ def test_the_fake_fails_when_it_is_told_to() -> None:
     loaded = backend.load(model, RuntimeOptions())
     backend.run_error = RejectedError("no", reason="run_failed")
     with pytest.raises(RejectedError, match="no"):
-        loaded.run(preprocess(pictures(1), model.contract))
+        loaded.run({"image": preprocess(pictures(1), model.contract)})
     backend.load_error = RejectedError("never", reason="load_failed")
     with pytest.raises(RejectedError, match="never"):
         backend.load(model, RuntimeOptions())
@@ -210,10 +215,10 @@ def test_the_faulty_model_is_nan_on_dark_pictures_only() -> None:
     assert read_contract(bad) == dataclasses.replace(contract, name="faulty")
     verified = verify_model(bad, None)
     predictor = Predictor(BACKEND.load(verified, RuntimeOptions()), verified.contract)
-    assert all(not p.logits_finite for p in predictor.predict(pictures(3, 30)))
+    assert all(not p.is_finite for p in predictor.predict(pictures(3, 30)))
     healthy = predictor.predict(pictures(3, 128))
     before = Predictor(load(contract), contract).predict(pictures(3, 128))
-    assert [p.probabilities for p in healthy] == [p.probabilities for p in before]
+    assert [p.output for p in healthy] == [p.output for p in before]
 
 
 def test_equal_arguments_make_equal_tiny_models() -> None:

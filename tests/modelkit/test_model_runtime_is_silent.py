@@ -11,10 +11,10 @@ from pathlib import Path
 def test_the_runtime_calls_nobody_and_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
     code = (
         "from modelkit.fakes import tiny_model\n"
-        "from modelkit.onnx_backend import OnnxRuntimeBackend\n"
+        "from modelkit.runtimes import open_runtime\n"
         "from modelkit.runtime import RuntimeOptions\n"
         "from modelkit.verify import verify_model\n"
-        "OnnxRuntimeBackend().load(verify_model(tiny_model(), None), RuntimeOptions())\n"
+        "open_runtime().load(verify_model(tiny_model(), None), RuntimeOptions())\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     subprocess.run(

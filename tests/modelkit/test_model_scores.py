@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from foundation.errors import RejectedError
-from modelkit.predictor import NO_ANSWER, Prediction
-from modelkit.scores import EmbeddingMemory, entropy, least_confidence, margin, novelty, score
-from schemas.records import Scores
+from modelkit.predictor import Prediction
+from modelkit.scores import EmbeddingMemory, novelty, score
+from modelkit.tasks.uncertainty import distribution_scores, entropy, label_scores, least_confidence, margin
 
 logits = hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 12)), elements=st.floats(-60, 60))
 vectors = hnp.arrays(np.float32, 4, elements=st.floats(-100, 100, width=32))
@@ -108,12 +108,22 @@ def test_an_embedding_of_another_size_is_refused_with_both_sizes() -> None:
         novelty([1, 2, 3], EmbeddingMemory(2, 4))
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_labels_that_do_not_compete_are_as_doubtful_as_the_most_doubtful(values: list[float]) -> None:
+    found = label_scores(values)
+    assert found["margin"] == pytest.approx(max(1 - abs(2 * value - 1) for value in values))
+    assert all(0 <= score <= 1 for score in found.values())
+    assert label_scores([]) == {"entropy": 0.0, "margin": 0.0, "least_confidence": 0.0}
+
+
 def test_scores_of_a_prediction_and_of_no_answer() -> None:
     memory = EmbeddingMemory(2, 2)
-    found = score(Prediction(0, "a", (0.75, 0.25), (1.0, 0.0), True), memory)
-    assert found.margin == pytest.approx(0.5)
-    assert found.least_confidence == pytest.approx(0.5)
-    assert found.novelty == 1.0
+    doubt = distribution_scores((0.75, 0.25))
+    answered = Prediction("classification", None, (1.0, 0.0), True, doubt)
+    found = score(answered, memory)
+    assert found["margin"] == pytest.approx(0.5)
+    assert found["least_confidence"] == pytest.approx(0.5)
+    assert found["novelty"] == 1.0
     assert len(memory) == 0
-    assert score(NO_ANSWER, memory) == Scores(None, None, None, None)
-    assert score(Prediction(0, "a", (0.75, 0.25), (1.0, 0.0), True), None).novelty is None
+    assert score(Prediction("classification", None, (), False), memory) == {}
+    assert "novelty" not in score(answered, None)

@@ -69,7 +69,7 @@ def serve(state: Path, answers: Path, kill_at: str, has_crashed: bool) -> None:
     from foundation.clock import SystemClock
     from foundation.errors import RejectedError
     from foundation.events import EventLog
-    from modelkit.onnx_backend import OnnxRuntimeBackend
+    from modelkit.runtimes import open_runtime
     from tests.checker.model_books import read_answers
 
     clock = SystemClock()
@@ -81,7 +81,7 @@ def serve(state: Path, answers: Path, kill_at: str, has_crashed: bool) -> None:
     done = read_answers(answers)
     frame = done[-1].frame + 1 if done else 0
     serving = ServingModel(
-        state, OnnxRuntimeBackend(), settings, clock, log, _killer(kill_at), has_crashed=has_crashed
+        state, open_runtime(), settings, clock, log, _killer(kill_at), has_crashed=has_crashed
     )
     pictures = {light: np.full((32, 32, 3), light, dtype=np.uint8) for light in (*LIGHT, RARE_LIGHT)}
     with answers.open("ab", buffering=0) as lines:
@@ -93,7 +93,7 @@ def serve(state: Path, answers: Path, kill_at: str, has_crashed: bool) -> None:
             try:
                 served = serving.predict([pictures[light_of(frame)]])
                 (prediction,) = served.predictions
-                row |= {"model": served.model_digest, "finite": bool(prediction.logits_finite)}
+                row |= {"model": served.model_digest, "finite": bool(prediction.is_finite)}
             except RejectedError as error:
                 row["error"] = str(error)[:200]
             row["time_s"] = time.monotonic()

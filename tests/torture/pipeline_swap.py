@@ -51,7 +51,7 @@ def serving(folder: Path, on_step: Hook | None = None, **settings: Any) -> Any:
     from edge_agent.models.settings import HealthSettings, ServingSettings
     from foundation.clock import ManualClock
     from foundation.events import EventLog
-    from modelkit.onnx_backend import OnnxRuntimeBackend
+    from modelkit.runtimes import open_runtime
 
     clock = ManualClock()
     chosen = ServingSettings(
@@ -61,7 +61,7 @@ def serving(folder: Path, on_step: Hook | None = None, **settings: Any) -> Any:
     )  # fmt: skip
     return ServingModel(
         folder / "vehicle",
-        OnnxRuntimeBackend(),
+        open_runtime(),
         chosen,
         clock,
         EventLog(folder / "log", clock, "perceive"),
@@ -88,7 +88,7 @@ def act(folder: Path, command: str, on_step: Hook | None = None) -> str:
 
 
 def _finite(served: Any) -> None:
-    if not served.predictions[0].logits_finite:
+    if not served.predictions[0].is_finite:
         raise RuntimeError(f"{served.model_name} did not answer")
 
 

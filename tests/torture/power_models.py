@@ -116,7 +116,7 @@ def serve(bench: Bench, model_backend: Backend, frames: int, *, poll: bool) -> t
     if poll:
         serving.poll()
     answers = [serving.predict([DARK if number % 2 else FRAME]).predictions[0] for number in range(frames)]
-    return first, serving.name, all(answer.logits_finite for answer in answers)
+    return first, serving.name, all(answer.is_finite for answer in answers)
 
 
 @dataclass(slots=True)

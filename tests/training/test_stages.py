@@ -19,9 +19,8 @@ from fleetloop.cli import app
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.embed import read_contract
-from modelkit.onnx_backend import OnnxRuntimeBackend
-from modelkit.predictor import Predictor
 from modelkit.runtime import RuntimeOptions
+from modelkit.runtimes import open_predictor, open_runtime
 from modelkit.verify import verify_model
 from schemas.reasons import RefuseReason, Split
 from tests.training.training_shapes import CLASSES, labelled, split_of, write_dataset, write_shard
@@ -92,11 +91,11 @@ def test_the_gate_passes_on_the_untrained_class(workshop: Path) -> None:
 
 def test_the_shipped_model_answers_as_the_evaluation_says(workshop: Path) -> None:
     model = verify_model((workshop / "models/package/model.onnx").read_bytes(), None)
-    predictor = Predictor(OnnxRuntimeBackend().load(model, RuntimeOptions()), model.contract)
+    predictor = open_predictor(model)
     rows = [row for row, _ in labelled(Split.TEST, 60, 3)]
     right = np.mean(
         [
-            p.class_name == r.class_name
+            p.output.class_name == r.class_name
             for p, r in zip(predictor.predict([r.image for r in rows]), rows, strict=True)
         ]
     )
@@ -146,7 +145,7 @@ def test_the_npu_artefact_is_its_own_and_says_what_runs_it(workshop: Path, tmp_p
     model = verify_model((places.candidate / "int8.onnx").read_bytes(), None)
     assert model.contract.target == report["target"] == "npu"
     assert model.contract.allowed_providers[0] == "QNNExecutionProvider"
-    assert OnnxRuntimeBackend().load(model, RuntimeOptions()).is_fallen_back
+    assert open_runtime().load(model, RuntimeOptions()).is_fallen_back
     assert report["parity"][2]["agreement_ratio"] >= 0.9  # type: ignore[index]
 
 
@@ -163,7 +162,7 @@ def test_a_contract_can_really_forbid_the_cpu_and_is_judged_on_a_machine_without
         "refuse",
     )
     with pytest.raises(RejectedError) as caught:
-        OnnxRuntimeBackend().load(model, RuntimeOptions())
+        open_runtime().load(model, RuntimeOptions())
     assert caught.value.reason == RefuseReason.CPU_FALLBACK
     run_evaluate(places, EVALUATE, GATE)
     assert json.loads((places.reports / "gate.json").read_text())["candidate_digest"] == model.digest

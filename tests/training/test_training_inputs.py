@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import modelkit.images
+import modelkit.prepare
 import training.fit
 import training.quantise
 import training.rows
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
-from modelkit.contract import InputSpec
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.fakes import tiny_contract, tiny_model
-from modelkit.images import normalise, preprocess
+from modelkit.prepare import normalise, preprocess
 from schemas.reasons import Split
 from tests.training.training_shapes import CLASSES, labelled, split_of, write_dataset, write_shard
 from training.augment import AugmentParams, augment
@@ -43,20 +43,20 @@ from training.rows import dataset_digest, drives_of, iter_rows, load_training_se
 from training.weights import load_weights, pack_weights, weights_digest
 from workspace.params_file import load_classes, load_section
 
-SPEC = InputSpec()
+CONTRACT = tiny_contract(CLASSES)
 
 
 def test_training_prepares_pictures_with_the_vehicles_own_functions() -> None:
-    assert training.fit.normalise is modelkit.images.normalise
-    assert training.quantise.normalise is modelkit.images.normalise
-    assert training.rows.resize is modelkit.images.resize
+    assert training.fit.normalise is modelkit.prepare.normalise
+    assert training.quantise.normalise is modelkit.prepare.normalise
+    assert training.rows.fit_in is modelkit.prepare.fit_in
     assert training.rows.condition_of is modelkit.images.condition_of
 
 
 def test_what_training_sees_is_what_the_vehicle_feeds_its_model() -> None:
     rows = [row for row, _ in labelled(Split.TRAIN, 4, 0)]
     contract = tiny_contract(CLASSES)
-    made = make_training_set(rows, CLASSES, contract.input)
+    made = make_training_set(rows, contract)
     assert np.array_equal(
         normalise(made.pixels, contract.preprocessing), preprocess([r.image for r in rows], contract)
     )
@@ -98,15 +98,15 @@ def test_an_unreadable_picture_a_missing_label_and_a_torn_shard_are_corrupt(tmp_
 def test_the_test_split_is_never_handed_to_training(tmp_path: Path) -> None:
     write_dataset(tmp_path, 4)
     with pytest.raises(MisconfiguredError, match="test split"):
-        load_training_set(tmp_path, Split.TEST, CLASSES, SPEC)
+        load_training_set(tmp_path, Split.TEST, CONTRACT)
 
 
 def test_a_class_outside_the_contract_and_a_missing_dataset_are_named(tmp_path: Path) -> None:
     write_dataset(tmp_path, 4)
     with pytest.raises(MisconfiguredError, match=r"'yellow' of \w+ is not in the contract"):
-        load_training_set(tmp_path, Split.TRAIN, ("red", "green"), SPEC)
+        load_training_set(tmp_path, Split.TRAIN, tiny_contract(("red", "green")))
     with pytest.raises(MisconfiguredError, match="no dataset"):
-        load_training_set(tmp_path / "none", Split.TRAIN, CLASSES, SPEC)
+        load_training_set(tmp_path / "none", Split.TRAIN, CONTRACT)
     assert dataset_digest(tmp_path) == "d" * 64
     assert dataset_digest(tmp_path / "none") == ""
 

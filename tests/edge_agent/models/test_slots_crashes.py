@@ -90,7 +90,7 @@ def test_deliver_killed_at_any_file_operation_of_a_fetch_goes_on(tmp_path: Path)
         return lambda: bench.run(fetcher)
 
     for bench in every_kill(tmp_path, prepare):
-        assert answers(bench).logits_finite
+        assert answers(bench).is_finite
         bench.run(bench.fetcher())
         candidate = bench.slots.read_candidate()
         assert candidate is not None
@@ -107,7 +107,7 @@ def test_perceive_killed_at_any_file_operation_of_a_swap_goes_on(tmp_path: Path)
         return bench.serving().poll
 
     for bench in every_kill(tmp_path, prepare):
-        assert answers(bench).logits_finite
+        assert answers(bench).is_finite
         serving = bench.serving()
         serving.poll()
         assert (serving.name, serving.swaps) == ("r2", 1)
@@ -126,7 +126,7 @@ def test_perceive_killed_at_any_file_operation_of_a_rollback_goes_on(tmp_path: P
         serving = bench.serving(PickyBackend(r2=nan_when_dark))
         served = serving.predict([DARK])
         assert served.model_name == "v1"
-        assert served.predictions[0].logits_finite
+        assert served.predictions[0].is_finite
         assert SlotFolder(bench.state).read_active().blocked == {"r2": "not_finite"}
         bench.run(bench.fetcher())
         assert serving.poll() is None

@@ -12,9 +12,9 @@ from foundation.errors import CorruptError, MisconfiguredError
 from foundation.settings import load_settings
 from modelkit.digest import sha256_hex
 from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
-from modelkit.onnx_backend import OnnxRuntimeBackend
 from modelkit.placement import CPU, PlacementStatement
 from modelkit.runtime import Backend
+from modelkit.runtimes import open_runtime
 from schemas.reasons import RefuseReason
 from tests.edge_agent.models.model_bench import Bench
 
@@ -32,7 +32,7 @@ def npu_release(bench: Bench, cpu_fallback: str = "refuse") -> str:
     return sha256_hex(data)
 
 
-@pytest.mark.parametrize("backend", [FakeBackend(runs_on=(CPU,)), OnnxRuntimeBackend()])
+@pytest.mark.parametrize("backend", [FakeBackend(runs_on=(CPU,)), open_runtime()])
 def test_a_candidate_that_would_fall_back_against_its_contract_is_refused_for_good(
     bench: Bench, backend: Backend
 ) -> None:
@@ -67,9 +67,9 @@ def test_the_vehicles_choice_of_providers_reaches_the_runtime_and_what_it_got_is
     serving.poll()
     assert serving.digest == digest
     assert backend.options[-1].providers == (CPU, QNN)
-    chosen = bench.serving(OnnxRuntimeBackend(), providers=(CPU,)).placement
+    chosen = bench.serving(open_runtime(), providers=(CPU,)).placement
     assert (chosen.wanted, set(chosen.nodes), chosen.is_fallen_back) == ((CPU,), {CPU}, False)
-    missed = bench.serving(OnnxRuntimeBackend(), providers=(QNN, CPU)).placement
+    missed = bench.serving(open_runtime(), providers=(QNN, CPU)).placement
     assert (missed.wanted, set(missed.nodes), missed.is_fallen_back) == ((QNN, CPU), {CPU}, True)
     assert missed.cpu_fallback == "allow"
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from edge_agent.models.slots import SlotFolder
 from foundation import syscalls
 from foundation.errors import CorruptError, RejectedError
-from modelkit.fakes import FakeBackend
-from modelkit.runtime import LoadedModel, RawOutputs, RuntimeOptions
+from modelkit.fakes import FakeBackend, raw_outputs
+from modelkit.runtime import LoadedModel, RuntimeOptions
+from modelkit.tasks.task import Raw
 from modelkit.verify import VerifiedModel
 from schemas.documents import COMPLETE, HALTED
 from schemas.reasons import ModelState
@@ -44,12 +45,12 @@ class PickyBackend(FakeBackend):
         return backend.load(model, options)  # type: ignore[return-value]
 
 
-def answer(batch: NDArray[np.float32], value: float = 1.0) -> RawOutputs:
+def answer(batch: NDArray[np.float32], value: float = 1.0) -> Raw:
     rows = batch.shape[0]
-    return RawOutputs(np.full((rows, 3), value, np.float32), np.full((rows, 8), value, np.float32))
+    return raw_outputs(np.full((rows, 3), value, np.float32), np.full((rows, 8), value, np.float32))
 
 
-def nan_when_dark(batch: NDArray[np.float32]) -> RawOutputs:
+def nan_when_dark(batch: NDArray[np.float32]) -> Raw:
     return answer(batch, float("nan") if batch.mean() < -1.5 else 1.0)
 
 
@@ -69,7 +70,7 @@ def test_the_factory_model_serves_before_any_release(bench: Bench) -> None:
     assert serving.name == "v1"
     assert serving.state is ModelState.SERVING
     assert serving.poll() is None
-    assert serving.predict([FRAME]).predictions[0].logits_finite
+    assert serving.predict([FRAME]).predictions[0].is_finite
     assert [event.event for event in serving.events] == ["installed"]
 
 
@@ -102,7 +103,7 @@ def test_a_crash_at_any_step_of_a_swap_leaves_a_serving_model(bench: Bench, step
         serving.poll()
     again = bench.serving()
     assert again.name == ("r2" if step in ("persisted", "swapped") else "v1")
-    assert again.predict([FRAME]).predictions[0].logits_finite
+    assert again.predict([FRAME]).predictions[0].is_finite
     again.poll()
     assert again.digest == digest
     assert again.swaps == 1
@@ -137,7 +138,7 @@ def test_one_output_that_is_not_finite_rolls_back_and_the_old_model_answers_that
     assert serving.predict([FRAME]).model_name == "r2"
     served = serving.predict([DARK])
     assert served.model_name == "v1"
-    assert served.predictions[0].logits_finite
+    assert served.predictions[0].is_finite
     assert served.event is not None
     assert (served.event.event, served.event.reason, served.event.release_id) == (
         "rolled_back",
@@ -179,7 +180,7 @@ def test_too_many_failed_inferences_roll_back(bench: Bench) -> None:
     offered(bench)
     calls = 0
 
-    def flaky(batch: NDArray[np.float32]) -> RawOutputs:
+    def flaky(batch: NDArray[np.float32]) -> Raw:
         nonlocal calls
         calls += 1
         if calls % 2 == 0 and calls > 1:
@@ -201,7 +202,7 @@ def test_too_many_failed_inferences_roll_back(bench: Bench) -> None:
 def test_a_slow_model_is_rolled_back(bench: Bench) -> None:
     offered(bench)
 
-    def slow(batch: NDArray[np.float32]) -> RawOutputs:
+    def slow(batch: NDArray[np.float32]) -> Raw:
         bench.clock.advance(0.8)
         return answer(batch)
 
@@ -350,13 +351,13 @@ def test_a_candidate_that_cannot_be_loaded_leaves_the_old_model(bench: Bench) ->
 def test_the_factory_model_with_bad_output_is_reported_not_replaced_by_nothing(bench: Bench) -> None:
     serving = bench.serving(PickyBackend(v1=nan_when_dark))
     for _ in range(3):
-        assert not serving.predict([DARK]).predictions[0].logits_finite
+        assert not serving.predict([DARK]).predictions[0].is_finite
     assert serving.health().nan_count == 3
     assert bench.events().count("no_way_back") == 1
 
 
 def test_a_model_on_probation_that_fails_at_a_picture_leaves_it_to_the_previous_one(bench: Bench) -> None:
-    def fails_in_the_dark(batch: NDArray[np.float32]) -> RawOutputs:
+    def fails_in_the_dark(batch: NDArray[np.float32]) -> Raw:
         if batch.mean() < -1.5:
             raise RejectedError("no such row", reason="run_failed")
         return answer(batch)
@@ -366,7 +367,7 @@ def test_a_model_on_probation_that_fails_at_a_picture_leaves_it_to_the_previous_
     serving.poll()
     assert serving.predict([FRAME]).model_name == "r2"
     served = serving.predict([DARK])
-    assert (served.model_name, served.predictions[0].logits_finite) == ("v1", True)
+    assert (served.model_name, served.predictions[0].is_finite) == ("v1", True)
     assert serving.health().error_count == 1
 
 

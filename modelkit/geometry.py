@@ -1,0 +1,53 @@
+"""Where a picture lies inside a model's input, and the way back from there to the picture's own pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkit.contract import InputSpec, Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A picture of `width` x `height` pixels at (left, top) of the input, resized to `inner` there.
+
+    What lies outside the input (a crop) has a negative `left` or `top`. All in pixels.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
+    inner_width: int
+    inner_height: int
+
+    def to_picture(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Boxes (..., 4) as left, top, right, bottom in pixels of the input -> of the picture; not clipped."""
+        offset = np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
+        return np.asarray((boxes - offset) / self._scale(), dtype=np.float64)
+
+    def to_input(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The way of `to_picture` forward."""
+        offset = np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
+        return np.asarray(boxes * self._scale() + offset, dtype=np.float64)
+
+    def _scale(self) -> NDArray[np.float64]:
+        x, y = self.inner_width / self.width, self.inner_height / self.height
+        return np.array([x, y, x, y], dtype=np.float64)
+
+
+def place(width: int, height: int, spec: InputSpec, how: Preprocessing) -> Placed:
+    """Where a picture of this size lies in the input. No side ever becomes 0 pixels."""
+    if how.fit == "stretch":
+        return Placed(width, height, 0, 0, spec.width, spec.height)
+    short = how.crop_from / min(width, height)
+    scale = short if how.fit == "crop-centre" else min(spec.width / width, spec.height / height)
+    inner_width = max(1, round(width * scale))
+    inner_height = max(1, round(height * scale))
+    if how.fit == "letterbox-topleft":
+        return Placed(width, height, 0, 0, inner_width, inner_height)
+    left, top = (spec.width - inner_width) // 2, (spec.height - inner_height) // 2
+    return Placed(width, height, left, top, inner_width, inner_height)

@@ -1,0 +1,110 @@
+"""Pictures of any size become the model's input, exactly as its contract says: fit, colours, numbers, layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkit.contract import InputSpec, ModelContract, Preprocessing
+from modelkit.geometry import Placed, place
+from modelkit.images import Pixels, resize_to
+
+
+def fit_in(image: Pixels, spec: InputSpec, how: Preprocessing) -> Pixels:
+    """The picture inside the input, still 8-bit RGB: (spec.height, spec.width, 3)."""
+    return _paste(image, place(image.shape[1], image.shape[0], spec, how), spec, how)
+
+
+def _paste(image: Pixels, where: Placed, spec: InputSpec, how: Preprocessing) -> Pixels:
+    size = (where.inner_width, where.inner_height)
+    small = resize_to(image, *size) if how.resample == "averaged" else resize_two_point(image, *size)
+    if size == (spec.width, spec.height):
+        return small
+    canvas = np.full((spec.height, spec.width, spec.channels), how.pad, dtype=np.uint8)
+    left, top = max(where.left, 0), max(where.top, 0)
+    cut = small[max(-where.top, 0) :, max(-where.left, 0) :][: spec.height - top, : spec.width - left]
+    canvas[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
+    return canvas
+
+
+def resize_two_point(image: Pixels, width: int, height: int) -> Pixels:
+    """Bilinear between the two nearest pixels per axis, centres aligned by halves; nothing is averaged."""
+    if image.shape[:2] == (height, width):
+        return image
+    columns = _between(image.astype(np.float32), width, axis=1)
+    return np.rint(_between(columns, height, axis=0)).astype(np.uint8)
+
+
+def _between(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:
+    old = values.shape[axis]
+    at = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
+    low = np.floor(at).astype(np.int64)
+    share = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+    high = np.minimum(low + 1, old - 1)
+    return np.asarray(
+        values.take(low, axis) * (1 - share) + values.take(high, axis) * share, dtype=np.float32
+    )
+
+
+def normalise(pixels: NDArray[np.uint8] | NDArray[np.float32], how: Preprocessing) -> NDArray[np.float32]:
+    """`(pixels * scale - mean) / std`, (N, H, W, 3) RGB to float32 (N, 3, H, W). Pixels are 0 to 255."""
+    mean = np.asarray(how.mean, dtype=np.float32)
+    std = np.asarray(how.std, dtype=np.float32)
+    ordered = pixels if how.color == "RGB" else pixels[..., ::-1]
+    values = ordered.astype(np.float32) * (np.float32(how.scale) / std) - mean / std
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def place_all(images: Sequence[Pixels], contract: ModelContract) -> list[Placed]:
+    """Where each picture lies in the input."""
+    return [place(i.shape[1], i.shape[0], contract.input, contract.preprocessing) for i in images]
+
+
+def preprocess(images: Sequence[Pixels], contract: ModelContract) -> NDArray[Any]:
+    """The model's input for these pictures, N may be 0: (N, channels, height, width), or as the contract lays it out."""
+    return _input(images, place_all(images, contract), contract)
+
+
+def _input(images: Sequence[Pixels], placed: Sequence[Placed], contract: ModelContract) -> NDArray[Any]:
+    spec = contract.input
+    fitted = np.empty((len(images), spec.height, spec.width, spec.channels), dtype=np.uint8)
+    for row, (image, where) in enumerate(zip(images, placed, strict=True)):
+        fitted[row] = _paste(image, where, spec, contract.preprocessing)
+    return as_input(fitted, contract)
+
+
+def as_input(fitted: NDArray[np.uint8], contract: ModelContract) -> NDArray[Any]:
+    """Pictures that are inside the input already, uint8 (N, H, W, 3) RGB, in the numbers and layout of the contract."""
+    spec, how = contract.input, contract.preprocessing
+    if spec.dtype == "uint8":
+        ordered = fitted if how.color == "RGB" else fitted[..., ::-1]
+        return np.ascontiguousarray(ordered if spec.layout == "NHWC" else ordered.transpose(0, 3, 1, 2))
+    values = normalise(fitted, how)
+    if spec.layout == "NHWC":
+        values = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+    return values if spec.dtype == "float32" else values.astype(np.float16)
+
+
+def feeds(
+    images: Sequence[Pixels], placed: Sequence[Placed], contract: ModelContract
+) -> Mapping[str, NDArray[Any]]:
+    """All inputs of the graph by name; a fixed batch is filled up with zeros."""
+    spec = contract.input
+    found = {spec.name: _input(images, placed, contract)}
+    size = contract.size_input
+    if size is not None:
+        sizes = [
+            (where.height, where.width) if size.of == "original" else (spec.height, spec.width)
+            for where in placed
+        ]
+        ordered = sizes if size.order == "height-width" else [pair[::-1] for pair in sizes]
+        found[size.name] = np.array(ordered, dtype=size.dtype)
+    missing = spec.batch - len(images)
+    if missing > 0:
+        found = {
+            name: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for name, v in found.items()
+        }
+    return found

@@ -1,0 +1,33 @@
+"""The one place where a runtime is made: vehicle, trial, evaluation and parity open models here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from foundation.errors import MisconfiguredError
+from modelkit.onnx_backend import OnnxRuntimeBackend
+from modelkit.predictor import Predictor
+from modelkit.runtime import Backend, RuntimeOptions
+from modelkit.verify import VerifiedModel
+
+ONNX: Final = "onnx"
+RUNTIMES: Final[Mapping[str, Callable[[], Backend]]] = MappingProxyType({ONNX: OnnxRuntimeBackend})
+"""By the kind of artefact that they load."""
+
+
+def open_runtime(kind: str = ONNX) -> Backend:
+    """The runtime for artefacts of this kind.
+
+    Raises:
+        MisconfiguredError: no runtime loads this kind.
+    """
+    if kind not in RUNTIMES:
+        raise MisconfiguredError(f"no runtime loads artefacts of kind {kind!r}; there are {sorted(RUNTIMES)}")
+    return RUNTIMES[kind]()
+
+
+def open_predictor(model: VerifiedModel, options: RuntimeOptions | None = None) -> Predictor:
+    """The model ready to predict, in the runtime of its kind. Raises as `Backend.load`."""
+    return Predictor(open_runtime().load(model, options or RuntimeOptions()), model.contract)

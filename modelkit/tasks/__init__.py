@@ -1,0 +1,22 @@
+"""The one table of tasks: what a model is for, and everything that follows from it.
+
+A task owns its output, how raw outputs become it, its selection scores, agreement, loss, metrics, labels,
+shard columns and what a labelled picture looks like on a card. Nothing outside this package asks which class
+is best, or how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from modelkit.tasks.classification import Classification
+from modelkit.tasks.detection import Detection
+from modelkit.tasks.task import Task
+
+TASKS: Final[Mapping[str, Task[Any, Any]]] = MappingProxyType(
+    {task.name: task for task in (Classification(), Detection())}
+)
+
+__all__ = ["TASKS", "Task"]

@@ -1,0 +1,118 @@
+"""Classification: one class per picture (softmax), or several labels that do not compete (sigmoid)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import RejectedError
+from modelkit.geometry import Placed
+from modelkit.tasks.task import Raw, Shapes, Task, per_picture, wrong_io
+from modelkit.tasks.uncertainty import distribution_scores, label_scores
+from schemas.predictions import ClassificationOutput, ModelPrediction
+from schemas.reasons import RefuseReason
+
+if TYPE_CHECKING:
+    from modelkit.contract import ModelContract
+
+COMPETING: Final = ("softmax", "probabilities")
+INDEPENDENT: Final = ("sigmoid", "sigmoid-inside")
+_SUM_TOLERANCE: Final = 1e-2
+_RANGE_TOLERANCE: Final = 1e-3
+
+
+class Classification(Task[ClassificationOutput, str]):
+    """Heads: `softmax` and `sigmoid` are given logits; `probabilities` and `sigmoid-inside` have it in the graph.
+
+    The label is a class name, "" for none.
+    """
+
+    name: ClassVar[str] = "classification"
+
+    def problems(self, contract: ModelContract) -> Iterator[str]:
+        """See `Task.problems`."""
+        heads = (*COMPETING, *INDEPENDENT)
+        if len(contract.classes) < 2:
+            yield f"{len(contract.classes)} classes, classification needs at least 2"
+        if contract.head.kind not in heads:
+            yield f"head {contract.head.kind!r}, classification has {list(heads)}"
+        if set(contract.outputs) - {"embedding"} != {"logits"}:
+            yield f"outputs {sorted(contract.outputs)}, classification has logits and perhaps embedding"
+
+    def check_shapes(self, contract: ModelContract, shapes: Shapes) -> None:
+        """See `Task.check_shapes`."""
+        found, wanted = shapes["logits"], len(contract.classes)
+        if len(found) != 2 or found[1] != wanted:
+            raise RejectedError(
+                f"{contract.outputs['logits']!r} has shape {found[1:]} per picture, the contract has {wanted} classes",
+                reason=RefuseReason.WRONG_CLASSES if len(found) == 2 else RefuseReason.WRONG_IO,
+            )
+
+    def decode(
+        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed]
+    ) -> list[ClassificationOutput | None]:
+        """See `Task.decode`."""
+        values = per_picture(raw, "logits", contract, len(placed), len(contract.classes))
+        probabilities = _probabilities(values, contract.head.kind)
+        finite = np.asarray(np.isfinite(probabilities).all(axis=1))
+        best = probabilities.argmax(axis=1).tolist()
+        names = contract.classes
+        return [
+            ClassificationOutput(names[winner], tuple(row)) if is_finite else None
+            for row, winner, is_finite in zip(probabilities.tolist(), best, finite, strict=True)
+        ]
+
+    def warnings(
+        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed], producers: Mapping[str, str]
+    ) -> list[str]:
+        """An activation upon the same activation: the best class stays, every score is wrong."""
+        last, kind = producers.get("logits", ""), contract.head.kind
+        if (last, kind) in (("Softmax", "softmax"), ("Sigmoid", "sigmoid")):
+            other = {"softmax": "probabilities", "sigmoid": "sigmoid-inside"}[kind]
+            return [
+                f"the last node of the file is {last} already: the head {kind} applies it twice, {other} does not"
+            ]
+        return []
+
+    def scores(self, output: ClassificationOutput, contract: ModelContract) -> dict[str, float]:
+        """Entropy, margin and least confidence of the distribution, or of the most doubtful label."""
+        if contract.head.kind in COMPETING:
+            return distribution_scores(output.probabilities)
+        return label_scores(output.probabilities)
+
+    def agreement(self, a: ClassificationOutput, b: ClassificationOutput) -> float:
+        """1 when both name the same class."""
+        return float(a.class_name == b.class_name)
+
+    def wire_fields(self, output: ClassificationOutput) -> dict[str, Any]:
+        """See `Task.wire_fields`."""
+        return {"classification": output}
+
+    def from_wire(self, prediction: ModelPrediction) -> ClassificationOutput | None:
+        """See `Task.from_wire`."""
+        return prediction.classification
+
+    def summary(self, output: ClassificationOutput) -> str:
+        """The class."""
+        return output.class_name
+
+
+def _probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        if kind == "softmax":
+            exponents = np.exp(values - values.max(axis=1, keepdims=True))
+            return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+        if kind == "sigmoid":
+            return np.asarray(1.0 / (1.0 + np.exp(-values)))
+    known = values[np.isfinite(values).all(axis=1)]
+    off = known[(known < -_RANGE_TOLERANCE) | (known > 1.0 + _RANGE_TOLERANCE)]
+    if off.size:
+        raise wrong_io(f"the head says {kind}, the model gives {off.flat[0]:g}, which is no probability")
+    sums = known.sum(axis=1)
+    if kind == "probabilities" and known.size and np.abs(sums - 1.0).max() > _SUM_TOLERANCE:
+        worst = sums[np.abs(sums - 1.0).argmax()]
+        raise wrong_io(f"the head says {kind}, the model gives {worst:g} as their sum, not 1")
+    return np.asarray(np.where(np.isfinite(values), np.clip(values, 0.0, 1.0), values))

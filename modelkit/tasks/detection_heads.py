@@ -1,0 +1,206 @@
+"""What a detector's raw outputs mean: for each head a function to rows of box, score and class number.
+
+Boxes come out as edges in pixels of the model's input (or of the picture, where the contract says `original`),
+neither filtered nor suppressed. Class numbers count from 0 in the contract's order; a number outside it is a
+row that the model left unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelkit.tasks.task import Raw, role, wrong_io
+
+if TYPE_CHECKING:
+    from modelkit.contract import ModelContract
+
+Floats = NDArray[np.float64]
+CONVENTIONS: Final = ("xyxy", "cxcywh", "xywh", "yxyx")
+UNITS: Final = ("px", "norm", "original")
+COLUMNS: Final = ("batch", "b0", "b1", "b2", "b3", "score", "class", "ignored")
+DEFAULT_STRIDES: Final = (8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Candidates of one picture: boxes (N, 4), scores (N,), class numbers (N,). Any of them may be not finite."""
+
+    boxes: Floats
+    scores: Floats
+    classes: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How to read one form of output. `roles` are needed, `optional` may be there.
+
+    `rows` gives the candidates of picture number `index` of the batch. `columns` says how many columns the one
+    output must have, as a number beside the classes; None where it is no such form. `is_batched` is False where
+    the first axis is not the batch.
+    """
+
+    roles: tuple[str, ...]
+    rows: Callable[[Raw, ModelContract, int], Rows]
+    optional: tuple[str, ...] = ()
+    columns: int | None = None
+    has_columns_first: bool = False
+    is_batched: bool = True
+
+
+def grid(contract: ModelContract) -> tuple[Floats, Floats]:
+    """Column and row of every cell (N, 2), and its stride (N, 1): strides in order, rows from top to bottom."""
+    cells, strides = [], []
+    for stride in contract.head.strides or DEFAULT_STRIDES:
+        rows, columns = contract.input.height // stride, contract.input.width // stride
+        y, x = np.divmod(np.arange(rows * columns), max(columns, 1))
+        cells.append(np.stack([x, y], axis=1))
+        strides.append(np.full((rows * columns, 1), stride))
+    return np.concatenate(cells).astype(np.float64), np.concatenate(strides).astype(np.float64)
+
+
+def to_edges(boxes: Floats, contract: ModelContract) -> Floats:
+    """Boxes in the contract's convention and unit -> edges in pixels (of the input, or the original)."""
+    convention, _, unit = contract.head.boxes.partition("-")
+    a, b, c, d = boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
+    with np.errstate(invalid="ignore", over="ignore"):
+        edges = {
+            "xyxy": lambda: (a, b, c, d),
+            "yxyx": lambda: (b, a, d, c),
+            "xywh": lambda: (a, b, a + c, b + d),
+            "cxcywh": lambda: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+        }[convention]()
+        found = np.stack(edges, axis=1)
+        if unit == "norm":
+            found = found * np.tile([contract.input.width, contract.input.height], 2)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _best(boxes: Floats, by_class: Floats) -> Rows:
+    """Every row with its best class; a NaN in any class makes the row's score NaN."""
+    if not by_class.shape[1]:
+        return Rows(boxes, np.zeros(len(boxes)), np.zeros(len(boxes)))
+    return Rows(boxes, by_class.max(axis=1), by_class.argmax(axis=1).astype(np.float64))
+
+
+def _centres(values: Floats) -> Floats:
+    """Centre and size in pixels of the input -> edges: what every YOLO head means, whatever `boxes` says."""
+    half = values[:, 2:4] / 2
+    return np.concatenate([values[:, :2] - half, values[:, :2] + half], axis=1)
+
+
+def _matrix(raw: Raw, contract: ModelContract, index: int, head: Head) -> Floats:
+    values: Floats = role(raw, "output")[index]
+    columns = len(contract.classes) + (head.columns or 0)
+    if head.has_columns_first:
+        values = values.T
+    if values.ndim != 2 or values.shape[1] != columns:
+        raise wrong_io(
+            f"output of shape {raw['output'].shape}: {_columns_message(values.shape[-1], contract, head)}"
+        )
+    return values
+
+
+def _columns_message(found: int, contract: ModelContract, head: Head) -> str:
+    classes, extra = len(contract.classes), head.columns or 0
+    text = f"{found} columns are not {extra} + {classes} classes"
+    others = {4: "yolo-anchor-free or yolo-anchor-free-rows", 5: "yolov5 or yolox-grid"}
+    if found - classes in others and found - classes != extra:
+        text += f" ({found - classes} + {classes} would fit {others[found - classes]})"
+    return text
+
+
+def _anchor_free(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    values = _matrix(raw, contract, index, HEADS[contract.head.kind])
+    return _best(_centres(values), values[:, 4:])
+
+
+def _with_objectness(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    values = _matrix(raw, contract, index, HEADS[contract.head.kind])
+    return _best(_centres(values), values[:, 5:] * values[:, 4:5])
+
+
+def _yolox_grid(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    values = _matrix(raw, contract, index, HEADS[contract.head.kind])
+    cells, strides = grid(contract)
+    if len(values) != len(cells):
+        raise wrong_io(
+            f"{len(values)} rows, a grid of strides {contract.head.strides or DEFAULT_STRIDES} over "
+            f"{contract.input.width} x {contract.input.height} pixels has {len(cells)} cells"
+        )
+    with np.errstate(over="ignore"):
+        centre, size = (values[:, :2] + cells) * strides, np.exp(values[:, 2:4]) * strides
+    return _best(_centres(np.concatenate([centre, size], axis=1)), values[:, 5:] * values[:, 4:5])
+
+
+def _rows(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    """Rows after suppression: [N, K] or [B, N, K] with the columns that the contract names."""
+    values, columns = role(raw, "output"), contract.head.columns
+    if values.shape[-1] != len(columns):
+        raise wrong_io(f"output of shape {values.shape}, the contract names {len(columns)} columns")
+    if values.ndim == 2 and "batch" in columns:
+        values = values[values[:, columns.index("batch")] == index]
+    elif values.ndim == 3:
+        values = values[index]
+    boxes = to_edges(np.stack([values[:, columns.index(f"b{i}")] for i in range(4)], axis=1), contract)
+    numbers = values[:, columns.index("class")] - contract.head.first_class
+    return Rows(boxes, values[:, columns.index("score")], numbers)
+
+
+def _parts(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    """Tensors by role: boxes [B, N, 4], scores [B, N] with classes [B, N], or scores [B, N, C]; perhaps a count."""
+    boxes, scores = role(raw, "boxes")[index], role(raw, "scores")[index]
+    if "classes" in raw:
+        scores = scores.reshape(len(boxes))
+        numbers = role(raw, "classes")[index].reshape(len(boxes)) - contract.head.first_class
+        found = Rows(to_edges(boxes, contract), scores, numbers)
+    else:
+        first = contract.head.first_class
+        found = _best(to_edges(boxes, contract), scores[:, first : first + len(contract.classes)])
+    if "count" not in raw:
+        return found
+    count = int(role(raw, "count").reshape(-1)[index])
+    return Rows(found.boxes[:count], found.scores[:count], found.classes[:count])
+
+
+def _selected(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    """Boxes [B, N, 4], scores [B, C, N] and the indices (M, 3) of batch, class and box that suppression left."""
+    chosen = np.asarray(raw["selected"], dtype=np.int64).reshape(-1, 3)
+    chosen = chosen[chosen[:, 0] == index]
+    boxes, scores = role(raw, "boxes")[index][chosen[:, 2]], role(raw, "scores")[index]
+    return Rows(
+        to_edges(boxes.reshape(-1, 4), contract),
+        scores[chosen[:, 1], chosen[:, 2]],
+        (chosen[:, 1] - contract.head.first_class).astype(np.float64),
+    )
+
+
+HEADS: Final[Mapping[str, Head]] = MappingProxyType(
+    {
+        "yolo-anchor-free": Head(("output",), _anchor_free, columns=4, has_columns_first=True),
+        "yolo-anchor-free-rows": Head(("output",), _anchor_free, columns=4),
+        "yolov5": Head(("output",), _with_objectness, columns=5),
+        "yolox-decoded": Head(("output",), _with_objectness, columns=5),
+        "yolox-grid": Head(("output",), _yolox_grid, columns=5),
+        "rows": Head(("output",), _rows, is_batched=False),
+        "parts": Head(("boxes", "scores"), _parts, optional=("classes", "count")),
+        "selected": Head(("boxes", "scores", "selected"), _selected, is_batched=False),
+    }
+)
+"""`yolo-anchor-free` is [B, 4 + C, N]; the other YOLO forms are [B, N, 4 + C] and, with objectness, [B, N, 5 + C]."""
+
+
+def columns_problem(kind: str, shape: tuple[int, ...], contract: ModelContract) -> str:
+    """Why the declared shape of `output` does not fit the head, "" when it does or does not tell."""
+    head = HEADS[kind]
+    if head.columns is None or len(shape) != 3:
+        return "" if head.columns is None else f"output has shape {shape}, not three axes"
+    found = shape[1] if head.has_columns_first else shape[2]
+    if found in (-1, len(contract.classes) + head.columns):
+        return ""
+    return f"output of shape {shape}: {_columns_message(found, contract, head)}"

@@ -1,0 +1,100 @@
+"""What every task can do. The vehicle uses the first half of it, datasets and training the second."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.errors import RejectedError
+from modelkit.geometry import Placed
+from schemas.predictions import ModelPrediction
+from schemas.reasons import RefuseReason
+
+if TYPE_CHECKING:
+    from modelkit.contract import ModelContract
+
+Raw = Mapping[str, NDArray[Any]]
+"""What a graph returned, by role; the batch is the first axis unless the head says otherwise."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shapes that a graph declares, by role; -1 where a size is free."""
+
+Output = TypeVar("Output")
+Label = TypeVar("Label")
+
+
+class Task(ABC, Generic[Output, Label]):
+    """One kind of question to a model. Stateless; there is one instance of each, in `modelkit.tasks.TASKS`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def problems(self, contract: ModelContract) -> Iterator[str]:
+        """What contradicts itself in the contract's classes, head and outputs."""
+
+    @abstractmethod
+    def check_shapes(self, contract: ModelContract, shapes: Shapes) -> None:
+        """Hold the shapes that the graph declares against the contract.
+
+        Raises:
+            RejectedError: reason `wrong_io`, or `wrong_classes` where the number of classes is another.
+        """
+
+    @abstractmethod
+    def decode(self, raw: Raw, contract: ModelContract, placed: Sequence[Placed]) -> list[Output | None]:
+        """One output per picture, None where what comes out of the head is not finite.
+
+        Raises:
+            RejectedError: reason `wrong_io`; the outputs are not of the shape or range that the head says.
+        """
+
+    @abstractmethod
+    def warnings(
+        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed], producers: Mapping[str, str]
+    ) -> list[str]:
+        """What looks like a mistake in the contract, in words, from one run; `producers` is each role's last operator."""
+
+    @abstractmethod
+    def scores(self, output: Output, contract: ModelContract) -> dict[str, float]:
+        """How much there is to learn from this picture, by measure, each in [0, 1]."""
+
+    @abstractmethod
+    def agreement(self, a: Output, b: Output) -> float:
+        """How far two models say the same of one picture, 0 to 1."""
+
+    @abstractmethod
+    def wire_fields(self, output: Output) -> dict[str, Any]:
+        """The fields of `ModelPrediction` that carry this output."""
+
+    @abstractmethod
+    def from_wire(self, prediction: ModelPrediction) -> Output | None:
+        """The output that `wire_fields` wrote, None when the record has none."""
+
+    @abstractmethod
+    def summary(self, output: Output) -> str:
+        """The output in a few words, for logs."""
+
+
+def wrong_io(message: str) -> RejectedError:
+    """The refusal of outputs or shapes that are not what the contract says."""
+    return RejectedError(message, reason=RefuseReason.WRONG_IO)
+
+
+def role(raw: Raw, name: str) -> NDArray[np.float64]:
+    """The output of a role as float64."""
+    return np.asarray(raw[name], dtype=np.float64)
+
+
+def per_picture(raw: Raw, name: str, contract: ModelContract, count: int, width: int) -> NDArray[np.float64]:
+    """The output of a role that has one row of `width` numbers per picture; rows that only filled a batch are cut.
+
+    Raises:
+        RejectedError: reason `wrong_io`; it has another shape.
+    """
+    values, rows = role(raw, name), contract.input.batch or count
+    if values.shape != (rows, width):
+        raise wrong_io(f"{name} of shape {values.shape}, the contract says {(rows, width)}")
+    return values[:count]

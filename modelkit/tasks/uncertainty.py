@@ -1,0 +1,88 @@
+"""Doubt as numbers: 0 (sure) to 1 (as unsure as can be), for a distribution, for labels and for one score."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from foundation.errors import RejectedError
+
+Floats = NDArray[np.float64]
+
+
+def _distributions(probabilities: ArrayLike) -> Floats:
+    """Probabilities over the last axis as float64; each row is finite, non-negative and sums to 1."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    if p.ndim < 1 or p.shape[-1] < 2:
+        raise RejectedError(
+            f"probabilities of shape {p.shape}: at least 2 classes are needed", reason="invalid_value"
+        )
+    if (
+        not bool(np.isfinite(p).all())
+        or bool((p < 0).any())
+        or bool((np.abs(p.sum(axis=-1) - 1.0) > 1e-2).any())
+    ):
+        raise RejectedError("probabilities must be finite, at least 0 and sum to 1", reason="invalid_value")
+    return p
+
+
+def entropy(probabilities: ArrayLike) -> Floats:
+    """Shannon entropy over the last axis, divided by that of the uniform distribution; (..., C) to (...)."""
+    return _unit_range(_entropy(_distributions(probabilities)))
+
+
+def _entropy(p: Floats) -> Floats:
+    terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
+    return np.asarray(-terms.sum(axis=-1) / np.log(p.shape[-1]))
+
+
+def margin(probabilities: ArrayLike) -> Floats:
+    """One minus the gap between the two most likely classes; (..., C) to (...)."""
+    return _unit_range(_margin(_distributions(probabilities)))
+
+
+def _margin(p: Floats) -> Floats:
+    top = np.partition(p, p.shape[-1] - 2, axis=-1)[..., -2:]
+    return np.asarray(1.0 - (top[..., 1] - top[..., 0]))
+
+
+def least_confidence(probabilities: ArrayLike) -> Floats:
+    """One minus the largest probability, 1 for the uniform distribution; (..., C) to (...)."""
+    return _unit_range(_least_confidence(_distributions(probabilities)))
+
+
+def _least_confidence(p: Floats) -> Floats:
+    classes = p.shape[-1]
+    return np.asarray((1.0 - p.max(axis=-1)) * classes / (classes - 1))
+
+
+def distribution_scores(probabilities: ArrayLike) -> dict[str, float]:
+    """All three of one distribution, which is checked once: this is on every frame's way."""
+    p = _distributions(probabilities)
+    return {
+        "entropy": _unit(float(_entropy(p))),
+        "margin": _unit(float(_margin(p))),
+        "least_confidence": _unit(float(_least_confidence(p))),
+    }
+
+
+def label_scores(probabilities: ArrayLike) -> dict[str, float]:
+    """The same of labels that do not compete: each is a distribution of yes and no, the most doubtful one counts.
+
+    Without any label all are 0. For yes and no, margin and least confidence are one number.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    if not p.size:
+        return {"entropy": 0.0, "margin": 0.0, "least_confidence": 0.0}
+    doubtful = float(p[np.abs(p - 0.5).argmin()])
+    pair = np.array([doubtful, 1.0 - doubtful])
+    doubt = _unit(float(_margin(pair)))
+    return {"entropy": _unit(float(_entropy(pair))), "margin": doubt, "least_confidence": doubt}
+
+
+def _unit_range(values: ArrayLike) -> Floats:
+    return np.asarray(np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0), dtype=np.float64)
+
+
+def _unit(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
