@@ -36,7 +36,7 @@ def export_onnx(network: TrafficNet, contract: ModelContract) -> bytes:
                 (example,),
                 dynamo=True,
                 input_names=[spec.name],
-                output_names=list(contract.outputs.values()),
+                output_names=[contract.outputs[role] for role in network.roles],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65_536)},),
                 verbose=False,
             )

@@ -50,6 +50,8 @@ class Architecture:
 class TrafficNet(nn.Module):
     """Input float32 (N, 3, H, W); returns logits (N, classes) and embedding (N, embedding_size)."""
 
+    roles = ("logits", "embedding")
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         first, *others = architecture.widths
