@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MATCH_OVERLAP = 0.5
 """Two boxes of one class are the same object when they overlap by at least this."""
-ALL_BOXES = 10_000
+ALL_BOXES = 1_000
 _NORMALISED = 1.5
 _FAR = 4.0
 MANY_BOXES = 50
