@@ -29,6 +29,7 @@ from schemas.reasons import Split
 from schemas.wire import TOPICS
 from workspace.layout import Workspace
 
+HASH_BITS = 256
 MALFORMED_MODELS = 3
 PROMISES = {
     1: "Accepted means durable: through SIGKILL and a lost broker.",
@@ -201,32 +202,38 @@ def _split_holds(facts: Facts) -> Verdict:
         for drive in set(table["drive_id"].to_pylist())
     )
     bound = params.curate.near_duplicates.max_distance_bits
-    nearest = _nearest_to_test(rows, bound)
+    nearest = _nearest_to_test(rows)
     base = read_json(facts.workspace / "registry" / "models" / "v1" / "model.json")
     drives = base.get("training_drives", []) if isinstance(base, dict) else []
     seen = sum(split_of(str(drive), params.split) is Split.TEST for drive in drives)
     removed = facts.learnt.manifest["counts"]["removed"].get("near_duplicate_of_test", 0)
-    held = misplaced == 0 and nearest > bound and seen == 0 and bool(drives)
+    held = misplaced == 0 and nearest is not None and nearest > bound and seen == 0 and bool(drives)
+    apart = (
+        "no test frame and training frame to compare"
+        if nearest is None
+        else f"the nearest training frame is {nearest} of {HASH_BITS} bits from a test frame"
+    )
     return Verdict(
         5, held,
-        f"{misplaced} drives in a wrong split; the nearest training frame is {nearest} of 256 bits from a test frame "
-        f"(bound {bound}); {removed} frames left out as near-duplicates of test; v1 saw {len(drives)} drives, {seen} of test",
+        f"{misplaced} drives in a wrong split; {apart} (bound {bound}); "
+        f"{removed} frames left out as near-duplicates of test; v1 saw {len(drives)} drives, {seen} of test",
     )  # fmt: skip
 
 
-def _nearest_to_test(rows: dict[Split, pa.Table], bound: int) -> int:
+def _nearest_to_test(rows: dict[Split, pa.Table]) -> int | None:
+    """Bits between the closest pair of a test frame and a training or validation frame; None without such a pair."""
     from modelkit.images import decode_image
 
     def hashes(split: Split) -> np.ndarray:
         table = rows.get(split)
         payloads = table["payload"].to_pylist() if table is not None else []
         bits = [np.unpackbits(np.frombuffer(dct_hash(decode_image(p)), np.uint8)) for p in payloads]
-        return np.array(bits, dtype=np.float32).reshape(len(bits), -1)
+        return np.array(bits, dtype=np.float32).reshape(-1, HASH_BITS)
 
     test = hashes(Split.TEST)
     learning = [h for h in (hashes(Split.TRAIN), hashes(Split.VALIDATION)) if len(h)]
     if not len(test) or not learning:
-        return bound + 1
+        return None
     other = np.concatenate(learning)
     distance = test.sum(1)[:, None] + other.sum(1)[None, :] - 2 * test @ other.T
     return int(distance.min())

@@ -121,10 +121,19 @@ class Uplink:
                     source = key.fileobj
                     if not isinstance(source, socket.socket):
                         continue
-                    data = source.recv(CHUNK_BYTES)
-                    if not data:
+                    is_upward = source is client
+                    data = self._receive(source, is_upward)
+                    if data == b"":
                         return
-                    peer[source].sendall(data)
+                    if data is not None:
+                        self._forward(data, peer[source], is_upward)
+
+    def _receive(self, source: socket.socket, is_upward: bool) -> bytes | None:  # noqa: ARG002 - tests differ by it
+        """The bytes to forward now; empty at the end of the connection, None when they stay where they are."""
+        return source.recv(CHUNK_BYTES)
+
+    def _forward(self, data: bytes, target: socket.socket, is_upward: bool) -> None:  # noqa: ARG002
+        target.sendall(data)
 
     def _track(self, connection: socket.socket, is_open: bool) -> None:
         with self._lock:

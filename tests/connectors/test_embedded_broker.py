@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,21 +15,9 @@ from devservers.child_process import ChildProcess, is_listening
 from devservers.embedded_broker import EmbeddedBroker
 from foundation.errors import RejectedError, RetryLaterError
 from schemas.topics import TOPIC_TABLE, Topic
+from tests.waiting import is_gone, until
 
 ROOT = Path(__file__).parents[2]
-
-
-def gone(pid: int, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_topics_are_made_once_as_the_table_says() -> None:
@@ -69,8 +56,8 @@ def test_a_closed_broker_leaves_no_process_and_no_file() -> None:
 
 def test_the_broker_dies_with_a_parent_that_is_killed() -> None:
     code = (
-        "import time\nfrom devservers.embedded_broker import EmbeddedBroker\n"
-        "b = EmbeddedBroker(); b.start(); print(b._child.pid, flush=True); time.sleep(60)\n"
+        "import signal\nfrom devservers.embedded_broker import EmbeddedBroker\n"
+        "b = EmbeddedBroker(); b.start(); print(b._child.pid, flush=True); signal.pause()\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -78,7 +65,7 @@ def test_the_broker_dies_with_a_parent_that_is_killed() -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    assert gone(child), f"process {child} outlived its parent"
+    until(lambda: is_gone(child), f"process {child} ends with its parent")
 
 
 def test_a_child_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.connectors.gate import Gate, gate
 from tests.connectors.tls import make_certificate
 from tests.connectors.worlds import KAFKA_HOME, Outcomes, read_all, record
 from tests.torture.broker_gate import PROMISES, Promise
+from tests.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -100,9 +100,7 @@ def is_refused(settings: KafkaSettings) -> str:
     outcomes, sink = Outcomes(), KafkaSink(settings)
     each = record(TOPICS.samples, b"x")
     sink.send(each, outcomes.of(each))
-    end = time.monotonic() + 20
-    while "broker closed" not in sink.last_error and time.monotonic() < end:
-        time.sleep(0.05)  # a real broker: polled, with a bound
+    until(lambda: "broker closed" in sink.last_error, "the broker refuses the client")
     said = sink.last_error
     sink.close(0.5)
     assert not outcomes.acknowledged

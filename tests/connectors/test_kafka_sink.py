@@ -24,14 +24,7 @@ from foundation.errors import MisconfiguredError, RetryLaterError
 from schemas.topics import TOPICS, Topic
 from tests.connectors.tls import make_certificate, tls_listener
 from tests.connectors.worlds import KAFKA_HOME, Outcomes, read_all, record
-
-
-def eventually(holds, seconds: float = 20.0) -> None:
-    """Poll real processes; the bound is generous, the usual wait is short."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.02)
+from tests.waiting import until
 
 
 def test_a_sink_made_without_a_broker_returns_at_once_and_delivers_when_one_appears(
@@ -45,8 +38,10 @@ def test_a_sink_made_without_a_broker_returns_at_once_and_delivers_when_one_appe
     for each in records:
         sink.send(each, outcomes.of(each))
     assert time.monotonic() - begin < 2.0
-    eventually(lambda: "ECONNREFUSED" in sink.last_error)
-    eventually(lambda: "no metadata" in sink._last_failure)  # the client gave up once; the sink did not
+    until(lambda: "ECONNREFUSED" in sink.last_error, "the refusal is told")
+    until(
+        lambda: "no metadata" in sink._last_failure, "the client gives up once"
+    )  # the client gave up once; the sink did not
     assert not outcomes.all
     assert sink.in_flight_bytes == sum(each.size_bytes for each in records)
     with EmbeddedBroker(port) as broker:
@@ -81,7 +76,10 @@ def test_a_closed_sink_leaves_no_thread_that_goes_on_sending() -> None:
         sink.send(each, outcomes.of(each))
         outcomes.wait(1)
         sink.close(5)
-        eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])
+        until(
+            lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()],
+            "the client's threads end",
+        )
 
 
 def test_what_the_client_holds_is_told_once_when_the_sink_closes_and_is_sent_no_more() -> None:
@@ -97,10 +95,13 @@ def test_what_the_client_holds_is_told_once_when_the_sink_closes_and_is_sent_no_
     for number in range(20):  # the topic is known, so these go into the client's own buffer
         each = record(TOPICS.samples, b"%d" % number)
         sink.send(each, outcomes.of(each))
-    eventually(lambda: not sink._queue)
+    until(lambda: not sink._queue, "the queue is empty")
     sink.close(0.3)
     assert all(isinstance(each, RetryLaterError) for each in outcomes.all[1:])
-    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])
+    until(
+        lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()],
+        "the client's threads end",
+    )
     assert {len(each) for each in outcomes.by_value.values()} == {1}
     assert len(outcomes.all) == 21
     broker.start()
@@ -119,7 +120,10 @@ def test_a_source_without_a_broker_leaves_no_thread_however_often_it_tries() -> 
         with pytest.raises(RetryLaterError, match=r"no broker at .*ECONNREFUSED"):
             source.describe(TOPICS.samples)
         source.close()
-    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])
+    until(
+        lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()],
+        "the client's threads end",
+    )
 
 
 def test_a_peer_that_never_answers_hangs_neither_sink_nor_source(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_a_certificate_that_is_not_trusted_is_never_success_and_is_told(tmp_path
         )
         each = record(TOPICS.samples, b"x")
         sink.send(each, outcomes.of(each))
-        eventually(lambda: "certificate verify failed" in sink.last_error.lower())
+        until(lambda: "certificate verify failed" in sink.last_error.lower(), "the wrong certificate is told")
         assert not outcomes.all
         sink.close(0.2)
     assert isinstance(outcomes.all[0], RetryLaterError)
@@ -265,8 +269,7 @@ class TestOnApacheKafka:
         outcomes, sink = Outcomes(), KafkaSink(settings)
         for number in range(60):  # 48 MB: more than one fetch holds
             each = record("passing", b"%02d" % number + b"." * 800_000)
-            while sink.in_flight_bytes > 8_000_000:
-                time.sleep(0.01)
+            until(lambda: sink.in_flight_bytes <= 8_000_000, "the records before were acknowledged")
             sink.send(each, outcomes.of(each))
         outcomes.wait(60)
         sink.close(10)
@@ -302,7 +305,7 @@ class TestOnApacheKafka:
             (producer.commit_transaction if is_kept else producer.abort_transaction)()
         producer.close()
         source = KafkaSource(settings)
-        eventually(lambda: source.bounds("gaps", 0)[1] == 6)  # three records, three markers
+        until(lambda: source.bounds("gaps", 0)[1] == 6, "three records and three markers are in the log")
         assert [each.value for each in read_all(source, "gaps")] == [b"kept-1", b"kept-2"]
         source.close()
 

@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +63,6 @@ backoff_first_s = 0.05
 backoff_max_s = 0.2
 stop_s = 20.0
 """
-
-
-def until(what: Callable[[], object], why: str, timeout_s: float = PATIENCE_S) -> None:
-    end = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end, f"not within {timeout_s} s: {why}"
-        time.sleep(0.1)
 
 
 def picture(number: int) -> bytes:

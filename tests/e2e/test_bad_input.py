@@ -24,7 +24,8 @@ from schemas.records import Sample
 from schemas.signing import VehicleKey, seal
 from schemas.topics import MAX_RECORD_BYTES
 from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
-from tests.e2e.field import Vehicle, check, ingest, run_program, until, workspace
+from tests.e2e.field import Vehicle, check, ingest, run_program, workspace
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.timeout(600),

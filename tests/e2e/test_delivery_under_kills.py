@@ -11,7 +11,6 @@ import importlib.util
 import os
 import random
 import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,9 @@ from connectors.lake.table import LakeTable
 from devservers.embedded_broker import EmbeddedBroker
 from pipelines.ingest.staging import LOG_FOLDER, STAGING
 from tests.e2e.broken_builds import CUT_OFFSETS
-from tests.e2e.deaf_uplink import DeafUplink
-from tests.e2e.field import LogEnd, Vehicle, check, ingest, run_program, until, workspace
+from tests.e2e.field import LogEnd, Vehicle, check, ingest, run_program, workspace
+from tests.uplinks import DeafUplink
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -74,7 +74,8 @@ class Killer:
             receipts, end = self.vehicle.receipts(), self.log_end()
             until(lambda: self.vehicle.receipts() > receipts, "perceive accepts")  # noqa: B023
             until(lambda: self.log_end() > end, "deliver's records arrive")  # noqa: B023
-            time.sleep(self.rng.uniform(0.0, 0.4))
+            later = self.vehicle.receipts() + self.rng.randrange(32)
+            until(lambda: self.vehicle.receipts() >= later, "a random number of further receipts")  # noqa: B023
             self.kill(victim)
 
     def kill(self, victim: str) -> None:
@@ -102,10 +103,9 @@ class Killer:
 
         def has_come_to_rest() -> bool:
             ends.append(self.log_end())
-            time.sleep(0.2)
             return ends[-1] == ends[-2]
 
-        until(has_come_to_rest, "the log comes to rest while the uplink is held")
+        until(has_come_to_rest, "the log comes to rest while the uplink is held", poll_s=0.2)
         return ends[-1]
 
     def _kill_children(self, *names: str) -> None:

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / ".cache" / "data"
@@ -45,12 +46,14 @@ def processes_about(folder: Path) -> list[str]:
     return found
 
 
-def until(holds: Callable[[], object], why: str, demo: subprocess.Popen[bytes] | None = None) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert demo is None or demo.poll() is None, f"the demo ended with {demo.poll()} before: {why}"
-        assert time.monotonic() < end, f"not within {PATIENCE_S:g} s: {why}"
-        time.sleep(0.2)
+def meanwhile(demo: subprocess.Popen[bytes], holds: Callable[[], object], why: str) -> None:
+    """Wait until it holds while the demo runs."""
+
+    def has_come() -> object:
+        assert demo.poll() is None, f"the demo ended with {demo.poll()} before: {why}"
+        return holds()
+
+    until(has_come, why, PATIENCE_S, poll_s=0.2)
 
 
 def is_under_way(out: Path, left_over: Path) -> bool:
@@ -82,10 +85,10 @@ def test_nothing_goes_on_after_the_demo_was_interrupted(number: int, tmp_path: P
     demo = start(out, log)
     try:
         if number == signal.SIGINT:
-            until(lambda: list(out.glob("vehicles/*/agent.log")), "the vehicles drive", demo)
+            meanwhile(demo, lambda: list(out.glob("vehicles/*/agent.log")), "the vehicles drive")
             os.killpg(demo.pid, number)  # what a terminal does on Ctrl-C
         else:
-            until(lambda: list(out.glob("workspace/*")), "a command runs", demo)
+            meanwhile(demo, lambda: list(out.glob("workspace/*")), "a command runs")
             demo.send_signal(number)
         status = demo.wait(PATIENCE_S)
     finally:
@@ -105,7 +108,7 @@ def test_after_an_interruption_the_next_demo_begins_in_the_same_folder(tmp_path:
         left_over = out / "workspace" / "of-an-earlier-demo"
         demo = start(out, log)
         try:
-            until(partial(is_under_way, out, left_over), f"demo {turn} is under way", demo)
+            meanwhile(demo, partial(is_under_way, out, left_over), f"demo {turn} is under way")
         finally:
             demo.send_signal(signal.SIGINT)
             assert demo.wait(PATIENCE_S) == 130, log.read_text()

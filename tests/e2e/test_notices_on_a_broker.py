@@ -6,8 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from edge_agent.status import build_status
 from fleetloop.cli import app
 from modelkit.fakes import tiny_contract, tiny_model
 from rollout.repository import init_repository
+from tests.waiting import until
 from workspace.layout import CONFIG_NAME, Workspace
 
 pytestmark = [
@@ -79,34 +79,26 @@ class Field:
         return found if isinstance(found, dict) else {}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    began_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began_s < seconds, f"no {what} within {seconds} s"
-        time.sleep(0.1)
-    return time.monotonic() - began_s
-
-
 def test_a_notice_makes_a_vehicle_look_at_once(tmp_path: Path, broker: EmbeddedBroker) -> None:
     field = Field(tmp_path, broker.bootstrap)
     slots = SlotFolder(field.state.root)
     words = [sys.executable, "-m", "edge_agent.deliver", "--config", str(field.agent_toml)]
     process = subprocess.Popen(words, cwd=ROOT)
     try:
-        wait_for(lambda: field.told("notices").get("listening") is True, 30, "listener")
-        wait_for(lambda: field.told("models").get("refreshes", 0) == 2, 15, "look after it began to listen")
+        until(lambda: field.told("notices").get("listening") is True, "the vehicle listens")
+        until(lambda: field.told("models").get("refreshes", 0) == 2, "it looks after it began to listen")
         why = ("--override-by", "ana", "--override-why", "bench")
         field.run("release", "create", "--model", str(field.models["v2"]), "--id", "r2", *why)
-        time.sleep(5.0)
-        assert field.told("models")["refreshes"] == 2  # nobody told it: it waits for its interval
         field.configure(notice_wait_s=10.0)
         assert field.run("rollout", "start", "r2")["notified"] is True
-        took_s = wait_for(lambda: slots.read_candidate() is not None, 25, "candidate")
-        assert took_s < INTERVAL_S / 2
+        until(lambda: slots.read_candidate() is not None, "a candidate", limit_s=INTERVAL_S / 2)
         assert build_status(field.state.root)["notices"] == field.told("notices")
         assert int(str(field.told("notices")["heard"])) >= 1
         process.terminate()
         assert process.wait(20) == 0
+        assert field.told("models")["refreshes"] == 3, (
+            "one look for one notice: nobody told it of the release"
+        )
     finally:
         process.kill()
         process.wait(10)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from schemas.codec import decode_sample
 from schemas.records import Sample
 from schemas.wire import TOPICS
 from tests.edge_agent.agent_bench import enrol, png
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.slow,
@@ -148,13 +149,6 @@ stop_s = 16.0
         return [json.loads(line)["frame_id"] for line in lines]
 
 
-def until(what: Callable[[], object], timeout_s: float = 30.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def agents() -> Iterator[list[Agent]]:
     made: list[Agent] = []
@@ -202,7 +196,7 @@ def test_an_agent_runs_to_the_end_of_its_source_and_delivers_everything(tmp_path
 def test_sigterm_stops_it_cleanly_within_its_time(tmp_path, broker, agents):
     agent = make(agents, tmp_path, broker.bootstrap, rate_hz=20.0)
     agent.start()
-    until(lambda: agent.seen() > 10)
+    until(lambda: agent.seen() > 10, "frames are perceived")
     children = [agent.child("perceive"), agent.child("deliver")]
     begun = time.monotonic()
     agent.process.send_signal(signal.SIGTERM)
@@ -226,11 +220,11 @@ def test_sigkill_of_either_process_is_survived_and_nothing_is_lost_or_doubled(
     agent = make(agents, tmp_path, broker.bootstrap, rate_hz=25.0)
     agent.start("--until-source-ends")
     for target in (15, 45, 75):
-        until(lambda target=target: agent.seen() >= target)
+        until(lambda target=target: agent.seen() >= target, "frames are perceived again")
         pid = agent.child(victim)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-        until(lambda pid=pid: agent.child(victim) not in (pid, None))
+        until(lambda pid=pid: agent.child(victim) not in (pid, None), "the supervisor starts it again")
     assert agent.end() == 0
     assert agent.status()["processes"][victim]["restarts"] == 3
     other = "deliver" if victim == "perceive" else "perceive"
@@ -241,12 +235,12 @@ def test_sigkill_of_either_process_is_survived_and_nothing_is_lost_or_doubled(
 def test_sigkill_of_the_supervisor_leaves_no_orphans_and_a_new_one_goes_on(tmp_path, broker, agents):
     agent = make(agents, tmp_path, broker.bootstrap, rate_hz=25.0)
     agent.start("--until-source-ends")
-    until(lambda: agent.seen() >= 20)
+    until(lambda: agent.seen() >= 20, "frames are perceived")
     children = [agent.child("perceive"), agent.child("deliver")]
     agent.process.kill()
     agent.end()
     agent.start("--until-source-ends")
-    until(lambda: not any(is_alive(pid) for pid in children))
+    until(lambda: not any(is_alive(pid) for pid in children), "the children end")
     assert agent.end() == 0
     assert_each_kept_frame_landed_once(agent)
 
@@ -257,7 +251,7 @@ def test_a_start_without_a_broker_is_normal(tmp_path, agents):
     broker.stop()
     agent = make(agents, tmp_path, bootstrap)
     agent.start("--until-source-ends")
-    until(lambda: agent.seen() == FRAMES)
+    until(lambda: agent.seen() == FRAMES, "every frame is perceived")
     assert agent.process.poll() is None
     assert agent.status()["ledger"]["pending"] == agent.status()["ledger"]["accepted"] > 0
     assert agent.status()["broker"]["connected"] is False

@@ -48,24 +48,24 @@ def test_the_page_holds_every_change_and_each_was_noticed(script: ModuleType) ->
 
 
 def test_a_text_that_is_gone_is_an_error_and_no_success(script: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "code.py").write_text("a = 1\n")
-    gone = script.Break("G1", "nothing", "code.py", "b = 1\n", "", "tests/none.py::test_none")
+    (tmp_path / "limits.py").write_text("a = 1\n")
+    gone = script.Break("G1", "nothing", "limits.py", "b = 1\n", "", "tests/none.py::test_none")
     with pytest.raises(RuntimeError, match="holds 0 times, not once"):
         script.is_noticed(gone, tmp_path)
 
 
 def test_a_test_that_sees_nothing_is_told_from_one_that_fails(script: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "code.py").write_text("LIMIT = 1\nOTHER = 1\n")
-    (tmp_path / "test_code.py").write_text(
+    (tmp_path / "limits.py").write_text("LIMIT = 1\nOTHER = 1\n")
+    (tmp_path / "test_limits.py").write_text(
         "from pathlib import Path\n\n"
-        "def test_limit():\n    assert 'LIMIT = 1' in Path('code.py').read_text()\n"
+        "def test_limit():\n    assert 'LIMIT = 1' in Path('limits.py').read_text()\n"
     )
     seen = script.Break(
-        "G1", "the limit is off", "code.py", "LIMIT = 1\n", "LIMIT = 2\n", "test_code.py::test_limit"
+        "G1", "the limit is off", "limits.py", "LIMIT = 1\n", "LIMIT = 2\n", "test_limits.py::test_limit"
     )
     unseen = script.Break(
-        "G1", "another thing", "code.py", "OTHER = 1\n", "OTHER = 2\n", "test_code.py::test_limit"
+        "G1", "another thing", "limits.py", "OTHER = 1\n", "OTHER = 2\n", "test_limits.py::test_limit"
     )
     assert script.is_noticed(seen, tmp_path) is True
     assert script.is_noticed(unseen, tmp_path) is False
-    assert (tmp_path / "code.py").read_text() == "LIMIT = 1\nOTHER = 1\n", "the copy is whole again"
+    assert (tmp_path / "limits.py").read_text() == "LIMIT = 1\nOTHER = 1\n", "the copy is whole again"

@@ -5,13 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import selectors
-import socket
-import time
 from pathlib import Path
 
 from tests.checker.frames_played import Recording
-from tests.e2e.deaf_uplink import DeafUplink
 from tests.e2e.field import Vehicle, picture
 
 PICTURES, BROKEN = 270, 30
@@ -19,37 +15,6 @@ PICTURES, BROKEN = 270, 30
 RECORD_BYTES = 50_000
 COMMIT_COUNT = 20
 QUOTA_BYTES = 4_000_000_000
-
-
-class LateUplink(DeafUplink):
-    """What the broker answers to records waits `delay_s`, as over a long way; nothing is lost on it."""
-
-    FREE_BYTES = 4_000
-    """What a connection may send before its answers wait: enough to find the brokers and topics."""
-
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
-        super().__init__()
-
-    def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        peer = {client: server, server: client}
-        sent_bytes = 0
-        with selectors.DefaultSelector() as ready:
-            for connection in peer:
-                connection.setblocking(True)
-                ready.register(connection, selectors.EVENT_READ)
-            while not self._is_cut.is_set():
-                for key, _ in ready.select(timeout=0.2):
-                    source = key.fileobj
-                    assert isinstance(source, socket.socket)
-                    data = source.recv(65_536)
-                    if not data:
-                        return
-                    if source is client:
-                        sent_bytes += len(data)
-                    elif sent_bytes > self.FREE_BYTES:
-                        time.sleep(self._delay_s)
-                    peer[source].sendall(data)
 
 
 class LoadedVehicle(Vehicle):

@@ -46,7 +46,7 @@ def make_anew(bootstrap: str, topic: str) -> str:
     """Delete the topic with all that it holds, make it again, and return the id of the new one."""
     from connectors.kafka.admin import administration, ensure_topics
     from connectors.kafka.settings import KafkaSettings
-    from tests.e2e.field import until
+    from tests.waiting import until
 
     settings = KafkaSettings(bootstrap=bootstrap)
     with administration(settings) as admin:

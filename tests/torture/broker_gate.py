@@ -159,7 +159,7 @@ def without_rights_is_refused(gate: Gate, folder: Path) -> list[str]:
 def removed_is_refused_and_let_in_again(gate: Gate, folder: Path) -> list[str]:
     """Its rights are taken while it delivers, and given back."""
     from connectors.kafka import access as kafka_access
-    from tests.e2e.field import until
+    from tests.waiting import until
 
     name = f"car-{folder.name.rpartition('_')[2].lower()}"
     gate.vehicle(name)
@@ -239,7 +239,7 @@ def _refused_agent(gate: Gate, folder: Path, name: str, certificate: Certificate
     """The real agent before a closed gate: it goes on accepting, says that it is refused, and counts nothing."""
     import time
 
-    from tests.e2e.field import until
+    from tests.waiting import until
 
     vehicle = _agent(gate, folder, name, certificate)
     try:

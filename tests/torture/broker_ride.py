@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.checker.ride_books import Disturbance, Ride, disturbance_violations, ride_violations
 from tests.torture.fault import Tally
+from tests.waiting import until
 
 FRAMES = 150
 RATE_HZ = 40.0
@@ -88,8 +89,6 @@ class Ridden:
 
     def start(self, *, delivers: bool = True) -> None:
         """The agent runs, perceives and (when there is a broker) delivers; its memory is measured at rest."""
-        from tests.e2e.field import until
-
         self.vehicle.start()
         self.memory.start()
         until(self._accepts, "perceive accepts")
@@ -146,10 +145,10 @@ class Ridden:
         return (self.vehicle.receipts() - first) / (time.monotonic() - begun_s)
 
     def _drained_s(self, wanted: int, begun_s: float) -> float | None:
-        while self.delivered() < wanted:
-            if time.monotonic() - begun_s > DRAIN_PATIENCE_S:
-                return None
-            time.sleep(0.2)
+        try:
+            until(lambda: self.delivered() >= wanted, "it drains", DRAIN_PATIENCE_S, poll_s=0.2)
+        except AssertionError:
+            return None
         return time.monotonic() - begun_s
 
     def judge(

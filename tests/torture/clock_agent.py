@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tests.checker import clock_story
 from tests.checker.broker_log import read_log, read_schemas
-from tests.e2e.field import ROOT, LogEnd, Vehicle, check, ingest, until
+from tests.e2e.field import ROOT, LogEnd, Vehicle, check, ingest
+from tests.waiting import until
 
 DAY_S = 86_400.0
 SHIM = Path(__file__).resolve().parent / "clock_shim"

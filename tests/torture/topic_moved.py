@@ -158,14 +158,13 @@ def partitions_added(case: Case) -> list[str]:
     total = PARTITIONS + added
 
     def add() -> None:
-        import time
+        from tests.waiting import until
 
         admin = KafkaAdminClient(bootstrap_servers=case.bootstrap)
         admin.create_partitions({case.topic: total})
-        for _ in range(100):
-            if len(admin.describe_topics([case.topic])[0]["partitions"]) == total:
-                break
-            time.sleep(0.05)
+        until(
+            lambda: len(admin.describe_topics([case.topic])[0]["partitions"]) == total, "the new partitions"
+        )
         admin.close()
 
     if case.rng.random() < 0.5:

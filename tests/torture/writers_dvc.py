@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from tests.torture.pipeline_commit import PLACE, Scene, relabel, remote_of, vers
 from tests.torture.pipeline_fork import must
 from tests.torture.topic_broker import warm
 from tests.torture.writers_pair import at_once
+from tests.waiting import until
 
 COMMIT = "commit"
 BESIDE = (COMMIT, "impatient commit", "curate", "lock and curate", "impatient curate", "curate at will")
@@ -76,11 +76,7 @@ def _curate(workspace: Any, command: str, begun: Path, ready: Callable[[], objec
 
 
 def _await(file: Path) -> None:
-    end = time.monotonic() + WAIT_S
-    while not file.exists():
-        if time.monotonic() > end:
-            raise RuntimeError(f"the commit did not reach {file.name}")
-        time.sleep(0.002)
+    until(file.exists, f"the commit reaches {file.name}", WAIT_S, poll_s=0.002)
 
 
 def attack(scene: Scene, number: int, tally: Tally) -> list[str]:

@@ -23,6 +23,7 @@ from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from modelkit.graph_edit import return_nan_when_dark
 from schemas.reasons import RefuseReason
 from tests.edge_agent.models.model_bench import Bench
+from tests.waiting import until
 
 LIMITS = TrialLimits(min_runs=3, wall_s=20, cpu_s=20)
 
@@ -207,9 +208,7 @@ def test_a_model_that_fails_the_real_trial_is_refused_once_and_reported(bench: B
     bench.plan("r2")
     fetcher = bench.fetcher(real_trial=True)
     steps = bench.run(fetcher, limit=2)
-    while fetcher.status().phase == "trial":
-        SystemClock().sleep(0.1)  # a real process needs real time
-        steps.append(fetcher.step())
+    until(lambda: steps.append(fetcher.step()) or fetcher.status().phase != "trial", "the trial ends")
     assert steps[-1].outcome == "failed"
     assert bench.slots.read_fetch().refused == {"r2": "not_finite"}
     assert bench.slots.read_candidate() is None
@@ -249,9 +248,7 @@ def test_a_release_that_forbids_the_cpu_is_refused_where_there_is_nothing_else(b
     bench.plan("r2")
     fetcher = bench.fetcher(real_trial=True)
     bench.run(fetcher, limit=2)
-    while fetcher.status().phase == "trial":
-        SystemClock().sleep(0.1)
-        fetcher.step()
+    until(lambda: fetcher.step() and fetcher.status().phase != "trial", "the trial ends")
     assert bench.slots.read_fetch().refused == {"r2": RefuseReason.CPU_FALLBACK}
     (event,) = bench.slots.read_fetch().events
     assert "QNNExecutionProvider" in event.reason

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from foundation.errors import RejectedError
 from schemas.identity import Identity
 from schemas.reasons import NotAcceptedReason
 from tests.edge_agent.spool.spool_rig import SMALL, Faults, Spool, faults, sample, sha, whereabouts
+from tests.waiting import until
 
 WAIT_S = 20.0
 
@@ -50,11 +51,10 @@ class HeldFsync:
         self._go.set()
 
 
-def until(is_true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not is_true():
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.002)
+def is_held(thread: threading.Thread) -> bool:
+    """Whether the thread waits in `Condition.wait` right now."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name == "wait"
 
 
 def hand_over(spool: Spool, count: int, size_bytes: int = 100) -> list[Identity]:
@@ -72,8 +72,8 @@ def test_handing_over_does_not_wait_for_the_disk_and_tells_nothing_before_its_fs
     assert (tmp_path / "receipts").read_text() == ""
     assert spool.ledger().counts.accepted == 0
     held.let_go()
-    until(lambda: spool.ledger().counts.accepted == 3)
-    until(lambda: len((tmp_path / "receipts").read_text().splitlines()) == 3)
+    until(lambda: spool.ledger().counts.accepted == 3, "three are accepted")
+    until(lambda: len((tmp_path / "receipts").read_text().splitlines()) == 3, "three receipts are printed")
     drained = {record.identity: sha(record) for record in spool.drain()}
     assert (tmp_path / "receipts").read_text().splitlines() == [
         f"RECEIPT {one.epoch} {one.seq} {drained[one]}" for one in given
@@ -98,10 +98,10 @@ def test_an_error_of_the_disk_is_counted_and_the_thread_goes_on(
 ) -> None:
     hook.fail_next("write", 1, errno.ENOSPC)
     lost = hand_over(spool, 2)
-    until(lambda: "No space" in spool.writer.last_error)
-    until(lambda: spool.ledger().counts.not_accepted == {"disk_error": 2})
+    until(lambda: "No space" in spool.writer.last_error, "the full disk is told")
+    until(lambda: spool.ledger().counts.not_accepted == {"disk_error": 2}, "both are counted")
     after = hand_over(spool, 2)
-    until(lambda: spool.ledger().counts.accepted == 2)
+    until(lambda: spool.ledger().counts.accepted == 2, "the thread goes on")
     assert {seq for _, seq in whereabouts(spool.ledger())} == {one.seq for one in after}
     assert list(spool.ledger().epochs[0].never_accepted) == [one.seq for one in lost]
     receipts = (tmp_path / "receipts").read_text().splitlines()
@@ -113,13 +113,13 @@ def test_after_an_error_in_the_thread_appending_is_refused_for_a_while(tmp_path:
     spool.writer.start_committer()
     hook.fail_next("fsync")
     hand_over(spool, 1)
-    until(lambda: bool(spool.writer.last_error))
+    until(lambda: bool(spool.writer.last_error), "the error is told")
     with pytest.raises(RejectedError) as refused:
         spool.writer.append(sample())
     assert refused.value.reason == NotAcceptedReason.DISK_ERROR
     spool.clock.advance(1.1)
     hand_over(spool, 1)
-    until(lambda: spool.ledger().counts.accepted == 1)
+    until(lambda: spool.ledger().counts.accepted == 1, "the next is accepted")
     spool.close()
 
 
@@ -139,15 +139,14 @@ def test_a_disk_that_hangs_holds_the_caller_before_memory_grows_beyond_its_bound
     caller = threading.Thread(target=append)
     caller.start()
     assert held.reached.wait(WAIT_S)
-    until(lambda: spool.writer.pending_bytes >= 10_000)
-    time.sleep(0.2)
+    until(lambda: is_held(caller) or not caller.is_alive(), "the caller is held")
     assert caller.is_alive()
     assert len(appended) < 40
     assert spool.writer.pending_bytes < 10_000 + 2_000, "at most one record beyond the bound"
     held.let_go()
     caller.join(WAIT_S)
     assert appended == list(range(40))
-    until(lambda: spool.ledger().counts.accepted == 40)
+    until(lambda: spool.ledger().counts.accepted == 40, "all are accepted")
     assert spool.writer.pending_bytes == 0
     spool.close()
 
@@ -177,7 +176,7 @@ def test_a_defect_in_the_thread_is_raised_where_the_process_dies_of_it(
     monkeypatch.setattr(spool.writer._log, "record", record)
     hand_over(spool, 1)
     with pytest.raises(RuntimeError, match="has died") as died:
-        until(lambda: spool.writer.hand_over() is not None)  # type: ignore[func-returns-value]
+        until(lambda: spool.writer.hand_over() is not None, "the thread dies")  # type: ignore[func-returns-value]
     assert isinstance(died.value.__cause__, ValueError)
     assert kinds == [LedgerKind.COMMIT]
     with pytest.raises(RuntimeError, match="has died"):
@@ -192,10 +191,10 @@ def test_a_defect_in_the_thread_is_raised_where_the_process_dies_of_it(
 
 def test_counts_are_journalled_and_segments_looked_after_when_nothing_was_kept(spool: Spool) -> None:
     hand_over(spool, 4, 4_000)
-    until(lambda: spool.ledger().counts.accepted == 4)
+    until(lambda: spool.ledger().counts.accepted == 4, "four are accepted")
     assert len(spool.drain()) == 4
     spool.clock.advance(1.1)
     spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 7, bytes=70)
     spool.writer.hand_over()
-    until(lambda: spool.ledger().counts.not_accepted == {"not_selected": 7})
-    until(lambda: not spool.segment_files())
+    until(lambda: spool.ledger().counts.not_accepted == {"not_selected": 7}, "the counts are journalled")
+    until(lambda: not spool.segment_files(), "the delivered segment is removed")

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,14 @@ from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
 from foundation.clock import SystemClock
-from foundation.errors import RetryLaterError
 from foundation.events import EventLog
 from schemas.signing import VehicleKey
 from tests.edge_agent.spool.spool_rig import VEHICLE, whereabouts
+from tests.waiting import until
 
 KILLS = 12
+MAX_RECEIPTS = 400
+"""Each kill comes after so many more at most."""
 COMMIT_COUNT = 7
 """Of the writer under load."""
 
@@ -52,13 +53,16 @@ def test_every_receipt_holds_after_sigkill_under_load(quota_bytes: int, tmp_path
             cwd=Path(__file__).parents[3],
         )
         try:
-            _wait_for(tmp_path / "ready", child)
-            until = time.monotonic() + rng.uniform(0.02, 0.5)
-            while time.monotonic() < until:
-                if quota_bytes > 1_000_000 or rng.random() < 0.1:
+            until((tmp_path / "ready").exists, "the writer starts")
+            wanted = _count(receipts) + rng.randrange(MAX_RECEIPTS)
+
+            def has_come_far(wanted: int = wanted, child: subprocess.Popen[bytes] = child) -> bool:
+                assert child.poll() is None, f"the writer ended with {child.returncode}"
+                if quota_bytes > 1_000_000 or rng.random() < 0.1:  # a thin link: the quota is reached
                     _deliver(reader, landed, rng)
-                else:
-                    time.sleep(0.01)  # a thin link, so that the quota is reached
+                return _count(receipts) >= wanted
+
+            until(has_come_far, f"{wanted} receipts", poll_s=0.003)
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
@@ -100,11 +104,5 @@ def _deliver(reader: SpoolReader, landed: dict[tuple[str, int], str], rng: rando
     return len(records)
 
 
-def _wait_for(path: Path, child: subprocess.Popen[bytes]) -> None:
-    for _ in range(3_000):
-        if path.exists():
-            return
-        if child.poll() is not None:
-            raise AssertionError(f"the writer ended with {child.returncode}")
-        time.sleep(0.01)
-    raise RetryLaterError("the writer did not start within 30 s")
+def _count(receipts: Path) -> int:
+    return receipts.read_bytes().count(b"\n") if receipts.exists() else 0

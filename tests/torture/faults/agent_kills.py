@@ -71,7 +71,7 @@ class Killer:
         self._judge(kill, recovery)
 
     def _wait_for_the_flow(self) -> None:
-        from tests.e2e.field import until
+        from tests.waiting import until
 
         receipts, end = self.vehicle.receipts(), self.log_end()
         until(lambda: self.vehicle.receipts() > receipts, "perceive accepts")
@@ -137,8 +137,10 @@ class Killer:
 def sigkill(batch: Batch) -> Tally:
     from connectors.kafka.admin import ensure_topics
     from devservers.embedded_broker import EmbeddedBroker
-    from tests.e2e.field import LogEnd, until, workspace
-    from tests.torture.agent_load import BROKEN, PICTURES, LateUplink, LoadedVehicle
+    from tests.e2e.field import LogEnd, workspace
+    from tests.torture.agent_load import BROKEN, PICTURES, LoadedVehicle
+    from tests.uplinks import LateUplink
+    from tests.waiting import until
 
     tally = Tally()
     kills_until_s = time.monotonic() + SHARE_OF_KILLS * (batch.until_s - time.monotonic())

@@ -93,7 +93,7 @@ def throttled(batch: Batch) -> Tally:
     """The uplink carries less than the vehicle makes, and the agent is stopped and started meanwhile."""
     from connectors.kafka.admin import ensure_topics
     from devservers.embedded_broker import EmbeddedBroker
-    from tests.torture.broker_uplinks import SlowUplink
+    from tests.uplinks import SlowUplink
 
     tally = Tally()
     stuck: list[str] = []
@@ -150,8 +150,9 @@ def acks_dropped(batch: Batch) -> Tally:
     """What the vehicle sends is written into the log; the answer never comes back."""
     from connectors.kafka.admin import ensure_topics
     from devservers.apache_kafka import ApacheKafka
-    from tests.e2e.deaf_uplink import DeafUplink
-    from tests.e2e.field import LogEnd, until
+    from tests.e2e.field import LogEnd
+    from tests.uplinks import DeafUplink
+    from tests.waiting import until
 
     tally = Tally()
     with ApacheKafka() as kafka, DeafUplink() as uplink:

@@ -27,8 +27,8 @@ def leader_killed(batch: Batch) -> Tally:
     """The leader of the partition that the vehicle writes to gets SIGKILL and is started again."""
     from devservers.apache_kafka import ApacheKafka
     from schemas.topics import TOPICS
-    from tests.e2e.field import until
     from tests.torture.broker_cluster import leader_of_the_flow, replicas_in_sync, topics_in_time
+    from tests.waiting import until
 
     tally = Tally()
     with ApacheKafka(NODES) as kafka:
@@ -67,10 +67,10 @@ def producer_state_lost(batch: Batch) -> Tally:
     from schemas.topics import TOPICS
     from tests.e2e.field import LogEnd, ingest
     from tests.torture.broker_cluster import make_anew
-    from tests.torture.broker_uplinks import ForgetfulUplink
+    from tests.uplinks import DeafUplink
 
     tally = Tally()
-    with ApacheKafka(extra=FORGETS_PRODUCERS) as kafka, ForgetfulUplink() as uplink:
+    with ApacheKafka(extra=FORGETS_PRODUCERS) as kafka, DeafUplink() as uplink:
         states = ensure_topics(kafka.bootstrap)
         topic_id = next(state.info.topic_id for state in states if state.info.topic == TOPICS.samples)
         with ridden(batch.folder, kafka.bootstrap, proxy_url=uplink.url) as ride:
@@ -97,22 +97,21 @@ def producer_state_lost(batch: Batch) -> Tally:
 
 
 def _grows(log_end: LogEnd, end: int) -> None:
-    from tests.e2e.field import until
+    from tests.waiting import until
 
     until(lambda: log_end() > end, "records arrive whose answer is lost")
 
 
 def _resting_end(log_end: LogEnd) -> int:
-    from tests.e2e.field import until
+    from tests.waiting import until
 
     ends = [-1]
 
     def is_at_rest() -> bool:
-        time.sleep(0.5)
         ends.append(log_end())
         return ends[-1] == ends[-2]
 
-    until(is_at_rest, "the log comes to rest")
+    until(is_at_rest, "the log comes to rest", poll_s=0.5)
     return ends[-1]
 
 
