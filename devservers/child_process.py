@@ -7,9 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from foundation.clock import Clock, SystemClock
 from foundation.errors import RetryLaterError
@@ -39,6 +41,8 @@ def is_listening(port: int) -> bool:
 class ChildProcess:
     """One child. The kernel kills it when the thread that started it ends, even by SIGKILL (Linux).
 
+    It logs to the end of `log_path`; None keeps the log in a file without a name, which ends with this process.
+
     Start it from a thread that lives as long as the child should (the main thread): the kernel's signal comes
     at the end of the starting thread.
     """
@@ -46,12 +50,26 @@ class ChildProcess:
     def __init__(
         self,
         command: Sequence[str | Path],
-        log_path: Path,
+        log_path: Path | None,
         *,
         folder: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
+        with tempfile.TemporaryFile() if log_path is None else log_path.open("ab") as log:
+            self._start(command, log, folder, env)
+            if log_path is None:
+                descriptor = os.dup(log.fileno())
+                weakref.finalize(self, os.close, descriptor)
+                log_path = Path(f"/proc/self/fd/{descriptor}")
         self.log_path = log_path
+
+    def _start(
+        self,
+        command: Sequence[str | Path],
+        log: IO[bytes],
+        folder: Path | None,
+        env: Mapping[str, str] | None,
+    ) -> None:
         parent = os.getpid()
 
         def in_child() -> None:
@@ -59,17 +77,16 @@ class ChildProcess:
             if os.getppid() != parent:  # the parent died between fork and prctl
                 os._exit(1)
 
-        with log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=None if env is None else dict(env),
-                preexec_fn=in_child,
-                start_new_session=True,  # a Ctrl-C is for the parent, which stops the child in order
-            )
+        self._process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=None if env is None else dict(env),
+            preexec_fn=in_child,
+            start_new_session=True,  # a Ctrl-C is for the parent, which stops the child in order
+        )
 
     @property
     def pid(self) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import tempfile
 import uuid
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,6 @@ class EmbeddedBroker:
     def __init__(self, port: int = 0) -> None:
         self._port = port
         self._binary = find_binary()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._child: ChildProcess | None = None
 
     def start(self) -> str:
@@ -42,8 +40,6 @@ class EmbeddedBroker:
         """
         if self._child is not None and self._child.is_alive:
             return self.bootstrap
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="fleetloop-broker-")
         self._port = self._port or free_port()
         if is_listening(self._port):
             raise RetryLaterError(f"port {self._port} on {LOOPBACK} is taken by another process")
@@ -61,7 +57,7 @@ class EmbeddedBroker:
             "memory://tansu/",
         ]
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-        child = ChildProcess(command, Path(self._folder.name) / "broker.log", env=keep)
+        child = ChildProcess(command, None, env=keep)
         try:
             child.wait_ready(lambda: is_listening(self._port), _READY_S)
         except BaseException:
@@ -80,11 +76,6 @@ class EmbeddedBroker:
         """Whether the process runs."""
         return self._child is not None and self._child.is_alive
 
-    @property
-    def log_path(self) -> Path | None:
-        """Where it logs, while it was not closed."""
-        return None if self._folder is None else Path(self._folder.name) / "broker.log"
-
     def stop(self) -> None:
         """End the process; its records and topics are gone. `start` begins anew on the same port."""
         if self._child is not None:
@@ -97,13 +88,6 @@ class EmbeddedBroker:
             self._child.kill()
             self._child = None
 
-    def close(self) -> None:
-        """End the process and remove its log."""
-        self.stop()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -111,7 +95,7 @@ class EmbeddedBroker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.stop()
 
 
 def find_binary() -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None
     """
     runner, options = _runner_and_options(settings)
     pipeline = beam.Pipeline(runner=runner, options=options)
+    # Only transforms in other languages use this folder, and a process that is killed would leave it behind.
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
     build(pipeline)
     endless = endless_steps(pipeline)
     if endless and settings.runner is Runner.DIRECT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -44,28 +45,39 @@ def test_a_restart_keeps_the_port_and_gives_every_topic_another_id() -> None:
     assert before[0].info.cluster_id != after[0].info.cluster_id
 
 
-def test_a_closed_broker_leaves_no_process_and_no_file() -> None:
+def test_a_stopped_broker_leaves_no_process() -> None:
     broker = EmbeddedBroker()
     broker.start()
-    log_path, port = broker.log_path, int(broker.bootstrap.rsplit(":", 1)[1])
-    assert log_path is not None and log_path.exists()
-    broker.close()
-    assert not log_path.parent.exists()
+    port = int(broker.bootstrap.rsplit(":", 1)[1])
+    broker.stop()
     assert not is_listening(port)
 
 
-def test_the_broker_dies_with_a_parent_that_is_killed() -> None:
+def test_the_log_of_a_child_without_a_path_is_told_when_it_fails() -> None:
+    child = ChildProcess(["/bin/sh", "-c", "echo no such luck; exit 3"], None)
+    with pytest.raises(RetryLaterError, match=r"ended with 3: no such luck"):
+        child.wait_ready(lambda: False, 10.0)
+
+
+def test_the_broker_dies_with_a_parent_that_is_killed_and_leaves_no_file(tmp_path: Path) -> None:
     code = (
         "import signal\nfrom devservers.embedded_broker import EmbeddedBroker\n"
         "b = EmbeddedBroker(); b.start(); print(b._child.pid, flush=True); signal.pause()\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
     until(lambda: is_gone(child), f"process {child} ends with its parent")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_child_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_what_the_client_holds_is_told_once_when_the_sink_closes_and_is_sent_no_
     source = KafkaSource(KafkaSettings(bootstrap=broker.bootstrap))
     assert read_all(source, TOPICS.samples) == []
     source.close()
-    broker.close()
+    broker.stop()
 
 
 def test_a_source_without_a_broker_leaves_no_thread_however_often_it_tries() -> None:
@@ -205,7 +205,7 @@ def test_a_broker_that_lost_its_memory_gets_the_records_again_or_an_error_never_
     assert after.cluster_id != before.cluster_id
     values = [each.value for each in read_all(source, TOPICS.samples)]
     source.close()
-    broker.close()
+    broker.stop()
     for each in later:
         (outcome,) = outcomes.by_value[each.value]
         if isinstance(outcome, Acknowledgement):

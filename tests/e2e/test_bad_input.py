@@ -47,7 +47,7 @@ def broker() -> Iterator[EmbeddedBroker]:
     broker.start()
     broker.stop()
     yield broker
-    broker.close()
+    broker.stop()
 
 
 def spoil(vehicle: Vehicle) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,28 @@ def test_an_endless_read_is_refused_on_the_local_runner_before_anything_starts()
 
 
 def test_a_bounded_read_is_not_called_endless() -> None:
-    pipeline = beam.Pipeline(runner="BundleBasedDirectRunner")
-    _ = pipeline | beam.Create([1]) | beam.Reshuffle() | beam.Map(str)
-    assert endless_steps(pipeline) == []
+    told = []
+
+    def build(pipeline: beam.Pipeline) -> Any:
+        _ = pipeline | beam.Create([1]) | beam.Reshuffle() | beam.Map(str)
+        told.append(endless_steps(pipeline))
+
+    run(build, RunnerSettings())
+    assert told == [[]]
+
+
+def test_a_pipeline_that_is_killed_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed means: no code of ours runs any more. So nothing may be there while it runs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    there: list[Path] = []
+
+    def look(_: int) -> None:
+        there.extend(tmp_path.iterdir())
+
+    run(lambda pipeline: pipeline | beam.Create([1]) | beam.Map(look), RunnerSettings())
+    assert there == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -62,7 +62,7 @@ def absent_at_start(batch: Batch) -> Tally:
                     ensure_topics(bootstrap)
                 ride.judge(tally)
         finally:
-            broker.close()
+            broker.stop()
         if time.monotonic() > batch.until_s - 60:
             break
     return tally
