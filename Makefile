@@ -4,9 +4,10 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Whole files go to one worker, so that a file's broker or workspace is made once.
+# Whole files go to one worker, so that a file's broker or workspace is made once; tests/conftest.py puts long files first.
 TEST_WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+unexport PYTHONDONTWRITEBYTECODE
 DEMO_ARGS ?=
 
 .PHONY: help demo test test-fast test-e2e torture torture-full torture-broken bench check format lint types imports schemas lock clean
