@@ -74,7 +74,19 @@ def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
         str(DATA),
     ]
     with log.open("wb") as stream:
-        return subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
+        )
+
+
+def heed_interrupts() -> None:
+    """A shell's background job ignores SIGINT, and so would the demo when the tests run in one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
