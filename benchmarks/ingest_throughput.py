@@ -44,6 +44,7 @@ from pipelines.ingest.settings import IngestSettings
 from pipelines.runner import RunnerSettings
 from pipelines.runner import run as run_pipeline
 from schemas.codec import decode_sample, encode_sample
+from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
 from schemas.wire import KIND_SAMPLE, TOPICS, StoredRecord
@@ -72,8 +73,12 @@ def fill(settings: KafkaSettings, records: int, payload_bytes: int, seed: int) -
         sample = Sample(
             vehicle_id=vehicle, epoch="0123456789abcdef", previous_epoch="", seq=n // VEHICLES, drive_id="d",
             sensor_id="front", capture_time_ns=n, capture_time_uncertainty_ns=1, monotonic_ns=n, boot_id="b",
-            spool_time_ns=n, frame_id=str(n), model_name="m", model_digest="0" * 64, predicted_class="stop",
-            probabilities=tuple([0.1] * 10), embedding=tuple(rng.random(64).astype(np.float32).tolist()),
+            spool_time_ns=n, frame_id=str(n),
+            predictions=(ModelPrediction(
+                "serving", "classification", "m", "0" * 64,
+                embedding=tuple(rng.random(64).astype(np.float32).tolist()),
+                classification=ClassificationOutput("stop", tuple([0.1] * 10)),
+            ),),
             payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=payload_bytes, payload=payload,
         )  # fmt: skip
         record = seal(TOPICS.samples, KIND_SAMPLE, sample.identity, encode_sample(sample), keys[vehicle])

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from foundation.framing import encode_frame, scan
 from schemas.codec import decode_sample, encode_sample
 from schemas.identity import new_epoch
+from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
 from schemas.topics import TOPICS
@@ -41,14 +42,19 @@ def sample(payload_bytes: int, embedding: int) -> Sample:
         boot_id="b" * 32,
         spool_time_ns=1_790_000_000_000_000_000,
         frame_id="frame-1",
-        model_name="lights",
-        model_digest="a" * 64,
-        predicted_class="red",
-        probabilities=(0.5, 0.25, 0.125, 0.125),
+        predictions=(
+            ModelPrediction(
+                "serving",
+                "classification",
+                "lights",
+                "a" * 64,
+                embedding=tuple(rng.random() for _ in range(embedding)),
+                classification=ClassificationOutput("red", (0.5, 0.25, 0.125, 0.125)),
+            ),
+        ),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         payload_bytes=len(payload),
         payload=payload,
-        embedding=tuple(rng.random() for _ in range(embedding)),
     )
 
 

@@ -29,6 +29,7 @@ from foundation.clock import SystemClock
 from foundation.events import EventLog
 from schemas import wire
 from schemas.identity import Identity
+from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
 from schemas.signing import VehicleKey
 
@@ -63,10 +64,15 @@ def make_sample(record_bytes: int, seed: int = 0) -> Sample:
         boot_id="boot",
         spool_time_ns=1,
         frame_id="frame-1",
-        model_name="model",
-        model_digest="0" * 64,
-        predicted_class="red",
-        probabilities=(0.5, 0.3, 0.2),
+        predictions=(
+            ModelPrediction(
+                "serving",
+                "classification",
+                "model",
+                "0" * 64,
+                classification=ClassificationOutput("red", (0.5, 0.3, 0.2)),
+            ),
+        ),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         payload_bytes=len(payload),
         payload=payload,

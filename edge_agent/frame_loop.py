@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
@@ -30,10 +30,11 @@ from foundation.clock import Clock, boot_id
 from foundation.errors import FleetLoopError, RejectedError
 from foundation.events import EventLog
 from modelkit.images import ImageLimits, Pixels, decode_image
-from modelkit.predictor import Prediction
+from modelkit.predictor import Prediction, to_wire
 from modelkit.scores import score
+from schemas.predictions import SERVING, ModelPrediction
 from schemas.reasons import NotAcceptedReason, TimeQuality
-from schemas.records import Sample, Scores
+from schemas.records import Incident, Sample, Scores
 
 NO_SCORES = Scores()
 JOURNAL_RETRY_S = 5.0
@@ -364,10 +365,6 @@ class FrameLoop:
             boot_id=boot_id(),
             spool_time_ns=self._clock.now_ns(),
             frame_id=frame.frame_id,
-            model_name=seen.model_name,
-            model_digest=seen.model_digest,
-            predicted_class=prediction.output.class_name if prediction else "",
-            probabilities=prediction.output.probabilities if prediction else (),
             payload_sha256=hashlib.sha256(frame.payload).hexdigest(),
             payload_bytes=len(frame.payload),
             payload=frame.payload,
@@ -375,10 +372,10 @@ class FrameLoop:
             calibration_ref=frame.calibration_ref,
             time_quality=seen.time_quality,
             track_id=frame.track_id,
-            incident_id=kept.incident_id,
-            window_role=kept.window_role,
-            embedding=prediction.embedding if prediction else (),
-            scores=seen.scores,
+            incident=None
+            if kept.incident_id is None
+            else Incident(kept.incident_id, kept.window_role, frame.sensor_id),
+            predictions=() if prediction is None else (_serving_prediction(seen, prediction),),
             rule_id=kept.rule_id,
             rule_score=kept.rule_score,
             value_class=kept.value_class,
@@ -389,6 +386,13 @@ class FrameLoop:
 
 def _flat(scores: Mapping[str, float]) -> Scores:
     return Scores(**{field.name: scores.get(field.name) for field in fields(Scores)})
+
+
+def _serving_prediction(seen: SeenFrame, prediction: Prediction) -> ModelPrediction:
+    scores = {name: value for name, value in asdict(seen.scores).items() if value is not None}
+    return to_wire(
+        prediction, scores, role_name=SERVING, model_name=seen.model_name, model_digest=seen.model_digest
+    )
 
 
 def _not_accepted(error: RejectedError) -> NotAcceptedReason:

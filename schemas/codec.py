@@ -16,28 +16,42 @@ from fastavro import schemaless_reader, schemaless_writer
 from fastavro.schema import SchemaParseException
 
 from foundation.errors import RejectedError
+from schemas.bounds import check_notice, check_sample, check_telemetry
+from schemas.predictions import (
+    CLASSIFICATION,
+    SERVING,
+    ClassificationOutput,
+    ModelPrediction,
+    flat_prediction,
+    from_plain,
+    to_plain,
+)
 from schemas.reasons import ModelState, Provenance, RejectReason, TimeQuality, ValueClass, WindowRole
-from schemas.records import Health, LedgerCounts, ModelEvent, Notice, Sample, Scores, Telemetry
+from schemas.records import Content, Health, Incident, LedgerCounts, ModelEvent, Notice, Sample, Telemetry
 from schemas.registry import HEADER_BYTES, MARKER, Schema, newest, schemas
 
 _T = TypeVar("_T")
 
-_FIELDS: Final = Sample.__slots__
+_SHAPED: Final = frozenset({"content", "incident", "predictions", "value_class"})
+"""Fields of `Sample` that stand on the wire in another shape."""
+_FIELDS: Final = tuple(name for name in Sample.__slots__ if name not in _SHAPED)
 _field_values = attrgetter(*_FIELDS)
+FLAT_SCORES: Final = ("entropy", "margin", "least_confidence", "novelty")
+"""Scores with a flat field of their own on the wire and in the lake."""
 _LABELS: Final = {member: member.label for member in ValueClass}
 
 
 def encode_sample(sample: Sample) -> bytes:
     """The sample's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
-    sample.validate()
+    check_sample(sample)
     fields: dict[str, Any] = dict(zip(_FIELDS, _field_values(sample), strict=True))
-    scores = sample.scores
-    fields["scores"] = {
-        "entropy": scores.entropy,
-        "margin": scores.margin,
-        "least_confidence": scores.least_confidence,
-        "novelty": scores.novelty,
-    }
+    content, incident = sample.content, sample.incident
+    fields["content"] = {"encoding": content.encoding, "span_ns": content.span_ns, "items": content.items}
+    fields["incident_id"] = incident and incident.incident_id
+    fields["incident_stream"] = incident.stream if incident else ""
+    fields["window_role"] = incident.role if incident else WindowRole.SINGLE
+    fields["predictions"] = [to_plain(one) for one in sample.predictions]
+    fields |= _flat_fields(sample.predictions)
     fields["value_class"] = _LABELS[sample.value_class]
     payload = sample.payload
     if not _ends_with_payload() or not isinstance(payload, bytes):
@@ -50,7 +64,7 @@ def encode_sample(sample: Sample) -> bytes:
 
 def encode_telemetry(telemetry: Telemetry) -> bytes:
     """The telemetry's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
-    telemetry.validate()
+    check_telemetry(telemetry)
     fields: dict[str, Any] = {name: getattr(telemetry, name) for name in Telemetry.__slots__}
     for name in ("ledger", "health"):
         part = fields[name]
@@ -65,7 +79,7 @@ def encode_telemetry(telemetry: Telemetry) -> bytes:
 
 def encode_notice(notice: Notice) -> bytes:
     """The notice's bytes on the wire. Raises RejectedError (invalid_value)."""
-    notice.validate()
+    check_notice(notice)
     return _write("notice", {name: getattr(notice, name) for name in Notice.__slots__})
 
 
@@ -82,7 +96,7 @@ def decode(value: bytes, *, check_payload: bool = True) -> Sample | Telemetry | 
     """
     schema = _schema(value)
     if schema.name == "sample":
-        return _sample(_read(value, schema), check_payload)
+        return _sample(_read(value, schema), schema.version, check_payload)
     if schema.name == "telemetry":
         return _telemetry(_read(value, schema))
     return _notice(_read(value, schema))
@@ -90,7 +104,8 @@ def decode(value: bytes, *, check_payload: bool = True) -> Sample | Telemetry | 
 
 def decode_sample(value: bytes, *, check_payload: bool = True) -> Sample:
     """As `decode`; another kind of record is rejected as unknown_schema."""
-    return _sample(_read(value, _schema(value, "sample")), check_payload)
+    schema = _schema(value, "sample")
+    return _sample(_read(value, schema), schema.version, check_payload)
 
 
 def decode_telemetry(value: bytes) -> Telemetry:
@@ -187,19 +202,57 @@ def _read(value: bytes, schema: Schema) -> dict[str, Any]:
     return fields  # type: ignore[no-any-return]
 
 
-def _sample(fields: dict[str, Any], check_payload: bool) -> Sample:
+def _flat_fields(predictions: tuple[ModelPrediction, ...]) -> dict[str, Any]:
+    """Return what a reader of version 2 knows of the predictions; its texts are empty when there is none."""
+    one = flat_prediction(predictions)
+    scores = one.scores if one else {}
+    answer = one.classification if one else None
+    return {
+        "model_name": one.model_name if one else "",
+        "model_digest": one.model_digest if one else "",
+        "predicted_class": answer.class_name if answer else "",
+        "probabilities": answer.probabilities if answer else (),
+        "embedding": one.embedding if one else (),
+        "scores": {name: scores.get(name) for name in FLAT_SCORES},
+    }
+
+
+def _of_flat(fields: Mapping[str, Any]) -> tuple[ModelPrediction, ...]:
+    """Return the predictions of a record of version 1 or 2: the classification of the serving model."""
+    answer = ClassificationOutput(fields["predicted_class"], tuple(fields["probabilities"]))
+    scores = {name: score for name, score in fields["scores"].items() if score is not None}
+    return (
+        ModelPrediction(
+            SERVING,
+            CLASSIFICATION,
+            fields["model_name"],
+            fields["model_digest"],
+            scores,
+            tuple(fields["embedding"]),
+            answer,
+        ),
+    )
+
+
+def _sample(fields: dict[str, Any], version: int, check_payload: bool) -> Sample:
     def build() -> Sample:
-        fields["time_quality"] = TimeQuality(fields["time_quality"])
-        fields["window_role"] = WindowRole(fields["window_role"])
-        fields["provenance"] = Provenance(fields["provenance"])
-        fields["value_class"] = ValueClass.from_label(fields["value_class"])
-        for name in ("probabilities", "embedding", "subject_refs"):
-            fields[name] = tuple(fields[name])
-        fields["scores"] = Scores(**fields["scores"])
-        return Sample(**fields)
+        kept = {name: fields[name] for name in _FIELDS}
+        kept["time_quality"] = TimeQuality(fields["time_quality"])
+        kept["provenance"] = Provenance(fields["provenance"])
+        kept["subject_refs"] = tuple(fields["subject_refs"])
+        incident_id, stream = fields["incident_id"], fields["incident_stream"] or fields["sensor_id"]
+        return Sample(
+            **kept,
+            value_class=ValueClass.from_label(fields["value_class"]),
+            content=Content(**fields["content"]),
+            incident=None
+            if incident_id is None
+            else Incident(incident_id, WindowRole(fields["window_role"]), stream),
+            predictions=tuple(map(from_plain, fields["predictions"])) if version > 2 else _of_flat(fields),
+        )
 
     sample = _built(build)
-    sample.validate()
+    check_sample(sample)
     if check_payload and not sample.payload_uri:
         digest = hashlib.sha256(sample.payload).hexdigest()
         if digest != sample.payload_sha256:
@@ -219,13 +272,13 @@ def _telemetry(fields: dict[str, Any]) -> Telemetry:
         return Telemetry(**fields)
 
     telemetry = _built(build)
-    telemetry.validate()
+    check_telemetry(telemetry)
     return telemetry
 
 
 def _notice(fields: dict[str, Any]) -> Notice:
     notice = _built(lambda: Notice(**fields))
-    notice.validate()
+    check_notice(notice)
     return notice
 
 

@@ -3,10 +3,9 @@
     python -m schemas.golden           check every vector in schemas/vectors; exit 0 when all hold
     python -m schemas.golden --write   write those that are missing; an existing one is never changed
 
-A vector is two files: NAME.avro (one record in single-object encoding) and NAME.json (what it says; bytes in
-    hex, and
-schema version). signed.json is one whole wire record, made with a key that is written in it and used nowhere
-else.
+A vector is two files: NAME.avro (one record in single-object encoding) and NAME.json (what the newest reader reads
+in it, bytes in hex, and the schema version). Vectors of versions that are no longer written are kept for ever.
+signed.json is one whole wire record, made with a key that is written in it and used nowhere else.
 """
 
 from __future__ import annotations
@@ -14,17 +13,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import io
 import json
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastavro import schemaless_writer
 
 from foundation.errors import FleetLoopError
-from schemas import codec, reasons, records
+from schemas import codec, predictions, reasons, records
 from schemas.registry import HEADER_BYTES, newest, schemas
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
 from schemas.topics import TOPICS
@@ -92,7 +89,6 @@ def write(folder: Path) -> list[str]:
     """Write the vectors that are missing; the names of those."""
     done = []
     vectors = {name: _encode(record) for name, record in _examples().items()}
-    vectors["sample-version-1"] = _old_sample(_examples()["sample-full"])
     for name, value in vectors.items():
         path = folder / f"{name}.avro"
         if path.exists():
@@ -122,10 +118,6 @@ def _examples() -> dict[str, Record]:
         boot_id="b",
         spool_time_ns=0,
         frame_id="f",
-        model_name="m",
-        model_digest="0" * 64,
-        predicted_class="red",
-        probabilities=(),
         payload_sha256=hashlib.sha256(b"").hexdigest(),
         payload_bytes=0,
         payload=b"",
@@ -143,11 +135,18 @@ def _examples() -> dict[str, Record]:
         calibration_ref="cal-3",
         time_quality=reasons.TimeQuality.BEFORE_BUILD,
         track_id="t1",
-        incident_id="i1",
-        window_role=reasons.WindowRole.TRIGGER,
-        probabilities=(0.5, 0.25, 0.25),
-        embedding=(-1.5, 0.0, 3.25),
-        scores=records.Scores(0.125, 0.5, None, 1.0),
+        incident=records.Incident("i1", reasons.WindowRole.TRIGGER, "s"),
+        predictions=(
+            predictions.ModelPrediction(
+                "serving",
+                "classification",
+                "m",
+                "0" * 64,
+                {"entropy": 0.125, "margin": 0.5, "novelty": 1.0},
+                (-1.5, 0.0, 3.25),
+                predictions.ClassificationOutput("red", (0.5, 0.25, 0.25)),
+            ),
+        ),
         campaign_id="c1",
         rule_id="entropy",
         rule_score=-2.5,
@@ -164,6 +163,30 @@ def _examples() -> dict[str, Record]:
     by_uri = dataclasses.replace(
         minimal, payload_uri="s3://bucket/object", payload_bytes=3_000_000, payload_sha256="a" * 64
     )
+    signals = dataclasses.replace(
+        minimal,
+        sensor_id="can0",
+        modality=reasons.Modality.SIGNALS.value,
+        content_type="application/vnd.apache.arrow.stream",
+        content=records.Content("lz4", 5_000_000_000, 500),
+        incident=records.Incident("i1", reasons.WindowRole.PRE, "front"),
+    )
+    boxes = (
+        predictions.Box("car", 0.75, 0.0, 1.5, 20.25, 30.0),
+        predictions.Box("person", 0.5, -1.0, 0.0, 8.0, 16.0),
+    )
+    detected = dataclasses.replace(
+        minimal,
+        predictions=(
+            predictions.ModelPrediction(
+                "serving", "detection", "d", "1" * 64, {"least_confidence": 0.25}, (),
+                detection=predictions.DetectionOutput(boxes),
+            ),
+            predictions.ModelPrediction(
+                "shadow", "classification", "m", "2" * 64, {}, (0.5,), predictions.ClassificationOutput("red", (1.0,))
+            ),
+        ),
+    )  # fmt: skip
     telemetry = records.Telemetry(
         vehicle_id="v",
         epoch="0123456789abcdef",
@@ -187,28 +210,19 @@ def _examples() -> dict[str, Record]:
     )
     notice = records.Notice("n1", 1_790_000_000_000_000_000, target="v", detail="look")
     return {
-        "sample-minimal": minimal,
-        "sample-full": full,
-        "sample-by-uri": by_uri,
+        "sample-3-minimal": minimal,
+        "sample-3-full": full,
+        "sample-3-by-uri": by_uri,
+        "sample-3-signals": signals,
+        "sample-3-detected": detected,
         "telemetry-full": telemetry,
         "notice": notice,
     }
 
 
-def _old_sample(record: Record) -> bytes:
-    """The record as an agent that knew only version 1 of the sample would have written it."""
-    (old,) = (s for s in schemas().values() if s.name == "sample" and s.version == 1)
-    fields: dict[str, Any] = {name: getattr(record, name) for name in record.__slots__}
-    fields["scores"] = dataclasses.asdict(fields["scores"])
-    fields["value_class"] = fields["value_class"].label
-    out = io.BytesIO()
-    schemaless_writer(out, old.parsed, fields)
-    return old.header + out.getvalue()
-
-
 def _signed() -> dict[str, Any]:
     key = VehicleKey(Ed25519PrivateKey.from_private_bytes(_SEED))
-    sample = _examples()["sample-full"]
+    sample = _examples()["sample-3-full"]
     if not isinstance(sample, records.Sample):
         raise TypeError(type(sample))
     record = seal(TOPICS.samples, "sample", sample.identity, codec.encode_sample(sample), key)

@@ -1,14 +1,35 @@
-"""What a model said about one observation, as it crosses a border: one record per model, one field per task."""
+"""What models said about an observation, as it crosses a border: any number of predictions, each of one task.
+
+A prediction names its role on the vehicle, its task and its model, and carries scores by name, an embedding and
+the output of its task. A new task is a new optional field here and in the Avro schema: an old reader skips it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any, Final
+
+from schemas.limits import digest, invalid, text, vector
+
+SERVING: Final = "serving"
+"""The role of the model that the vehicle acts on."""
+CLASSIFICATION: Final = "classification"
+MAX_PREDICTIONS: Final = 32
+MAX_CLASSES: Final = 10_000
+MAX_EMBEDDING: Final = 4096
+MAX_BOXES: Final = 1000
+MAX_SCORES: Final = 64
+
+_role = re.compile(r"[a-z][a-z0-9-]{0,31}").fullmatch
+_name = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class ClassificationOutput:
-    """The best class and the probabilities of all classes in the contract's order, each in [0, 1]."""
+    """One class per picture; `probabilities` in the order of the contract's classes, empty when unknown."""
 
     class_name: str
     probabilities: tuple[float, ...]
@@ -35,7 +56,7 @@ class DetectionOutput:
 
 @dataclass(frozen=True, slots=True)
 class ModelPrediction:
-    """What one model said, in the field of its task. `scores` are in [0, 1]: how much there is to learn."""
+    """What one model said. `scores` are in [0, 1] by name; the output of another task than `task` is None."""
 
     role: str
     task: str
@@ -45,3 +66,113 @@ class ModelPrediction:
     embedding: tuple[float, ...] = field(default=(), repr=False)
     classification: ClassificationOutput | None = None
     detection: DetectionOutput | None = None
+
+
+def of_role(predictions: Sequence[ModelPrediction], role: str) -> ModelPrediction | None:
+    """Return the first prediction of `role`, or None."""
+    return next((one for one in predictions if one.role == role), None)
+
+
+def flat_prediction(predictions: Sequence[ModelPrediction]) -> ModelPrediction | None:
+    """Return the prediction that fills the flat fields of the wire and the flat columns of the lake.
+
+    It is the first classification; without one the serving prediction, whose class is then empty.
+    """
+    first = next((one for one in predictions if one.classification is not None), None)
+    return first or of_role(predictions, SERVING)
+
+
+def to_plain(prediction: ModelPrediction) -> dict[str, Any]:
+    """Return the prediction as the dictionary that Avro and JSON write."""
+    classification, detection = prediction.classification, prediction.detection
+    return {
+        "role": prediction.role,
+        "task": prediction.task,
+        "model_name": prediction.model_name,
+        "model_digest": prediction.model_digest,
+        "scores": dict(prediction.scores),
+        "embedding": prediction.embedding,
+        "classification": classification
+        and {"class_name": classification.class_name, "probabilities": classification.probabilities},
+        "detection": detection and {"boxes": [asdict(box) for box in detection.boxes]},
+    }
+
+
+def from_plain(fields: Mapping[str, Any]) -> ModelPrediction:
+    """Return what `to_plain` wrote; keys that this version does not know are skipped.
+
+    Raises KeyError, TypeError for a dictionary that is no prediction.
+    """
+    classification, detection = fields.get("classification"), fields.get("detection")
+    return ModelPrediction(
+        role=fields["role"],
+        task=fields["task"],
+        model_name=fields["model_name"],
+        model_digest=fields["model_digest"],
+        scores=dict(fields["scores"]),
+        embedding=tuple(fields["embedding"]),
+        classification=classification
+        and ClassificationOutput(classification["class_name"], tuple(classification["probabilities"])),
+        detection=detection and DetectionOutput(tuple(_box(box) for box in detection["boxes"])),
+    )
+
+
+def check_predictions(predictions: Sequence[ModelPrediction]) -> None:
+    """Raises RejectedError (invalid_value) naming field, value and bound of the first that is out of them."""
+    if len(predictions) > MAX_PREDICTIONS:
+        raise invalid("predictions", len(predictions), f"at most {MAX_PREDICTIONS} of them")
+    for number, one in enumerate(predictions):
+        _check(f"predictions[{number}]", one)
+
+
+def _check(at: str, one: ModelPrediction) -> None:
+    if not isinstance(one.role, str) or _role(one.role) is None:
+        raise invalid(f"{at}.role", one.role, "of the form [a-z][a-z0-9-]{0,31}")
+    if not isinstance(one.task, str) or _name(one.task) is None:
+        raise invalid(f"{at}.task", one.task, "of the form [a-z][a-z0-9_]{0,63}")
+    text(f"{at}.model_name", one.model_name, least=1)
+    digest(f"{at}.model_digest", one.model_digest)
+    if len(one.scores) > MAX_SCORES:
+        raise invalid(f"{at}.scores", len(one.scores), f"at most {MAX_SCORES} of them")
+    for name, score in one.scores.items():
+        if _name(name) is None:
+            raise invalid(f"{at}.scores", name, "names of the form [a-z][a-z0-9_]{0,63}")
+        if not 0 <= score <= 1:
+            raise invalid(f"{at}.scores.{name}", score, "in [0, 1] or absent")
+    vector(f"{at}.embedding", one.embedding, MAX_EMBEDDING)
+    if one.classification is not None:
+        _check_classification(f"{at}.classification", one.classification)
+    if one.detection is not None:
+        _check_detection(f"{at}.detection", one.detection)
+
+
+def _check_classification(at: str, output: ClassificationOutput) -> None:
+    text(f"{at}.class_name", output.class_name, least=1)
+    shares = output.probabilities
+    vector(f"{at}.probabilities", shares, MAX_CLASSES)
+    if shares and not (min(shares) >= 0 and max(shares) <= 1):
+        raise invalid(f"{at}.probabilities", (min(shares), max(shares)), "in [0, 1]")
+
+
+def _check_detection(at: str, output: DetectionOutput) -> None:
+    if len(output.boxes) > MAX_BOXES:
+        raise invalid(f"{at}.boxes", len(output.boxes), f"at most {MAX_BOXES} of them")
+    for number, box in enumerate(output.boxes):
+        text(f"{at}.boxes[{number}].class_name", box.class_name, least=1)
+        if not 0 <= box.score <= 1:
+            raise invalid(f"{at}.boxes[{number}].score", box.score, "in [0, 1]")
+        edges = (box.left, box.top, box.right, box.bottom)
+        vector(f"{at}.boxes[{number}]", edges, len(edges))
+        if not (isfinite(sum(edges)) and box.left <= box.right and box.top <= box.bottom):
+            raise invalid(f"{at}.boxes[{number}]", edges, "left <= right and top <= bottom")
+
+
+def _box(fields: Mapping[str, Any]) -> Box:
+    return Box(
+        fields["class_name"],
+        fields["score"],
+        fields["left"],
+        fields["top"],
+        fields["right"],
+        fields["bottom"],
+    )

@@ -150,8 +150,18 @@ class TimeQuality(StrEnum):
     FAR_FUTURE = "far_future"
 
 
+class Modality(StrEnum):
+    """What kind of observation a sensor gave. A record may name another kind, which readers carry along."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    SIGNALS = "signals"
+    POSE = "pose"
+    EVENT = "event"
+
+
 class WindowRole(StrEnum):
-    """What part of a trigger window a frame is."""
+    """What part of a trigger window an observation is."""
 
     SINGLE = "single"
     PRE = "pre"

@@ -1,7 +1,7 @@
 """The records that cross a border, each field with its unit and its bound.
 
-Building a record checks nothing, so that a bad one can be held and named; `validate` says what is wrong with
-it. The codec validates on both sides.
+Building a record checks nothing, so that a bad one can be held and named; `schemas.bounds` says what is wrong
+with it. The codec checks on both sides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from schemas.identity import Identity
-from schemas.reasons import ModelState, Provenance, TimeQuality, ValueClass, WindowRole
+from schemas.predictions import SERVING, ModelPrediction, of_role
+from schemas.reasons import Modality, ModelState, Provenance, TimeQuality, ValueClass, WindowRole
 
 MAX_MODEL_EVENTS = 200
 """Telemetry carries at most the last so many events of the model slots."""
@@ -27,8 +28,33 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """How a payload is encoded beyond its content type, and what span of time it covers.
+
+    The payload covers [capture_time_ns, capture_time_ns + span_ns); a span of 0 is one instant. `items` counts its
+    pictures, rows or events.
+    """
+
+    encoding: str = ""
+    span_ns: int = 0
+    items: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """The trigger window that a sample belongs to, over all streams of the vehicle.
+
+    `role` says what part of the window it is, `stream` which stream's observation triggered it.
+    """
+
+    incident_id: str
+    role: WindowRole
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """One frame that a vehicle chose to keep, where it is from, what the model said and why it was taken.
+    """One observation that a vehicle chose to keep: where it is from, what models said and why it was taken.
 
     `payload_sha256` and `payload_bytes` describe the payload, which is inline in `payload`, or elsewhere at
     `payload_uri` (then `payload` is empty). `seq` and `epoch` are given by the spool. Times are nanoseconds;
@@ -47,22 +73,17 @@ class Sample:
     boot_id: str
     spool_time_ns: int
     frame_id: str
-    model_name: str
-    model_digest: str
-    predicted_class: str
-    probabilities: tuple[float, ...]
     payload_sha256: str
     payload_bytes: int
     payload: bytes = field(repr=False)
-    modality: str = "image"
+    modality: str = Modality.IMAGE.value
     content_type: str = "image/jpeg"
+    content: Content = Content()
     calibration_ref: str = ""
     time_quality: TimeQuality = TimeQuality.OK
     track_id: str | None = None
-    incident_id: str | None = None
-    window_role: WindowRole = WindowRole.SINGLE
-    embedding: tuple[float, ...] = field(default=(), repr=False)
-    scores: Scores = Scores()
+    incident: Incident | None = None
+    predictions: tuple[ModelPrediction, ...] = ()
     campaign_id: str = ""
     rule_id: str = ""
     rule_score: float | None = None
@@ -79,11 +100,10 @@ class Sample:
         """Raises RejectedError (malformed_identity)."""
         return Identity(self.vehicle_id, self.epoch, self.seq)
 
-    def validate(self) -> None:
-        """Raises RejectedError (invalid_value, malformed_identity) naming field, value and bound."""
-        from schemas.bounds import check_sample
-
-        check_sample(self)
+    @property
+    def serving(self) -> ModelPrediction | None:
+        """What the serving model said first; None when no such model looked at it."""
+        return of_role(self.predictions, SERVING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +177,6 @@ class Telemetry:
         """Raises RejectedError (malformed_identity)."""
         return Identity(self.vehicle_id, self.epoch, self.seq)
 
-    def validate(self) -> None:
-        """Raises RejectedError (invalid_value, malformed_identity) naming field, value and bound."""
-        from schemas.bounds import check_telemetry
-
-        check_telemetry(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -173,9 +187,3 @@ class Notice:
     kind: str = "release"
     target: str = ""
     detail: str = ""
-
-    def validate(self) -> None:
-        """Raises RejectedError (invalid_value) naming field, value and bound."""
-        from schemas.bounds import check_notice
-
-        check_notice(self)

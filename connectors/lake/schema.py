@@ -93,8 +93,19 @@ SAMPLE_FIELDS = (
     pa.field("payload_bytes", pa.int64()),  # a size
     pa.field("payload_uri", pa.string()),
     pa.field("payload", pa.binary()),
+    # Since sample version 3; null in files that were written before, and in rows that did not land.
+    pa.field("content_encoding", pa.string()),
+    pa.field("content_span_ns", pa.int64()),
+    pa.field("content_items", pa.int64()),
+    pa.field("incident_stream", pa.string()),
+    pa.field("predictions_json", pa.string()),
 )
-"""What the sample itself says; null unless the row landed. Its identity is among the columns above."""
+"""What the sample itself says; null unless the row landed. Its identity is among the columns above.
+
+`predictions_json` is the list of all predictions (`schemas.predictions.to_plain`). The columns from `model_name` to
+`score_novelty` repeat one of them, the first classification or else the serving model's: null when there is none.
+Its embedding and its probabilities stand only there, and are left empty in the JSON.
+"""
 
 ARRIVALS = pa.schema([*PLACE_FIELDS, *OUTCOME_FIELDS, *SAMPLE_FIELDS])
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
@@ -129,9 +129,9 @@ class LakeTable:
 
     @classmethod
     def create(cls, uri: str | Path, schema: pa.Schema) -> LakeTable:
-        """Make the table, or open it when it is there with these very columns.
+        """Make the table, or open it when it is there; columns that it lacks are added, null in every older row.
 
-        Raises MisconfiguredError naming the columns that differ.
+        Raises MisconfiguredError naming the columns that differ in type, and those that `schema` does not know.
         """
         folder = local_folder(uri)
         if not DeltaTable.is_deltatable(str(folder)):
@@ -148,7 +148,10 @@ class LakeTable:
         held = pa.schema(table._load(None).schema().to_arrow())
         wanted = {field.name: str(field.type) for field in schema}
         found = {field.name: str(field.type) for field in held}
-        if wanted != found:
+        missing = [field for field in schema if field.name not in found]
+        if missing and {k: v for k, v in wanted.items() if k in found} == found:
+            table._add_columns(missing)
+        elif wanted != found:
             differing = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
             raise MisconfiguredError(
                 f"lake table {folder} has other columns than expected: {', '.join(differing)}"
@@ -244,6 +247,22 @@ class LakeTable:
             except StaleSnapshotError:
                 continue
         return self.commit_files([written], expected_version=self.version())
+
+    def _add_columns(self, missing: Sequence[pa.Field]) -> None:
+        """Commit the table's columns with `missing` behind them, in one version that holds no new rows."""
+        delta = self._load(None)
+        fields = Schema.from_arrow(pa.schema(missing)).fields
+        try:
+            delta.alter.add_columns(
+                fields,
+                commit_properties=CommitProperties(max_commit_retries=0),
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+            )
+        except CommitFailedError as error:
+            raise StaleSnapshotError(
+                f"lake table {self.folder}: another commit was first while columns were added"
+            ) from error
+        _sync_log(self.folder, int(delta.version()))
 
     def _load(self, version: int | None) -> DeltaTable:
         try:

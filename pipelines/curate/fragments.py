@@ -37,6 +37,12 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
     "seq": pl.Int64(),
     "drive_id": pl.String(),
     "sensor_id": pl.String(),
+    "modality": pl.String(),
+    "content_type": pl.String(),
+    "content_span_ns": pl.Int64(),
+    "incident_id": pl.String(),
+    "incident_stream": pl.String(),
+    "window_role": pl.String(),
     "track_id": pl.String(),
     "capture_time_ns": pl.Int64(),
     "time_quality": pl.String(),
@@ -51,6 +57,10 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
     "embedding": pl.List(pl.Float32()),
     "rule_id": pl.String(),
     "selection_probability": pl.Float64(),
+    "predictions_json": pl.String(),
+    "privacy_policy": pl.String(),
+    "consent_ref": pl.String(),
+    "subject_refs": pl.List(pl.String()),
     "payload_sha256": pl.String(),
 }
 """What curation reads of an arrival, payload apart. Places and times of arrival are left out on purpose."""

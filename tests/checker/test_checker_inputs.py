@@ -39,7 +39,7 @@ from tests.checker.true_world import ledger
 EPOCH = "00000000000000aa"
 TOPIC_ID = "id-1"
 KEY = VehicleKey.generate()
-BASE = golden._examples()["sample-full"]
+BASE = golden._examples()["sample-3-full"]
 assert isinstance(BASE, Sample)
 
 

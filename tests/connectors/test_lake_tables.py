@@ -17,7 +17,7 @@ from connectors.lake.seen import MAX_EXACT_TERMS, landed_identities
 from connectors.lake.table import LakeTable, StaleSnapshotError, write_parquet
 from foundation.clock import ManualClock, SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
-from schemas.records import Sample
+from schemas.records import Content, Sample
 
 
 def label(sha256: str) -> pa.Table:
@@ -112,10 +112,28 @@ def test_a_table_that_is_not_there_or_not_local_is_named(tmp_path: Path, labels:
         labels.snapshot(9)
 
 
+def test_a_column_of_a_newer_release_is_added_to_a_table_and_null_in_its_older_rows(
+    tmp_path: Path, labels: LakeTable
+) -> None:
+    labels.append(label("a"))
+    wider = LABELS.append(pa.field("note", pa.string()))
+    grown = LakeTable.create(labels.folder, wider)
+    assert (grown.version(), grown.table_id()) == (2, labels.table_id())
+    assert grown.snapshot().read().column("note").to_pylist() == [None]
+    assert "note" not in grown.snapshot(1).read().column_names
+    grown.append(label("b").append_column("note", pa.array(["x"])))
+    assert sorted(grown.snapshot().read().column("note").to_pylist(), key=str) == [None, "x"]
+    assert LakeTable.create(labels.folder, wider).version() == 3
+    with pytest.raises(MisconfiguredError, match="note"):
+        LakeTable.create(labels.folder, LABELS)
+
+
 def test_every_field_of_a_sample_has_its_column() -> None:
     own = {field.name for field in SAMPLE_FIELDS}
-    flat = {name for name in own if not name.startswith("score_")} | {"scores"}
-    assert {field.name for field in fields(Sample)} == flat | {"vehicle_id", "epoch", "seq"}
+    shaped = {"content", "incident", "predictions", "vehicle_id", "epoch", "seq"}
+    assert {field.name for field in fields(Sample)} - shaped <= own
+    assert {f"content_{field.name}" for field in fields(Content)} <= own
+    assert {"incident_id", "incident_stream", "window_role", "predictions_json"} <= own
     assert len(set(ARRIVALS.names)) == len(ARRIVALS.names)
 
 

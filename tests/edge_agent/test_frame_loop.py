@@ -81,11 +81,13 @@ def test_a_sample_says_where_it_is_from_and_why_it_was_taken(tmp_path):
     (sample,) = samples(vehicle)
     assert (sample.vehicle_id, sample.drive_id, sample.track_id) == (VEHICLE, "drive-1", "t9")
     assert (sample.rule_id, sample.selection_probability) == ("random", 1.0)
-    assert (sample.model_digest, sample.model_name) == (vehicle.serving.digest, "tiny")
-    assert (sample.window_role, sample.incident_id) == (WindowRole.SINGLE, None)
+    said = sample.serving
+    assert said is not None
+    assert (said.model_digest, said.model_name) == (vehicle.serving.digest, "tiny")
+    assert sample.incident is None
     assert sample.payload == png(1)
-    assert sample.embedding
-    assert sample.scores.entropy is not None
+    assert said.embedding
+    assert "entropy" in said.scores
     assert (sample.consent_ref, sample.subject_refs, sample.campaign_id) == ("", (), "")
     assert sample.time_quality is TimeQuality.OK
 
@@ -112,8 +114,9 @@ def test_the_random_arm_of_a_window_carries_the_chance_of_the_window(tmp_path):
     kept = samples(vehicle)
     assert {round(s.selection_probability, 9) for s in kept} <= {round(1 - 0.7**n, 9) for n in (2, 3)}
     assert len({s.frame_id for s in kept}) == len(kept)
-    assert {s.window_role for s in kept} == {WindowRole.PRE, WindowRole.TRIGGER, WindowRole.POST}
-    assert all(s.incident_id for s in kept)
+    roles = {s.incident.role for s in kept if s.incident}
+    assert roles == {WindowRole.PRE, WindowRole.TRIGGER, WindowRole.POST}
+    assert all(s.incident for s in kept)
 
 
 def test_the_byte_budget_of_a_drive_is_never_passed_and_the_rest_is_counted(tmp_path):
@@ -285,8 +288,7 @@ def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
 
     def story(vehicle):
         return [
-            (s.frame_id, s.rule_id, s.window_role, s.incident_id, round(s.selection_probability, 9))
-            for s in samples(vehicle)
+            (s.frame_id, s.rule_id, s.incident, round(s.selection_probability, 9)) for s in samples(vehicle)
         ]
 
     whole = run(tmp_path_factory.mktemp("whole"), [])

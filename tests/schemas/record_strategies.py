@@ -6,6 +6,7 @@ import hashlib
 
 from hypothesis import strategies as st
 
+from schemas.predictions import Box, ClassificationOutput, DetectionOutput, ModelPrediction
 from schemas.reasons import (
     EvictReason,
     ModelState,
@@ -15,7 +16,7 @@ from schemas.reasons import (
     ValueClass,
     WindowRole,
 )
-from schemas.records import Health, LedgerCounts, ModelEvent, Notice, Sample, Scores, Telemetry
+from schemas.records import Content, Health, Incident, LedgerCounts, ModelEvent, Notice, Sample, Telemetry
 
 LONG = st.integers(0, 2**63 - 1)
 TIME = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -24,9 +25,30 @@ name = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 vehicle_id = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 epoch = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
 digest = st.binary(max_size=4).map(lambda data: hashlib.sha256(data).hexdigest())
-score = st.none() | st.floats(0, 1)
 float32s = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8).map(tuple)
 shares = st.lists(st.floats(0, 1, width=32), max_size=8).map(tuple)
+word = st.from_regex(r"[a-z][a-z0-9_]{0,31}", fullmatch=True)
+edge = st.floats(-(2.0**20), 2.0**20, width=32)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    left, right = sorted((draw(edge), draw(edge)))
+    top, bottom = sorted((draw(edge), draw(edge)))
+    return Box(draw(name), draw(st.floats(0, 1, width=32)), left, top, right, bottom)
+
+
+model_predictions = st.builds(
+    ModelPrediction,
+    role=st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True),
+    task=word,
+    model_name=name,
+    model_digest=digest,
+    scores=st.dictionaries(word | st.sampled_from(["entropy", "novelty"]), st.floats(0, 1), max_size=4),
+    embedding=float32s,
+    classification=st.none() | st.builds(ClassificationOutput, name, shares),
+    detection=st.none() | st.builds(DetectionOutput, st.lists(boxes(), max_size=3).map(tuple)),
+)
 
 
 @st.composite
@@ -47,10 +69,6 @@ def samples(draw: st.DrawFn) -> Sample:
         boot_id=draw(name),
         spool_time_ns=draw(TIME),
         frame_id=draw(name),
-        model_name=draw(name),
-        model_digest=draw(digest),
-        predicted_class=draw(name),
-        probabilities=draw(shares),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         payload_bytes=len(payload),
         payload=b"" if uri else payload,
@@ -59,10 +77,9 @@ def samples(draw: st.DrawFn) -> Sample:
         calibration_ref=draw(text),
         time_quality=draw(st.sampled_from(TimeQuality)),
         track_id=draw(st.none() | name),
-        incident_id=draw(st.none() | name),
-        window_role=draw(st.sampled_from(WindowRole)),
-        embedding=draw(float32s),
-        scores=Scores(draw(score), draw(score), draw(score), draw(score)),
+        content=draw(st.builds(Content, text, LONG, LONG)),
+        incident=draw(st.none() | st.builds(Incident, name, st.sampled_from(WindowRole), name)),
+        predictions=draw(st.lists(model_predictions, max_size=3).map(tuple)),
         campaign_id=draw(text),
         rule_id=draw(text),
         rule_score=draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),

@@ -8,19 +8,25 @@ import random
 from typing import Any
 
 import pytest
-from fastavro import schemaless_writer
+from fastavro import schemaless_reader, schemaless_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.errors import RejectedError
 from schemas import codec, golden
-from schemas.reasons import RejectReason, ValueClass
-from schemas.records import MAX_MODEL_EVENTS, LedgerCounts, ModelEvent, Sample, Scores, Telemetry
+from schemas.predictions import (
+    Box,
+    ClassificationOutput,
+    DetectionOutput,
+    flat_prediction,
+)
+from schemas.reasons import RejectReason, ValueClass, WindowRole
+from schemas.records import MAX_MODEL_EVENTS, Content, Incident, LedgerCounts, ModelEvent, Sample, Telemetry
 from schemas.registry import HEADER_BYTES, load, newest, schemas
 from tests.schemas.record_strategies import notices, samples, telemetries
 
 EXAMPLES = golden._examples()
-FULL = EXAMPLES["sample-full"]
+FULL = EXAMPLES["sample-3-full"]
 TELEMETRY = EXAMPLES["telemetry-full"]
 assert isinstance(FULL, Sample)
 assert isinstance(TELEMETRY, Telemetry)
@@ -48,8 +54,27 @@ def encode_at(version: int, sample: Sample) -> bytes:
     """The sample as an agent that knows `version` as its newest writes it."""
     (schema,) = (s for s in schemas().values() if (s.name, s.version) == ("sample", version))
     fields = {name: getattr(sample, name) for name in Sample.__slots__}
-    fields["scores"] = dataclasses.asdict(sample.scores)
     fields["value_class"] = sample.value_class.label
+    fields["content"] = dataclasses.asdict(sample.content)
+    fields["predictions"] = [dataclasses.asdict(one) for one in sample.predictions]
+    incident = sample.incident
+    fields["incident_id"] = incident.incident_id if incident else None
+    fields["window_role"] = incident.role if incident else "single"
+    fields["incident_stream"] = incident.stream if incident else ""
+    flat = flat_prediction(sample.predictions)
+    fields |= {
+        "model_name": "",
+        "model_digest": "",
+        "predicted_class": "",
+        "probabilities": (),
+        "embedding": (),
+    }
+    fields["scores"] = {name: flat.scores.get(name) if flat else None for name in codec.FLAT_SCORES}
+    if flat is not None:
+        fields |= {name: getattr(flat, name) for name in ("model_name", "model_digest", "embedding")}
+        if flat.classification is not None:
+            fields["predicted_class"] = flat.classification.class_name
+            fields["probabilities"] = flat.classification.probabilities
     out = io.BytesIO()
     schemaless_writer(out, schema.parsed, fields)
     return schema.header + out.getvalue()
@@ -68,10 +93,43 @@ def test_a_sample_is_written_as_the_avro_library_writes_it(sample: Sample) -> No
 
 
 @given(samples())
-def test_a_sample_of_version_1_is_read_with_the_default_of_what_it_lacks(sample: Sample) -> None:
-    assert newest("sample").version == 2
-    assert codec.decode(encode_at(1, sample)) == dataclasses.replace(sample, calibration_ref="")
-    assert codec.decode(encode_at(2, sample)) == sample
+def test_a_sample_of_an_old_version_is_read_as_the_classification_of_the_serving_model(
+    sample: Sample,
+) -> None:
+    assert newest("sample").version == 3
+    flat = flat_prediction(sample.predictions)
+    if flat is None or flat.classification is None:  # no old vehicle could write this
+        assert reason_of(encode_at(2, sample)) == RejectReason.INVALID_VALUE
+        return
+    scores = {name: score for name, score in flat.scores.items() if name in codec.FLAT_SCORES}
+    expected = dataclasses.replace(
+        sample,
+        content=Content(),
+        incident=sample.incident and dataclasses.replace(sample.incident, stream=sample.sensor_id),
+        predictions=(
+            dataclasses.replace(flat, role="serving", task="classification", scores=scores, detection=None),
+        ),
+    )
+    assert codec.decode(encode_at(1, sample)) == dataclasses.replace(expected, calibration_ref="")
+    assert codec.decode(encode_at(2, sample)) == expected
+
+
+@given(samples())
+def test_a_reader_of_version_2_reads_a_new_sample_with_the_first_classification(sample: Sample) -> None:
+    (old,) = (s for s in schemas().values() if (s.name, s.version) == ("sample", 2))
+    body = io.BytesIO(codec.encode_sample(sample)[HEADER_BYTES:])
+    fields = schemaless_reader(body, newest("sample").parsed, old.parsed)
+    first = next((one.classification for one in sample.predictions if one.classification), None)
+    assert fields["predicted_class"] == (first.class_name if first else "")
+    assert fields["probabilities"] == list(first.probabilities if first else ())
+    assert set(fields) == {field["name"] for field in old.raw["fields"]}
+
+
+@pytest.mark.parametrize("modality", ["signals", "pose", "event", "a kind of tomorrow"])
+def test_an_observation_that_no_model_looked_at_is_a_legal_sample(modality: str) -> None:
+    bare = dataclasses.replace(FULL, modality=modality, predictions=(), content=Content("", 10**9, 0))
+    assert codec.decode_sample(codec.encode_sample(bare)) == bare
+    assert bare.serving is None
 
 
 def reason_of(value: bytes) -> str:
@@ -145,18 +203,14 @@ LONG_TEXT = "x" * 257
         ({"drive_id": ""}, ["drive_id", "1 to 256"]),
         ({"rule_id": LONG_TEXT}, ["rule_id", "0 to 256"]),
         ({"track_id": ""}, ["track_id"]),
-        ({"model_digest": "A" * 64}, ["model_digest", "lower-case hex"]),
         ({"payload_sha256": "0" * 63}, ["payload_sha256"]),
         ({"payload_bytes": 3}, ["payload_bytes", "3", str(len(FULL.payload))]),
         ({"payload_uri": "s3://x"}, ["payload", "empty when payload_uri"]),
-        ({"probabilities": (0.5, 1.5)}, ["probabilities", "[0, 1]"]),
-        ({"probabilities": (0.5, float("nan"))}, ["probabilities", "nan"]),
-        ({"embedding": (float("inf"),)}, ["embedding", "finite"]),
-        ({"embedding": (float("inf"), float("-inf"))}, ["embedding", "finite"]),
-        ({"embedding": (0.0,) * 4097}, ["embedding", "4097", "4096"]),
-        ({"embedding": (1e300,)}, ["embedding"]),
-        ({"scores": Scores(entropy=1.01)}, ["scores.entropy", "1.01", "[0, 1]"]),
-        ({"scores": Scores(novelty=float("nan"))}, ["scores.novelty", "nan"]),
+        ({"content": Content("x" * 257)}, ["content.encoding", "0 to 256"]),
+        ({"content": Content(span_ns=-1)}, ["content.span_ns", "-1"]),
+        ({"incident": Incident("", WindowRole.PRE, "s")}, ["incident.incident_id", "1 to 256"]),
+        ({"incident": Incident("i", WindowRole.PRE, "")}, ["incident.stream"]),
+        ({"predictions": FULL.predictions * 33}, ["predictions", "33", "at most 32"]),
         ({"rule_score": float("inf")}, ["rule_score", "inf"]),
         ({"selection_probability": 0.0}, ["selection_probability", "0.0", "(0, 1]"]),
         ({"selection_probability": 1.1}, ["selection_probability", "1.1"]),
@@ -180,6 +234,56 @@ def test_a_field_out_of_bounds_is_named_and_never_encoded(change: dict[str, Any]
     for word in words:
         assert word in str(caught.value)
     assert caught.value.reason in (RejectReason.INVALID_VALUE, RejectReason.MALFORMED_IDENTITY)
+
+
+def box(**change: Any) -> DetectionOutput:
+    return DetectionOutput((Box("car", 0.5, 0.0, 0.0, 1.0, 1.0), Box(**{**BOX, **change})))
+
+
+BOX: dict[str, Any] = {
+    "class_name": "car",
+    "score": 0.5,
+    "left": 0.0,
+    "top": 0.0,
+    "right": 1.0,
+    "bottom": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"role": "Serving"}, ["role", "Serving", "[a-z]"]),
+        ({"task": ""}, ["task"]),
+        ({"model_name": ""}, ["model_name", "1 to 256"]),
+        ({"model_digest": "A" * 64}, ["model_digest", "lower-case hex"]),
+        ({"embedding": (float("inf"),)}, ["embedding", "finite"]),
+        ({"embedding": (float("inf"), float("-inf"))}, ["embedding", "finite"]),
+        ({"embedding": (0.0,) * 4097}, ["embedding", "4097", "4096"]),
+        ({"embedding": (1e300,)}, ["embedding"]),
+        ({"scores": {"entropy": 1.01}}, ["scores.entropy", "1.01", "[0, 1]"]),
+        ({"scores": {"novelty": float("nan")}}, ["scores.novelty", "nan"]),
+        ({"scores": {"No": 0.5}}, ["scores", "No"]),
+        ({"scores": {f"s{n}": 0.5 for n in range(65)}}, ["scores", "65", "at most 64"]),
+        ({"classification": ClassificationOutput("", ())}, ["classification.class_name"]),
+        ({"classification": ClassificationOutput("red", (0.5, 1.5))}, ["probabilities", "[0, 1]"]),
+        ({"classification": ClassificationOutput("red", (0.5, float("nan")))}, ["probabilities", "nan"]),
+        ({"detection": box(score=1.5)}, ["boxes[1].score", "1.5", "[0, 1]"]),
+        ({"detection": box(left=2.0)}, ["boxes[1]", "left <= right"]),
+        ({"detection": box(bottom=float("nan"))}, ["boxes[1]", "nan"]),
+        ({"detection": box(class_name="")}, ["boxes[1].class_name"]),
+        ({"detection": DetectionOutput((Box(**BOX),) * 1001)}, ["boxes", "1001", "at most 1000"]),
+    ],
+)
+def test_a_prediction_out_of_bounds_is_named_and_never_encoded(
+    change: dict[str, Any], words: list[str]
+) -> None:
+    one = dataclasses.replace(FULL.predictions[0], **change)
+    with pytest.raises(RejectedError) as caught:
+        codec.encode_sample(dataclasses.replace(FULL, predictions=(FULL.predictions[0], one)))
+    for word in ["predictions[1]", *words]:
+        assert word in str(caught.value)
+    assert caught.value.reason == RejectReason.INVALID_VALUE
 
 
 @pytest.mark.parametrize(
@@ -220,7 +324,7 @@ def test_every_word_of_the_schema_is_a_word_of_the_code() -> None:
     assert fields["time_quality"]["symbols"] == list(TimeQuality)
     assert fields["window_role"]["symbols"] == list(WindowRole)
     assert fields["provenance"]["symbols"] == list(Provenance)
-    assert set(fields) == set(Sample.__slots__)
+    assert set(fields) >= set(Sample.__slots__) - {"incident"}
     assert set(Telemetry.__slots__) == {field["name"] for field in newest("telemetry").raw["fields"]}
 
 

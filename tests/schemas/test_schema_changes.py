@@ -112,7 +112,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_an_edited_version_is_refused_even_when_it_would_be_compatible(folder: Path) -> None:
     edit(folder / "sample.v1.avsc", doc="other words")
     assert compatibility.check_folder(folder) == [
-        "sample version 1 is frozen and was changed; add version 3 instead"
+        "sample version 1 is frozen and was changed; add version 4 instead"
     ]
     assert compatibility.main(["--folder", str(folder)]) == 1
 
@@ -157,18 +157,18 @@ def test_a_removed_version_is_refused(folder: Path) -> None:
 def test_a_new_version_is_frozen_once_and_only_when_compatible(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "sample.v3.avsc").write_text(
+    (folder / "sample.v4.avsc").write_text(
         json.dumps(added(name="speed_mps", type=["null", "double"], default=None))
     )
     assert compatibility.check_folder(folder) == [
-        "sample version 3 is not frozen (python -m schemas.compatibility --freeze)"
+        "sample version 4 is not frozen (python -m schemas.compatibility --freeze)"
     ]
     assert compatibility.main(["--folder", str(folder), "--freeze"]) == 0
-    assert "frozen: sample.v3.avsc" in capsys.readouterr().out
+    assert "frozen: sample.v4.avsc" in capsys.readouterr().out
     assert compatibility.freeze(folder) == []
-    (folder / "sample.v4.avsc").write_text(json.dumps(changed(seq="string")))
+    (folder / "sample.v5.avsc").write_text(json.dumps(changed(seq="string")))
     assert compatibility.main(["--folder", str(folder), "--freeze"]) == 1
-    assert "sample version 2 and 4: backward: seq" in capsys.readouterr().err
+    assert "sample version 2 and 5: backward: seq" in capsys.readouterr().err
 
 
 def test_two_versions_that_no_reader_could_tell_apart_are_refused(
@@ -178,7 +178,7 @@ def test_two_versions_that_no_reader_could_tell_apart_are_refused(
     package = tmp_path / "package"
     shutil.copytree(compatibility.FOLDER, package / "avro")
     twin = json.loads((package / "avro" / "sample.v2.avsc").read_text())
-    (package / "avro" / "sample.v3.avsc").write_text(json.dumps({**twin, "doc": "another"}))
+    (package / "avro" / "sample.v4.avsc").write_text(json.dumps({**twin, "doc": "another"}))
     monkeypatch.setattr(registry.resources, "files", lambda _: package)
     registry.schemas.cache_clear()
     try:
@@ -213,5 +213,9 @@ def test_missing_vectors_are_a_problem_and_are_written_the_same_again(vectors: P
     empty.mkdir()
     assert golden.check(empty) == [f"{empty} lacks vectors"]
     assert golden.main(["--folder", str(empty), "--write"]) == 0
-    for path in vectors.iterdir():
+    written = {path.name for path in empty.iterdir()}
+    old = {path.name for path in vectors.iterdir()} - written  # of versions that nobody writes any more
+    assert {"sample-version-1.avro", "sample-full.avro"} <= old
+    assert golden.check(empty) == []
+    for path in (vectors / name for name in written - {"signed.json"}):  # the kept one signs an old version
         assert (empty / path.name).read_bytes() == path.read_bytes()

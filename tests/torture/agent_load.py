@@ -75,6 +75,7 @@ def _size(path: Path) -> int:
 
 
 def _sample(number: int, payload: bytes, digest: str):  # type: ignore[no-untyped-def]
+    from schemas.predictions import ClassificationOutput, ModelPrediction
     from schemas.records import Sample
 
     return Sample(
@@ -90,10 +91,15 @@ def _sample(number: int, payload: bytes, digest: str):  # type: ignore[no-untype
         boot_id="boot",
         spool_time_ns=1,
         frame_id=f"backlog-{number}",
-        model_name="model",
-        model_digest="0" * 64,
-        predicted_class="red",
-        probabilities=(0.5, 0.5),
+        predictions=(
+            ModelPrediction(
+                "serving",
+                "classification",
+                "model",
+                "0" * 64,
+                classification=ClassificationOutput("red", (0.5, 0.5)),
+            ),
+        ),
         payload_sha256=digest,
         payload_bytes=len(payload),
         payload=payload,

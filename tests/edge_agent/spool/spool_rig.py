@@ -22,6 +22,7 @@ from foundation.clock import ManualClock
 from foundation.events import EventLog
 from schemas import wire
 from schemas.identity import Identity
+from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.reasons import ValueClass
 from schemas.records import Sample
 from schemas.signing import VehicleKey
@@ -54,10 +55,15 @@ def sample(size_bytes: int = 100, value_class: ValueClass = ValueClass.NORMAL, s
         boot_id="boot",
         spool_time_ns=1,
         frame_id=f"frame-{seed}",
-        model_name="model",
-        model_digest="0" * 64,
-        predicted_class="red",
-        probabilities=(0.5, 0.5),
+        predictions=(
+            ModelPrediction(
+                "serving",
+                "classification",
+                "model",
+                "0" * 64,
+                classification=ClassificationOutput("red", (0.5, 0.5)),
+            ),
+        ),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         payload_bytes=size_bytes,
         payload=payload,

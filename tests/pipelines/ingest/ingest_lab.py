@@ -22,6 +22,7 @@ from pipelines.ingest.settings import IngestSettings
 from pipelines.runner import RunnerSettings
 from schemas.codec import encode_sample
 from schemas.identity import Identity
+from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
 from schemas.wire import KIND_SAMPLE, TOPICS, StoredRecord, WireRecord
@@ -53,10 +54,15 @@ def a_sample(
         boot_id="boot",
         spool_time_ns=2_000 + seq,
         frame_id=f"frame-{seq}",
-        model_name="m",
-        model_digest="0" * 64,
-        predicted_class="stop",
-        probabilities=(0.25, 0.75),
+        predictions=(
+            ModelPrediction(
+                "serving",
+                "classification",
+                "m",
+                "0" * 64,
+                classification=ClassificationOutput("stop", (0.25, 0.75)),
+            ),
+        ),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         payload_bytes=len(payload),
         payload=payload,
