@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from foundation.errors import RejectedError
 from modelkit.geometry import Placed
-from modelkit.tasks.task import Raw, Shapes, Task, per_picture, wrong_io
+from modelkit.tasks.accuracy import Accuracy
+from modelkit.tasks.judged import Judged
+from modelkit.tasks.task import Drawing, Raw, Shapes, Task, per_picture, wrong_io
 from modelkit.tasks.uncertainty import distribution_scores, label_scores
 from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.reasons import RefuseReason
@@ -98,6 +100,68 @@ class Classification(Task[ClassificationOutput, str]):
     def summary(self, output: ClassificationOutput) -> str:
         """The class."""
         return output.class_name
+
+    label_column: ClassVar[str] = "class_name"
+    label_columns: ClassVar[tuple[str, ...]] = ("class_name", "class_index")
+    prediction_columns: ClassVar[tuple[str, ...]] = ("predicted_class",)
+    moves_pictures: ClassVar[bool] = True
+
+    def label_of(self, value: Any) -> str:
+        """See `Task.label_of`."""
+        if not isinstance(value, str) or not value:
+            raise ValueError("it has no class")
+        return value
+
+    def label_problem(self, label: str, classes: Sequence[str]) -> str:
+        """See `Task.label_problem`."""
+        return "" if label in classes else f"class {label!r} is not in {list(classes)}"
+
+    def classes_of(self, label: str) -> tuple[str, ...]:
+        """The one class."""
+        return (label,)
+
+    def mark(self, drawing: Drawing, label: str, scale: float, offset: tuple[int, int]) -> None:
+        """Nothing: the sheet is of one class."""
+
+    def target(self, label: str, contract: ModelContract, placed: Placed) -> int:
+        """The class number."""
+        return contract.classes.index(label)
+
+    def groups(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
+        """The class numbers."""
+        index = {name: number for number, name in enumerate(classes)}
+        return np.array([index[label] for label in labels], dtype=np.int64)
+
+    def loss(
+        self, outputs: Mapping[str, Any], targets: Sequence[int], contract: ModelContract, smoothing: float
+    ) -> Any:
+        """Cross-entropy with label smoothing."""
+        import torch
+        from torch.nn import functional
+
+        truth = torch.tensor(targets, dtype=torch.int64)
+        return functional.cross_entropy(outputs["logits"], truth, label_smoothing=smoothing)
+
+    def quality(
+        self,
+        labels: Sequence[str],
+        outputs: Sequence[ClassificationOutput | None],
+        classes: Sequence[str],
+    ) -> float:
+        """Recall averaged over the classes that have a row."""
+        by_class: dict[str, list[bool]] = {}
+        for label, output in zip(labels, outputs, strict=True):
+            by_class.setdefault(label, []).append(output is not None and output.class_name == label)
+        return float(np.mean([np.mean(found) for found in by_class.values()]))
+
+    def judge(
+        self,
+        labels: Sequence[str],
+        outputs: Sequence[ClassificationOutput | None],
+        classes: Sequence[str],
+    ) -> Judged:
+        """Accuracy."""
+        return Accuracy(labels, outputs, classes)
 
 
 def _probabilities(values: NDArray[np.float64], kind: str) -> NDArray[np.float64]:

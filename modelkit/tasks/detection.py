@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foundation.errors import RejectedError
 from modelkit.geometry import Placed
+from modelkit.tasks.average_precision import AveragePrecision
 from modelkit.tasks.boxes import area, clip, overlap, suppress
 from modelkit.tasks.detection_heads import COLUMNS, CONVENTIONS, HEADS, UNITS, Rows, columns_problem
-from modelkit.tasks.task import Raw, Shapes, Task, wrong_io
+from modelkit.tasks.judged import Judged
+from modelkit.tasks.task import Drawing, Raw, Shapes, Task, wrong_io
 from modelkit.tasks.uncertainty import label_scores
 from schemas.predictions import Box, DetectionOutput, ModelPrediction
 from schemas.reasons import RefuseReason
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 MATCH_OVERLAP = 0.5
 """Two boxes of one class are the same object when they overlap by at least this."""
 ALL_BOXES = 1_000
+EDGES = ("left", "top", "right", "bottom")
+_OUTLINE = "#ffd23f"
 _NORMALISED = 1.5
 _FAR = 4.0
 MANY_BOXES = 50
@@ -163,6 +168,82 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         for box in output.boxes:
             counts[box.class_name] = counts.get(box.class_name, 0) + 1
         return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
+
+    label_column: ClassVar[str] = "boxes"
+    label_columns: ClassVar[tuple[str, ...]] = ("boxes",)
+    prediction_columns: ClassVar[tuple[str, ...]] = ("predicted_boxes",)
+    moves_pictures: ClassVar[bool] = False
+
+    def label_of(self, value: Any) -> tuple[Box, ...]:
+        """See `Task.label_of`. A labelled box has the score 1."""
+        return tuple(Box(str(row["class_name"]), 1.0, *(float(row[edge]) for edge in EDGES)) for row in value)
+
+    def label_problem(self, label: tuple[Box, ...], classes: Sequence[str]) -> str:
+        """See `Task.label_problem`."""
+        for box in label:
+            if box.class_name not in classes:
+                return f"class {box.class_name!r} is not in {list(classes)}"
+            if not (np.isfinite(edges([box])).all() and box.left < box.right and box.top < box.bottom):
+                return f"box {edges([box])[0].tolist()} has no area"
+        return ""
+
+    def classes_of(self, label: tuple[Box, ...]) -> tuple[str, ...]:
+        """See `Task.classes_of`."""
+        return tuple(sorted({box.class_name for box in label}))
+
+    def mark(self, drawing: Drawing, label: tuple[Box, ...], scale: float, offset: tuple[int, int]) -> None:
+        """An outline per box."""
+        for box in label:
+            place = edges([box])[0] * scale + np.tile(offset, 2)
+            drawing.rectangle(place.tolist(), outline=_OUTLINE, width=1)
+
+    def target(self, label: tuple[Box, ...], contract: ModelContract, placed: Placed) -> NDArray[np.float32]:
+        """Rows (N, 5): class number and edges in pixels of the input."""
+        numbers = [[contract.classes.index(box.class_name)] for box in label]
+        found = np.concatenate(
+            [np.array(numbers, dtype=np.float64).reshape(-1, 1), placed.to_input(edges(label))], axis=1
+        )
+        return found.astype(np.float32)
+
+    def groups(self, labels: Sequence[tuple[Box, ...]], classes: Sequence[str]) -> NDArray[np.int64]:
+        """The number of the picture's rarest class; pictures without objects are a group of their own."""
+        counts = {name: sum(name in self.classes_of(label) for label in labels) for name in classes}
+        rarest = [min(self.classes_of(label), key=lambda name: counts[name], default="") for label in labels]
+        index = {name: number for number, name in enumerate(classes)}
+        return np.array([index.get(name, len(index)) for name in rarest], dtype=np.int64)
+
+    def loss(
+        self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ModelContract, smoothing: float
+    ) -> Any:
+        """Focal loss of the scores and overlap loss of the boxes; see `detection_loss`."""
+        from modelkit.tasks.detection_loss import detection_loss
+
+        return detection_loss(outputs["boxes"], outputs["scores"], targets, contract)
+
+    def quality(
+        self,
+        labels: Sequence[tuple[Box, ...]],
+        outputs: Sequence[DetectionOutput | None],
+        classes: Sequence[str],
+    ) -> float:
+        """Mean agreement (F1) with the labels."""
+        return float(
+            np.mean(
+                [
+                    0.0 if output is None else self.agreement(DetectionOutput(label), output)
+                    for label, output in zip(labels, outputs, strict=True)
+                ]
+            )
+        )
+
+    def judge(
+        self,
+        labels: Sequence[tuple[Box, ...]],
+        outputs: Sequence[DetectionOutput | None],
+        classes: Sequence[str],
+    ) -> Judged:
+        """Mean average precision at an overlap of 0.5."""
+        return AveragePrecision(labels, outputs, classes)
 
 
 def edges(boxes: Sequence[Box]) -> np.ndarray[Any, np.dtype[np.float64]]:

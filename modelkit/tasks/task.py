@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation.errors import RejectedError
 from modelkit.geometry import Placed
+from modelkit.tasks.judged import Judged
 from schemas.predictions import ModelPrediction
 from schemas.reasons import RefuseReason
 
@@ -21,6 +22,14 @@ Raw = Mapping[str, NDArray[Any]]
 """What a graph returned, by role; the batch is the first axis unless the head says otherwise."""
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes that a graph declares, by role; -1 where a size is free."""
+
+
+class Drawing(Protocol):
+    """What `mark` needs of a drawing library (Pillow's ImageDraw)."""
+
+    def rectangle(self, xy: Sequence[float], *, outline: str, width: int) -> None:
+        """Draw an outline."""
+
 
 Output = TypeVar("Output")
 Label = TypeVar("Label")
@@ -76,6 +85,62 @@ class Task(ABC, Generic[Output, Label]):
     @abstractmethod
     def summary(self, output: Output) -> str:
         """The output in a few words, for logs."""
+
+    # Datasets.
+
+    label_column: ClassVar[str]
+    """The column of lake and shards that holds the label; null where nobody looked yet."""
+    label_columns: ClassVar[tuple[str, ...]]
+    """What a shard says of the label, by the names of the table in `pipelines.curate.shards`."""
+    prediction_columns: ClassVar[tuple[str, ...]]
+    """What a shard says of the serving model's prediction."""
+
+    @abstractmethod
+    def label_of(self, value: Any) -> Label:
+        """The label from the plain value of `label_column`. Raises KeyError, TypeError or ValueError."""
+
+    @abstractmethod
+    def label_problem(self, label: Label, classes: Sequence[str]) -> str:
+        """Why the label cannot be used with these classes, "" when it can."""
+
+    @abstractmethod
+    def classes_of(self, label: Label) -> tuple[str, ...]:
+        """The classes that the label names, each once, in order of name."""
+
+    @abstractmethod
+    def mark(self, drawing: Drawing, label: Label, scale: float, offset: tuple[int, int]) -> None:
+        """Draw the label upon its picture on a card: picture pixels times `scale`, moved by `offset`."""
+
+    # Training and evaluation.
+
+    moves_pictures: ClassVar[bool]
+    """Whether training may shift a picture without changing its label."""
+
+    @abstractmethod
+    def target(self, label: Label, contract: ModelContract, placed: Placed) -> Any:
+        """The label in the terms of the model's input, as `loss` takes it."""
+
+    @abstractmethod
+    def groups(self, labels: Sequence[Label], classes: Sequence[str]) -> NDArray[np.int64]:
+        """One number per row; rows of one number are as rare as one another (for balanced drawing)."""
+
+    @abstractmethod
+    def loss(
+        self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ModelContract, smoothing: float
+    ) -> Any:
+        """The loss of a batch as a torch scalar; `outputs` are tensors by role. Imports torch."""
+
+    @abstractmethod
+    def quality(
+        self, labels: Sequence[Label], outputs: Sequence[Output | None], classes: Sequence[str]
+    ) -> float:
+        """One number in [0, 1] by which training chooses an epoch."""
+
+    @abstractmethod
+    def judge(
+        self, labels: Sequence[Label], outputs: Sequence[Output | None], classes: Sequence[str]
+    ) -> Judged:
+        """The metric of this task on labelled pictures."""
 
 
 def wrong_io(message: str) -> RejectedError:
