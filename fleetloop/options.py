@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from services.notices import Notified
+    from workspace.layout import Workspace
 
 WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Folder made by `fleetloop init`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -38,3 +39,12 @@ def say_notice(notified: Notified) -> None:
         typer.echo(
             f"no notice was sent, the vehicles look at their own interval: {notified.problem}", err=True
         )
+
+
+def record(place: Workspace, message: str) -> None:
+    """Commit to the workspace's git what a command wrote; tell standard error why git is not clean, if it is not."""
+    from services.record import record_changes
+
+    done = record_changes(place, message)
+    if done.why:
+        typer.echo(f"git of the workspace is not clean: {done.why}", err=True)

@@ -20,6 +20,10 @@ GIT_IGNORE = """\
 /reports/data_docs/
 /reports/label_requests/
 /registry/tuf/targets/
+# What DVC holds.
+/datasets/
+/models/
+/registry/models/
 /out/
 # Locks of writers at work.
 .fleet.lock
@@ -60,6 +64,8 @@ cost = 1.0
 # sasl_mechanism = "SCRAM-SHA-512"
 # sasl_user = "fleetloop"
 """
+LAUNCHER = "launch"
+"""Starts FleetLoop for the stages of dvc.yaml."""
 CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
 
 
@@ -94,6 +100,7 @@ def make_workspace(
         (root / part).mkdir(parents=True, exist_ok=True)
     _write_once(root / ".gitignore", GIT_IGNORE)
     _write_once(root / "dvc.yaml", template("dvc.yaml"))
+    _write_once(root / LAUNCHER, template(LAUNCHER))
     params = template("params.yaml")
     if classes:
         params = CLASSES_LINE.sub(
@@ -108,7 +115,7 @@ def make_workspace(
 
 
 def template(name: str) -> str:
-    """The text of dvc.yaml or params.yaml that every workspace starts from."""
+    """The text of dvc.yaml, params.yaml or launch that every workspace starts from."""
     package = resources.files("workspace")
     inside = package / "template" / name
     if inside.is_file():
@@ -120,6 +127,7 @@ def _make_repositories(workspace: Workspace, remote: Path) -> None:
     repository = DvcRepository(workspace)
     with repository.writing():
         repository.begin(remote)
+        repository.remember_python()
 
 
 def _make_keys(workspace: Workspace) -> None:
@@ -145,6 +153,7 @@ def _first_commit(workspace: Workspace) -> None:
             ".gitignore",
             "dvc.yaml",
             "params.yaml",
+            LAUNCHER,
             ".dvc/config",
             ".dvc/.gitignore",
             ".dvcignore",

@@ -19,12 +19,13 @@ from training.evaluation import OVERALL, Evaluation, Latency, SliceResult, answe
 from training.gate import Budgets, GateResult, decide, target_slices
 from training.params import EvaluateParams, GateParams
 from training.plots import plot_by_class
-from training.registry import load_serving
+from training.registry import load_base
 from training.rows import Row, dataset_digest, iter_rows
-from training.stages import INT8_FILE, Places, read_candidate
+from training.stages import INT8_FILE, read_candidate
+from workspace.layout import Workspace
 
 
-def run_evaluate(places: Places, params: EvaluateParams, gate_params: GateParams) -> dict[str, Any]:
+def run_evaluate(place: Workspace, params: EvaluateParams, gate_params: GateParams) -> dict[str, Any]:
     """Write evaluation.json, gate.json and accuracy_by_class.png; returns both documents.
 
     A refusal of the gate is a result, not an error: package and release act on it.
@@ -32,33 +33,35 @@ def run_evaluate(places: Places, params: EvaluateParams, gate_params: GateParams
     Raises:
         MisconfiguredError: a stage has not run, the test split is empty, or the candidate is of another base.
     """
-    base = load_serving(places.registry)
-    candidate = read_candidate(places, INT8_FILE)
+    base = load_base(place.registry_path)
+    candidate = read_candidate(place, INT8_FILE)
     if candidate.contract.base_digest != base.model.digest:
         raise MisconfiguredError(
             f"the candidate was made from {candidate.contract.base_digest}, "
-            f"but {base.model.digest} serves; train again"
+            f"but the base is {base.model.digest}; train again"
         )
     predictors = (_predictor(base.model), _predictor(candidate))
-    rows = iter_rows(places.dataset, Split.TEST)
+    rows = iter_rows(place.dataset_path, Split.TEST)
     first = next(rows, None)
     if not first:
-        raise MisconfiguredError(f"the test split of {places.dataset} is empty: nothing can be proven on it")
+        raise MisconfiguredError(
+            f"the test split of {place.dataset_path} is empty: nothing can be proven on it"
+        )
     batches: Iterator[Sequence[Row]] = chain([first], rows)
     evaluation = evaluate(answer(batches, *predictors, params.cluster), params)
     latency = measure_latency(predictors[0].loaded, predictors[1].loaded, first[0], params.latency_runs)
     targets = target_slices(base.model.contract, gate_params)
     budgets = Budgets(
-        len(candidate.data), latency.ratio, _agreement(places.reports / "parity.json", candidate.digest)
+        len(candidate.data), latency.ratio, _agreement(place.reports_path / "parity.json", candidate.digest)
     )
     gate = decide(evaluation, targets, budgets, gate_params)
-    documents = _documents(places, base.model, candidate, evaluation, latency, gate, targets)
-    places.reports.mkdir(parents=True, exist_ok=True)
+    documents = _documents(place, base.model, candidate, evaluation, latency, gate, targets)
+    place.reports_path.mkdir(parents=True, exist_ok=True)
     plot_by_class(
-        evaluation, places.reports / "accuracy_by_class.png", base.record.name, candidate.contract.name
+        evaluation, place.reports_path / "accuracy_by_class.png", base.record.name, candidate.contract.name
     )
-    write_json_atomic(places.reports / "evaluation.json", documents["evaluation"])
-    write_json_atomic(places.reports / "gate.json", documents["gate"])
+    write_json_atomic(place.reports_path / "evaluation.json", documents["evaluation"])
+    write_json_atomic(place.reports_path / "gate.json", documents["gate"])
     return documents
 
 
@@ -79,7 +82,7 @@ def _agreement(path: Path, digest: str) -> float:
 
 
 def _documents(
-    places: Places,
+    place: Workspace,
     base: VerifiedModel,
     candidate: VerifiedModel,
     evaluation: Evaluation,
@@ -92,7 +95,7 @@ def _documents(
         "base_name": base.contract.name,
         "candidate_digest": candidate.digest,
         "candidate_name": candidate.contract.name,
-        "dataset_digest": dataset_digest(places.dataset),
+        "dataset_digest": dataset_digest(place.dataset_path),
     }
     latency_seconds = {
         "base_p50_s": latency.base_p50_s,

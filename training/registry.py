@@ -1,6 +1,8 @@
 """Models on disk with their record: what they were trained on, from which base, with which weights.
 
-registry/serving.json                 {"name", "digest"} of the model that the fleet serves
+registry/serving.json                 {"name", "digest"} of the model that the fleet serves, as its rollout left it
+registry/base.json                    the same of the model that training starts from and evaluation compares with:
+                                      written on purpose only, so that a rollout makes no trained model stale
 registry/models/<name>/model.onnx     the served artefact (int8), contract inside
                        weights.npz    the weights that fine-tuning starts from
                        model.json     the record: architecture, training drives, digests
@@ -103,22 +105,37 @@ def serving_name(registry: Path) -> tuple[str, str]:
     Raises:
         MisconfiguredError: no model serves yet, or the file is not of that form.
     """
-    path = registry / "serving.json"
+    return _name_in(
+        registry / "serving.json",
+        "no model serves yet; train a first one with `fleetloop train --from-scratch`",
+    )
+
+
+def base_name(registry: Path) -> tuple[str, str]:
+    """Name and digest of the base model, from base.json.
+
+    Raises:
+        MisconfiguredError: no base was chosen yet, or the file is not of that form.
+    """
+    return _name_in(
+        registry / "base.json",
+        "no base model yet; choose one with `fleetloop base`, or train a first one with `fleetloop train --from-scratch`",
+    )
+
+
+def load_base(registry: Path) -> BaseModel:
+    """The base model: its bytes are those that base.json and its record name."""
+    return load_model(registry, *base_name(registry))
+
+
+def _name_in(path: Path, advice: str) -> tuple[str, str]:
     if not path.exists():
-        raise MisconfiguredError(
-            f"there is no {path}: no model serves yet; train a first one with --from-scratch"
-        )
+        raise MisconfiguredError(f"there is no {path}: {advice}")
     match read_json(path):
         case {"name": str(name), "digest": str(digest)} if _NAME.match(name) and _DIGEST.match(digest):
             return name, digest
         case document:
             raise MisconfiguredError(f"{path} holds {str(document)[:200]}, expected a name and a digest")
-
-
-def load_serving(registry: Path) -> BaseModel:
-    """The serving model: its bytes are those that serving.json and its record name."""
-    name, digest = serving_name(registry)
-    return load_model(registry, name, digest)
 
 
 def load_model(registry: Path, name: str, digest: str) -> BaseModel:
@@ -188,7 +205,9 @@ def check_training_drives(drives: Iterable[str], split_of: SplitOf) -> None:
     wrong = sorted({drive for drive in drives if split_of(drive) is Split.TEST})
     if wrong:
         raise GuaranteeBrokenError(
-            f"{len(wrong)} drives in the training shards hash to test, first {wrong[:3]}"
+            f"{len(wrong)} drives among the rows to train on hash to test, first {wrong[:3]}: leave them out"
+            " (`fleetloop dataset drives` shows the split of every drive, of the lake or of a file); before the first"
+            " dataset version the section split of params.yaml may change too"
         )
 
 
@@ -217,5 +236,10 @@ def register_model(registry: Path, model: bytes, weights: bytes, record: ModelRe
 
 
 def set_serving(registry: Path, record: ModelRecord) -> None:
-    """From now on fine-tuning starts from this model, and evaluation compares with it."""
+    """From now on the fleet is served this model, and vehicles are enrolled with it."""
     write_json_atomic(registry / "serving.json", {"name": record.name, "digest": record.digest})
+
+
+def set_base(registry: Path, record: ModelRecord) -> None:
+    """From now on fine-tuning starts from this model, and evaluation compares with it."""
+    write_json_atomic(registry / "base.json", {"name": record.name, "digest": record.digest})

@@ -8,7 +8,7 @@ reports/            training.json, parity.json, evaluation.json, gate.json, accu
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,41 +29,19 @@ from training.registry import (
     SplitOf,
     check_lineage,
     check_training_drives,
-    load_serving,
+    load_base,
     next_name,
 )
 from training.rows import TrainingSet, dataset_digest, drives_of, load_training_set
+from workspace.layout import Workspace
 
 FP32_FILE = "fp32.onnx"
 INT8_FILE = "int8.onnx"
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a workspace keeps what the stages read and write."""
-
-    dataset: Path
-    registry: Path
-    candidate: Path
-    package: Path
-    reports: Path
-
-    @classmethod
-    def of(cls, root: Path) -> Places:
-        """The places of the workspace at `root`."""
-        models = root / "models"
-        return cls(
-            root / "datasets" / "current",
-            root / "registry",
-            models / "candidate",
-            models / "package",
-            root / "reports",
-        )
-
-
-def read_candidate(places: Places, file: str) -> VerifiedModel:
+def read_candidate(place: Workspace, file: str) -> VerifiedModel:
     """A candidate's artefact, verified. Raises MisconfiguredError when its stage has not run yet."""
-    path = places.candidate / file
+    path = place.candidate_path / file
     if not path.is_file():
         raise MisconfiguredError(
             f"there is no {path}; run `fleetloop {'train' if file == FP32_FILE else 'quantise'}`"
@@ -71,8 +49,8 @@ def read_candidate(places: Places, file: str) -> VerifiedModel:
     return verify_model(path.read_bytes(), None)
 
 
-def run_train(places: Places, params: TrainParams, split_of: SplitOf) -> dict[str, object]:
-    """Fine-tune the serving model on the dataset's train split; returns what it wrote into training.json.
+def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[str, object]:
+    """Fine-tune the base model on the dataset's train split; returns what it wrote into training.json.
 
     Raises:
         RejectedError: the base saw a test drive, or does not say what it saw (guarantee 5).
@@ -83,11 +61,11 @@ def run_train(places: Places, params: TrainParams, split_of: SplitOf) -> dict[st
     from training.network import Architecture, build
     from training.weights import pack_weights, weights_digest
 
-    base = load_serving(places.registry)
-    check_lineage(base, split_of, drives_of(places.dataset, Split.TEST))
+    base = load_base(place.registry_path)
+    check_lineage(base, split_of, drives_of(place.dataset_path, Split.TEST))
     contract = base.model.contract
-    train = load_training_set(places.dataset, Split.TRAIN, contract)
-    validation = load_training_set(places.dataset, Split.VALIDATION, contract)
+    train = load_training_set(place.dataset_path, Split.TRAIN, contract)
+    validation = load_training_set(place.dataset_path, Split.VALIDATION, contract)
     check_training_drives({*train.drives, *validation.drives}, split_of)
     architecture = Architecture.from_json(base.record.architecture)
     network = build(architecture, base.weights(), params.seed)
@@ -96,19 +74,19 @@ def run_train(places: Places, params: TrainParams, split_of: SplitOf) -> dict[st
     drives = sorted({*base.record.training_drives, *train.drives, *validation.drives})
     made = _fine_tuned_contract(base, train, drives, params)
     exported = export_onnx(tuned, made)
-    places.candidate.mkdir(parents=True, exist_ok=True)
+    place.candidate_path.mkdir(parents=True, exist_ok=True)
     record = ModelRecord(
         name=made.name,
         digest=sha256_hex(exported),
         weights_digest=weights_digest(found.weights),
         architecture=architecture.as_json(),
         training_drives=tuple(drives),
-        dataset_digest=dataset_digest(places.dataset),
+        dataset_digest=dataset_digest(place.dataset_path),
         base_digest=base.model.digest,
     )
-    write_atomic(places.candidate / WEIGHTS_FILE, pack_weights(found.weights))
-    write_atomic(places.candidate / FP32_FILE, exported)
-    write_json_atomic(places.candidate / RECORD_FILE, record.to_json())
+    write_atomic(place.candidate_path / WEIGHTS_FILE, pack_weights(found.weights))
+    write_atomic(place.candidate_path / FP32_FILE, exported)
+    write_json_atomic(place.candidate_path / RECORD_FILE, record.to_json())
     report: dict[str, object] = {
         "model_name": made.name,
         "base_name": base.record.name,
@@ -127,8 +105,8 @@ def run_train(places: Places, params: TrainParams, split_of: SplitOf) -> dict[st
         "epochs": [asdict(epoch) for epoch in found.epochs],
         "params": asdict(params),
     }
-    places.reports.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(places.reports / "training.json", report)
+    place.reports_path.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(place.reports_path / "training.json", report)
     return {**report, "seconds": found.seconds}
 
 
@@ -151,7 +129,7 @@ def _fine_tuned_contract(
     )
 
 
-def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
+def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
     """Make the target's int8 artefact from the fp32 candidate; returns what it wrote into parity.json."""
     from training.fit import infer
     from training.network import Architecture, build
@@ -159,14 +137,14 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
     from training.quantise import pick_rows, quantise
     from training.weights import load_weights
 
-    fp32 = read_candidate(places, FP32_FILE)
-    record = ModelRecord.read(places.candidate / RECORD_FILE)
+    fp32 = read_candidate(place, FP32_FILE)
+    record = ModelRecord.read(place.candidate_path / RECORD_FILE)
     if record.digest != fp32.digest:
         raise CorruptError(
-            f"is the record of {record.digest}, not of {fp32.digest}", path=places.candidate / RECORD_FILE
+            f"is the record of {record.digest}, not of {fp32.digest}", path=place.candidate_path / RECORD_FILE
         )
     contract = fp32.contract
-    train = load_training_set(places.dataset, Split.TRAIN, contract)
+    train = load_training_set(place.dataset_path, Split.TRAIN, contract)
     if not len(train):
         raise MisconfiguredError("the train split is empty: nothing to calibrate on")
     calibration = train.pixels[pick_rows(len(train), params.calibration_rows, params.seed)]
@@ -177,11 +155,11 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
         allowed_providers=params.allowed_providers,
         cpu_fallback=params.cpu_fallback,
     )
-    validation = load_training_set(places.dataset, Split.VALIDATION, contract)
+    validation = load_training_set(place.dataset_path, Split.VALIDATION, contract)
     # Validation first, filled up from train: agreement of thirty rows would say little.
     filled_up = pick_rows(len(train), max(0, params.parity_rows - len(validation)), params.seed + 1)
     pixels = np.concatenate([validation.pixels[: params.parity_rows], train.pixels[filled_up]])
-    weights = load_weights(places.candidate / WEIGHTS_FILE, record.weights_digest)
+    weights = load_weights(place.candidate_path / WEIGHTS_FILE, record.weights_digest)
     torch_logits = infer(
         build(Architecture.from_json(record.architecture), weights), pixels, contract.preprocessing
     )
@@ -201,27 +179,27 @@ def run_quantise(places: Places, params: QuantiseParams) -> dict[str, object]:
             asdict(compare("torch", torch_logits, "int8", int8_logits)),
         ],
     }
-    write_atomic(places.candidate / INT8_FILE, int8.data)
-    places.reports.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(places.reports / "parity.json", report)
+    write_atomic(place.candidate_path / INT8_FILE, int8.data)
+    place.reports_path.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(place.reports_path / "parity.json", report)
     return report
 
 
-def run_package(places: Places) -> dict[str, object]:
+def run_package(place: Workspace) -> dict[str, object]:
     """Put the shipped artefact and its evidence side by side; refuses evidence of another model.
 
     Raises:
         CorruptError: evaluation.json, gate.json or model.json is about other bytes than int8.onnx.
     """
-    model = read_candidate(places, INT8_FILE)
-    record = ModelRecord.read(places.candidate / RECORD_FILE)
-    evaluation = _evidence(places.reports / "evaluation.json", model.digest)
-    gate = _evidence(places.reports / "gate.json", model.digest)
+    model = read_candidate(place, INT8_FILE)
+    record = ModelRecord.read(place.candidate_path / RECORD_FILE)
+    evaluation = _evidence(place.reports_path / "evaluation.json", model.digest)
+    gate = _evidence(place.reports_path / "gate.json", model.digest)
     if (
         record.training_drives
         and digest_of_json(sorted(record.training_drives)) != model.contract.training_drives_digest
     ):
-        raise CorruptError("is not the record of this candidate", path=places.candidate / RECORD_FILE)
+        raise CorruptError("is not the record of this candidate", path=place.candidate_path / RECORD_FILE)
     shipped = dataclasses.replace(record, name=model.contract.name, digest=model.digest)
     package: dict[str, object] = {
         "format": 1,
@@ -236,11 +214,11 @@ def run_package(places: Places) -> dict[str, object]:
         "gate": {"passed": gate["passed"], "reason": gate["reason"]},
         "evaluation": evaluation["summary"],
     }
-    places.package.mkdir(parents=True, exist_ok=True)
-    write_atomic(places.package / MODEL_FILE, model.data)
-    write_atomic(places.package / WEIGHTS_FILE, (places.candidate / WEIGHTS_FILE).read_bytes())
-    write_json_atomic(places.package / RECORD_FILE, shipped.to_json())
-    write_json_atomic(places.package / "package.json", package)
+    place.package_path.mkdir(parents=True, exist_ok=True)
+    write_atomic(place.package_path / MODEL_FILE, model.data)
+    write_atomic(place.package_path / WEIGHTS_FILE, (place.candidate_path / WEIGHTS_FILE).read_bytes())
+    write_json_atomic(place.package_path / RECORD_FILE, shipped.to_json())
+    write_json_atomic(place.package_path / "package.json", package)
     return package
 
 

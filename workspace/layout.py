@@ -1,9 +1,9 @@
 """Where everything of a workspace is: one folder, which is the user's own git and DVC repository.
 
-    fleetloop.toml dvc.yaml params.yaml lake.lock .gitignore
+    fleetloop.toml dvc.yaml params.yaml launch lake.lock .gitignore
     lake/       tables (arrivals, labels, reference); never in git, never in DVC
     datasets/   current/ is an output of DVC
-    registry/   vehicles.json, tags.json, serving.json, models/, datasets/ (one manifest per version), rollouts/, tuf/
+    registry/   vehicles.json, tags.json, serving.json, base.json, models/, datasets/ (one manifest per version), rollouts/, tuf/
     models/     candidate/ and package/, outputs of DVC
     reports/    what the stages found
     .fleetloop/ locks, caches, unfinished work: may be removed when nothing runs
@@ -197,6 +197,11 @@ class Workspace:
     def serving_path(self) -> Path:
         """Name and digest of the model that the fleet is served."""
         return self.registry_path / "serving.json"
+
+    @property
+    def base_path(self) -> Path:
+        """Name and digest of the model that training starts from: chosen on purpose, never by a rollout."""
+        return self.registry_path / "base.json"
 
     @property
     def candidate_path(self) -> Path:

@@ -18,6 +18,7 @@ from fleetloop.options import (
     RunnerName,
     Workers,
     WorkspacePath,
+    record,
 )
 
 app = typer.Typer(add_completion=False)
@@ -40,7 +41,9 @@ def curate(
     from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
-    result = service.curate(Workspace.open(workspace), settings, with_lock=lock)
+    place = Workspace.open(workspace)
+    result = service.curate(place, settings, with_lock=lock)
+    record(place, "Lock the lake")
     if as_json:
         print(json.dumps(result.manifest, indent=2, sort_keys=True))
         return

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath
+from fleetloop.options import AsJson, WorkspacePath, record
 
 if TYPE_CHECKING:
     from services.dataset import Version
@@ -36,6 +36,7 @@ def lock(workspace: WorkspacePath = HERE, as_json: AsJson = False) -> None:
 
     place = Workspace.open(workspace)
     done = service.lock(place)
+    record(place, "Lock the lake")
     if as_json:
         _print({**lock_json(done.tables), "changed": done.is_changed})
         return
@@ -55,11 +56,11 @@ def repro(
     from services import dataset as service
     from workspace.layout import Workspace
 
-    service.repro(
-        Workspace.open(workspace),
-        stages or (),
-        on_line=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    place = Workspace.open(workspace)
+    try:
+        service.repro(place, stages or (), on_line=lambda line: print(line, file=sys.stderr, flush=True))
+    finally:
+        record(place, f"Run {', '.join(stages) if stages else 'the stages'} again")
 
 
 @app.command()
@@ -101,7 +102,9 @@ def commit(
     from services import dataset as service
     from workspace.layout import Workspace
 
-    done = service.commit(Workspace.open(workspace), message, is_pushed=push)
+    place = Workspace.open(workspace)
+    done = service.commit(place, message, is_pushed=push)
+    record(place, f"After dataset {done.version.id}")
     version, stages = done.version, dict(done.stages)
     if as_json:
         names = {"id": version.id, "digest": version.digest, "parent": version.parent}

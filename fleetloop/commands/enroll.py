@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, words
+from fleetloop.options import AsJson, WorkspacePath, record, words
 from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError
 
@@ -49,4 +49,5 @@ def enroll(
             "revoked": False,
         }
         told = f"{vehicle} is enrolled with key {done.key_id}; its state is in {state}"
+    record(place, f"{'Revoke' if revoke else 'Enrol'} {vehicle}")
     print(json.dumps(document, sort_keys=True, indent=2) if as_json else told)

@@ -10,32 +10,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleetloop.options import AsJson, WorkspacePath, record
+from foundation.errors import RejectedError
+
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def evaluate(
-    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    workspace: WorkspacePath = Path(),
     require_pass: Annotated[bool, typer.Option(help="Exit with 65 when the gate refuses.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare both models on the held-out test set and pass the gate, or not.
 
     A refusal is a result: it is written into reports/gate.json, and release acts on it.
     """
-    from foundation.errors import RejectedError
-    from training.judge import run_evaluate
-    from training.params import EvaluateParams, GateParams
-    from training.stages import Places
+    from services import training as service
     from workspace.layout import Workspace
-    from workspace.params_file import load_section
 
     place = Workspace.open(workspace)
-    found = run_evaluate(
-        Places.of(place.root),
-        load_section(place.params_path, "evaluate", EvaluateParams),
-        load_section(place.params_path, "gate", GateParams),
-    )
+    found = service.evaluate(place)
+    record(place, "Evaluate the candidate")
     gate = found["gate"]
     if as_json:
         print(json.dumps({"gate": gate, "slices": found["evaluation"]["summary"]}, sort_keys=True))

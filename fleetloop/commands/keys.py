@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath
+from fleetloop.options import AsJson, WorkspacePath, record
 
 app = typer.Typer(
     add_completion=False,
@@ -61,7 +61,9 @@ def rotate(role: str, workspace: WorkspacePath = Path(), as_json: AsJson = False
     from services.keys import rotate_key
     from workspace.layout import Workspace
 
-    done = rotate_key(Workspace.open(workspace), role)
+    place = Workspace.open(workspace)
+    done = rotate_key(place, role)
+    record(place, f"Replace the key of {role}")
     if as_json:
         news = {"key_id": done.key_id} if done.root_version is None else {"root_version": done.root_version}
         print(json.dumps({"role": role, **news}, sort_keys=True, indent=2))
@@ -75,7 +77,9 @@ def refresh(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
     from services import keys as service
     from workspace.layout import Workspace
 
-    signed = service.refresh(Workspace.open(workspace))
+    place = Workspace.open(workspace)
+    signed = service.refresh(place)
+    record(place, "Sign again that the published state is the newest")
     if as_json:
         print(json.dumps({"signed": list(signed)}, sort_keys=True, indent=2))
         return

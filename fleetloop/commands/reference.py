@@ -30,12 +30,10 @@ def add(
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
 ) -> None:
     """Append the pictures that the lake does not have yet; their drive's id decides their split, as for any frame."""
-    from pipelines.curate.params import load_params
-    from pipelines.dataset.reference import add_reference
+    from services.reference import add_reference
     from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
-    added = add_reference(place, file, load_params(place.params_path).classes)
+    added = add_reference(Workspace.open(workspace), file)
     if as_json:
         print(json.dumps(added.to_json(), indent=2, sort_keys=True))
         return

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath, say_notice
+from fleetloop.options import AsJson, WorkspacePath, record, say_notice
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Sign and publish a release; list what was released."
@@ -49,9 +49,11 @@ def create(
     from workspace.layout import Workspace
 
     request = ReleaseRequest(package, model, gate, release_id, override_by, override_why, notes)
-    published = create_release(Workspace.open(workspace), request)
+    place = Workspace.open(workspace)
+    published = create_release(place, request)
     say_notice(published.notified)
     done = published.release
+    record(place, f"Release {done.release_id}")
     if as_json:
         document = dataclasses.asdict(done) | {"notified": published.notified.is_sent}
         print(json.dumps(document, sort_keys=True, indent=2))

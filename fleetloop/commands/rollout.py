@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleetloop.options import AsJson, Bootstrap, WorkspacePath, say_notice, words
+from fleetloop.options import AsJson, Bootstrap, WorkspacePath, record, say_notice, words
 from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate
 
 if TYPE_CHECKING:
     from services.rollout import PlanChanged, RolloutStatus, RolloutStep, VehicleStatus
+    from workspace.layout import Workspace
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it."
@@ -24,6 +25,8 @@ app = typer.Typer(
 
 HALTED_EXIT = 3
 WAITING_EXIT = 75
+HEARD = "What the fleet said"
+"""The commit of telemetry that was heard."""
 
 
 @app.callback()
@@ -62,7 +65,9 @@ def start(
         exclude=tuple(words(exclude)),
         health=health,
     )
-    done = service.start(Workspace.open(workspace), request)
+    place = Workspace.open(workspace)
+    done = service.start(place, request)
+    record(place, f"Start the rollout {done.plan.plan_id}")
     count = done.plan.waves[0].exact_count
     _changed(done, as_json, f"rollout {done.plan.plan_id} is running: wave 1 of {count} vehicle(s) is open")
 
@@ -73,10 +78,11 @@ def advance(workspace: WorkspacePath = Path(), bootstrap: Bootstrap = "", as_jso
     from services import rollout as service
     from workspace.layout import Workspace
 
-    done = service.advance(Workspace.open(workspace), bootstrap)
+    place = Workspace.open(workspace)
+    done = service.advance(place, bootstrap)
     for notified in done.notified:
         say_notice(notified)
-    _finish(done, as_json)
+    _finish(place, done, as_json)
 
 
 @app.command()
@@ -91,14 +97,15 @@ def watch(
     from services import rollout as service
     from workspace.layout import Workspace
 
+    place = Workspace.open(workspace)
     done = service.watch(
-        Workspace.open(workspace),
+        place,
         timeout_s=timeout_s,
         every_s=every_s,
         bootstrap=bootstrap,
         on_published=lambda _step, notified: say_notice(notified),
     )
-    _finish(done, as_json, is_last_word=True)
+    _finish(place, done, as_json, is_last_word=True)
 
 
 @app.command()
@@ -111,7 +118,9 @@ def halt(
     from services import rollout as service
     from workspace.layout import Workspace
 
-    done = service.halt(Workspace.open(workspace), why)
+    place = Workspace.open(workspace)
+    done = service.halt(place, why)
+    record(place, f"Halt the rollout {done.plan.plan_id}")
     _changed(done, as_json, f"rollout {done.plan.plan_id} is {done.plan.state}: {why}")
 
 
@@ -126,7 +135,9 @@ def status(
     from services import rollout as service
     from workspace.layout import Workspace
 
-    found = service.status(Workspace.open(workspace), bootstrap, is_offline=offline)
+    place = Workspace.open(workspace)
+    found = service.status(place, bootstrap, is_offline=offline)
+    record(place, HEARD)
     if as_json:
         print(json.dumps(_document(found), sort_keys=True, indent=2))
         return
@@ -159,7 +170,9 @@ def history(
     from services import rollout as service
     from workspace.layout import Workspace
 
-    found = service.history(Workspace.open(workspace), bootstrap, is_offline=offline)
+    place = Workspace.open(workspace)
+    found = service.history(place, bootstrap, is_offline=offline)
+    record(place, HEARD)
     if as_json:
         print(json.dumps(dataclasses.asdict(found), sort_keys=True, indent=2))
         return
@@ -209,8 +222,9 @@ def _changed(done: PlanChanged, as_json: bool, told: str) -> None:
     print(json.dumps(document, sort_keys=True, indent=2) if as_json else told)
 
 
-def _finish(step: RolloutStep, as_json: bool, *, is_last_word: bool = False) -> None:
+def _finish(place: Workspace, step: RolloutStep, as_json: bool, *, is_last_word: bool = False) -> None:
     done, serving = step.advance, step.serving
+    record(place, f"Rollout {done.plan.plan_id}: {done.did}" if done.has_published else HEARD)
     vehicles = [dataclasses.asdict(each) for each in done.wave.vehicles] if done.wave else []
     if as_json:
         document = {

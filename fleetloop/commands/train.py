@@ -1,25 +1,25 @@
-"""`fleetloop train`: fine-tune the serving model on the dataset, or train a fleet's first model."""
+"""`fleetloop train`: fine-tune the base model on the dataset, or train a fleet's first model."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from fleetloop.options import AsJson, WorkspacePath, record
 
-    from schemas.reasons import Split
-    from training.rows import Row
+if TYPE_CHECKING:
+    from services.training import FirstModel
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def train(
-    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
+    workspace: WorkspacePath = Path(),
     from_scratch: Annotated[
         Path | None,
         typer.Option(
@@ -33,124 +33,37 @@ def train(
     exclude_condition: Annotated[
         list[str] | None, typer.Option(help="Leave out normal, dark, bright or blurred (first model).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Fine-tune the serving model on the dataset, on the CPU and repeatably.
+    """Fine-tune the base model (see `fleetloop base`) on the dataset, on the CPU and repeatably.
 
     Refuses a base model that saw a test drive, or that does not say what it saw.
     """
-    from training.params import TrainParams
-    from training.stages import Places, run_train
+    from services import training as service
     from workspace.layout import Workspace
-    from workspace.params_file import load_section
 
     place = Workspace.open(workspace)
-    params = load_section(place.params_path, "train", TrainParams)
-    split_of = split_by_params(place.params_path)
     if from_scratch is not None:
-        report = _first(
-            place.root,
-            from_scratch,
-            name,
-            tuple(exclude_class or ()),
-            tuple(exclude_condition or ()),
-            split_of,
-        )
-    else:
-        report = run_train(Places.of(place.root), params, split_of)
-    if as_json:
-        print(json.dumps(report, sort_keys=True))
+        request = service.FirstModelRequest(from_scratch, name, exclude_class or (), exclude_condition or ())
+        first = service.train_first(place, request)
+        record(place, f"Train {first.model_name}")
+        unseen = f"never saw classes {list(first.untrained_classes)}, conditions {list(first.untrained_conditions)}"
+        _show(_first_document(first), unseen, as_json)
         return
-    for line in _lines(report):
-        typer.echo(line)
+    report = dict(service.fine_tune(place))
+    record(place, f"Train {report['model_name']}")
+    _show(report, f"kept epoch {report['best_epoch']}, chosen by {report['selected_by']}", as_json)
 
 
-def split_by_params(path: Path) -> Callable[[str], Split]:
-    """Where a drive belongs, by the section `split` of params.yaml: the same function as in curation."""
-    from pipelines.curate.params import load_params
-    from pipelines.curate.split import split_of
-
-    split = load_params(path).split
-    return lambda drive_id: split_of(drive_id, split)
+def _first_document(first: FirstModel) -> dict[str, Any]:
+    document = asdict(first) | {"model_path": str(first.model_path)}
+    document["serving"] = document.pop("is_serving")
+    return document
 
 
-def _first(
-    root: Path,
-    source: Path,
-    name: str,
-    classes: tuple[str, ...],
-    conditions: tuple[str, ...],
-    split_of: Callable[[str], Split],
-) -> dict[str, object]:
-    from training.initial import train_initial
-    from training.params import TrainParams
-    from training.registry import set_serving
-    from workspace.params_file import load_classes, load_section
-
-    params_path = root / "params.yaml"
-    found = train_initial(
-        root / "registry",
-        _read(source),
-        name=name,
-        classes=load_classes(params_path, at_least=2),
-        split_of=split_of,
-        params=load_section(params_path, "train", TrainParams),
-        excluded_classes=classes,
-        excluded_conditions=conditions,
-    )
-    is_serving = not (root / "registry" / "serving.json").exists()
-    if is_serving:
-        set_serving(root / "registry", found.record)
-    contract = found.model.contract
-    return {
-        "model_name": name,
-        "digest": found.model.digest,
-        "model_path": str(found.folder / "model.onnx"),
-        "rows": found.rows,
-        "trained_classes": list(contract.trained_classes),
-        "untrained_classes": list(contract.untrained_classes),
-        "untrained_conditions": list(contract.untrained_conditions),
-        "serving": is_serving,
-        "seconds": found.seconds,
-    }
-
-
-def _read(source: Path) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from foundation.errors import MisconfiguredError
-    from modelkit.digest import sha256_hex
-    from modelkit.images import condition_of, decode_image
-    from training.rows import REFERENCE, Row
-
-    try:
-        table = pq.read_table(source, columns=["payload", "class_name", "drive_id"])
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise MisconfiguredError(f"{source} cannot be read as a table of pictures: {error}") from error
-    rows = []
-    for value in table.to_pylist():
-        image = decode_image(value["payload"])
-        rows.append(
-            Row(
-                image,
-                sha256_hex(value["payload"]),
-                str(value["class_name"]),
-                str(value["drive_id"]),
-                "",
-                condition_of(image),
-                REFERENCE,
-            )
-        )
-    return rows
-
-
-def _lines(report: dict[str, object]) -> list[str]:
-    lines = [f"trained {report['model_name']} on {report['rows']} rows in {report['seconds']:.1f} s"]
-    if "best_epoch" in report:
-        lines.append(f"kept epoch {report['best_epoch']}, chosen by {report['selected_by']}")
-    else:
-        lines.append(
-            f"never saw classes {report['untrained_classes']}, conditions {report['untrained_conditions']}"
-        )
-    return lines
+def _show(document: dict[str, Any], told: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(document, sort_keys=True))
+        return
+    typer.echo(f"trained {document['model_name']} on {document['rows']} rows in {document['seconds']:.1f} s")
+    typer.echo(told)

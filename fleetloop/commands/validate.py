@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath
+from fleetloop.options import AsJson, WorkspacePath, record
 
 app = typer.Typer(add_completion=False)
 
@@ -29,7 +29,9 @@ def validate(
     from services import curate as service
     from workspace.layout import Workspace
 
-    found = service.validate(Workspace.open(workspace), with_expectations=not fast)
+    place = Workspace.open(workspace)
+    found = service.validate(place, with_expectations=not fast)
+    record(place, "Judge the dataset")
     if as_json:
         print(json.dumps(found.report, indent=2, sort_keys=True))
     else:

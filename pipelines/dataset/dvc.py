@@ -1,9 +1,9 @@
 """DVC and git through their command lines, by one writer at a time, with this very interpreter.
 
-DVC's stages run `fleetloop ...`: a small launcher at the front of PATH makes that the FleetLoop that called
-DVC. A second writer waits for the lock, then is refused with the holder's pid (measured: of four `dvc add` at
-once two failed). Neither DVC's usage statistics nor its search for updates is on. This module decides nothing
-about versions.
+DVC's stages run `sh launch ...`, which starts FleetLoop with the Python that is named here. A second writer waits for
+the lock, then is refused with the holder's pid (measured: of four `dvc add` at once two failed). Neither DVC's usage
+statistics nor its search for updates is on. Nothing that lies in the workspace is run by git: no hook, no monitor, and
+git itself is looked for outside of it (dvc.yaml is code: only `repro` runs it). Decides nothing about versions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ _CONFIG = """\
     url = {place}
 """
 _PRIVATE_KEY = b"PRIVATE KEY-----"
+PYTHON_VARIABLE = "FLEETLOOP_PYTHON"
+"""Tells `launch` which Python called DVC."""
 GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
 """Whom git names when the user has told it nothing."""
 
@@ -71,11 +74,12 @@ class DvcRepository:
 
     def git(self, *arguments: str) -> str:
         """Run `git ARGUMENTS` in the workspace; its output. What it writes is synced before it is named."""
-        return self._run(["git", "-c", "core.fsync=all", *arguments])
+        return self._run([*self._git(), "-c", "core.fsync=all", *arguments])
 
     def repro(self, *stages: str, on_line: OnLine | None = None) -> str:
         """Re-run what changed of the stages (all of them when none is named), as the one writer."""
         with self.writing():
+            self.remember_python()
             return self.dvc("repro", *stages, on_line=on_line)
 
     def commit_git(self, message: str, paths: Sequence[str], exclude: Sequence[str] = ()) -> None:
@@ -122,33 +126,57 @@ class DvcRepository:
 
     def has_commit(self) -> bool:
         """Whether git has a commit yet."""
-        return self._status(["git", "rev-parse", "--verify", "--quiet", "HEAD"]) == 0
+        return self._status([*self._git(), "rev-parse", "--verify", "--quiet", "HEAD"]) == 0
 
     def tag(self, name: str, message: str) -> None:
         """Tag the newest commit of git."""
         self.git(*self._identity(), "tag", "--annotate", "--message", message, name)
 
     def environment(self) -> dict[str, str]:
-        """The environment of the stages: this interpreter's folder and the launcher first on PATH."""
-        launcher = self.workspace.private_path / "bin" / "fleetloop"
-        text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m fleetloop "$@"\n'
-        if not launcher.is_file() or launcher.read_text() != text:
-            launcher.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(launcher, text.encode(), mode=0o755)
+        """The environment of git, DVC and the stages: this interpreter, its folder first on PATH, nothing of the workspace."""
         source = str(Path(__file__).resolve().parents[2])
         python_path = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-        path = [str(launcher.parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         quiet = {"DVC_NO_ANALYTICS": "1", "GX_ANALYTICS_ENABLED": "false", "GIT_TERMINAL_PROMPT": "0"}
         return {
             **os.environ,
             **quiet,
-            "PATH": os.pathsep.join(path),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), *self._path()]),
             "PYTHONPATH": os.pathsep.join(python_path),
+            PYTHON_VARIABLE: sys.executable,
         }
+
+    def remember_python(self) -> None:
+        """Write down this interpreter for a `dvc repro` that somebody starts without FleetLoop."""
+        path = self.workspace.private_path / "python"
+        text = f"{sys.executable}\n"
+        if not path.is_file() or path.read_text() != text:
+            write_atomic(path, text.encode())
+
+    def _path(self) -> list[str]:
+        """The entries of PATH that are absolute and outside the workspace, which may be somebody else's."""
+        root = self.workspace.root.resolve()
+        entries = [Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
+        return [
+            str(entry)
+            for entry in entries
+            if entry.is_absolute() and not entry.resolve().is_relative_to(root)
+        ]
+
+    def _git(self) -> list[str]:
+        """The words that begin a call of git. Raises MisconfiguredError when it is not installed."""
+        program = shutil.which("git", path=os.pathsep.join(self._path()))
+        if program is None:
+            raise MisconfiguredError("git is not installed; run `fleetloop doctor`")
+        return [program, "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+
+    def changes(self) -> list[str]:
+        """What git would call changed or unknown, as paths in the workspace; empty when it is clean."""
+        fields = self._asked([*self._git(), "status", "--porcelain", "--no-renames", "-z"]).split("\0")
+        return sorted(field[3:] for field in fields if field)
 
     def _names(self, *arguments: str) -> list[str]:
         """File names that a git command lists with -z, each once."""
-        return sorted(set(filter(None, self._asked(["git", *arguments]).split("\0"))))
+        return sorted(set(filter(None, self._asked([*self._git(), *arguments]).split("\0"))))
 
     def _refuse_private_key(self, name: str) -> None:
         path = self.workspace.root / name
@@ -158,7 +186,7 @@ class DvcRepository:
             )
 
     def _identity(self) -> list[str]:
-        if self._status(["git", "config", "user.email"]) == 0:
+        if self._status([*self._git(), "config", "user.email"]) == 0:
             return []
         return ["-c", f"user.name={GIT_NAME}", "-c", f"user.email={GIT_MAIL}"]
 

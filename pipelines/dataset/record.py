@@ -27,6 +27,7 @@ PATHS = (
     "dvc.yaml",
     "dvc.lock",
     "params.yaml",
+    "launch",
     "lake.lock",
     "datasets/.gitignore",
     "models/.gitignore",
@@ -35,6 +36,16 @@ PATHS = (
     "reports",
 )
 MODELS = "registry/models"
+WRITTEN = (
+    "dvc.lock",
+    "lake.lock",
+    "datasets/.gitignore",
+    "models/.gitignore",
+    "models/candidate/.gitignore",
+    "registry",
+    "reports",
+)
+"""What FleetLoop's own commands write; the other paths are the user's to change and to commit."""
 MODELS_FILE = "registry/models.dvc"
 _LOCK_FILES = ":(exclude,glob)**/.*.lock"
 
@@ -62,6 +73,12 @@ def commit_files(repository: DvcRepository, message: str) -> None:
     """Commit to git whatever of the workspace belongs there and changed. See `DvcRepository.commit_git`."""
     workspace = repository.workspace
     repository.commit_git(message, PATHS, [*_outside_git(workspace), _LOCK_FILES])
+
+
+def commit_written(repository: DvcRepository, message: str) -> None:
+    """Commit to git what FleetLoop's commands wrote, and nothing that a user edits. See `DvcRepository.commit_git`."""
+    exclude = [*_outside_git(repository.workspace), _LOCK_FILES, f":(exclude){MODELS}"]
+    repository.commit_git(message, WRITTEN, exclude)
 
 
 def push(repository: DvcRepository) -> None:

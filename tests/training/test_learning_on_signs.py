@@ -17,9 +17,10 @@ from tests.training.training_shapes import write_shard
 from training.initial import train_initial
 from training.judge import run_evaluate
 from training.params import EvaluateParams, GateParams, QuantiseParams, TrainParams
-from training.registry import set_serving
+from training.registry import set_base
 from training.rows import Row
-from training.stages import Places, run_quantise, run_train
+from training.stages import run_quantise, run_train
+from workspace.layout import Workspace
 
 SIGNS = Path(os.environ.get("FLEETLOOP_DATA", Path(__file__).parents[3] / "shared" / "data")) / "gtsrb32"
 CLASSES = {13: "yield", 12: "priority", 38: "keep-right", 14: "stop"}
@@ -57,23 +58,23 @@ def signs(part: str, count: int) -> list[tuple[Row, bytes]]:
 
 
 def test_a_sign_that_the_first_model_never_saw_is_learned_and_the_gate_sees_it(tmp_path: Path) -> None:
-    places = Places.of(tmp_path)
+    place = Workspace(tmp_path)
     pool = [pair for pair in signs("train", 180) if split_of(pair[0].drive_id) is not Split.TEST]
     first = [row for row, _ in pool[::3] if split_of(row.drive_id) is Split.TRAIN]
     params = TrainParams(epochs=8)
     made = train_initial(
-        places.registry, first, name="v1", classes=tuple(CLASSES.values()), split_of=split_of, params=params,
+        place.registry_path, first, name="v1", classes=tuple(CLASSES.values()), split_of=split_of, params=params,
         excluded_classes=["stop"],
     )  # fmt: skip
-    set_serving(places.registry, made.record)
+    set_base(place.registry_path, made.record)
     for split in (Split.TRAIN, Split.VALIDATION):
-        write_shard(places.dataset, split, [pair for pair in pool if split_of(pair[0].drive_id) is split])
-    write_shard(places.dataset, Split.TEST, signs("test", 60))
-    run_train(places, params, split_of)
-    parity = run_quantise(places, QuantiseParams())["parity"]
+        write_shard(place.dataset_path, split, [pair for pair in pool if split_of(pair[0].drive_id) is split])
+    write_shard(place.dataset_path, Split.TEST, signs("test", 60))
+    run_train(place, params, split_of)
+    parity = run_quantise(place, QuantiseParams())["parity"]
     assert parity[2]["agreement_ratio"] >= 0.97  # type: ignore[index]
     found = run_evaluate(
-        places,
+        place,
         EvaluateParams(bootstrap_samples=300, latency_runs=20),
         GateParams(margin=0.1, max_latency_ratio=10.0),
     )

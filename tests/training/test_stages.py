@@ -27,8 +27,9 @@ from tests.training.training_shapes import CLASSES, labelled, split_of, write_da
 from training.initial import train_initial
 from training.judge import run_evaluate
 from training.params import EvaluateParams, GateParams, QuantiseParams, TrainParams
-from training.registry import ModelRecord, load_serving, register_model, set_serving
-from training.stages import Places, run_package, run_quantise, run_train
+from training.registry import ModelRecord, load_base, register_model, set_base
+from training.stages import run_package, run_quantise, run_train
+from workspace.layout import Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -46,18 +47,18 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root / "registry", rows, name="v1", classes=CLASSES, split_of=split_of, params=FAST,
         excluded_classes=["yellow"], excluded_conditions=["dark"],
     )  # fmt: skip
-    set_serving(root / "registry", first.record)
-    places = Places.of(root)
-    write_dataset(places.dataset)
-    run_train(places, FAST, split_of)
-    run_quantise(places, QuantiseParams())
-    run_evaluate(places, EVALUATE, GATE)
-    run_package(places)
+    set_base(root / "registry", first.record)
+    place = Workspace(root)
+    write_dataset(place.dataset_path)
+    run_train(place, FAST, split_of)
+    run_quantise(place, QuantiseParams())
+    run_evaluate(place, EVALUATE, GATE)
+    run_package(place)
     return root
 
 
 def test_the_first_models_contract_lists_every_class_and_says_what_it_never_saw(workshop: Path) -> None:
-    contract = load_serving(workshop / "registry").model.contract
+    contract = load_base(workshop / "registry").model.contract
     assert contract.classes == CLASSES
     assert contract.trained_classes == ("red", "green")
     assert "dark" in contract.untrained_conditions
@@ -65,7 +66,7 @@ def test_the_first_models_contract_lists_every_class_and_says_what_it_never_saw(
 
 
 def test_the_fine_tuned_contract_knows_its_base_its_drives_and_its_new_classes(workshop: Path) -> None:
-    base = load_serving(workshop / "registry")
+    base = load_base(workshop / "registry")
     data = (workshop / "models/package/model.onnx").read_bytes()
     contract = read_contract(data)
     assert contract.name == "v2"
@@ -140,9 +141,9 @@ def test_nothing_of_this_machine_is_in_the_model(workshop: Path) -> None:
 
 def test_the_npu_artefact_is_its_own_and_says_what_runs_it(workshop: Path, tmp_path: Path) -> None:
     shutil.copytree(workshop, tmp_path / "w")
-    places = Places.of(tmp_path / "w")
-    report = run_quantise(places, QuantiseParams(target="npu"))
-    model = verify_model((places.candidate / "int8.onnx").read_bytes(), None)
+    place = Workspace(tmp_path / "w")
+    report = run_quantise(place, QuantiseParams(target="npu"))
+    model = verify_model((place.candidate_path / "int8.onnx").read_bytes(), None)
     assert model.contract.target == report["target"] == "npu"
     assert model.contract.allowed_providers[0] == "QNNExecutionProvider"
     assert open_runtime().load(model, RuntimeOptions()).is_fallen_back
@@ -153,10 +154,10 @@ def test_a_contract_can_really_forbid_the_cpu_and_is_judged_on_a_machine_without
     workshop: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(workshop, tmp_path / "w")
-    places = Places.of(tmp_path / "w")
-    report = run_quantise(places, QuantiseParams(target="npu", cpu_fallback="refuse"))
+    place = Workspace(tmp_path / "w")
+    report = run_quantise(place, QuantiseParams(target="npu", cpu_fallback="refuse"))
     assert (report["allowed_providers"], report["cpu_fallback"]) == (["QNNExecutionProvider"], "refuse")
-    model = verify_model((places.candidate / "int8.onnx").read_bytes(), None)
+    model = verify_model((place.candidate_path / "int8.onnx").read_bytes(), None)
     assert (model.contract.allowed_providers, model.contract.cpu_fallback) == (
         ("QNNExecutionProvider",),
         "refuse",
@@ -164,40 +165,40 @@ def test_a_contract_can_really_forbid_the_cpu_and_is_judged_on_a_machine_without
     with pytest.raises(RejectedError) as caught:
         open_runtime().load(model, RuntimeOptions())
     assert caught.value.reason == RefuseReason.CPU_FALLBACK
-    run_evaluate(places, EVALUATE, GATE)
-    assert json.loads((places.reports / "gate.json").read_text())["candidate_digest"] == model.digest
+    run_evaluate(place, EVALUATE, GATE)
+    assert json.loads((place.reports_path / "gate.json").read_text())["candidate_digest"] == model.digest
 
 
 def test_a_package_of_another_models_evidence_is_refused(workshop: Path, tmp_path: Path) -> None:
     shutil.copytree(workshop, tmp_path / "w")
-    places = Places.of(tmp_path / "w")
-    run_quantise(places, QuantiseParams(target="npu"))
+    place = Workspace(tmp_path / "w")
+    run_quantise(place, QuantiseParams(target="npu"))
     with pytest.raises(CorruptError, match="is not about the candidate"):
-        run_package(places)
+        run_package(place)
     with pytest.raises(MisconfiguredError, match="is empty"):
-        (places.dataset / "shards/test-00000.parquet").unlink()
-        run_evaluate(places, EVALUATE, GATE)
+        (place.dataset_path / "shards/test-00000.parquet").unlink()
+        run_evaluate(place, EVALUATE, GATE)
 
 
 def test_a_candidate_of_another_base_is_not_judged(workshop: Path, tmp_path: Path) -> None:
     shutil.copytree(workshop, tmp_path / "w")
-    places = Places.of(tmp_path / "w")
-    record = ModelRecord.read(places.package / "model.json")
-    data = (places.package / "model.onnx").read_bytes()
-    register_model(places.registry, data, (places.package / "weights.npz").read_bytes(), record)
-    set_serving(places.registry, record)
+    place = Workspace(tmp_path / "w")
+    record = ModelRecord.read(place.package_path / "model.json")
+    data = (place.package_path / "model.onnx").read_bytes()
+    register_model(place.registry_path, data, (place.package_path / "weights.npz").read_bytes(), record)
+    set_base(place.registry_path, record)
     with pytest.raises(MisconfiguredError, match="train again"):
-        run_evaluate(places, EVALUATE, GATE)
+        run_evaluate(place, EVALUATE, GATE)
 
 
-def test_a_released_model_is_the_next_base(workshop: Path, tmp_path: Path) -> None:
+def test_a_registered_model_that_is_made_the_base_is_trained_further(workshop: Path, tmp_path: Path) -> None:
     shutil.copytree(workshop, tmp_path / "w")
-    places = Places.of(tmp_path / "w")
-    record = ModelRecord.read(places.package / "model.json")
-    data = (places.package / "model.onnx").read_bytes()
-    register_model(places.registry, data, (places.package / "weights.npz").read_bytes(), record)
-    set_serving(places.registry, record)
-    report = run_train(places, TrainParams(epochs=1), split_of)
+    place = Workspace(tmp_path / "w")
+    record = ModelRecord.read(place.package_path / "model.json")
+    data = (place.package_path / "model.onnx").read_bytes()
+    register_model(place.registry_path, data, (place.package_path / "weights.npz").read_bytes(), record)
+    set_base(place.registry_path, record)
+    report = run_train(place, TrainParams(epochs=1), split_of)
     assert report["model_name"] == "v3"
     assert report["base_digest"] == sha256_hex(data)
 
@@ -207,27 +208,27 @@ def test_training_refuses_a_base_that_saw_a_test_drive_before_it_reads_a_row(
 ) -> None:
     shutil.copytree(workshop, tmp_path / "w")
     with pytest.raises(RejectedError) as caught:
-        run_train(Places.of(tmp_path / "w"), FAST, lambda _drive: Split.TEST)
+        run_train(Workspace(tmp_path / "w"), FAST, lambda _drive: Split.TEST)
     assert caught.value.reason == "saw_test_drive"
 
 
 def test_training_refuses_a_test_drive_among_its_rows(workshop: Path, tmp_path: Path) -> None:
     shutil.copytree(workshop, tmp_path / "w")
-    places = Places.of(tmp_path / "w")
-    write_shard(places.dataset, Split.TRAIN, labelled(Split.TRAIN, 4, 1) + labelled(Split.TEST, 2, 4))
+    place = Workspace(tmp_path / "w")
+    write_shard(place.dataset_path, Split.TRAIN, labelled(Split.TRAIN, 4, 1) + labelled(Split.TEST, 2, 4))
     with pytest.raises(GuaranteeBrokenError, match="hash to test"):
-        run_train(places, FAST, split_of)
+        run_train(place, FAST, split_of)
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(workshop: Path, tmp_path: Path) -> None:
     shutil.copytree(workshop, tmp_path / "here")
     shutil.copytree(workshop, tmp_path / "there")
-    here = Places.of(tmp_path / "here")
+    here = Workspace(tmp_path / "here")
     code = (
-        "import sys, pathlib; from training.stages import Places, "
+        "import sys, pathlib; from training.stages import "
         "run_train; from training.params import TrainParams;"
-        "from tests.training.training_shapes import split_of;"
-        "run_train(Places.of(pathlib.Path(sys.argv[1])), TrainParams(epochs=2, seed=3), split_of)"
+        "from tests.training.training_shapes import split_of;from workspace.layout import Workspace;"
+        "run_train(Workspace(pathlib.Path(sys.argv[1])), TrainParams(epochs=2, seed=3), split_of)"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "there")],
@@ -236,7 +237,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(workshop: Path, t
     )  # fmt: skip
     first = run_train(here, TrainParams(epochs=2, seed=3), split_of)
     for name in ("fp32.onnx", "weights.npz", "model.json"):
-        assert (here.candidate / name).read_bytes() == (
+        assert (here.candidate_path / name).read_bytes() == (
             tmp_path / "there/models/candidate" / name
         ).read_bytes()
     other = run_train(here, TrainParams(epochs=2, seed=4), split_of)

@@ -34,10 +34,10 @@ from training.registry import (
     ModelRecord,
     check_lineage,
     check_training_drives,
-    load_serving,
+    load_base,
     next_name,
     register_model,
-    set_serving,
+    set_base,
 )
 from training.rows import dataset_digest, drives_of, iter_rows, load_training_set, make_training_set
 from training.weights import load_weights, pack_weights, weights_digest
@@ -193,7 +193,7 @@ def registered(folder: Path, drives: list[str], **changes: object) -> None:
     model = tiny_model(contract)
     record = ModelRecord("v1", sha256_hex(model), weights_digest(WEIGHTS), {}, tuple(drives), "", "")
     register_model(folder, model, pack_weights(WEIGHTS), record)
-    set_serving(folder, record)
+    set_base(folder, record)
     path = folder / "models" / "v1" / "model.json"
     document = {k: v for k, v in {**json.loads(path.read_text()), **changes}.items() if v is not None}
     path.write_text(json.dumps(document))
@@ -201,14 +201,14 @@ def registered(folder: Path, drives: list[str], **changes: object) -> None:
 
 def test_a_base_with_a_clean_record_may_be_trained_further(tmp_path: Path) -> None:
     registered(tmp_path, ["train-1", "validation-1"])
-    base = load_serving(tmp_path)
+    base = load_base(tmp_path)
     check_lineage(base, split_of, ["test-1"])
     assert weights_digest(base.weights()) == base.record.weights_digest
 
 
 def refused(folder: Path, test_drives: tuple[str, ...] = ()) -> str:
     with pytest.raises(RejectedError) as caught:
-        check_lineage(load_serving(folder), split_of, test_drives)
+        check_lineage(load_base(folder), split_of, test_drives)
     return caught.value.reason
 
 
@@ -234,21 +234,21 @@ def test_a_record_that_hides_a_drive_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path) == "no_training_record"
 
 
-def test_other_model_bytes_than_serving_json_names_are_refused(tmp_path: Path) -> None:
+def test_other_model_bytes_than_base_json_names_are_refused(tmp_path: Path) -> None:
     registered(tmp_path, ["train-1"])
     (tmp_path / "models" / "v1" / "model.onnx").write_bytes(tiny_model(seed=5))
     assert refused(tmp_path) == "wrong_hash"
 
 
 def test_a_damaged_record_and_a_strange_name_are_named(tmp_path: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="no model serves yet"):
-        load_serving(tmp_path)
+    with pytest.raises(MisconfiguredError, match="no base model yet"):
+        load_base(tmp_path)
     registered(tmp_path, ["train-1"], weights_digest=7)
     with pytest.raises(CorruptError, match="model record"):
-        load_serving(tmp_path)
-    (tmp_path / "serving.json").write_text(json.dumps({"name": "../../etc", "digest": "0" * 64}))
+        load_base(tmp_path)
+    (tmp_path / "base.json").write_text(json.dumps({"name": "../../etc", "digest": "0" * 64}))
     with pytest.raises(MisconfiguredError, match="expected a name"):
-        load_serving(tmp_path)
+        load_base(tmp_path)
 
 
 def test_a_name_is_taken_by_one_model_only(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def workspace(tmp_path: Path) -> Workspace:
         )
     (place.root / "dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     register(place, "v1", 1)
-    write_json_atomic(place.serving_path, {"digest": "0" * 64, "name": "v1"})
+    for path in (place.serving_path, place.base_path):
+        write_json_atomic(path, {"digest": "0" * 64, "name": "v1"})
     write_json_atomic(place.enrolment_path, {"format": 1, "keys": []})
     (place.registry_path / ".fleet.lock").write_text("1\n")
     return place

@@ -1,0 +1,53 @@
+"""`fleetloop base`: which model the next training starts from and is compared with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleetloop.options import AsJson, WorkspacePath, record
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def base(
+    model: Annotated[
+        str, typer.Argument(help="Name of a registered model; without one the base is shown.")
+    ] = "",
+    serving: Annotated[
+        bool, typer.Option("--serving", help="Take the model that the fleet is served.")
+    ] = False,
+    workspace: WorkspacePath = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show or choose the base of the next training. A rollout never changes it: otherwise the model that was just
+    rolled out would look stale."""
+    from services import training as service
+    from workspace.layout import Workspace
+
+    if model and serving:
+        raise typer.BadParameter("MODEL and --serving exclude each other")
+    place = Workspace.open(workspace)
+    if model or serving:
+        found = service.choose_base(place, model)
+        record(place, f"Train from {found.base.name if found.base else model}")
+    else:
+        found = service.bases(place)
+    if as_json:
+        document = {
+            "base": asdict(found.base) if found.base else None,
+            "serving": asdict(found.serving) if found.serving else None,
+        }
+        print(json.dumps(document, sort_keys=True, indent=2))
+        return
+    for word, each in (("base   ", found.base), ("serving", found.serving)):
+        typer.echo(f"{word} {each.name} {each.digest}" if each else f"{word} none yet")
+    if found.serving is not None and found.base != found.serving:
+        typer.echo(
+            "the next training does not start from what the fleet is served: `fleetloop base --serving`"
+        )

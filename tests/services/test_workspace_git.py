@@ -1,0 +1,185 @@
+"""With real git and DVC: a rollout makes nothing stale, git is clean or says why not, and a workspace runs no code of others."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from connectors.lake.schema import ARRIVALS, LABELS
+from connectors.lake.table import LakeTable
+from foundation.files import FileLock, write_json_atomic
+from modelkit.digest import digest_of_json, sha256_hex
+from modelkit.embed import read_contract
+from modelkit.fakes import tiny_contract, tiny_model
+from pipelines.dataset.dvc import DvcRepository
+from services.dataset import lock, repro
+from services.init import make_workspace
+from services.record import record_changes
+from services.training import bases, choose_base
+from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
+from training.registry import ModelRecord, register_model, set_base, set_serving
+from training.weights import pack_weights, weights_digest
+from workspace.layout import Workspace
+
+pytestmark = pytest.mark.slow
+
+LATER = ("train", "quantise", "evaluate", "package")
+WRITER = """\
+import pathlib, sys
+for name in sys.argv[1:]:
+    path = pathlib.Path(name)
+    if name == "models/package":
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode() * 99)
+"""
+
+
+def register(place: Workspace, name: str, seed: int) -> ModelRecord:
+    import numpy as np
+
+    model = tiny_model(tiny_contract(name=name), seed=seed)
+    assert read_contract(model).training_drives_digest == digest_of_json([])
+    weights = {"layer": np.zeros(2, dtype=np.float32)}
+    record = ModelRecord(name, sha256_hex(model), weights_digest(weights), {}, (), "", "")
+    register_model(place.registry_path, model, pack_weights(weights), record)
+    return record
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    """Curate and validate are real; the later stages keep their inputs and outputs, and only write them."""
+    made = make_workspace(tmp_path / "my ws", classes=CLASSES)
+    rows = fleet_rows(6, 4)
+    for name, schema, part in (("arrivals", ARRIVALS, rows), ("labels", LABELS, label_rows(rows))):
+        LakeTable.create(made.lake_path / name, schema).append(pa.Table.from_pylist(part, schema))
+    (made.root / "stub.py").write_text(WRITER)
+    path = made.root / "dvc.yaml"
+    document = yaml.safe_load(path.read_text())
+    for stage in LATER:
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in document["stages"][stage]["outs"]]
+        document["stages"][stage]["cmd"] = f"{shlex.quote(sys.executable)} stub.py {' '.join(outs)}"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    repository = DvcRepository(made)
+    repository.git("add", "stub.py", "dvc.yaml")
+    repository.commit_git("Stub the later stages", ["stub.py", "dvc.yaml"])
+    first = register(made, "v1", 1)
+    set_serving(made.registry_path, first)
+    set_base(made.registry_path, first)
+    lock(made)
+    return made
+
+
+def ran(lines: list[str]) -> list[str]:
+    return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+
+
+@pytest.mark.timeout(600)
+def test_a_finished_rollout_leaves_nothing_to_run_and_a_chosen_base_does(place: Workspace) -> None:
+    said: list[str] = []
+    repro(place, on_line=said.append)
+    assert ran(said) == ["curate", "validate", *LATER]
+    assert record_changes(place, "Run the stages").is_clean
+    set_serving(place.registry_path, register(place, "v2", 2))  # what a completed rollout does
+    assert record_changes(place, "Rollout r2.1: completed").is_clean, "registered models are DVC's, not git's"
+    said.clear()
+    repro(place, on_line=said.append)
+    assert ran(said) == []
+    found = bases(place)
+    assert found.base is not None and found.serving is not None
+    assert (found.base.name, found.serving.name) == ("v1", "v2")
+    chosen = choose_base(place)
+    assert chosen.base == chosen.serving and chosen.base is not None and chosen.base.name == "v2"
+    said.clear()
+    repro(place, on_line=said.append)
+    assert ran(said)[0] == "train" and "evaluate" in ran(said), "another base is another training"
+    assert record_changes(place, "Train from v2").is_clean
+
+
+def test_dvc_yaml_runs_without_a_prepared_path(place: Workspace) -> None:
+    bare = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "DVC_NO_ANALYTICS": "1"}
+    words = [sys.executable, "-P", "-m", "dvc", "repro", "curate"]
+    done = subprocess.run(words, cwd=place.root, env=bare, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (place.dataset_path / "manifest.json").is_file()
+
+
+def test_a_machine_that_the_workspace_does_not_know_is_told_what_to_do(place: Workspace) -> None:
+    (place.private_path / "python").unlink()
+    done = subprocess.run(
+        ["sh", "launch", "curate"],
+        cwd=place.root,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 78
+    assert "fleetloop init ." in done.stderr
+
+
+def test_git_is_clean_after_what_fleetloop_wrote_and_names_what_it_left(place: Workspace) -> None:
+    repository = DvcRepository(place)
+    assert record_changes(place, "Lock the lake").is_clean
+    assert repository.changes() == []
+    before = repository.git("log", "--format=%H")
+    assert record_changes(place, "Nothing").is_clean
+    assert repository.git("log", "--format=%H") == before, "nothing changed, so there is no commit"
+    place.params_path.write_text("# mine\n" + place.params_path.read_text())
+    write_json_atomic(place.enrolment_path, {"format": 1, "keys": []})
+    told = record_changes(place, "Enrol car-1")
+    assert not told.is_clean and "params.yaml" in told.why
+    assert repository.changes() == ["params.yaml"], "what a user edits is the user's to commit"
+    assert repository.git("log", "-1", "--format=%s").strip() == "Enrol car-1"
+
+
+def test_a_command_beside_another_writer_or_outside_git_says_why_it_left_git_as_it_is(
+    place: Workspace, tmp_path: Path
+) -> None:
+    hasty = Workspace.open(place.root)
+    with FileLock(place.private_path / "dvc.lock"):
+        told = record_changes(hasty, "Lock the lake")
+    assert not told.is_clean and "is held by process" in told.why
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "fleetloop.toml").write_text("")
+    assert "is no git repository" in record_changes(Workspace.open(tmp_path / "bare"), "x").why
+
+
+def test_a_private_key_in_the_registry_is_not_committed_but_told(place: Workspace) -> None:
+    (place.registry_path / "backup.pem").write_bytes(next(place.keys_path.rglob("*.pem")).read_bytes())
+    told = record_changes(place, "Enrol car-1")
+    assert not told.is_clean and "holds a private key" in told.why
+    assert "backup.pem" not in DvcRepository(place).git("log", "--all", "--name-only", "--format=")
+
+
+def test_a_workspace_from_somebody_else_runs_no_code_of_its_own(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned = tmp_path / "owned"
+    for path in (
+        place.private_path / "bin" / "git",
+        place.root / "git",
+        place.root / ".git" / "hooks" / "pre-commit",
+        place.root / ".git" / "hooks" / "post-commit",
+        place.root / "monitor",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho {path.name} >> {shlex.quote(str(owned))}\n")
+        path.chmod(0o755)
+    with (place.root / ".git" / "config").open("a") as config:
+        config.write(f'[core]\n\tfsmonitor = "{place.root / "monitor"}"\n')
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", os.pathsep.join([str(place.private_path / "bin"), "", ".", path]))
+    monkeypatch.chdir(place.root)
+    write_json_atomic(place.enrolment_path, {"format": 1, "keys": []})
+    record_changes(place, "Enrol car-1")
+    assert DvcRepository(place).git("log", "-1", "--format=%s").strip() == "Enrol car-1"
+    make_workspace(place.root)
+    assert not owned.exists(), owned.read_text()
