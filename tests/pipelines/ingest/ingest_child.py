@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 
-from pipelines import steps
+from tests.killed_steps import killed_at
 from tests.pipelines.ingest.ingest_lab import load
 
 
 def main() -> None:
     folder, label, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    seen = 0
-
-    def kill(reached: str) -> None:
-        nonlocal seen
-        if reached == label:
-            seen += 1
-            if seen == wanted:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    with steps.watched(kill):
+    with killed_at(label, wanted):
         load(folder).ingest().once()
 
 

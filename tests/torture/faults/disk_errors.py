@@ -49,16 +49,13 @@ def full_disk(batch: Batch) -> Tally:
 
 def failing_calls(batch: Batch) -> Tally:
     """Try n fails the (n // 4 + 1)-th fsync, write, fsync with all that should clean up after it, or rename in turn."""
-    import time
 
     from tests.torture.disk_injected import KINDS, MOST, inject
 
     tally = Tally()
     kinds = list(KINDS)
     with tempfile.TemporaryDirectory(dir=memory_folder(), prefix="torture-errors-") as name:
-        for number in batch.numbers():
-            if time.monotonic() > batch.until_s and tally.tries:
-                break
+        for number in batch.in_time():
             kind, when = kinds[number % len(kinds)], number // len(kinds) % MOST + 1
             work = Path(name) / str(number)
             work.mkdir()

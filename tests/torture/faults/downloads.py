@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
@@ -19,9 +18,7 @@ def _cut(batch: Batch) -> Tally:
     from tests.torture.models_cuts import CUT_BYTES, WAYS, CuttingLine
 
     tally = Tally()
-    for number in batch.numbers():
-        if time.monotonic() > batch.until_s:
-            break
+    for number in batch.in_time():
         folder = batch.folder / str(number)
         folder.mkdir()
         bench = Bench(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
@@ -23,9 +22,7 @@ def _fuzz(name: str) -> Callable[[Batch], Tally]:
             soft, hard = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, hard))
             try:
-                for number in batch.numbers():
-                    if time.monotonic() > batch.until_s:
-                        break
+                for number in batch.in_time():
                     parser = names[number % len(names)]
                     found = parsers[parser](batch.rng(number))
                     tally.judge(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally
 
 _KILLS = (
@@ -21,9 +19,7 @@ def _bad_models(batch: Batch) -> Tally:
 
     tally = Tally()
     with Vehicle(batch.folder) as vehicle:
-        for number in batch.numbers():
-            if time.monotonic() > batch.until_s:
-                break
+        for number in batch.in_time():
             bad = KINDS[number % len(KINDS)]
             wrong, took_s = vehicle.attempt(bad, number)
             tally.judge(wrong, bad.name)
@@ -42,9 +38,7 @@ def _killed(batch: Batch) -> Tally:
     from tests.torture.models_bad import KINDS
 
     tally = Tally()
-    for number in batch.numbers():
-        if time.monotonic() > batch.until_s:
-            break
+    for number in batch.in_time():
         role, where = _KILLS[number % len(_KILLS)]
         turn = number // len(_KILLS)
         kind = "not-finite-when-dark" if where == "gave-way" else _AFTER_KILL[turn % 2]

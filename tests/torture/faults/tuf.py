@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,9 +115,7 @@ def _tell(folder: Path, story: Callable[..., None], given: dict[str, Any]) -> li
 def _attacks(batch: Batch) -> Tally:
     tally = Tally()
     tellings = list(_tellings())
-    for number in batch.numbers():
-        if time.monotonic() > batch.until_s:
-            break
+    for number in batch.in_time():
         attack, name, story, given = tellings[number % len(tellings)]
         folder = batch.folder / str(number)
         folder.mkdir()
