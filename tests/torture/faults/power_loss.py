@@ -266,8 +266,8 @@ FAULTS = (
             BrokenBuild(
                 "git does not sync what it writes",
                 "pipelines/dataset/dvc.py",
-                '["git", "-c", "core.fsync=all", *arguments]',
-                '["git", *arguments]',
+                '[*self._git(), "-c", "core.fsync=all", *arguments]',
+                "[*self._git(), *arguments]",
             ),
         ),
     ),

@@ -75,8 +75,8 @@ FAULTS: tuple[Fault, ...] = (
             BrokenBuild(
                 "what was captured long ago is rejected",
                 "pipelines/ingest/decode.py",
-                "            accepted.append(_decoded(record, identity))\n",
-                "            found = _decoded(record, identity)\n"
+                "            accepted.append(_decoded(record, identity, blobs))\n",
+                "            found = _decoded(record, identity, blobs)\n"
                 "            if found.sample.capture_time_ns < 1_790_000_000_000_000_000:\n"
                 '                raise RejectedError("captured long ago", reason=RejectReason.INVALID_VALUE)\n'
                 "            accepted.append(found)\n",
