@@ -32,6 +32,7 @@ COMMANDS = {
     "deadletter": "List what was rejected, and replay it after a fix.",
     "lake": "Show the lake's tables and who holds which version; remove what nobody holds.",
     "reference": "Bring labelled pictures of other origin into the lake.",
+    "labels": "Import labels of your own: a table of file and class, COCO, KITTI or YOLO.",
     "label": "Select what is worth labelling and ask the label desk for it.",
     "curate": "Make the dataset from the locked lake.",
     "validate": "Judge the dataset with Great Expectations.",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from foundation.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from services.notices import Notified
     from workspace.layout import Workspace
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Folder made by `fleetloop init`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -48,3 +53,12 @@ def record(place: Workspace, message: str) -> None:
     done = record_changes(place, message)
     if done.why:
         typer.echo(f"git of the workspace is not clean: {done.why}", err=True)
+
+
+def choice(kind: type[Choice], text: str, option: str) -> Choice:
+    """The member of an enumeration that an option names. Raises MisconfiguredError, which lists them."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        allowed = ", ".join(each.value for each in kind)
+        raise MisconfiguredError(f"{option} is {text[:40]!r}; it must be one of {allowed}") from error

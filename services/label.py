@@ -8,6 +8,7 @@ from connectors.labels.desk import FileLabelDesk
 from foundation.errors import MisconfiguredError
 from pipelines.curate import labelling
 from pipelines.curate.labelling import LabelResult
+from pipelines.curate.params import load_params
 from pipelines.runner import RunnerSettings
 from workspace.layout import Workspace
 
@@ -27,7 +28,7 @@ def label(
         cost_per_label: label units per answer, instead of the workspace's.
 
     Raises:
-        MisconfiguredError: no label desk, a negative budget, no lake.
+        MisconfiguredError: no label desk, an answer of it that is no class of params.yaml, a negative budget, no lake.
         RejectedError: the desk answered what it was not asked.
         StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
     """
@@ -38,5 +39,6 @@ def label(
             "no label desk: give --desk FILE, or set file in [label_desk] of fleetloop.toml"
         )
     cost = known.cost if cost_per_label is None else cost_per_label
-    answers = FileLabelDesk(file, labeller=known.labeller, cost=cost)
+    classes = load_params(place.params_path).classes
+    answers = FileLabelDesk(file, classes=classes, labeller=known.labeller, cost=cost)
     return labelling.label(place, answers, budget, runner)

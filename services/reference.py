@@ -1,18 +1,77 @@
-"""Labelled pictures that did not come through the vehicles: a held-out test, what a first model was trained on."""
+"""Labelled pictures of other origin: from a Parquet file, or from a folder and the labels of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from connectors.labels.label_set import Refusal
+from connectors.labels.labelled_pictures import LabelledPicture, labelled_files, read_labelled_parquet
+from connectors.labels.picture_sets import FolderPictures
+from foundation.errors import MisconfiguredError
 from pipelines.curate.params import load_params
 from pipelines.dataset import reference
 from pipelines.dataset.reference import Added
+from services.own_labels import LabelForm, look, read_labels
 from workspace.layout import Workspace
 
 
-def add_reference(place: Workspace, file: Path) -> Added:
-    """Append the pictures of a file that the lake does not have yet, checked against the classes of params.yaml.
+@dataclass(frozen=True, slots=True)
+class AddedReference:
+    """What was added, and the rows that were none."""
 
-    See `pipelines.dataset.reference.add_reference` for the columns and the errors.
+    added: Added
+    refused: tuple[Refusal, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for `--json`."""
+        refused = [f"{each.where}: {each.reason} {each.value}".rstrip() for each in self.refused]
+        return {**self.added.to_json(), "refused": refused}
+
+
+def add_reference(
+    place: Workspace, source: Path, *, labels: Path | None = None, form: LabelForm = LabelForm.AUTO
+) -> AddedReference:
+    """Append the pictures that the lake does not have yet; their drive's id decides their split.
+
+    Raises:
+        MisconfiguredError: the source or its labels cannot be read. RejectedError: a class is none of params.yaml,
+            or a picture comes with two; nothing is appended then.
     """
-    return reference.add_reference(place, file, load_params(place.params_path).classes)
+    refused: list[Refusal] = []
+    pictures = labelled_pictures(place, source, refused, labels=labels, form=form)
+    added = reference.add_reference(place, source.name, pictures, load_params(place.params_path).classes)
+    return AddedReference(added, tuple(refused))
+
+
+def labelled_pictures(
+    place: Workspace,
+    source: Path,
+    refused: list[Refusal],
+    *,
+    labels: Path | None = None,
+    form: LabelForm = LabelForm.AUTO,
+) -> Iterator[LabelledPicture]:
+    """The pictures of a source with their class and drive; what is none is added to `refused`.
+
+    A picture's drive is its sub-folder, or the folder's own name for one that lies in none.
+
+    Raises:
+        MisconfiguredError: a folder without labels or a file with them, or what reading raises.
+    """
+    if not source.is_dir():
+        if labels is not None:
+            raise MisconfiguredError(
+                f"{source} is a file: its classes stand in it, and --labels is for a folder"
+            )
+        return read_labelled_parquet(source, refused)
+    if labels is None:
+        raise MisconfiguredError(
+            f"{source} is a folder of pictures: name the file of their labels with --labels"
+        )
+    pictures = FolderPictures(source, look)
+    found, _ = read_labels(labels, pictures, load_params(place.params_path).classes, form)
+    found.single_classes()
+    refused += found.refused
+    return labelled_files(pictures, found, source.resolve().name)

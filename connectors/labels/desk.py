@@ -5,17 +5,18 @@ Refuses to be read as a whole: there is no way to list what it knows, so no labe
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from connectors.labels.classes import OTHER_SPELLING, ClassNames
+from connectors.labels.label_tables import table_rows
 from connectors.labels.ports import Label
 from foundation.clock import Clock, SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 
 COLUMNS: Final = ("payload_sha256", "class_name")
+SHOWN: Final = 5
 
 
 class FileLabelDesk:
@@ -23,16 +24,24 @@ class FileLabelDesk:
 
     Args:
         path: the file.
+        classes: the contract's classes. Every answer is held against them before anything is asked or paid: one
+            that is none of them refuses the whole file, by row, value and nearest class. None: any text.
         labeller: who is said to have answered.
         cost: label units an answer.
 
     Raises:
-        MisconfiguredError: no such file, another kind of file, a missing column, or two answers for one
-        payload. CorruptError: the file cannot be parsed.
+        MisconfiguredError: no such file, another kind of file, a missing column, a class that is none, or two
+        answers for one payload. CorruptError: the file cannot be parsed.
     """
 
     def __init__(
-        self, path: Path, *, labeller: str = "label-desk", cost: float = 1.0, clock: Clock | None = None
+        self,
+        path: Path,
+        *,
+        classes: Sequence[str] | None = None,
+        labeller: str = "label-desk",
+        cost: float = 1.0,
+        clock: Clock | None = None,
     ) -> None:
         self.asked_count = 0
         self.answered_count = 0
@@ -41,7 +50,7 @@ class FileLabelDesk:
         self._cost = cost
         self._clock = clock or SystemClock()
         self._labels: dict[str, str] = {}
-        for sha256, class_name in _rows(path):
+        for sha256, class_name in _rows(path, None if classes is None else ClassNames(classes)):
             if self._labels.setdefault(sha256, class_name) != class_name:
                 raise MisconfiguredError(
                     f"{path} answers {self._labels[sha256]!r} and {class_name!r} for the payload {sha256}"
@@ -62,20 +71,45 @@ class FileLabelDesk:
         return answers
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".csv": _csv}
+def _rows(path: Path, classes: ClassNames | None) -> Iterator[tuple[str, str]]:
+    readers = {".parquet": _parquet, ".jsonl": _table, ".csv": _table}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise MisconfiguredError(f"the label desk {path} must end in {', '.join(readers)}")
     if not path.is_file():
         raise MisconfiguredError(f"there is no label desk {path}")
-    for number, row in enumerate(reader(path), 1):
-        if absent := [name for name in COLUMNS if not row.get(name)]:
-            raise MisconfiguredError(f"{path}, row {number}: no {', '.join(absent)}")
-        yield str(row[COLUMNS[0]]), str(row[COLUMNS[1]])
+    wrong: list[str] = []
+    for where, sha256, value in reader(path):
+        if not isinstance(sha256, str) or not sha256.strip():
+            raise MisconfiguredError(f"{path}, {where}: no payload_sha256")
+        name, problem = _answer(value, classes)
+        if problem:
+            wrong.append(f"{where}: {problem}")
+            continue
+        yield sha256.strip().lower(), name
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise MisconfiguredError(
+            f"{path} has {len(wrong)} answers that are no class of the contract, so nobody is asked: "
+            f"{'; '.join(wrong[:SHOWN])}{more}"
+        )
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _answer(value: object, classes: ClassNames | None) -> tuple[str, str]:
+    """The class of one answer, or "" and what is wrong with it."""
+    found = (classes or ClassNames(())).match(value)
+    if classes is None and isinstance(value, str) and value.strip():
+        return value, ""
+    if found.how == OTHER_SPELLING:
+        return "", f"class {value!a}; the nearest is {found.name!r}"
+    return found.name, found.problem
+
+
+def _table(path: Path) -> Iterator[tuple[str, Any, Any]]:
+    return table_rows(path, COLUMNS[:1])
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -84,29 +118,10 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         names = file.schema_arrow.names
         if absent := [name for name in COLUMNS if name not in names]:
             raise MisconfiguredError(f"{path} has no column {', '.join(absent)} (it has {', '.join(names)})")
+        number = 0
         for batch in file.iter_batches(columns=list(COLUMNS)):
-            yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row[COLUMNS[0]], row[COLUMNS[1]]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptError(f"not a Parquet file: {error}", path=path) from error
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise CorruptError(f"line {number} is not JSON: {error}", path=path) from error
-            if not isinstance(row, dict):
-                raise CorruptError(f"line {number} is not an object", path=path)
-            yield row
-
-
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file, strict=True)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise CorruptError(f"not CSV: {error}", path=path) from error

@@ -23,9 +23,16 @@ def reference() -> None:
 
 @app.command()
 def add(
-    file: Annotated[
-        Path, typer.Argument(help="Parquet with payload, class_name, drive_id and, if known, track_id.")
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Parquet with payload, class_name, drive_id and, if known, track_id; or a folder of pictures."
+        ),
     ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels of a folder's pictures: a table of file and class, COCO, KITTI or YOLO."),
+    ] = None,
     workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
     as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
 ) -> None:
@@ -33,13 +40,14 @@ def add(
     from services.reference import add_reference
     from workspace.layout import Workspace
 
-    added = add_reference(Workspace.open(workspace), file)
+    found = add_reference(Workspace.open(workspace), source, labels=labels)
     if as_json:
-        print(json.dumps(added.to_json(), indent=2, sort_keys=True))
+        print(json.dumps(found.to_json(), indent=2, sort_keys=True))
         return
-    console = Console()
+    added, console = found.added, Console()
     console.print(
         f"[green]Added[/] {added.added:,} pictures, {added.known:,} were known (reference version {added.version})"
     )
-    for line in added.unreadable:
-        console.print(f"[yellow]left out[/] {line}")
+    for line in (*added.unreadable, *(f"{each.where}: {each.reason} {each.value}" for each in found.refused)):
+        console.print("[yellow]left out[/] ", end="")
+        console.print(line, markup=False)

@@ -67,7 +67,7 @@ def label(
     params = load_params(workspace.params_path)
     table = LakeTable.create(workspace.labels_uri, LABELS)
     rows, lock = resolve_lake(workspace, runner)
-    candidates = rows.filter(pl.col("state") == UNLABELLED)
+    candidates = _askable(rows, params)
     chosen, answers = ask(rows, desk, budget, params)
     asked = chosen["payload_sha256"].to_list()
     request_id = hashlib.sha256("\n".join([str(lock["labels"].version), *asked]).encode()).hexdigest()[:16]
@@ -101,11 +101,13 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
 
     Returns the columns of `selection.SELECTED` of all that was asked for, and all answers.
 
-    Raises RejectedError (reason unasked_label) when the desk answers about another payload.
+    Raises RejectedError when the desk answers about another payload (reason unasked_label), or with what is no class
+    of the contract (reason unknown_class).
     """
-    labelled = rows.filter(pl.col("class_name").is_not_null()).sort("payload_sha256", "identity")
+    known = pl.col("class_name").is_in(list(params.classes))
+    labelled = rows.filter(known).sort("payload_sha256", "identity")
     labelled = labelled.unique("payload_sha256", keep="first", maintain_order=True)
-    candidates = rows.filter(pl.col("state") == UNLABELLED).sort("payload_sha256")
+    candidates = _askable(rows, params)
     chosen = select(candidates, labelled, 0 if budget > 0 else budget, params.label)
     answers: list[Label] = []
     rounds = params.label.rounds if params.label.strategy is Strategy.COVERAGE else 1
@@ -114,7 +116,7 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
         more = select(candidates, labelled, part, params.label)
         if more.is_empty():
             continue
-        found = _request(desk, more["payload_sha256"].to_list())
+        found = _request(desk, more["payload_sha256"].to_list(), params)
         answers += found
         told = pl.DataFrame(
             {
@@ -132,8 +134,24 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     return chosen, answers
 
 
-def _request(desk: LabelDesk, asked: list[str]) -> list[Label]:
+def _askable(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
+    """Rows without a label; and those whose label is no class of the contract, which a mended desk may answer again."""
+    unknown = (~pl.col("class_name").is_in(list(params.classes))).fill_null(False) & pl.col(
+        "reason"
+    ).is_null()
+    wanted = rows.filter((pl.col("state") == UNLABELLED) | unknown)
+    return wanted.with_columns(pl.lit(None, pl.String).alias("class_name")).sort("payload_sha256")
+
+
+def _request(desk: LabelDesk, asked: list[str], params: Params) -> list[Label]:
     answers = desk.request(asked)
+    for answer in answers:
+        if answer.class_name not in params.classes:
+            raise RejectedError(
+                f"the label desk answers {answer.class_name[:80]!r} for {answer.payload_sha256}; "
+                f"params.yaml has the classes {', '.join(params.classes)}",
+                reason="unknown_class",
+            )
     unasked = sorted({answer.payload_sha256 for answer in answers} - set(asked))
     if unasked:
         raise RejectedError(

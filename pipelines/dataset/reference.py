@@ -1,28 +1,27 @@
-"""Labelled pictures that did not come through the vehicles: what a first model was trained on, a held-out
-test.
+"""Labelled pictures that did not come through the vehicles: what a first model was trained on, a held-out test.
 
-They land in the lake's table `reference` and go through the same split, quality and duplicate rules as every
-other frame. A picture is known by its sha256: added twice it is there once, and with another class it is
-refused.
+They land in the lake's table `reference` and go through the same split, quality and duplicate rules as every other
+frame. A picture is known by its sha256: added twice it is there once, and with another class it is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from connectors.labels.classes import ClassNames
+from connectors.labels.labelled_pictures import LabelledPicture
 from connectors.lake.schema import REFERENCE
 from connectors.lake.table import LakeTable
-from foundation.errors import MisconfiguredError, RejectedError
+from foundation.errors import RejectedError
 from modelkit.digest import sha256_hex
 from modelkit.images import condition_of, decode_image
 from workspace.layout import Workspace
 
-COLUMNS = ("payload", "class_name", "drive_id")
 ORIGIN = "reference"
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +39,17 @@ class Added:
         return asdict(self)
 
 
-def add_reference(workspace: Workspace, file: Path, classes: tuple[str, ...]) -> Added:
-    """Append the pictures of a Parquet file with payload, class_name, drive_id and, optionally, track_id.
+def add_reference(
+    workspace: Workspace, name: str, pictures: Iterable[LabelledPicture], classes: tuple[str, ...]
+) -> Added:
+    """Append the pictures that the lake does not have yet; `name` says in messages where they come from.
 
     Raises:
-        MisconfiguredError: the file or a column is missing.
-        RejectedError: a class is not in the contract, or a known picture comes with another class.
+        RejectedError: a class is not in the contract (reason unknown_class), or a picture comes with two classes
+            (reason conflict). Nothing is appended then.
     """
-    rows = _read(file)
-    unknown = sorted(set(rows["class_name"].to_pylist()) - set(classes))
-    if unknown:
-        raise RejectedError(
-            f"{file} has classes {unknown}; params.yaml allows {list(classes)}", reason="unknown_class"
-        )
+    rows = list(pictures)
+    given = _classes(name, rows, classes)
     table = LakeTable.create(workspace.reference_uri, REFERENCE)
     snapshot = table.snapshot()
     before = snapshot.read(columns=["payload_sha256", "class_name"])
@@ -60,29 +57,30 @@ def add_reference(workspace: Workspace, file: Path, classes: tuple[str, ...]) ->
     fresh: list[dict[str, object]] = []
     unreadable: list[str] = []
     repeated = 0
-    for row in rows.to_pylist():
-        digest = sha256_hex(row["payload"])
+    for row, class_name in zip(rows, given, strict=True):
+        digest = sha256_hex(row.payload)
         if digest in known:
-            if known[digest] != row["class_name"]:
+            if known[digest] != class_name:
                 raise RejectedError(
-                    f"{file}: picture {digest} is {row['class_name']!r} here and {known[digest]!r} in the lake",
+                    f"{name}, {row.where}: picture {digest} is {class_name!r} here and {known[digest]!r} in the lake "
+                    "or in another row",
                     reason="conflict",
                 )
             repeated += 1
             continue
         try:
-            condition = condition_of(decode_image(row["payload"]))
+            condition = condition_of(decode_image(row.payload))
         except RejectedError as error:
-            unreadable.append(f"{digest}: {error}")
+            unreadable.append(f"{row.where} ({digest}): {error}")
             continue
-        known[digest] = row["class_name"]
+        known[digest] = class_name
         fresh.append(
             {
                 "payload_sha256": digest,
-                "payload": row["payload"],
-                "class_name": row["class_name"],
-                "drive_id": row["drive_id"],
-                "track_id": row.get("track_id"),
+                "payload": row.payload,
+                "class_name": class_name,
+                "drive_id": row.drive_id,
+                "track_id": row.track_id,
                 "condition": condition,
                 "origin": ORIGIN,
             }
@@ -92,17 +90,18 @@ def add_reference(workspace: Workspace, file: Path, classes: tuple[str, ...]) ->
         version = table.append(
             pa.Table.from_pylist(fresh, schema=REFERENCE), expected_version=snapshot.version
         )
-    return Added(file.name, len(fresh), repeated, tuple(unreadable), version)
+    return Added(name, len(fresh), repeated, tuple(unreadable), version)
 
 
-def _read(file: Path) -> pa.Table:
-    try:
-        names = set(pq.read_schema(file).names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise MisconfiguredError(f"{file} cannot be read as Parquet: {error}") from error
-    missing = [name for name in COLUMNS if name not in names]
-    if missing:
-        raise MisconfiguredError(
-            f"{file} has no column {', '.join(missing)}; it has {', '.join(sorted(names))}"
+def _classes(name: str, rows: list[LabelledPicture], classes: tuple[str, ...]) -> list[str]:
+    """The contract's class of each row, in the contract's own letters."""
+    names = ClassNames(classes)
+    found = [names.match(row.class_name) for row in rows]
+    wrong = [f"{row.where}: {match.problem}" for row, match in zip(rows, found, strict=True) if match.problem]
+    if wrong:
+        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise RejectedError(
+            f"{name}: {len(wrong)} rows have a class that params.yaml does not list: {'; '.join(wrong[:_SHOWN])}{more}",
+            reason="unknown_class",
         )
-    return pq.read_table(file, columns=[*COLUMNS, *(["track_id"] if "track_id" in names else [])])
+    return [match.name for match in found]

@@ -55,12 +55,26 @@ def test_a_desk_that_contradicts_itself_is_refused_with_both_answers(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        ("a.csv", b"sha,label\n1,2\n", MisconfiguredError, "row 1: no payload_sha256, class_name"),
-        ("a.csv", b"payload_sha256,class_name\naa,\n", MisconfiguredError, "row 1: no class_name"),
-        ("a.csv", b"payload_sha256,class_name\n\xff\xfe,x\n", CorruptError, "not CSV"),
-        ("a.jsonl", b"{}\n", MisconfiguredError, "row 1: no payload_sha256"),
+        ("a.csv", b"sha,label\n1,2\n", MisconfiguredError, "wanted are a column payload_sha256 and"),
+        ("a.csv", b"payload_sha256,class_name\naa,\n", MisconfiguredError, "line 2: no class"),
+        ("a.csv", b"payload_sha256,class_name\n\xff\xfe,x\n", CorruptError, "not utf-8"),
+        ("a.jsonl", b"{}\n", MisconfiguredError, "line 1: no payload_sha256"),
         ("a.jsonl", b"{oops\n", CorruptError, "line 1 is not JSON"),
-        ("a.jsonl", b"[1]\n", CorruptError, "line 1 is not an object"),
+        ("a.jsonl", b"[1]\n", MisconfiguredError, "line 1: no payload_sha256"),
+        (
+            "a.jsonl",
+            b'{"payload_sha256": "aa", "class_name": 0}',
+            MisconfiguredError,
+            "no class name but a number: 0",
+        ),
+        ("a.jsonl", b'{"payload_sha256": "aa", "class_name": NaN}', MisconfiguredError, "line 1: no class"),
+        (
+            "a.jsonl",
+            b'{"payload_sha256": "aa", "class_name": ["red"]}',
+            MisconfiguredError,
+            "no class name but a value",
+        ),
+        ("a.jsonl", b"[" * 100_000, CorruptError, "line 1 is not JSON"),
         ("a.parquet", b"nothing", CorruptError, "not a Parquet file"),
         ("a.txt", b"", MisconfiguredError, "must end in .parquet, .jsonl, .csv"),
     ],
@@ -76,3 +90,22 @@ def test_a_bad_desk_is_named(
 def test_a_missing_desk_is_named(tmp_path: Path) -> None:
     with pytest.raises(MisconfiguredError, match=r"absent\.csv"):
         FileLabelDesk(tmp_path / "absent.csv")
+
+
+WRONG = ["red ", "Red", "\u00a0red", "re\0d", "1", "nan", "red,green", "rde"]
+
+
+@pytest.mark.parametrize("answer", WRONG)
+def test_an_answer_that_is_no_class_of_the_contract_refuses_the_desk_before_anything_is_asked(
+    tmp_path: Path, answer: str
+) -> None:
+    path = tmp_path / "desk.csv"
+    path.write_text(f'payload_sha256,class_name\naa,red\nbb,"{answer}"\n', "utf-8")
+    with pytest.raises(MisconfiguredError, match=r"1 answers that are no class.*nobody is asked: line 3: "):
+        FileLabelDesk(path, classes=["green", "red"])
+
+
+def test_a_hash_in_capitals_is_the_same_hash(tmp_path: Path) -> None:
+    path = tmp_path / "desk.csv"
+    path.write_text(f"payload_sha256,class_name\n{'AB' * 32},red\n")
+    assert len(FileLabelDesk(path, classes=["green", "red"]).request(["ab" * 32])) == 1

@@ -70,6 +70,26 @@ def test_an_answer_that_nobody_asked_for_is_refused_and_nothing_is_kept(tmp_path
     assert LakeTable.open(workspace.labels_uri).snapshot().count() == 0
 
 
+def test_an_answer_that_is_no_class_of_the_contract_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    rows = fleet_rows(2, 4)
+    workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
+    desk = Desk(rows)
+    desk.known = dict.fromkeys(desk.known, "Red")
+    with pytest.raises(RejectedError, match=r"answers 'Red' for [0-9a-f]{64}; params.yaml has the classes") as caught:
+        label(workspace, desk, 3)
+    assert caught.value.reason == "unknown_class"
+    assert LakeTable.open(workspace.labels_uri).snapshot().count() == 0
+
+
+def test_frames_with_an_old_answer_that_is_no_class_are_asked_for_again(tmp_path: Path) -> None:
+    rows = fleet_rows(2, 4)
+    wrong = [row | {"class_name": "Red", "labelled_time_ns": 1} for row in label_rows(rows[:3])]
+    workspace = make_workspace(tmp_path / "ws", rows, wrong, params=PARAMS | ALL)
+    result = label(workspace, Desk(rows), 8)
+    assert result.answered == 8
+    assert label(workspace, Desk(rows), 8).asked == 0
+
+
 def test_labels_that_came_meanwhile_stop_the_request_before_it_pays_twice(tmp_path: Path) -> None:
     rows = fleet_rows(2, 4)
     workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)

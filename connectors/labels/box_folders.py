@@ -1,0 +1,205 @@
+"""Labels in one text file per picture: KITTI and YOLO. A missing file says nothing; an empty one says "nothing there"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from connectors.labels.label_set import LabelSet
+from foundation.errors import CorruptError, MisconfiguredError
+
+PREDICTIONS: Final = "rows with a score: predictions of a model, not ground truth"
+POLYGONS: Final = "boxes taken from a polygon"
+MAX_FILE_BYTES: Final = 10_000_000
+_KITTI_COLUMNS: Final = 15
+
+
+def read_kitti(folder: Path, labels: LabelSet) -> None:
+    """Take each line of the `.txt` files below `folder` as a box. DontCare regions are ignored and counted.
+
+    Raises:
+        MisconfiguredError: no such folder, or one without a `.txt` file. CorruptError: a file is no text.
+    """
+    by_stem = _by_stem(labels, drop=())
+    for name, lines in _files(folder):
+        picture, problem = _picture(by_stem, PurePosixPath(name).name)
+        kinds = set()
+        for number, line in lines:
+            labels.rows += 1
+            where = f"{name} line {number}"
+            kinds.add(_kitti_line(line.split(), where, picture, problem, labels))
+        if picture and not kinds:
+            labels.looked_at.add(picture)
+        if not picture and problem == "no picture":
+            labels.missing.add(name)
+
+
+def _kitti_line(cells: list[str], where: str, picture: str, problem: str, labels: LabelSet) -> str:
+    if not picture:
+        labels.refuse(where, cells[0], problem)
+        return "refused"
+    if len(cells) not in (_KITTI_COLUMNS, _KITTI_COLUMNS + 1):
+        labels.refuse(where, " ".join(cells)[:60], f"{len(cells)} columns: KITTI has 15, or 16 with a score")
+        return "refused"
+    if cells[0].casefold() == "dontcare":
+        labels.ignored.append((where, "DontCare"))
+        return "ignored"
+    name = labels.class_of(cells[0], where)
+    edges = _numbers(cells[4:8])
+    if not name:
+        return "refused"
+    if edges is None:
+        labels.refuse(where, " ".join(cells[4:8]), "a box that is no four numbers")
+        return "refused"
+    if len(cells) > _KITTI_COLUMNS:
+        labels.note(PREDICTIONS, where)
+    labels.add_box(picture, name, (edges[0], edges[1], edges[2], edges[3]), where)
+    return "box"
+
+
+def read_yolo(folder: Path, labels: LabelSet, names_file: Path | None = None) -> None:
+    """Take each row of the files in `labels/` as a box; a class number is looked up in data.yaml or classes.txt.
+
+    Raises:
+        MisconfiguredError: no labels, no file of class names, or one whose `nc` is not their number.
+    """
+    names = _yolo_names(folder, names_file)
+    root = folder / "labels" if (folder / "labels").is_dir() else folder
+    by_stem = _by_stem(labels, drop=("images/",))
+    for name, lines in _files(root):
+        if name in ("classes", "data"):
+            continue
+        picture, problem = _picture(by_stem, name)
+        is_empty = True
+        for number, line in lines:
+            labels.rows += 1
+            is_empty = False
+            _yolo_line(line.split(), f"{name} line {number}", picture, problem, names, labels)
+        if picture and is_empty:
+            labels.looked_at.add(picture)
+        if not picture and problem == "no picture":
+            labels.missing.add(name)
+
+
+def _yolo_line(
+    cells: list[str], where: str, picture: str, problem: str, names: dict[int, str], labels: LabelSet
+) -> None:
+    shape = labels.pictures.shape(picture) if picture else None
+    if shape is None:
+        labels.refuse(where, cells[0], problem or "unreadable picture")
+        return
+    values = _numbers(cells)
+    if values is None or values[0] != int(values[0]):
+        labels.refuse(
+            where,
+            cells[0],
+            "a name where the number of a class belongs" if values is None else "no class number",
+        )
+        return
+    number = int(values[0])
+    if number not in names:
+        labels.refuse(where, cells[0], f"class {number} of {len(names)} names")
+        return
+    box, is_polygon = values[1:], len(values) >= 7 and len(values) % 2 == 1
+    if len(values) not in (5, 6) and not is_polygon:
+        labels.refuse(where, " ".join(cells)[:60], f"{len(values)} columns: a box has 5, with a score 6")
+        return
+    if any(each > 1.0 for each in box) or any(each < 0.0 for each in box):
+        labels.refuse(
+            where,
+            " ".join(cells)[:60],
+            "numbers above 1 or below 0: shares of the picture are wanted, not pixels",
+        )
+        return
+    name = labels.class_of(names[number], where)
+    if not name:
+        return
+    if is_polygon:
+        left, right, top, bottom = min(box[::2]), max(box[::2]), min(box[1::2]), max(box[1::2])
+        labels.note(POLYGONS, where)
+    else:
+        left, right = box[0] - box[2] / 2, box[0] + box[2] / 2
+        top, bottom = box[1] - box[3] / 2, box[1] + box[3] / 2
+        if len(values) == 6:
+            labels.note(PREDICTIONS, where)
+    edges = (left * shape.width, top * shape.height, right * shape.width, bottom * shape.height)
+    labels.add_box(picture, name, (edges[0], edges[1], edges[2], edges[3]), where)
+
+
+def _yolo_names(folder: Path, given: Path | None) -> dict[int, str]:
+    candidates = (
+        [given] if given else [folder / n for n in ("data.yaml", "data.yml", "classes.txt", "obj.names")]
+    )
+    path = next((each for each in candidates if each.is_file()), None)
+    if path is None:
+        raise MisconfiguredError(
+            f"{folder} has neither data.yaml nor classes.txt: without the names of the class numbers nothing is read"
+        )
+    text = _text(path)
+    if path.suffix not in (".yaml", ".yml"):
+        return dict(enumerate(line.strip() for line in text.rstrip().split("\n")))
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CorruptError(f"not YAML: {error}", path=path) from error
+    names: Any = document.get("names") if isinstance(document, dict) else None
+    pairs = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(pairs, dict) or not all(
+        isinstance(n, int) and isinstance(t, str) for n, t in pairs.items()
+    ):
+        raise MisconfiguredError(
+            f"{path}: names is {str(names)[:80]}; wanted is a list or a mapping number: name"
+        )
+    if (count := document.get("nc", len(pairs))) != len(pairs):
+        raise MisconfiguredError(f"{path}: nc is {count}, but there are {len(pairs)} names")
+    return pairs
+
+
+def _files(folder: Path) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    paths = sorted(path for path in folder.rglob("*.txt") if path.is_file() and not path.is_symlink())
+    if not paths:
+        raise MisconfiguredError(f"{folder} has no .txt file of labels")
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        lines = _text(path).split("\n")
+        yield name, [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise MisconfiguredError(f"{path} has {path.stat().st_size} bytes, the limit is {MAX_FILE_BYTES}")
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorruptError(f"not UTF-8: {error}", path=path) from error
+    except OSError as error:
+        raise MisconfiguredError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _by_stem(labels: LabelSet, drop: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in labels.pictures.names:
+        key = PurePosixPath(name).with_suffix("").as_posix()
+        for prefix in drop:
+            key = key.removeprefix(prefix)
+        found.setdefault(key, []).append(name)
+    return found
+
+
+def _picture(by_stem: dict[str, list[str]], stem: str) -> tuple[str, str]:
+    found = by_stem.get(stem, [])
+    if len(found) == 1:
+        return found[0], ""
+    return "", f"{len(found)} pictures have that name" if found else "no picture"
+
+
+def _numbers(cells: list[str]) -> list[float] | None:
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return values if all(math.isfinite(value) for value in values) else None

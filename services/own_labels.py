@@ -1,0 +1,219 @@
+"""Labels that people bring along: read in the form that a tool wrote, matched to pictures, and where all of it went."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from connectors.labels.box_folders import read_kitti, read_yolo
+from connectors.labels.classes import ClassNames
+from connectors.labels.coco import read_coco
+from connectors.labels.label_set import LabelSet, Pictures, Refusal, Shape
+from connectors.labels.label_tables import read_table
+from connectors.labels.picture_sets import FolderPictures, NamedPayloads
+from connectors.lake.table import LakeTable
+from foundation.errors import MisconfiguredError
+from foundation.files import write_atomic
+from modelkit.images import read_picture
+from pipelines.curate.params import load_params
+from workspace.layout import Workspace
+
+DEFAULT_NAME = "labels.jsonl"
+
+
+class LabelForm(StrEnum):
+    """How labels are written. `auto` looks at the name, and into a folder."""
+
+    AUTO = "auto"
+    TABLE = "table"
+    COCO = "coco"
+    KITTI = "kitti"
+    YOLO = "yolo"
+
+
+class LabelTask(StrEnum):
+    """What a label says of a picture: its class, or the boxes of what is on it."""
+
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedLabels:
+    """What one import brought. Both sums add up: `rows` over `rows_by_outcome`, `pictures` over `pictures_by_state`."""
+
+    file: str
+    form: str
+    task: str
+    written: str
+    answers: int
+    classes: Mapping[str, int]
+    rows: int
+    rows_by_outcome: Mapping[str, int]
+    pictures: int
+    pictures_by_state: Mapping[str, int]
+    refused: tuple[Refusal, ...]
+    notes: Mapping[str, tuple[str, ...]]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for `--json`."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        refused = [{"where": each.where, "value": each.value, "reason": each.reason} for each in self.refused]
+        return {
+            **values,
+            "refused": refused,
+            "notes": {words: list(each) for words, each in self.notes.items()},
+        }
+
+
+def read_labels(
+    file: Path, pictures: Pictures, classes: Sequence[str], form: LabelForm = LabelForm.AUTO
+) -> tuple[LabelSet, LabelForm]:
+    """The labels of a file or folder about these pictures, and the form in which they were written.
+
+    Raises:
+        MisconfiguredError: no such file, or not of that form. CorruptError: damaged.
+    """
+    if not file.exists():
+        raise MisconfiguredError(f"there is no file of labels {file}")
+    known = _form_of(file) if form is LabelForm.AUTO else form
+    labels = LabelSet(pictures, ClassNames(classes))
+    readers = {
+        LabelForm.TABLE: read_table,
+        LabelForm.COCO: read_coco,
+        LabelForm.KITTI: read_kitti,
+        LabelForm.YOLO: read_yolo,
+    }
+    readers[known](file, labels)
+    return labels, known
+
+
+def import_labels(
+    place: Workspace,
+    file: Path,
+    *,
+    pictures: Path | None = None,
+    form: LabelForm = LabelForm.AUTO,
+    task: LabelTask = LabelTask.CLASSIFICATION,
+    out: Path | None = None,
+) -> ImportedLabels:
+    """Match labels to pictures and write them as answers by payload, which a label desk then gives when it is asked.
+
+    Args:
+        file: a table of file and class, COCO's JSON, or a folder in the manner of KITTI or YOLO.
+        pictures: the folder of the pictures. None: the frames that landed in the lake, by frame id or payload
+            hash, for labels of whole pictures only.
+        out: the file of answers; labels.jsonl of the workspace by default.
+
+    Raises:
+        MisconfiguredError: no such file or folder, not of that form, or boxes without a folder of pictures.
+        CorruptError: damaged.
+    """
+    known: FolderPictures | NamedPayloads
+    if pictures is not None:
+        known = FolderPictures(pictures, look)
+    elif task is LabelTask.DETECTION:
+        raise MisconfiguredError("boxes are matched to a picture's size: name the folder of the pictures")
+    else:
+        known = NamedPayloads(_landed(place))
+    labels, found = read_labels(file, known, load_params(place.params_path).classes, form)
+    answers = (
+        _class_answers(labels, known) if task is LabelTask.CLASSIFICATION else _box_answers(labels, known)
+    )
+    path = out or place.path(DEFAULT_NAME)
+    write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in answers).encode())
+    rows, by_outcome = labels.rows_sum()
+    count, by_state = labels.pictures_sum()
+    return ImportedLabels(
+        str(file),
+        found.value,
+        task.value,
+        str(path),
+        len(answers),
+        dict(sorted(Counter(mark.class_name for mark in labels.marks).items())),
+        rows,
+        by_outcome,
+        count,
+        by_state,
+        tuple(labels.refused),
+        {words: tuple(where) for words, where in labels.notes.items()},
+    )
+
+
+def look(payload: bytes) -> Shape:
+    """The shape of an encoded picture as the product decodes it. Raises RejectedError when it cannot."""
+    picture = read_picture(payload)
+    height, width = picture.pixels.shape[:2]
+    return Shape(width, height, *picture.stored_size, picture.orientation)
+
+
+def _form_of(file: Path) -> LabelForm:
+    if file.is_dir():
+        if any((file / name).is_file() for name in ("data.yaml", "data.yml", "classes.txt", "obj.names")):
+            return LabelForm.YOLO
+        return LabelForm.YOLO if (file / "labels").is_dir() else LabelForm.KITTI
+    if file.suffix.lower() != ".json":
+        return LabelForm.TABLE
+    with file.open("rb") as stream:
+        head = stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    is_table = head.startswith(b"[") and b'"class' in head.split(b"}")[0] and b'"category_id"' not in head
+    return LabelForm.TABLE if is_table else LabelForm.COCO
+
+
+def _landed(place: Workspace) -> list[tuple[str, str, str]]:
+    if not (Path(place.arrivals_uri) / "_delta_log").is_dir():
+        raise MisconfiguredError(
+            "the lake holds no frame yet; name the folder of the pictures, or ingest first"
+        )
+    columns = ["drive_id", "frame_id", "payload_sha256"]
+    table = (
+        LakeTable.open(place.arrivals_uri)
+        .snapshot()
+        .read(columns=columns, filter=pc.field("outcome") == "landed")
+    )
+    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
+
+def _class_answers(labels: LabelSet, pictures: FolderPictures | NamedPayloads) -> list[dict[str, object]]:
+    """One class per payload. The same bytes under two names and of two classes are refused."""
+    labels.single_classes()
+    by_digest: dict[str, list[tuple[str, str]]] = {}
+    for mark in labels.marks:
+        pair = (mark.picture, mark.class_name)
+        if pair not in (pairs := by_digest.setdefault(pictures.digest(mark.picture), [])):
+            pairs.append(pair)
+    torn = {name for pairs in by_digest.values() if len({each for _, each in pairs}) > 1 for name, _ in pairs}
+    for mark in [mark for mark in labels.marks if mark.picture in torn]:
+        labels.refuse(
+            mark.where, mark.picture, "contradiction: the same bytes under another name have another class"
+        )
+    labels.marks = [mark for mark in labels.marks if mark.picture not in torn]
+    return [
+        {"payload_sha256": digest, "class_name": pairs[0][1], "file": pairs[0][0]}
+        for digest, pairs in by_digest.items()
+        if pairs[0][0] not in torn
+    ]
+
+
+def _box_answers(labels: LabelSet, pictures: FolderPictures | NamedPayloads) -> list[dict[str, object]]:
+    """All boxes per picture; an empty list says that somebody looked and there is none."""
+    boxes: dict[str, list[dict[str, object]]] = {}
+    for mark in labels.marks:
+        if mark.edges is None:
+            labels.refuse(mark.where, mark.picture, "no box")
+            continue
+        edges = dict(zip(("left", "top", "right", "bottom"), mark.edges, strict=True))
+        boxes.setdefault(mark.picture, []).append({"class_name": mark.class_name, **edges})
+    labels.marks = [mark for mark in labels.marks if mark.edges is not None]
+    for name in labels.negatives:
+        boxes[name] = []
+    return [
+        {"payload_sha256": pictures.digest(name), "boxes": found, "file": name}
+        for name, found in boxes.items()
+    ]
