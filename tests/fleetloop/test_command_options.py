@@ -130,6 +130,7 @@ def test_a_label_costs_what_the_workspace_or_the_command_says(
     import pipelines.curate.labelling as labelling
 
     (tmp_path / "answers.csv").write_text(f"payload_sha256,class_name\n{'a' * 64},red\n")
+    (tmp_path / "params.yaml").write_text("classes: [green, red]\n")
     toml = '[label_desk]\nfile = "answers.csv"\nlabeller = "studio"\ncost = 0.5\n'
     (tmp_path / "fleetloop.toml").write_text(toml)
 
