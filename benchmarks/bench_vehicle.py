@@ -19,6 +19,7 @@ from connectors.kafka.admin import ensure_topics
 from connectors.sensors.ports import Frame
 from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.config import AgentSettings, load_agent_settings
+from edge_agent.key_file import load_key, save_key
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle
 from edge_agent.spool.settings import SpoolSettings
@@ -109,7 +110,7 @@ def enrol(root: Path, model: bytes) -> StateFolder:
     state = StateFolder(root / "state")
     state.root.mkdir(parents=True)
     key = VehicleKey.generate()
-    key.save(state.key_path)
+    save_key(key, state.key_path)
     clock = SystemClock()
     write_vehicle(state.root, Vehicle("bench-1", key.key_id, clock.now_ns()))
     install_initial(state.root, model, clock)
@@ -195,7 +196,7 @@ def feed(root: Path, parent_pid: int) -> None:
 
     state, clock = StateFolder(root / "state"), SystemClock()
     spool = SpoolSettings(quota_bytes=500_000_000)
-    key = VehicleKey.load(state.key_path)
+    key = load_key(state.key_path)
     sample = make_sample(UPLINK_RECORD_BYTES)
     with SpoolWriter.open(state.spool, spool, "bench-1", key, clock, EventLog(None)) as writer:
         due = time.monotonic()

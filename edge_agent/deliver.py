@@ -14,6 +14,7 @@ from connectors.kafka.ports import RecordSink, RecordTail
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.tail import KafkaTail
 from edge_agent.duties import Duty, DutyRunner, LaneThread
+from edge_agent.key_file import load_key
 from edge_agent.models.fetch import ModelFetcher
 from edge_agent.notices import NoticeDuty
 from edge_agent.process import ProcessContext, run_process
@@ -22,7 +23,6 @@ from edge_agent.state_folder import publish_json
 from edge_agent.telemetry import TelemetryDuty
 from edge_agent.uploader import Failed, Idle, StepResult, Uploader
 from foundation.errors import MisconfiguredError
-from schemas.signing import VehicleKey
 from schemas.topics import TOPICS
 
 STATUS_INTERVAL_S = 1.0
@@ -39,7 +39,7 @@ class Deliver:
         settings, state, clock, events = context.settings, context.state, context.clock, context.events
         self._context = context
         self._state_word = "running"
-        key = VehicleKey.load(state.key_path)
+        key = load_key(state.key_path)
         self.reader = SpoolReader.open(state.spool, settings.spool, settings.vehicle_id, clock, events)
         self.uploader = Uploader(self.reader, self._make_sink, settings.upload.pace, clock, events)
         self.telemetry = TelemetryDuty(state, settings.vehicle_id, key, self._make_sink, clock)

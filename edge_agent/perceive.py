@@ -13,6 +13,7 @@ import sys
 
 from edge_agent.config import AgentSettings
 from edge_agent.frame_loop import FrameLoop
+from edge_agent.key_file import load_key
 from edge_agent.models.serving import ServingModel
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.process import ProcessContext, run_process
@@ -29,7 +30,6 @@ from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
 from foundation.errors import FleetLoopError, MisconfiguredError
 from modelkit.runtimes import open_runtime
-from schemas.signing import VehicleKey
 
 STATUS_INTERVAL_NS = 1_000_000_000
 IDLE_WAIT_S = 0.2
@@ -85,7 +85,7 @@ class Perceive:
         self._told_notes: dict[str, int] = {}
         self._source_state = "starting"
         self._source_error: FleetLoopError | None = None
-        key = VehicleKey.load(state.key_path)
+        key = load_key(state.key_path)
         self.source = open_source(settings.source)
         self.serving = ServingModel(
             state.root,

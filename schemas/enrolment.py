@@ -22,7 +22,6 @@ from foundation.documents import (
     version_of,
 )
 from foundation.errors import CorruptError, MisconfiguredError
-from foundation.files import write_atomic
 from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
 
 FORMAT: Final = 1
@@ -135,15 +134,3 @@ class Enrolment:
         )
         kept = tuple(listed[row.index] for row in rows.unreadable)
         return replace(cls.of(*rows.read), unreadable=rows.unreadable, kept_rows=kept)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """The enrolment in a file; an empty one when there is no file yet. Raises CorruptError."""
-        try:
-            return cls.from_json(Path(path).read_bytes(), path=path)
-        except FileNotFoundError:
-            return cls()
-
-    def save(self, path: Path | str) -> None:
-        """Replace the file atomically."""
-        write_atomic(path, self.to_json().encode())

@@ -1,26 +1,21 @@
 """A record is its vehicle's own: signed with its Ed25519 key, checked against the keys enrolled for it.
 
 The signature covers the kind, the identity and the sha256 of the value, so that none of them can be
-exchanged. A broker's access list cannot tie a key to a vehicle on a shared topic; this can. Refuses keys
-that others may read.
+exchanged. A broker's access list cannot tie a key to a vehicle on a shared topic; this can.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import stat
 from functools import lru_cache
-from pathlib import Path
 from typing import Final, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from foundation.errors import MisconfiguredError, RejectedError, UntrustedError
-from foundation.files import write_atomic
+from foundation.errors import MisconfiguredError, RejectedError
 from schemas import wire
 from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.identity import Identity
@@ -61,40 +56,21 @@ class VehicleKey:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """The key that `save` wrote.
-
-        Raises:
-            MisconfiguredError: no such file, or it is not an Ed25519 key in PEM PKCS8.
-            UntrustedError: group or others may read or write the file.
-        """
-        try:
-            mode = stat.S_IMODE(Path(path).stat().st_mode)
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise MisconfiguredError(f"cannot read the key {path}: {error.strerror}") from error
-        if mode & 0o077:
-            raise UntrustedError(f"the key {path} has mode {mode:04o}; only its owner may use it (0600)")
+    def from_pem(cls, data: bytes, name: str = "the key") -> Self:
+        """The key that `to_pem` wrote. Raises MisconfiguredError naming `name` when it is no Ed25519 key."""
         try:
             private = serialization.load_pem_private_key(data, password=None)
         except (ValueError, TypeError) as error:
-            raise MisconfiguredError(f"{path} is not an unencrypted PEM private key") from error
+            raise MisconfiguredError(f"{name} is not an unencrypted PEM private key") from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise MisconfiguredError(f"{path} holds a {type(private).__name__}; an Ed25519 key is needed")
+            raise MisconfiguredError(f"{name} holds a {type(private).__name__}; an Ed25519 key is needed")
         return cls(private)
 
-    def save(self, path: Path | str) -> None:
-        """Write PEM PKCS8 atomically with mode 0600. Never overwrites another key.
-
-        Raises:
-            MisconfiguredError: there is a file already.
-        """
-        if os.path.lexists(path):
-            raise MisconfiguredError(f"{path} exists; a key is never overwritten")
-        pem = self._private.private_bytes(
+    def to_pem(self) -> bytes:
+        """The private key as PEM PKCS8, not encrypted: only for a file that nobody else may read."""
+        return self._private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_atomic(path, pem, mode=0o600)
 
     @property
     def public_b64(self) -> str:

@@ -13,8 +13,8 @@ from foundation.errors import MisconfiguredError
 from pipelines.ingest import deadletter
 from pipelines.ingest.deadletter import ReplayReport
 from pipelines.ingest.settings import IngestSettings
-from schemas.enrolment import Enrolment
 from schemas.reasons import RejectReason
+from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
 
@@ -49,7 +49,7 @@ def replay(place: Workspace, reason: str = "") -> ReplayReport:
     """
     return deadletter.replay(
         _arrivals(place),
-        Enrolment.load(place.enrolment_path),
+        load_enrolment(place.enrolment_path),
         IngestSettings(commit_wait_s=place.settings.lock_wait_s, blobs=place.settings.blobs),
         SystemClock(),
         _reason(reason),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_agent.key_file import load_key, save_key
 from edge_agent.models.slots import install_initial
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle, read_vehicle, write_vehicle
@@ -13,10 +14,11 @@ from foundation.errors import MisconfiguredError
 from rollout.fleet import read_tags, write_tags
 from rollout.repository import Repository
 from rollout.service import RolloutService
-from schemas.enrolment import EnrolledKey, Enrolment
+from schemas.enrolment import EnrolledKey
 from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
 from schemas.signing import VehicleKey
 from services.fleet import fleet_lock
+from workspace.enrolment_file import load_enrolment, save_enrolment
 from workspace.layout import Workspace
 
 
@@ -48,11 +50,11 @@ def enrol_vehicle(
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     key_path = state / "key.pem"
     if not key_path.exists():
-        VehicleKey.generate().save(key_path)
-    key = VehicleKey.load(key_path)
+        save_key(VehicleKey.generate(), key_path)
+    key = load_key(key_path)
     repository = Repository(place.tuf_path, place.keys_path, clock=clock)
     with fleet_lock(place, clock):
-        enrolment = Enrolment.load(place.enrolment_path)
+        enrolment = load_enrolment(place.enrolment_path)
         if vehicle_id not in enrolment.vehicles:
             RolloutService(repository, place.rollouts_path, clock).hold_out(vehicle_id)
         known = {each.key_id: each for each in enrolment.vehicles.get(vehicle_id, ())}
@@ -60,7 +62,7 @@ def enrol_vehicle(
             entry = known[key.key_id]
         else:
             entry = EnrolledKey(vehicle_id, key.key_id, key.public_b64, clock.now_ns())
-            enrolment.with_key(entry).save(place.enrolment_path)
+            save_enrolment(enrolment.with_key(entry), place.enrolment_path)
         if tags or vehicle_id not in read_tags(place.tags_path):
             write_tags(place.tags_path, {**read_tags(place.tags_path), vehicle_id: tuple(tags)})
         kept = read_tags(place.tags_path)[vehicle_id]
@@ -74,8 +76,8 @@ def enrol_vehicle(
 def revoke_vehicle(place: Workspace, vehicle_id: str, clock: Clock) -> None:
     """Revoke every key of a vehicle. Raises MisconfiguredError when it has none."""
     with fleet_lock(place, clock):
-        enrolment = Enrolment.load(place.enrolment_path)
-        enrolment.with_revoked(vehicle_id, clock.now_ns()).save(place.enrolment_path)
+        enrolment = load_enrolment(place.enrolment_path)
+        save_enrolment(enrolment.with_revoked(vehicle_id, clock.now_ns()), place.enrolment_path)
 
 
 def serving_model(place: Workspace) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from foundation.clock import Clock
 from foundation.files import FileLock
 from rollout.fleet import active_vehicles, read_tags
-from schemas.enrolment import Enrolment
+from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
 
@@ -25,7 +25,7 @@ def list_fleet(place: Workspace) -> tuple[FleetVehicle, ...]:
     """Every vehicle that was ever enrolled, by name; empty before the first. Raises CorruptError."""
     if not place.enrolment_path.is_file():
         return ()
-    enrolment = Enrolment.load(place.enrolment_path)
+    enrolment = load_enrolment(place.enrolment_path)
     active, tags = set(active_vehicles(enrolment)), read_tags(place.tags_path)
     return tuple(
         FleetVehicle(name, name in active, tuple(key.key_id for key in keys), tags.get(name, ()))

@@ -15,8 +15,8 @@ from pipelines.ingest.report import IngestReport, total
 from pipelines.ingest.run import Ingest
 from pipelines.ingest.settings import IngestSettings
 from pipelines.runner import RunnerSettings
-from schemas.enrolment import Enrolment
 from schemas.wire import TOPICS
+from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
 __all__ = ["Ingest", "IngestReport", "follow", "open_ingest"]
@@ -35,7 +35,7 @@ def open_ingest(
     return Ingest(
         table=LakeTable.create(place.arrivals_uri, ARRIVALS),
         open_source=partial(KafkaSource, kafka),
-        load_enrolment=lambda: Enrolment.load(place.enrolment_path),
+        load_enrolment=lambda: load_enrolment(place.enrolment_path),
         settings=IngestSettings(
             topic=topic, commit_wait_s=place.settings.lock_wait_s, blobs=place.settings.blobs
         ),

@@ -15,9 +15,9 @@ from rollout.repository import Repository
 from rollout.service import Advance, RolloutService
 from rollout.service import watch as watch_service
 from schemas.documents import COMPLETE, HealthGate, RolloutPlan
-from schemas.enrolment import Enrolment
 from services.fleet import fleet_lock
 from services.notices import Notified, tell_fleet
+from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
 
@@ -113,7 +113,7 @@ def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
         plan = open_service(place).start(
             request.release_id,
             request.waves,
-            active_vehicles(Enrolment.load(place.enrolment_path)),
+            active_vehicles(load_enrolment(place.enrolment_path)),
             tags_of=read_tags(place.tags_path),
             tags=request.tags,
             include=request.include,
@@ -216,7 +216,7 @@ def hear(place: Workspace, reports: FleetReports, bootstrap: str = "") -> Mappin
 
     source = KafkaSource(place.kafka(bootstrap))
     try:
-        reports.listen(source, Enrolment.load(place.enrolment_path))
+        reports.listen(source, load_enrolment(place.enrolment_path))
     finally:
         source.close()
     return reports.newest

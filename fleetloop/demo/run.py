@@ -19,6 +19,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from devservers.embedded_broker import EmbeddedBroker
 from devservers.static_server import StaticServer
+from edge_agent.key_file import load_key
 from fleetloop.demo.bad_records import repeat_records, send_bad_records
 from fleetloop.demo.deploy import refuse_malformed, release_bad, release_forged, release_good
 from fleetloop.demo.drives import DriveShape
@@ -34,7 +35,6 @@ from fleetloop.demo.uplink import Uplink
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import write_atomic, write_json_atomic
 from pipelines.curate.params import SplitParams, load_params
-from schemas.signing import VehicleKey
 from schemas.wire import TOPICS
 
 REPEATED_RECORDS = 20
@@ -212,7 +212,7 @@ def _drive(lab: Lab, fleet: Fleet, road: Road) -> list[str]:
 def _ingest(lab: Lab, bootstrap: str, faults: list[str]) -> tuple[int, dict[str, int]]:
     """Send what must not land beside what must, and ingest. Returns the number repeated, and the bad ones by reason."""
     with lab.step("ingest", "Sending bad records too, and ingesting (Beam)"):
-        keys = [VehicleKey.load(lab.vehicle(v) / "state" / "key.pem") for v in VEHICLES[:2]]
+        keys = [load_key(lab.vehicle(v) / "state" / "key.pem") for v in VEHICLES[:2]]
         repeated = repeat_records(bootstrap, REPEATED_RECORDS)
         bad = send_bad_records(bootstrap, VEHICLES[0], *keys)
         faults.append(

@@ -23,6 +23,7 @@ from edge_agent.status import build_status, is_alive
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey
 from schemas.wire import TOPICS
 from tests.edge_agent.agent_bench import WALL_NS, enrol
+from workspace.enrolment_file import save_enrolment
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 90.0
@@ -205,7 +206,7 @@ def workspace(root: Path, bootstrap: str, vehicles: Sequence[Vehicle]) -> Path:
         key = vehicle.key
         enrolment = enrolment.with_key(EnrolledKey(vehicle.vehicle_id, key.key_id, key.public_b64, WALL_NS))
     (root / "registry").mkdir(parents=True)
-    enrolment.save(root / "registry" / "vehicles.json")
+    save_enrolment(enrolment, root / "registry" / "vehicles.json")
     (root / "fleetloop.toml").write_text(f'bootstrap = "{bootstrap}"\n')
     return root
 

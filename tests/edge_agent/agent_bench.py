@@ -12,6 +12,7 @@ from PIL import Image
 from connectors.sensors.ports import Frame
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
 from edge_agent.frame_loop import FrameLoop
+from edge_agent.key_file import load_key, save_key
 from edge_agent.models.serving import ServingModel
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle
@@ -59,7 +60,7 @@ def enrol(root: Path, vehicle_id: str = VEHICLE, model: bytes | None = None) -> 
     """What `fleetloop enroll` leaves in a state folder."""
     root.mkdir(parents=True, exist_ok=True)
     key = VehicleKey.generate()
-    key.save(root / "key.pem")
+    save_key(key, root / "key.pem")
     write_vehicle(root, Vehicle(vehicle_id, key.key_id, WALL_NS))
     install_initial(root, model or tiny_model(), ManualClock(WALL_NS))
     return key
@@ -90,7 +91,7 @@ class Vehicle1:
         events = EventLog(self.state.events / "bench.jsonl", self.clock, "bench")
         settings, state, clock = self.settings, self.state, self.clock
         self.serving = ServingModel(state.root, self.backend, settings.serving.model, clock, events)
-        key = VehicleKey.load(state.key_path)
+        key = load_key(state.key_path)
         self.writer = SpoolWriter.open(state.spool, settings.spool, VEHICLE, key, clock, events)
         limits = progress_limits(settings)
         self.journal, self.trouble = ProgressJournal.open(

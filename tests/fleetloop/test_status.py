@@ -18,6 +18,7 @@ from schemas.signing import VehicleKey
 from services.init import make_workspace
 from tests.pipelines.curate_lake import arrival, fleet_rows, label_rows, picture
 from tests.pipelines.curate_lake import make_workspace as make_lake
+from workspace.enrolment_file import save_enrolment
 from workspace.layout import Workspace
 
 
@@ -78,7 +79,7 @@ def test_vehicles_and_the_serving_model_come_from_the_registry(tmp_path: Path) -
     place.registry_path.mkdir(exist_ok=True)
     write_json_atomic(place.serving_path, {"name": "v3", "digest": "a" * 64})
     two = Enrolment().with_key(key("car-1")).with_key(key("car-2"))
-    two.with_revoked("car-2", 5).with_key(key("car-3")).save(place.enrolment_path)
+    save_enrolment(two.with_revoked("car-2", 5).with_key(key("car-3")), place.enrolment_path)
     found = said(place.root)
     assert found["vehicles"] == {"enrolled": 2, "revoked": 1}
     assert found["serving"] == {"name": "v3", "digest": "a" * 64}

@@ -28,11 +28,11 @@ from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from rollout.health import VehicleReport
 from rollout.reports import FleetReports
 from rollout.repository import init_repository
-from schemas.enrolment import Enrolment
 from schemas.reasons import ModelState
 from services import release as release_service
 from services import rollout as rollout_service
 from services.notices import Notified
+from workspace.enrolment_file import load_enrolment
 from workspace.layout import CONFIG_NAME, Workspace
 
 V1 = tiny_model(tiny_contract(name="v1"), seed=1)
@@ -86,7 +86,7 @@ def test_an_enrolled_vehicle_can_serve_and_sign(desk: Desk) -> None:
     assert done["tags"] == ["eu", "winter"]
     assert read_vehicle(state).tags == ("eu", "winter")
     assert stat.S_IMODE((state / "key.pem").stat().st_mode) == 0o600
-    enrolment = Enrolment.load(desk.place.enrolment_path)
+    enrolment = load_enrolment(desk.place.enrolment_path)
     assert [key.key_id for key in enrolment.vehicles["car-1"]] == [done["key_id"]]
     serving = ServingModel(state, FakeBackend(), ServingSettings(), SystemClock(), EventLog(None))
     assert serving.name == "v1"
@@ -101,7 +101,7 @@ def test_enrolling_twice_changes_nothing(desk: Desk) -> None:
     before = {path: path.read_bytes() for path in (desk.folder / "car-1").rglob("*") if path.is_file()}
     desk.enrol("car-1")
     assert {path: path.read_bytes() for path in before} == before
-    assert len(Enrolment.load(desk.place.enrolment_path).keys) == 1
+    assert len(load_enrolment(desk.place.enrolment_path).keys) == 1
 
 
 def test_a_state_folder_belongs_to_one_vehicle(desk: Desk) -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.key_file import load_key, save_key
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError, UntrustedError
 from schemas import wire
 from schemas.identity import Identity
@@ -20,6 +21,7 @@ from schemas.reasons import RejectReason
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
 from schemas.topics import TOPICS
 from schemas.wire import WireRecord
+from workspace.enrolment_file import load_enrolment, save_enrolment
 
 EPOCH = "00000000000000aa"
 VALUE = b"\xc3\x01 some value"
@@ -219,20 +221,20 @@ def test_an_unknown_kind_is_not_sealed() -> None:
 
 def test_a_key_file_is_private_complete_and_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
-    KEY.save(path)
+    save_key(KEY, path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert VehicleKey.load(path).key_id == KEY.key_id
+    assert load_key(path).key_id == KEY.key_id
     with pytest.raises(MisconfiguredError, match="never overwritten"):
-        OTHER.save(path)
+        save_key(OTHER, path)
     path.chmod(0o640)
     with pytest.raises(UntrustedError, match="0640"):
-        VehicleKey.load(path)
+        load_key(path)
 
 
 def test_what_is_no_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     with pytest.raises(MisconfiguredError, match=r"key\.pem"):
-        VehicleKey.load(path)
+        load_key(path)
     other_kind = X25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -240,7 +242,7 @@ def test_what_is_no_key_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         path.chmod(0o600)
         with pytest.raises(MisconfiguredError, match=words):
-            VehicleKey.load(path)
+            load_key(path)
 
 
 def test_the_private_half_never_shows() -> None:
@@ -250,10 +252,10 @@ def test_the_private_half_never_shows() -> None:
 
 def test_an_enrolment_comes_back_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "vehicles.json"
-    assert Enrolment.load(path) == Enrolment()
+    assert load_enrolment(path) == Enrolment()
     fleet = FLEET.with_revoked("car-2", 5).with_key(enrolled("car-2", VehicleKey.generate()))
-    fleet.save(path)
-    assert Enrolment.load(path) == fleet
+    save_enrolment(fleet, path)
+    assert load_enrolment(path) == fleet
     assert fleet.with_revoked("car-2", 9).vehicles["car-2"][0].revoked_time_ns == 5
     assert list(tmp_path.iterdir()) == [path]
 
@@ -278,7 +280,7 @@ def test_a_damaged_enrolment_names_its_file(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "vehicles.json"
     path.write_bytes(content)
     with pytest.raises(CorruptError, match=r"vehicles\.json|key_id"):
-        Enrolment.load(path)
+        load_enrolment(path)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from edge_agent.config import (
     UncertaintySettings,
 )
 from edge_agent.duties import Duty, DutyRunner
+from edge_agent.key_file import load_key
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.telemetry import TelemetryDuty
 from edge_agent.uploader import Uploader, UploaderSettings
@@ -26,7 +27,6 @@ from foundation.clock import ManualClock
 from foundation.errors import RetryLaterError
 from foundation.events import EventLog
 from schemas.reasons import Provenance
-from schemas.signing import VehicleKey
 from schemas.wire import TOPICS
 from tests.checker.clock_story import Moment
 from tests.edge_agent.agent_bench import VEHICLE, WALL_NS, Vehicle1, make_frame, settings_for
@@ -92,7 +92,7 @@ class ClockDrive:
     def _deliver_starts(self) -> None:
         state, clock = self.vehicle.state, self.clock
         events = EventLog(state.events / "deliver.jsonl", clock, "deliver")
-        key = VehicleKey.load(state.key_path)
+        key = load_key(state.key_path)
         self.reader = SpoolReader.open(state.spool, self.vehicle.settings.spool, VEHICLE, clock, events)
         pace = UploaderSettings(backoff_max_s=20.0)
         self.uploader = Uploader(self.reader, self._sink, pace, clock, events, rng=self.rng)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.torture.fuzz_mutate import mutated, mutated_text
 from tests.torture.turns import ROOT
+from workspace.enrolment_file import load_enrolment
 
 Case = Callable[[random.Random], list[str]]
 """Runs one case; returns what was wrong, and adds to nothing."""
@@ -179,7 +180,7 @@ def config(folder: Path) -> Iterator[dict[str, Callable[[random.Random], str]]]:
 
     def of_keys(rng: random.Random) -> str:
         path = written("enrolment.json", mutated_text(keys, rng))
-        return outcome(lambda: Enrolment.load(path))
+        return outcome(lambda: load_enrolment(path))
 
     yield {"agent": of_agent, "workspace": of_workspace, "params": of_params, "enrolment": of_keys}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.key_file import save_key
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import read_ledger
@@ -33,7 +34,7 @@ COMMIT_COUNT = 7
 def test_every_receipt_holds_after_sigkill_under_load(quota_bytes: int, tmp_path: Path) -> None:
     folder, receipts = tmp_path / "spool", tmp_path / "receipts"
     key = VehicleKey.generate()
-    key.save(tmp_path / "key.pem")
+    save_key(key, tmp_path / "key.pem")
     rng = random.Random(quota_bytes)
     clock = SystemClock()
     settings = SpoolSettings(quota_bytes=quota_bytes, segment_bytes=200_000, reserve_bytes=10_000)

@@ -6,13 +6,13 @@ import random
 import sys
 from pathlib import Path
 
+from edge_agent.key_file import load_key
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
 from foundation.clock import SystemClock
 from foundation.errors import RejectedError
 from foundation.events import EventLog
 from schemas.reasons import NotAcceptedReason, ValueClass
-from schemas.signing import VehicleKey
 from tests.edge_agent.spool.spool_rig import VEHICLE, sample
 
 
@@ -27,7 +27,7 @@ def main() -> None:
         reserve_bytes=10_000,
     )
     clock = SystemClock()
-    key = VehicleKey.load(folder.parent / "key.pem")
+    key = load_key(folder.parent / "key.pem")
     writer = SpoolWriter.open(folder, settings, VEHICLE, key, clock, EventLog(None, clock))
     rng = random.Random()
     ready = folder.parent / "ready"

@@ -21,6 +21,7 @@ from connectors.lake.table import LakeTable
 from devservers.embedded_broker import EmbeddedBroker
 from schemas.wire import WireRecord
 from tests.pipelines.ingest.ingest_lab import Fleet
+from workspace.enrolment_file import save_enrolment
 
 pytestmark = [pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,7 +60,7 @@ def test_the_commands_bring_every_offset_of_a_broker_into_the_lake(bootstrap: st
     workspace = ("--workspace", str(tmp_path))
     assert "no vehicle is enrolled" in answer("ingest", *workspace, status=78)
     (tmp_path / "registry").mkdir()
-    fleet.enrolment.save(tmp_path / "registry" / "vehicles.json")
+    save_enrolment(fleet.enrolment, tmp_path / "registry" / "vehicles.json")
     records = [fleet.record(vehicle, seq) for seq in range(30) for vehicle in ("v1", "v2", "v9")]
     produce(bootstrap, [*records, records[0]])
 
@@ -71,7 +72,7 @@ def test_the_commands_bring_every_offset_of_a_broker_into_the_lake(bootstrap: st
     assert letters["letters"][0]["value_bytes"] > 0
     assert "no reason 'typo'" in answer("deadletter", "list", *workspace, "--reason", "typo", status=78)
 
-    fleet.enrol("v9").enrolment.save(tmp_path / "registry" / "vehicles.json")
+    save_enrolment(fleet.enrol("v9").enrolment, tmp_path / "registry" / "vehicles.json")
     assert answer("deadletter", "replay", *workspace, "--json")["landed"] == 30
     assert answer("deadletter", "replay", *workspace, "--json")["tried"] == 0
 
