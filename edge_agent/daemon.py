@@ -199,7 +199,7 @@ class Supervisor:
         if self.clock.monotonic_ns() < child.not_before_ns:
             return
         arguments = [
-            *(sys.executable, "-m", f"edge_agent.{child.name}", "--config", str(self.config_path)),
+            *(sys.executable, "-P", "-m", f"edge_agent.{child.name}", "--config", str(self.config_path)),
             *("--parent-pid", str(os.getpid())),
         ]
         if self.until_source_ends:

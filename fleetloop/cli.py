@@ -18,7 +18,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from fleetloop import __version__
-from foundation.errors import FleetLoopError
+from fleetloop.imports import explain
+from foundation.errors import FleetLoopError, MisconfiguredError
 
 COMMANDS = {
     "demo": "Run the whole loop on this machine and prove its guarantees.",
@@ -108,6 +109,12 @@ def _run() -> int:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
         print(error, file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        told = explain(error)
+        if not told:
+            raise
+        print(f"{MisconfiguredError.__name__}: {told}", file=sys.stderr)
+        return MisconfiguredError.exit_code
     except BrokenPipeError:  # before OSError, whose child it is
         return 1
     except OSError as error:

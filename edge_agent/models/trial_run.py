@@ -54,7 +54,7 @@ class TrialRun:
         }
         with slot_path.open("rb") as model:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge_agent.models.trial", json.dumps(specification)],
+                [sys.executable, "-P", "-m", "edge_agent.models.trial", json.dumps(specification)],
                 stdin=model,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

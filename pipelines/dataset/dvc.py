@@ -8,6 +8,7 @@ git itself is looked for outside of it (dvc.yaml is code: only `repro` runs it).
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -105,7 +106,13 @@ class DvcRepository:
         """Make git and DVC repositories where there are none yet, with `remote` as the place to push to.
 
         DVC's configuration is written once, as the plain file that it is: four calls of DVC would take 6 s.
+
+        Raises MisconfiguredError when git or DVC is not installed; then nothing was made.
         """
+        if importlib.util.find_spec("dvc") is None:
+            raise MisconfiguredError(
+                "dvc is not installed here; a workspace needs: pip install 'fleetloop[cloud]'"
+            )
         root = self.workspace.root
         if not (root / ".git").exists():
             self.git("init", "--quiet", "--initial-branch", "main")

@@ -88,6 +88,7 @@ stop_s = 16.0
 """
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self.folder = ROOT
 
     def start(self, *arguments: str) -> None:
         command = [
@@ -100,7 +101,7 @@ stop_s = 16.0
             str(self.config),
             *arguments,
         ]
-        self.process = subprocess.Popen(command, cwd=ROOT)
+        self.process = subprocess.Popen(command, cwd=self.folder)
 
     def end(self, timeout_s: float = 60.0) -> int:
         assert self.process is not None
@@ -176,6 +177,10 @@ def assert_each_kept_frame_landed_once(agent: Agent) -> None:
 
 def test_an_agent_runs_to_the_end_of_its_source_and_delivers_everything(tmp_path, broker, agents):
     agent = make(agents, tmp_path, broker.bootstrap)
+    agent.folder = tmp_path / "app"  # a working folder with modules of our names, as web projects have them
+    agent.folder.mkdir()
+    for name in ("schemas", "edge_agent", "services", "connectors"):
+        (agent.folder / f"{name}.py").write_text("raise SystemExit('the module of somebody else')\n")
     agent.start("--until-source-ends")
     assert agent.end() == 0
     assert_each_kept_frame_landed_once(agent)
