@@ -40,6 +40,7 @@ COMMANDS = {
     "dataset": "Lock the lake; commit, list, show and compare dataset versions.",
     "base": "Show or choose the model that the next training starts from.",
     "train": "Fine-tune the base model on the dataset.",
+    "model": "Import a model of your own, and show the contract of a model.",
     "quantise": "Make the int8 model and check its parity.",
     "evaluate": "Compare both models on the held-out test set and pass the gate, or not.",
     "package": "Put the model and its evidence into one folder that can be released.",

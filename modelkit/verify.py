@@ -39,7 +39,7 @@ class ModelLimits:
     max_nodes: int = 20_000
     max_graph_depth: int = 8
     min_opset: int = 7
-    max_opset: int = 25
+    max_opset: int = 26
     max_ir_version: int = 13
     allowed_domains: tuple[str, ...] = ("com.microsoft",)
 

@@ -1,0 +1,237 @@
+"""`fleetloop model`: give a model that was exported elsewhere its contract, and show the contract of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fleetloop.options import AsJson, WorkspacePath, record, words
+from foundation.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    from modelkit.contract import ModelContract
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Import a model of your own; show its contract."
+)
+ListOption = Annotated[list[str] | None, typer.Option("--output", help="ROLE=NAME of an output; repeat it.")]
+
+
+@app.callback()
+def model() -> None:
+    """Import a model of your own; show its contract."""
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="The ONNX file; weights beside it are packed in.")],
+    classes: Annotated[
+        Path, typer.Option(help="File with the class names in the model's order, one per line.")
+    ],
+    name: Annotated[str, typer.Option(help="Name in the registry; the file's name by default.")] = "",
+    task: Annotated[str, typer.Option(help="classification or detection.")] = "classification",
+    head: Annotated[
+        str,
+        typer.Option(
+            help="How outputs are read. classification: softmax, probabilities, sigmoid, sigmoid-inside. detection: "
+            "yolo-anchor-free, yolo-anchor-free-rows, yolov5, yolox-decoded, yolox-grid, rows, parts, selected."
+        ),
+    ] = "",
+    pictures: Annotated[
+        Path | None, typer.Option(help="A picture or a folder, to see what the model says.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT, where the file leaves it free.")] = "",
+    layout: Annotated[str, typer.Option(help="nchw or nhwc, where the file does not tell.")] = "",
+    colors: Annotated[str, typer.Option("--colors", help="Order of the channels: rgb or bgr.")] = "",
+    values: Annotated[str, typer.Option(help="Range of the input: 0-1, 0-255, -1-1 or imagenet.")] = "",
+    mean: Annotated[
+        str, typer.Option(help="Three numbers in units of 0 to 1, by channel of the input.")
+    ] = "",
+    std: Annotated[str, typer.Option(help="Three numbers, as --mean.")] = "",
+    fit: Annotated[
+        str, typer.Option(help="stretch, letterbox-centre, letterbox-topleft or crop-centre.")
+    ] = "",
+    pad: Annotated[int, typer.Option(min=0, max=255, help="Grey of a letterbox.")] = 114,
+    crop_from: Annotated[int, typer.Option(min=0, help="Short side before crop-centre, in pixels.")] = 0,
+    resample: Annotated[str, typer.Option(help="averaged, or two-point as OpenCV's INTER_LINEAR.")] = "",
+    input_name: Annotated[str, typer.Option("--input", help="The input of the picture, of several.")] = "",
+    output: ListOption = None,
+    size_input: Annotated[
+        str,
+        typer.Option(help="NAME=width-height or NAME=height-width: an input that takes the picture's size."),
+    ] = "",
+    boxes: Annotated[
+        str, typer.Option(help="xyxy, cxcywh, xywh or yxyx, then -px, -norm or -original.")
+    ] = "",
+    first_class: Annotated[int, typer.Option(min=0, help="Number of the first class.")] = 0,
+    min_score: Annotated[
+        float, typer.Option(min=0.0, max=0.999, help="Boxes at or below it do not count.")
+    ] = 0.25,
+    suppression: Annotated[str, typer.Option(help="Of overlapping boxes: none, per-class or agnostic.")] = "",
+    max_overlap: Annotated[float, typer.Option(min=0.0, max=1.0, help="Intersection over union.")] = 0.5,
+    max_boxes: Annotated[int, typer.Option(min=1, max=10_000)] = 300,
+    strides: Annotated[str, typer.Option(help="Of the head yolox-grid, with commas.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Of the head rows, with commas: b0,b1,b2,b3,score,class.")
+    ] = "",
+    max_mebibytes: Annotated[int, typer.Option(min=1, max=2047, help="Largest file.")] = 64,
+    target: Annotated[str, typer.Option(help="Processor that it is meant for.")] = "cpu",
+    allow_chance: Annotated[
+        bool, typer.Option("--allow-chance", help="Take a model that answers by chance.")
+    ] = False,
+    workspace: WorkspacePath = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Verify and run a foreign model, say what it sees, and register it with its contract.
+
+    What is not said is taken from the file or a default, and told; look at the answers before you trust it.
+    """
+    from services.model_import import MEBIBYTE, ImportRequest, import_model
+    from workspace.layout import Workspace
+
+    place = Workspace.open(workspace)
+    size_name, _, size_order = size_input.partition("=")
+    request = ImportRequest(
+        file=file,
+        classes=_classes(classes),
+        name=name or file.stem.lower(),
+        task=task,
+        head=head,
+        size=_size(size),
+        layout=layout,
+        color=colors,
+        values=values,
+        mean=_numbers(mean, "--mean"),
+        std=_numbers(std, "--std"),
+        fit=fit,
+        pad=pad,
+        crop_from=crop_from,
+        resample=resample,
+        input=input_name,
+        outputs=_roles(output or []),
+        size_input=size_name,
+        size_order=size_order or "height-width",
+        boxes=boxes,
+        first_class=first_class,
+        min_score=min_score,
+        suppression=suppression,
+        max_overlap=max_overlap,
+        max_boxes=max_boxes,
+        strides=tuple(int(each) for each in _numbers(strides, "--strides", 0)),
+        columns=tuple(words(columns)),
+        max_bytes=max_mebibytes * MEBIBYTE,
+        target=target,
+        allows_chance=allow_chance,
+    )
+    found = import_model(place, request, pictures)
+    record(place, f"Import {found.name}")
+    if as_json:
+        document = {
+            "name": found.name,
+            "digest": found.digest,
+            "model_path": str(found.path),
+            "contract": json.loads(found.contract.to_json()),
+            "taken": list(found.taken),
+            "warnings": list(found.warnings),
+            "seen": dict(found.seen),
+        }
+        print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        return
+    for line in found.taken:
+        typer.echo(f"taken: {line}")
+    for line in found.warnings:
+        typer.echo(f"warning: {line}")
+    for picture, told in found.seen:
+        typer.echo(f"{picture}: {told}")
+    typer.echo(
+        f"registered {found.name} ({found.digest[:12]}) as {found.path}; enrol a vehicle with --model {found.path}"
+    )
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="A model file, or a name in the registry.")],
+    workspace: WorkspacePath = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Verify a model and show its contract."""
+    from services.model_import import read_model
+    from workspace.layout import Workspace
+
+    found = read_model(Workspace.open(workspace), model)
+    if as_json:
+        print(
+            json.dumps(
+                {"digest": found.digest, "contract": json.loads(found.contract.to_json())},
+                indent=2,
+                sort_keys=True,
+            )
+        )
+        return
+    for line in lines(found.contract):
+        typer.echo(line)
+    typer.echo(f"{len(found.data):,} bytes, sha256 {found.digest}")
+
+
+def lines(contract: ModelContract) -> list[str]:
+    """A contract in a few lines for a person."""
+    spec, how, head = contract.input, contract.preprocessing, contract.head
+    batch = f"{spec.batch} per run" if spec.batch else "any number per run"
+    told = [
+        f"{contract.name}: {contract.task}, head {head.kind}, made for {contract.target} by {contract.created_by or 'somebody'}",
+        f"classes: {', '.join(contract.classes)}",
+        f"input {spec.name}: {spec.width} x {spec.height} pixels, {how.color}, {spec.dtype}, {spec.layout}, {batch}",
+        f"pictures: {how.fit}, {how.resample}; value = (pixel * {how.scale:g} - {_listed(how.mean)}) / {_listed(how.std)}",
+        f"outputs: {', '.join(f'{role} = {name}' for role, name in contract.outputs.items())}",
+    ]
+    if contract.task == "detection":
+        told.append(
+            f"boxes: {head.boxes}, above {head.min_score:g}, suppression {head.suppression}, at most {head.max_boxes}"
+        )
+    if contract.untrained_classes:
+        told.append(f"never saw: {', '.join(contract.untrained_classes)}")
+    return told
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def _classes(file: Path) -> tuple[str, ...]:
+    from connectors.labels.label_tables import read_text
+
+    names = [line.strip() for line in read_text(file).rstrip().splitlines()]
+    if not all(names):
+        raise MisconfiguredError(f"{file} has an empty line among its {len(names)} class names")
+    return tuple(names)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise MisconfiguredError(f"--size is {text[:40]!r}; it must be WIDTHxHEIGHT, such as 640x384")
+    return int(parts[0]), int(parts[1])
+
+
+def _numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:
+    try:
+        found = tuple(float(word) for word in words(text))
+    except ValueError as error:
+        raise MisconfiguredError(f"{option} is {text[:60]!r}; it must be numbers with commas") from error
+    if found and count and len(found) != count:
+        raise MisconfiguredError(f"{option} has {len(found)} numbers; there are {count} channels")
+    return found
+
+
+def _roles(pairs: list[str]) -> dict[str, str]:
+    found = dict(pair.partition("=")[::2] for pair in pairs)
+    if "" in found or "" in found.values():
+        raise MisconfiguredError(
+            f"--output is {', '.join(pairs)!r}; it must be ROLE=NAME, such as boxes=dets"
+        )
+    return found
