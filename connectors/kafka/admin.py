@@ -16,12 +16,15 @@ from connectors.kafka.clients import made
 from connectors.kafka.errors import translated, translating, trouble_log
 from connectors.kafka.ports import TopicInfo
 from connectors.kafka.settings import KafkaSettings, connection_options
+from foundation.clock import Clock, SystemClock
 from foundation.errors import DeadlineError, RejectedError, RetryLaterError
 from schemas.topics import TOPIC_TABLE, Topic
 
 _NO_ERROR: Final = 0
 _UNKNOWN_TOPIC: Final = 3
 _EXISTS: Final = 36
+_KNOWN_WITHIN_NS: Final = 15_000_000_000
+_LOOK_AGAIN_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,13 @@ def administration(settings: KafkaSettings) -> Iterator[KafkaAdmin]:
 
 
 def ensure_topics(
-    bootstrap: str | KafkaSettings, topics: Sequence[Topic] = TOPIC_TABLE, *, replicas: int = -1
+    bootstrap: str | KafkaSettings,
+    topics: Sequence[Topic] = TOPIC_TABLE,
+    *,
+    replicas: int = -1,
+    clock: Clock | None = None,
 ) -> list[TopicState]:
-    """Make the topics that are missing and describe all of them.
+    """Make the topics that are missing and describe all of them, waiting for a broker that just started to know them.
 
     Raises:
         RetryLaterError: no broker.
@@ -158,7 +165,7 @@ def ensure_topics(
     with administration(settings) as admin:
         for topic in topics:
             is_new = admin.create(topic, replicas)
-            info = admin.describe(topic.name)
+            info = _described(admin, topic.name, clock or SystemClock())
             if len(info.partitions) < topic.partitions:
                 raise RejectedError(
                     f"topic {topic.name} has {len(info.partitions)} partitions; it needs {topic.partitions}",
@@ -166,3 +173,15 @@ def ensure_topics(
                 )
             states.append(TopicState(info, is_new))
     return states
+
+
+def _described(admin: KafkaAdmin, topic: str, clock: Clock) -> TopicInfo:
+    """A topic that was just made, or was there. Why wait? A broker accepts a topic before all of it knows the name."""
+    deadline_ns = clock.monotonic_ns() + _KNOWN_WITHIN_NS
+    while True:
+        try:
+            return admin.describe(topic)
+        except RejectedError as error:
+            if error.reason != "no_such_topic" or clock.monotonic_ns() >= deadline_ns:
+                raise
+        clock.sleep(_LOOK_AGAIN_S)
