@@ -80,6 +80,7 @@ def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
 
 def _print(report: IngestReport) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{report.topic} -> lake version {report.version_after}", title_justify="left")
@@ -94,9 +95,7 @@ def _print(report: IngestReport) -> None:
         table.add_row(f"[red]lost to retention[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
                       f"[red]{lost.end - lost.begin:,}[/]")  # fmt: skip
     for gone in report.topics_gone:
-        table.add_row(
-            f"[red]topic made anew[/]: {gone.topic_id}/{gone.partition} is gone, read up to {gone.end}", ""
-        )
+        table.add_row(f"[red]{escape(gone.told(report.cluster))}[/]", "")
     if report.gap_offsets:
         table.add_row("gaps (never a record)", f"{report.gap_offsets:,}")
     for unread in report.unread:

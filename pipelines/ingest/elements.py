@@ -43,11 +43,24 @@ class Unread(NamedTuple):
 
 
 class TopicGone(NamedTuple):
-    """A topic that another of its name replaced: the lake has its partition up to `end`, and what came then is gone."""
+    """A topic that another of its name replaced: the lake has its partition up to `end`, and what came then is gone.
+
+    Unless it is of another cluster than the one that is read now: then it may well live on there.
+    """
 
     topic_id: str
     partition: int
     end: int
+    cluster: str
+
+    def told(self, cluster: str) -> str:
+        """What became of it, for a person, when the records are now read from `cluster`."""
+        if self.cluster == cluster:
+            return f"topic made anew: {self.topic_id}/{self.partition} is gone, read up to {self.end}"
+        return (
+            f"another cluster, is it the right broker? {self.topic_id}/{self.partition} was read up to {self.end}"
+            f" from {self.cluster}, this is {cluster}"
+        )
 
 
 class StagedFile(NamedTuple):

@@ -69,12 +69,15 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
 
 def topics_gone(snapshot: Snapshot, topic: TopicInfo) -> tuple[TopicGone, ...]:
     """Where the lake ends for each topic of this name with another id: what those held beyond cannot be read any more."""
-    columns = ["topic_id", "partition", "offset_end"]
+    columns = ["topic_id", "partition", "offset_end", "cluster"]
     rows = snapshot.read(
         columns, (pc.field("topic") == topic.topic) & (pc.field("topic_id") != topic.topic_id)
     )
-    ends = rows.group_by(["topic_id", "partition"]).aggregate([("offset_end", "max")])
-    found = [TopicGone(row["topic_id"], row["partition"], row["offset_end_max"]) for row in ends.to_pylist()]
+    ends = rows.group_by(["topic_id", "partition", "cluster"]).aggregate([("offset_end", "max")])
+    found = [
+        TopicGone(row["topic_id"], row["partition"], row["offset_end_max"], row["cluster"])
+        for row in ends.to_pylist()
+    ]
     return tuple(sorted(found))
 
 

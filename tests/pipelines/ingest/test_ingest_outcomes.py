@@ -192,7 +192,7 @@ def test_a_topic_made_anew_is_not_confused_with_the_old_one(lab: Lab) -> None:
     lab.produce(record, partition=0)
     report = lab.ingest().once()
     assert (report.landed, report.resent) == (1, 1)
-    assert report.topics_gone == (("topic-id-0001", 0, 1),), (
+    assert report.topics_gone == (("topic-id-0001", 0, 1, "fake-cluster"),), (
         "what the old topic held beyond is lost, and that is said"
     )
     lab.produce(lab.fleet.record("v1", 2), partition=0)
@@ -200,6 +200,19 @@ def test_a_topic_made_anew_is_not_confused_with_the_old_one(lab: Lab) -> None:
     assert len({r["topic_id"] for r in lab.rows()}) == 2
     resent = next(r for r in lab.rows() if r["outcome"] == "resent")
     assert resent["resend_of"] == "topic-id-0001/0/0"
+
+
+def test_another_broker_is_told_from_a_topic_made_anew(lab: Lab) -> None:
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    lab.ingest().once()
+    lab.broker.cluster_id = "the-cluster-next-door"
+    lab.broker.create_topic(TOPIC, 2)
+    report = lab.ingest().once()
+    (gone,) = report.topics_gone
+    assert (gone.cluster, report.cluster) == ("fake-cluster", "the-cluster-next-door")
+    told = gone.told(report.cluster)
+    assert "another cluster" in told and "the-cluster-next-door" in told and "fake-cluster" in told
+    assert "made anew" in gone.told("fake-cluster")
 
 
 def test_added_partitions_are_read_and_resends_found_across_them(tmp_path: Path) -> None:
