@@ -59,13 +59,16 @@ def follow(
         on_wait: called with what is in the way now and is tried again at the next poll.
     """
     totals: list[IngestReport] = []
+    warned: set[str] = set()
 
     def on_run(report: IngestReport | RetryLaterError) -> None:
         if not isinstance(report, IngestReport):
             on_wait(report)
             return
         totals[:] = [total(totals[0], report) if totals else report]
-        if report.offsets or report.lost or report.unread or report.topics_gone:
+        is_news = bool(set(report.warnings) - warned)
+        warned.update(report.warnings)
+        if is_news or report.offsets or report.lost or report.unread or report.waiting or report.topics_gone:
             on_report(report)
 
     job.follow(stop, on_run, poll_s=poll_s)

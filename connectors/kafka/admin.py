@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import kafka.errors as client_errors
 from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.kafka.bounded_call import call_within
 from connectors.kafka.clients import made
 from connectors.kafka.errors import translated, translating, trouble_log
 from connectors.kafka.ports import TopicInfo
 from connectors.kafka.settings import KafkaSettings, connection_options
+from connectors.kafka.topic_settings import Difference, differences, settings_for
 from foundation.clock import Clock, SystemClock
 from foundation.errors import DeadlineError, RejectedError, RetryLaterError
 from schemas.topics import TOPIC_TABLE, Topic
@@ -85,16 +87,11 @@ class KafkaAdmin:
 
     def create(self, topic: Topic, replicas: int = -1) -> bool:
         """Make one topic; False when it exists. `replicas` -1 takes the broker's default."""
-        configs = {
-            "retention.ms": str(topic.retention_s * 1000),
-            "cleanup.policy": "delete",
-            "message.timestamp.type": "LogAppendTime",
-        }
         wanted = {
             topic.name: {
                 "num_partitions": topic.partitions,
                 "replication_factor": replicas,
-                "configs": configs,
+                "configs": settings_for(topic),
             }
         }
         answer = self._call(
@@ -108,6 +105,19 @@ class KafkaAdmin:
             raise translated(error, f"making {topic.name}")
         self._call(f"waiting for {topic.name}", lambda: self._client.wait_for_topics([topic.name]))
         return True
+
+    def differences(self, topic: str) -> list[Difference]:
+        """The settings of the topic that are not as the product needs them (`topic_settings`).
+
+        Raises MisconfiguredError when this client may not see them.
+        """
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic)]
+        answer = self._call(
+            f"asking for the settings of {topic}",
+            lambda: self._client.describe_configs(wanted, config_filter="all"),
+        )
+        found = answer.get("topic", {}).get(topic, {})
+        return differences(topic, {name: str(entry["value"]) for name, entry in found.items()})
 
     def delete(self, topic: str) -> None:
         """Delete a topic and its records."""

@@ -1,34 +1,45 @@
 """A batch of records that cannot be read costs its own offsets and a bounded number of bytes, never the partition.
 
-Why: the client unpacks a compressed batch without a bound, and raises for the whole partition when it cannot read one
-record. A megabyte of compressed zeros takes a gigabyte; a codec that is not installed, a header whose name is no
-UTF-8 or a batch that ends inside a record would stop a reader at that offset for ever: one sender could stop the
-ingest of a fleet. Here such a batch becomes one unreadable record for each of its offsets that could not be read; the
-first holds the bytes of the batch as they are in the log. A wrong checksum of a batch is still an error: another
-fetch may be whole.
+Why: the client unpacks a compressed batch whole and without a bound, and raises for the whole partition when it cannot
+read one record. A megabyte of compressed zeros takes a gigabyte; a header whose name is no UTF-8 or a batch that ends
+inside a record would stop a reader at that offset for ever: one sender could stop the ingest of a fleet. Here a batch
+is unpacked as a stream, and bounds count per record: what one sender packs into one batch is his choice, and the
+broker's. A record that is too large or cannot be read becomes one unreadable record for its offset; the first of a
+batch holds the bytes of the batch as they are in the log, so that a replay can read them (`records_of`). A wrong
+checksum of a batch is still an error: another fetch may be whole.
 
-Refuses to unpack beyond MAX_UNPACKED_BYTES: what a sender of ours packs is smaller, and so is every batch that is not
-compressed. Batches in the formats before Kafka 0.11 are left to the client: Kafka 4 takes none.
+Batches in the formats before Kafka 0.11 are left to the client: Kafka 4 takes none.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
+import contextlib
+import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import kafka.codec
 import kafka.record.memory_records
-from kafka.errors import CorruptRecordError, UnsupportedCodecError
+from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.util import decode_varint
 
-MAX_UNPACKED_BYTES: Final = 1_100_000
-"""Of one batch: above the broker's bound on a batch that is not compressed (max.message.bytes, 1,048,588)."""
+from connectors.kafka.unpack import pieces
+from foundation.errors import RejectedError
+
+MAX_RECORD_BYTES: Final = 2 << 20
+"""Of one record of a packed batch with its key and headers. A value may have 1,000,000 bytes
+(`schemas.topics.MAX_RECORD_BYTES`), so nothing that could land is refused."""
+MAX_BATCH_BYTES: Final = 256 << 20
+"""Unpacked, of one batch. Never in memory at once: it bounds the time that a batch may cost. A sender's largest request
+(1 MB by default, 10 MB where somebody raised it) would have to shrink to a twenty-fifth to pass it."""
+MAX_HEADERS: Final = 4_096
+"""Of one record. Each costs about 200 bytes of memory, whatever it says."""
+_LEAST_HEADER_BYTES: Final = 2
+_VARINT_BYTES: Final = 10
+_FORMAT: Final = 2
 _LEAST_TIME: Final = -(2**63)
-_ZSTD_WINDOW_BYTES: Final = 8 << 20
-"""What RFC 8878 recommends that every decoder takes; no more memory is set aside for a frame that claims more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +65,44 @@ class UnreadableRecord:
         return True
 
 
+class _Shown(threading.local):
+    """Whether the caller's thread sees control batches (`markers_shown`)."""
+
+    markers = False
+
+
+_shown = _Shown()
+
+
+@contextlib.contextmanager
+def markers_shown() -> Iterator[None]:
+    """Within, a consumer of this thread that reads uncommitted records gets transaction markers as records too.
+
+    So whatever it does not get is not in the log any more.
+    """
+    _shown.markers = True
+    try:
+        yield
+    finally:
+        _shown.markers = False
+
+
 class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
-    """The client's batch (format 2), read with a bound, and as far as it can be read."""
+    """The client's batch (format 2), read as a stream with bounds, and as far as it can be read."""
 
     _buffer: bytearray
     _pos: int
     _decompressed: bool
+    _packed: bytearray | None
+    """The batch as it is in the log, until an unreadable record took it."""
+
+    @property
+    def is_control_batch(self) -> bool:
+        """Whether the batch is a transaction marker, which the client keeps to itself."""
+        return not _shown.markers and bool(self.attributes & self.CONTROL_MASK)
 
     def __iter__(self) -> Iterator[Any]:
-        packed, expected = self._buffer, self.base_offset
+        self._packed, expected = self._buffer, self.base_offset
         try:
             for record in self._whole():
                 yield record
@@ -70,14 +110,15 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
         except MemoryError:
             raise  # this machine's trouble, not the batch's
         except Exception as error:  # noqa: BLE001 - whatever the bytes of a stranger made a codec or the client raise
-            yield from self._unreadable(bytes(packed), expected, error)
+            for offset in range(expected, self.last_offset + 1):
+                yield self._unreadable(offset, f"{type(error).__name__}: {error}")
 
     def _whole(self) -> Iterator[Any]:
         """The records, until one cannot be read; bytes behind the last hold no offset and are left."""
-        self._unpack()
+        self._begin()
         least, last = self.base_offset, self.last_offset
         for _ in range(self.records_count):
-            record = self.__next__()
+            record = self._one()
             if not least <= record.offset <= last:
                 raise CorruptRecordError(f"offset {record.offset} outside [{least}, {last}]")
             if not _LEAST_TIME <= record.timestamp <= -_LEAST_TIME - 1:
@@ -89,46 +130,100 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
             yield record
             least = record.offset + 1
 
-    def _unreadable(self, packed: bytes, begin: int, error: Exception) -> Iterator[UnreadableRecord]:
-        why = f"the batch at offset {self.base_offset} cannot be read: {type(error).__name__}: {error}"[:500]
-        for offset in range(begin, self.last_offset + 1):
-            value = packed if offset == begin else None
-            yield UnreadableRecord(offset, self.max_timestamp, self.timestamp_type, value, why)
+    def _unreadable(self, offset: int, why: str) -> UnreadableRecord:
+        value, self._packed = None if self._packed is None else bytes(self._packed), None
+        told = f"the batch at offset {self.base_offset} cannot be read: {why}"[:500]
+        return UnreadableRecord(offset, self.max_timestamp, self.timestamp_type, value, told)
 
-    def _unpack(self) -> None:
-        if self._decompressed or self.compression_type == self.CODEC_NONE:
-            self._decompressed = True
-            return
-        packed = bytes(memoryview(self._buffer)[self._pos :])
-        data = _unpacked(self.compression_type, packed, MAX_UNPACKED_BYTES + 1)
-        if len(data) > MAX_UNPACKED_BYTES:
-            raise CorruptRecordError(
-                f"{len(packed)} packed bytes are more than {MAX_UNPACKED_BYTES} unpacked, the bound of a batch"
-            )
-        self._buffer, self._pos, self._decompressed = bytearray(data), 0, True
+    def _begin(self) -> None:
+        """Put what is to be read into `_buffer` from `_pos` on, or the stream that fills it."""
+        self._pieces: Iterator[bytes] | None = None
+        self._unpacked_bytes = 0
+        if not self._decompressed and self.compression_type != self.CODEC_NONE:
+            packed = bytes(memoryview(self._buffer)[self._pos :])
+            self._pieces, self._buffer, self._pos = pieces(self.compression_type, packed), bytearray(), 0
+        self._decompressed = True
+
+    def _fill(self, least_bytes: int) -> None:
+        """Unpack until `least_bytes` of what follows are in the buffer, or all there is."""
+        del self._buffer[: self._pos]
+        self._pos = 0
+        while self._pieces is not None and len(self._buffer) < least_bytes:
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._pieces = None
+                return
+            self._unpacked_bytes += len(piece)
+            if self._unpacked_bytes > MAX_BATCH_BYTES:
+                raise CorruptRecordError(f"more than {MAX_BATCH_BYTES} bytes unpacked, the bound of a batch")
+            self._buffer += piece
+
+    def _one(self) -> Any:
+        """The next record, or what stands for it when it is beyond a bound."""
+        most_bytes = MAX_RECORD_BYTES + _VARINT_BYTES
+        if self._pieces is not None and len(self._buffer) - self._pos < most_bytes:
+            self._fill(most_bytes)
+        if len(self._buffer) - self._pos > _LEAST_HEADER_BYTES * MAX_HEADERS:
+            length, begin = decode_varint(self._buffer, self._pos)
+            if self._is_stream and length > MAX_RECORD_BYTES:
+                return self._passed_over(
+                    length, begin, f"a record of {length} bytes; the bound is {MAX_RECORD_BYTES}"
+                )
+            if (
+                length > _LEAST_HEADER_BYTES * MAX_HEADERS
+                and (count := self._headers_at(begin)) > MAX_HEADERS
+            ):
+                return self._passed_over(
+                    length, begin, f"a record of {count} headers; the bound is {MAX_HEADERS}"
+                )
+        return self.__next__()
+
+    @property
+    def _is_stream(self) -> bool:
+        return self._unpacked_bytes > 0
+
+    def _headers_at(self, begin: int) -> int:
+        """How many headers the record whose fields begin at `begin` says that it has."""
+        _, at = self._place_at(begin)
+        for _ in ("key", "value"):
+            size_bytes, at = decode_varint(self._buffer, at)
+            at += max(0, size_bytes)
+        return int(decode_varint(self._buffer, at)[0])
+
+    def _place_at(self, begin: int) -> tuple[int, int]:
+        """Offset of the record whose fields begin at `begin`, and where its key begins."""
+        at = begin + 1  # attributes
+        _, at = decode_varint(self._buffer, at)  # time
+        delta, at = decode_varint(self._buffer, at)
+        return self.base_offset + delta, at
+
+    def _passed_over(self, length: int, begin: int, why: str) -> UnreadableRecord:
+        offset, _ = self._place_at(begin)
+        left_bytes = begin - self._pos + length
+        while left_bytes > len(self._buffer) - self._pos and self._pieces is not None:
+            left_bytes -= len(self._buffer) - self._pos
+            self._pos = len(self._buffer)
+            self._fill(1)
+        self._pos += left_bytes
+        return self._unreadable(offset, why)
 
 
-def _unpacked(codec: int, packed: bytes, most_bytes: int) -> bytes:
-    """At most `most_bytes` of what is packed. Raises whatever the codec raises."""
-    if codec == DefaultRecordBatch.CODEC_GZIP:
-        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
-            return stream.read(most_bytes)
-    if codec == DefaultRecordBatch.CODEC_ZSTD and kafka.codec.has_zstd():
-        import zstandard
+def records_of(packed: bytes) -> Iterator[Any]:
+    """The records of one batch as it is in the log: as the client gives them, or `UnreadableRecord`.
 
-        reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-        with reader.stream_reader(io.BytesIO(packed), read_across_frames=True) as stream:
-            return bytes(stream.read(most_bytes))
-    if codec == DefaultRecordBatch.CODEC_LZ4 and kafka.codec.has_lz4():
-        import lz4.frame  # type: ignore[import-untyped]
-
-        frame = lz4.frame.LZ4FrameDecompressor()
-        data = bytes(frame.decompress(packed, max_length=most_bytes))
-        if not frame.eof and len(data) < most_bytes:
-            raise CorruptRecordError(f"lz4 ends inside a frame after {len(data)} bytes")
-        return data
-    names = {1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
-    raise UnsupportedCodecError(f"codec {names.get(codec, codec)} is not read here")
+    Raises RejectedError (reason unreadable_batch) when the bytes are no batch of format 2.
+    """
+    try:
+        batch = CautiousBatch(packed)
+    except struct.error as error:
+        raise RejectedError(
+            f"{len(packed)} bytes are no batch: {error}", reason="unreadable_batch"
+        ) from error
+    if batch.magic != _FORMAT:
+        raise RejectedError(
+            f"a batch of format {batch.magic}; only format {_FORMAT} is read", reason="unreadable_batch"
+        )
+    return iter(batch)
 
 
 def install() -> None:

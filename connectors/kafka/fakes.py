@@ -31,6 +31,7 @@ class _Partition:
     records: list[StoredRecord] = field(default_factory=list)
     begin: int = 0
     end: int = 0
+    hidden: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -53,6 +54,10 @@ class FakeBroker:
         self.cluster_id = cluster_id
         self.max_record_bytes = max_record_bytes
         self.is_up = True
+        self.open_offsets = 0
+        """So many offsets behind the end of each partition belong to an open transaction."""
+        self.warnings: list[str] = []
+        """What is said of the topics' settings."""
         self._clock = clock or SystemClock()
         self._created = 0
         self._topics: dict[str, _Topic] = {}
@@ -122,10 +127,19 @@ class FakeBroker:
         log.records = [record for record in log.records if record.offset >= log.begin]
 
     def compact(self, topic: str, partition: int, offsets: Iterable[int]) -> None:
-        """Take single offsets away and leave gaps, as compaction, aborted transactions and markers do."""
+        """Destroy the records at these offsets, as compaction does."""
         gone = set(offsets)
         log = self._find(topic).partitions[partition]
         log.records = [record for record in log.records if record.offset not in gone]
+
+    def abort(self, topic: str, partition: int, offsets: Iterable[int]) -> None:
+        """Let readers never see the records at these offsets, as those of aborted transactions and markers."""
+        self.compact(topic, partition, offsets := tuple(offsets))
+        self._find(topic).partitions[partition].hidden.update(offsets)
+
+    def hidden(self, topic: str, partition: int) -> frozenset[int]:
+        """The offsets that `abort` hid."""
+        return frozenset(self._find(topic).partitions[partition].hidden)
 
     def records(self, topic: str) -> list[StoredRecord]:
         """Everything that the topic holds, by partition and offset."""
@@ -266,6 +280,22 @@ class FakeSource:
         self._reach()
         self._check_partition(topic, partition)
         return self.broker.bounds(topic, partition)
+
+    def log_end(self, topic: str, partition: int) -> int:
+        """See `RecordSource.log_end`."""
+        return self.bounds(topic, partition)[1] + self.broker.open_offsets
+
+    def warnings(self, topic: str) -> list[str]:  # noqa: ARG002 - the port's signature
+        """See `RecordSource.warnings`."""
+        return list(self.broker.warnings)
+
+    def kept(self, topic: str, partition: int, start: int, end: int) -> set[int]:
+        """See `RecordSource.kept`."""
+        begin, _ = self.bounds(topic, partition)
+        if start < begin:
+            raise OffsetsLostError(topic, partition, start, begin)
+        seen = {record.offset for record in self.broker.records(topic) if record.partition == partition}
+        return {offset for offset in seen | self.broker.hidden(topic, partition) if start <= offset < end}
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[StoredRecord]]:
         """See `RecordSource.read`."""

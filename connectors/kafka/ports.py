@@ -77,6 +77,19 @@ class RecordSource(Protocol):
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First retained offset and one past the last: [begin, end)."""
 
+    def log_end(self, topic: str, partition: int) -> int:
+        """One past the last offset of the log. While a transaction is open, `bounds` ends before it."""
+
+    def warnings(self, topic: str) -> list[str]:
+        """Settings of the topic under which accepted records get lost, one line each."""
+
+    def kept(self, topic: str, partition: int, start: int, end: int) -> set[int]:
+        """The offsets in [start, end) that the log still holds, also what `read` never gives (transaction markers,
+        records of aborted transactions). What is missing was a record that compaction destroyed.
+
+        Raises as `read`.
+        """
+
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[StoredRecord]]:
         """Batches of the records in [start, end), in order of offset.
 

@@ -5,6 +5,8 @@
    aborted records and compaction leave gaps, so records are never counted.
 3. An offset below the first retained one is an error with the interval that is lost (`auto_offset_reset`
    none: the other settings jump silently).
+4. `log_end` and `kept` ask a second consumer that reads uncommitted records too: what is hidden from `read` waits
+   behind an open transaction, or was never to be read; what not even that one sees is gone.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import kafka.errors as client_errors
 from kafka import KafkaConsumer, TopicPartition
 
 from connectors.kafka.admin import KafkaAdmin
+from connectors.kafka.batches import markers_shown
 from connectors.kafka.bounded_call import call_within
 from connectors.kafka.clients import made
 from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
@@ -25,7 +29,13 @@ from connectors.kafka.errors import translating, trouble_log
 from connectors.kafka.ports import TopicInfo
 from connectors.kafka.settings import KafkaSettings, consumer_options
 from foundation.clock import Clock, SystemClock
-from foundation.errors import DeadlineError, OffsetsLostError, RejectedError, RetryLaterError
+from foundation.errors import (
+    DeadlineError,
+    MisconfiguredError,
+    OffsetsLostError,
+    RejectedError,
+    RetryLaterError,
+)
 from foundation.retry import Deadline
 from schemas.wire import StoredRecord
 
@@ -45,13 +55,22 @@ class KafkaSource:
         self._deadline_s = settings.progress_deadline_s
         self._trouble = trouble_log()
         self._consumer: Any = None
+        self._raw_consumer: Any = None
         self._admin: KafkaAdmin | None = None
 
     def describe(self, topic: str) -> TopicInfo:
         """See `RecordSource.describe`."""
-        if self._admin is None:
-            self._admin = KafkaAdmin(self._settings)
-        return self._admin.describe(topic)
+        return self._administration().describe(topic)
+
+    def warnings(self, topic: str) -> list[str]:
+        """See `RecordSource.warnings`. An embedded broker has no such settings."""
+        admin = self._administration()
+        if admin.describe(topic).cluster_id.startswith(EMBEDDED_CLUSTER):
+            return []
+        try:
+            return [str(found) for found in admin.differences(topic)]
+        except (MisconfiguredError, RetryLaterError) as error:
+            return [f"whether the settings of {topic} keep every record is not known: {error}"]
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See `RecordSource.bounds`. Raises RejectedError (reason no_such_topic or no_such_partition)."""
@@ -68,8 +87,38 @@ class KafkaSource:
             end = max(end, self._high_watermark(place, end - 1))
         return begin, end
 
+    def log_end(self, topic: str, partition: int) -> int:
+        """See `RecordSource.log_end`."""
+        if self.describe(topic).cluster_id.startswith(EMBEDDED_CLUSTER):
+            return self.bounds(topic, partition)[1]
+        place = TopicPartition(topic, partition)
+        timeout_ms = int(self._deadline_s * 1000)
+        consumer = self._raw()
+        ends = self._call(
+            f"asking for the end of {topic}/{partition}",
+            lambda: consumer.end_offsets([place], timeout_ms=timeout_ms),
+        )
+        return int(ends[place])
+
+    def kept(self, topic: str, partition: int, start: int, end: int) -> set[int]:
+        """See `RecordSource.kept`."""
+        found = self._read(self._raw(), topic, partition, start, end, markers_shown)
+        return {record.offset for records in found for record in records}
+
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[StoredRecord]]:
         """See `RecordSource.read`."""
+        for records in self._read(self._connected(), topic, partition, start, end, contextlib.nullcontext):
+            yield [stored(record) for record in records]
+
+    def _read(
+        self,
+        consumer: Any,
+        topic: str,
+        partition: int,
+        start: int,
+        end: int,
+        polling: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> Iterator[list[Any]]:
         if start >= end:
             return
         place = TopicPartition(topic, partition)
@@ -80,36 +129,44 @@ class KafkaSource:
             raise RetryLaterError(
                 f"offsets [{start}, {end}) of {topic}/{partition} end above the log's end {log_end}"
             )
-        consumer = self._connected()
         consumer.assign([place])
         consumer.seek(place, start)
         try:
-            yield from self._batches(consumer, place, start, end)
+            yield from self._batches(consumer, place, start, end, polling)
         finally:
             with contextlib.suppress(client_errors.KafkaError):
                 consumer.assign([])
 
     def close(self) -> None:
         """See `RecordSource.close`."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            with contextlib.suppress(RetryLaterError, client_errors.KafkaError):
-                call_within(5.0, lambda: consumer.close(autocommit=False), "closing the consumer")
+        consumers = (self._consumer, self._raw_consumer)
+        self._consumer = self._raw_consumer = None
+        for consumer in consumers:
+            if consumer is not None:
+                with contextlib.suppress(RetryLaterError, client_errors.KafkaError):
+                    call_within(5.0, partial(consumer.close, autocommit=False), "closing the consumer")
         admin, self._admin = self._admin, None
         if admin is not None:
             admin.close()
 
-    def _batches(self, consumer: Any, place: Any, start: int, end: int) -> Iterator[list[StoredRecord]]:
+    def _batches(
+        self,
+        consumer: Any,
+        place: Any,
+        start: int,
+        end: int,
+        polling: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> Iterator[list[Any]]:
         position, moved_ns, started_s = start, self._clock.monotonic_ns(), time.monotonic()
         while position < end:
             try:
-                with translating(f"reading {place.topic}/{place.partition} at {position}"):
+                with translating(f"reading {place.topic}/{place.partition} at {position}"), polling():
                     polled = consumer.poll(timeout_ms=_POLL_MS, max_records=_BATCH_RECORDS)
                     reached = consumer.position(place, timeout_ms=_POLL_MS)
             except RetryLaterError:
                 self._raise_when_lost(place, position)
                 raise
-            batch = [stored(record) for record in polled.get(place, ()) if record.offset < end]
+            batch = [record for record in polled.get(place, ()) if record.offset < end]
             now_ns = self._clock.monotonic_ns()
             if reached is not None and reached > position:
                 position, moved_ns = reached, now_ns
@@ -152,17 +209,35 @@ class KafkaSource:
         end = self._call(doing, lambda: consumer.end_offsets([place], timeout_ms=timeout_ms))
         return int(begin[place]), int(end[place])
 
+    def _administration(self) -> KafkaAdmin:
+        if self._admin is None:
+            self._admin = KafkaAdmin(self._settings)
+        return self._admin
+
     def _connected(self) -> Any:
         if self._consumer is None:
-            options = consumer_options(self._settings) | {
+            self._consumer = self._consumer_with({})
+        return self._consumer
+
+    def _raw(self) -> Any:
+        """A consumer of all that the log holds, committed or not."""
+        if self._raw_consumer is None:
+            self._raw_consumer = self._consumer_with({"isolation_level": "read_uncommitted"})
+        return self._raw_consumer
+
+    def _consumer_with(self, changed: dict[str, Any]) -> Any:
+        options = (
+            consumer_options(self._settings)
+            | changed
+            | {
                 "bootstrap_timeout_ms": int(self._deadline_s * 1000),
             }
-            self._consumer = self._call(
-                f"connecting to {self._settings.bootstrap}",
-                lambda: made(KafkaConsumer, options),
-                give_back=lambda consumer: consumer.close(autocommit=False),
-            )
-        return self._consumer
+        )
+        return self._call(
+            f"connecting to {self._settings.bootstrap}",
+            lambda: made(KafkaConsumer, options),
+            give_back=lambda consumer: consumer.close(autocommit=False),
+        )
 
     def _call(
         self, doing: str, call: Callable[[], T], *, give_back: Callable[[T], object] | None = None
@@ -182,10 +257,15 @@ class KafkaSource:
 
 def stored(record: Any) -> StoredRecord:
     """A client's record as ours. Header values may be null on the wire; ours are bytes."""
+    return stored_at(record.partition, record)
+
+
+def stored_at(partition: int, record: Any) -> StoredRecord:
+    """`stored` for a record that does not know its partition."""
     headers = tuple(
         (str(name), b"" if value is None else bytes(value)) for name, value in record.headers or ()
     )
-    why = record.checksum if isinstance(record.checksum, str) else ""  # see kafka_batches.UnreadableRecord
-    return StoredRecord(
-        record.partition, record.offset, record.timestamp, record.key, record.value, headers, why
-    )
+    why = (
+        record.checksum if isinstance(record.checksum, str) else ""
+    )  # see connectors.kafka.batches.UnreadableRecord
+    return StoredRecord(partition, record.offset, record.timestamp, record.key, record.value, headers, why)

@@ -1,8 +1,8 @@
 """The columns of the lake's tables, in one place, with what each holds.
 
 `arrivals` holds one row an offset of the log (`origin` "log"), and beside them, never counted as offsets: a
-replayed dead letter (`origin` "replay"), an interval that retention took before it was read ("loss") and an
-interval that the log never shows, because it was compacted away or holds transaction markers ("gap"). Both
+replayed dead letter (`origin` "replay"), an interval that retention or compaction took before it was read ("loss") and
+an interval that the log never shows: transaction markers and records of aborted transactions ("gap"). Both
 intervals are [offset, offset_end). So for every partition, over the rows that are not replays: the sum of
 offset_end - offset is the next offset to read, and no two rows overlap. Times are integers in nanoseconds;
 digests are lower-case hex.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -83,10 +84,15 @@ def topics(
     ] = -1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """List the topics of a broker with their ids and partitions; `--create` makes the missing ones first."""
+    """List the topics of a broker with their ids and partitions; `--create` makes the missing ones first.
+
+    Settings of FleetLoop's topics under which accepted records get lost are named on standard error.
+    """
     from connectors.kafka.admin import administration, ensure_topics
+    from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
     from connectors.kafka.settings import KafkaSettings
     from foundation.errors import MisconfiguredError
+    from schemas.topics import TOPIC_TABLE
     from workspace.layout import Workspace
 
     if workspace is not None:
@@ -99,6 +105,15 @@ def topics(
     made = [s.info.topic for s in ensure_topics(settings, replicas=replicas) if s.is_new] if create else []
     with administration(settings) as admin:
         found = [admin.describe(name) for name in admin.list_topics() if not name.startswith("__")]
+        ours = {topic.name for topic in TOPIC_TABLE}
+        told = [
+            str(difference)
+            for info in found
+            if info.topic in ours and not info.cluster_id.startswith(EMBEDDED_CLUSTER)
+            for difference in admin.differences(info.topic)
+        ]
+    for line in told:
+        print(f"warning: {line}", file=sys.stderr)
     if as_json:
         rows = [
             {
@@ -112,7 +127,9 @@ def topics(
         cluster_id = found[0].cluster_id if found else None
         print(
             json.dumps(
-                {"bootstrap": bootstrap, "cluster_id": cluster_id, "topics": rows}, indent=2, sort_keys=True
+                {"bootstrap": bootstrap, "cluster_id": cluster_id, "topics": rows, "warnings": told},
+                indent=2,
+                sort_keys=True,
             )
         )
         return

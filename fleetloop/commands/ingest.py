@@ -57,7 +57,7 @@ def ingest(
         print(json.dumps(report.to_json() if report is not None else {}, indent=2, sort_keys=True))
     elif report is not None:
         _print(report)
-    if report is not None and report.unread and not follow:
+    if report is not None and (report.unread or report.waiting) and not follow:
         raise typer.Exit(75)
 
 
@@ -92,14 +92,21 @@ def _print(report: IngestReport) -> None:
     for reason, count in report.rejected.items():
         table.add_row(f"rejected: {reason}", f"[yellow]{count:,}[/]")
     for lost in report.lost:
-        table.add_row(f"[red]lost to retention[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
+        table.add_row(f"[red]lost to {lost.reason}[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
                       f"[red]{lost.end - lost.begin:,}[/]")  # fmt: skip
     for gone in report.topics_gone:
         table.add_row(f"[red]{escape(gone.told(report.cluster))}[/]", "")
     if report.gap_offsets:
-        table.add_row("gaps (never a record)", f"{report.gap_offsets:,}")
+        table.add_row("gaps (transaction markers, aborted records)", f"{report.gap_offsets:,}")
     for unread in report.unread:
         table.add_row(f"[red]not read[/]: partition {unread.partition} from {unread.begin}: {unread.why}", "")
+    for waiting in report.waiting:
+        table.add_row(
+            f"[red]behind an open transaction[/]: partition {waiting.partition} [{waiting.begin}, {waiting.end})",
+            f"[red]{waiting.end - waiting.begin:,}[/]",
+        )
     table.add_row("files", f"{report.files:,}")
     table.add_row("seconds", f"{report.seconds:.1f}")
     Console().print(table)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)

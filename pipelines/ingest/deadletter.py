@@ -5,25 +5,29 @@ A replay verifies rejected rows again, from the bytes they kept. One that passes
 `origin` "replay", the place of the rejection and `supersedes` pointing at it; by the same rule as in ingest
 it is landed, or resent when its identity landed before. So every offset still has exactly one row of `origin`
 "log", and a rejection has at most one replay row: replaying twice does nothing. One that still fails,
-conflicts included, stays as it is.
+conflicts included, stays as it is. A batch that could not be unpacked is unpacked again: its first letter holds its
+bytes for all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from connectors.kafka.batches import UnreadableRecord, records_of
+from connectors.kafka.source import stored_at
 from connectors.lake.schema import ARRIVALS, Origin, place
 from connectors.lake.seen import landed_identities
 from connectors.lake.table import LakeTable, Snapshot, StaleSnapshotError
 from foundation.clock import Clock
-from foundation.errors import RetryLaterError
+from foundation.errors import RejectedError, RetryLaterError
 from pipelines import steps
 from pipelines.ingest.commit import commit_renamed, rename_files
 from pipelines.ingest.decode import accepted_rows, blob_store, headers_of, verdicts
@@ -38,6 +42,10 @@ from schemas.signing import Enrolment
 from schemas.wire import StoredRecord
 
 BATCH_ROWS = 1024
+UNPACKED_ROWS = 64
+"""Of one batch at a time: each may have 2 MiB."""
+Place = tuple[str, int, int]
+"""topic_id, partition, offset."""
 LISTED = (
     "topic",
     "topic_id",
@@ -59,6 +67,7 @@ _RAW = (
     "partition",
     "offset",
     "kafka_time_ms",
+    "reason",
     "raw_value",
     "raw_key",
     "headers_json",
@@ -208,14 +217,22 @@ def _sealed(staged: StagedFile, marks: pa.Table) -> StagedFile | None:
 def _open_letters(
     snapshot: Snapshot, reason: RejectReason | None
 ) -> Iterator[tuple[OffsetRange, list[StoredRecord]]]:
-    """Open dead letters with their bytes, a bounded number at a time, each list of one partition."""
+    """Open dead letters with their bytes, a bounded number at a time, each list of one partition.
+
+    Those of a batch that could not be unpacked come with the records that can be unpacked now.
+    """
     done = _superseded(snapshot)
+    packed = _open_packed(snapshot, done) if reason in (None, RejectReason.UNREADABLE_BATCH) else set()
     for batch in snapshot.batches(_RAW, _rejected(reason), BATCH_ROWS):
         of_partition: dict[OffsetRange, list[StoredRecord]] = {}
         for row in batch.to_pylist():
+            source = OffsetRange(row["cluster"], row["topic"], row["topic_id"], row["partition"], 0, 0, False)
+            if row["reason"] == RejectReason.UNREADABLE_BATCH:
+                if row["raw_value"] is not None:
+                    yield from _unpacked(source, row, packed)
+                continue
             if place(row["topic_id"], row["partition"], row["offset"]) in done:
                 continue
-            source = OffsetRange(row["cluster"], row["topic"], row["topic_id"], row["partition"], 0, 0, False)
             of_partition.setdefault(source, []).append(
                 StoredRecord(
                     row["partition"],
@@ -227,6 +244,41 @@ def _open_letters(
                 )
             )
         yield from of_partition.items()
+    for topic_id, partition, offset in sorted(packed):  # no batch that is kept holds these
+        source = OffsetRange("", "", topic_id, partition, 0, 0, False)
+        why = "the batch of this offset still cannot be unpacked"
+        yield source, [StoredRecord(partition, offset, 0, None, None, (), why)]
+
+
+def _open_packed(snapshot: Snapshot, done: frozenset[str]) -> set[Place]:
+    """Where the open dead letters of batches that could not be unpacked are."""
+    rows = snapshot.read(["topic_id", "partition", "offset"], _rejected(RejectReason.UNREADABLE_BATCH))
+    return {
+        (row["topic_id"], row["partition"], row["offset"])
+        for row, name in zip(rows.to_pylist(), _places(rows), strict=True)
+        if name not in done
+    }
+
+
+def _unpacked(
+    source: OffsetRange, row: Mapping[str, Any], packed: set[Place]
+) -> Iterator[tuple[OffsetRange, list[StoredRecord]]]:
+    """The records of the batch that `row` holds whose offsets are in `packed`, which they leave."""
+    held: list[StoredRecord] = []
+    try:
+        for record in records_of(row["raw_value"]):
+            at = (source.topic_id, source.partition, record.offset)
+            if at not in packed or isinstance(record, UnreadableRecord):
+                continue
+            packed.discard(at)
+            held.append(stored_at(source.partition, record))
+            if len(held) >= UNPACKED_ROWS:
+                yield source, held
+                held = []
+    except RejectedError:
+        pass  # it is no batch: its letters stay open and are told as unreadable still
+    if held:
+        yield source, held
 
 
 def _as_replay(rows: pa.Table) -> pa.Table:

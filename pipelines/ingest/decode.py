@@ -89,11 +89,11 @@ def rows_of(
     if batch.is_lost:
         return _intervals(source, Origin.LOSS, "retention", [(batch.begin, batch.end)], ingest_time_ns)
     accepted, rejected = verdicts(batch.records, enrolment, blobs)
-    gaps = _gaps(batch)
     tables = [
         accepted_rows(source, accepted, ingest_time_ns),
         rejected_rows(source, rejected, ingest_time_ns),
-        _intervals(source, Origin.GAP, "compacted_or_marker", gaps, ingest_time_ns),
+        _intervals(source, Origin.GAP, "marker_or_aborted", batch.hidden, ingest_time_ns),
+        _intervals(source, Origin.LOSS, "compaction", batch.destroyed, ingest_time_ns),
     ]
     return pa.concat_tables([table for table in tables if table.num_rows])
 
@@ -258,18 +258,3 @@ def _intervals(
     columns["reason"] = [reason] * len(intervals)
     columns["detail"] = [f"{end - begin} offsets in [{begin}, {end})" for begin, end in intervals]
     return arrivals(columns, len(intervals))
-
-
-def _gaps(batch: LogBatch) -> list[tuple[int, int]]:
-    """Intervals of [begin, end) that hold no record."""
-    if len(batch.records) == batch.end - batch.begin:
-        return []
-    gaps: list[tuple[int, int]] = []
-    expected = batch.begin
-    for record in batch.records:
-        if record.offset > expected:
-            gaps.append((expected, record.offset))
-        expected = record.offset + 1
-    if expected < batch.end:
-        gaps.append((expected, batch.end))
-    return gaps

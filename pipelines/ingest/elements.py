@@ -5,6 +5,7 @@ Coders use Arrow and Beam's row format; nothing is pickled by us.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from connectors.kafka.ports import RecordSource
 from pipelines.ingest.settings import IngestSettings
 from schemas.wire import StoredRecord
 
+Interval = tuple[int, int]
+"""Offsets [begin, end) of one partition."""
 SourceFactory = Callable[[], RecordSource]
 """Opens a source in whatever process a step runs in."""
 
@@ -40,6 +43,14 @@ class Unread(NamedTuple):
     partition: int
     begin: int
     why: str
+
+
+class Waiting(NamedTuple):
+    """The offsets [begin, end) of a partition are behind an open transaction: nobody may read them yet."""
+
+    partition: int
+    begin: int
+    end: int
 
 
 class TopicGone(NamedTuple):
@@ -67,7 +78,7 @@ class StagedFile(NamedTuple):
     """One written and synced Parquet file that holds all of [begin, end), and what its rows are.
 
     `records` = landed + resent + rejected. `rejected_json` and `lost_json` are objects: reason to count, and
-    a list of [begin, end].
+    a list of [begin, end, reason].
     """
 
     path: str
@@ -86,13 +97,20 @@ class StagedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """All that [begin, end) of a range holds: records in order, or one lost interval."""
+    """All that [begin, end) of a range holds: records in order, or one lost interval.
+
+    Each offset is that of a record, or in one of the intervals.
+    """
 
     source: OffsetRange
     begin: int
     end: int
     records: tuple[StoredRecord, ...]
     is_lost: bool = False
+    hidden: tuple[Interval, ...] = ()
+    """Offsets that no reader ever sees: transaction markers, records of aborted transactions."""
+    destroyed: tuple[Interval, ...] = ()
+    """Offsets whose records compaction took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +185,7 @@ class LogBatchCoder(Coder):
             [[content for _, content in r.headers] for r in value.records],
             [r.unreadable for r in value.records],
         ]
-        place = f"{value.begin} {value.end} {int(value.is_lost)}".encode()
+        place = json.dumps([value.begin, value.end, value.is_lost, value.hidden, value.destroyed])
         schema = _RECORDS.with_metadata({b"range": _BATCH.encode(value.source), b"place": place})
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _RECORDS, strict=True)]
         return ArrowTableCoder().encode(pa.Table.from_arrays(arrays, schema=schema))
@@ -175,7 +193,8 @@ class LogBatchCoder(Coder):
     def decode(self, encoded: bytes) -> LogBatch:
         """The batch in a stream's bytes."""
         table = ArrowTableCoder().decode(encoded)
-        begin, end, is_lost = (int(word) for word in table.schema.metadata[b"place"].split())
+        begin, end, is_lost, *gaps = json.loads(table.schema.metadata[b"place"])
+        hidden, destroyed = (tuple((first, last) for first, last in intervals) for intervals in gaps)
         records = tuple(
             StoredRecord(
                 row["partition"],
@@ -188,7 +207,8 @@ class LogBatchCoder(Coder):
             )
             for row in table.to_pylist()
         )
-        return LogBatch(_BATCH.decode(table.schema.metadata[b"range"]), begin, end, records, bool(is_lost))
+        source = _BATCH.decode(table.schema.metadata[b"range"])
+        return LogBatch(source, begin, end, records, is_lost, hidden, destroyed)
 
     def estimate_size(self, value: LogBatch) -> int:
         """Bytes of the values, without writing them."""

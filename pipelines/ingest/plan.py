@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from connectors.kafka.ports import RecordSource, TopicInfo
 from connectors.lake.table import Snapshot
-from pipelines.ingest.elements import OffsetRange, TopicGone, Unread
+from pipelines.ingest.elements import OffsetRange, TopicGone, Unread, Waiting
 from pipelines.ingest.settings import IngestSettings
 
 
@@ -26,6 +26,7 @@ class Plan:
     ends: dict[int, int]
     """Partition to the next offset that the lake needs."""
     unread: tuple[Unread, ...]
+    waiting: tuple[Waiting, ...] = ()
     gone: tuple[TopicGone, ...] = ()
     """Topics of this name that were there before; told while nothing of the one that is there now was read."""
 
@@ -39,17 +40,24 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
     """Ranges for every partition that the topic has now, also those that were added since the last run.
 
     Offsets below the first retained one that the lake does not have become a range that is lost. A log that
-    ends before the lake does is reported as unread: nothing of it may be guessed.
+    ends before the lake does is reported as unread: nothing of it may be guessed. What an open transaction hides is
+    reported as waiting.
 
     Raises RetryLaterError without a broker, RejectedError when there is no such topic.
     """
     topic = source.describe(settings.topic)
     ranges: list[OffsetRange] = []
     unread: list[Unread] = []
+    waiting: list[Waiting] = []
     ends: dict[int, int] = {}
     is_new = all(snapshot.mark(position_name(topic, partition)) is None for partition in topic.partitions)
     for partition in sorted(topic.partitions):
+        log_end = source.log_end(
+            settings.topic, partition
+        )  # first: the log may grow between the two questions
         begin, end = source.bounds(settings.topic, partition)
+        if log_end > end:
+            waiting.append(Waiting(partition, end, log_end))
         start = snapshot.mark(position_name(topic, partition)) or 0
         ends[partition] = start
         if end < start:
@@ -64,7 +72,7 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
             for cut in range(max(start, begin), end, settings.range_offsets)
         ]
     gone = topics_gone(snapshot, topic) if is_new and snapshot.version else ()
-    return Plan(topic, snapshot.version, tuple(ranges), ends, tuple(unread), gone)
+    return Plan(topic, snapshot.version, tuple(ranges), ends, tuple(unread), tuple(waiting), gone)
 
 
 def topics_gone(snapshot: Snapshot, topic: TopicInfo) -> tuple[TopicGone, ...]:

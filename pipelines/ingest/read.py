@@ -1,23 +1,29 @@
 """Read: a range of offsets becomes batches that together cover it, each a file's worth.
 
 What retention took meanwhile becomes a lost interval, never a jump. When the broker gives no more, what was
-read so far is kept and the rest is said to be unread: a broken connection costs no work and no offset.
+read so far is kept and the rest is said to be unread: a broken connection costs no work and no offset. Offsets without a
+record are told apart: transaction markers and aborted records are hidden by design, records that compaction took
+are a loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
 
 import apache_beam as beam
 
 from connectors.kafka.ports import RecordSource
 from foundation.errors import OffsetsLostError, RetryLaterError
 from pipelines import steps
-from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext, Unread
+from pipelines.ingest.elements import Interval, LogBatch, OffsetRange, RunContext, Unread
 from pipelines.ingest.settings import IngestSettings
 from schemas.wire import StoredRecord
 
 UNREAD = "unread"
+HEADER_BYTES = 200
+"""What Python's objects for one header take beside its bytes."""
 
 
 class Read(beam.DoFn):
@@ -61,23 +67,69 @@ def read_range(
             for records in source.read(wanted.topic, wanted.partition, start, wanted.end):
                 for record in records:
                     held.append(record)
-                    held_bytes += len(record.value or b"") + len(record.key or b"")
+                    held_bytes += memory_bytes(record)
                     if held_bytes >= settings.batch_bytes or len(held) >= settings.batch_records:
-                        yield LogBatch(wanted, begin, record.offset + 1, tuple(held))
+                        yield _batch(source, wanted, begin, record.offset + 1, held)
                         begin, held, held_bytes = record.offset + 1, [], 0
-            break
+            if begin < wanted.end:
+                yield _batch(source, wanted, begin, wanted.end, held)
+            return
         except OffsetsLostError as lost:
             lost_begin = max(begin, lost.lost_begin)
             lost_end = min(wanted.end, lost.lost_end)
             if begin < lost_begin:
-                yield LogBatch(wanted, begin, lost_begin, tuple(held))
+                yield _batch(source, wanted, begin, lost_begin, held)
             yield LogBatch(wanted, lost_begin, lost_end, (), is_lost=True)
             begin, held, held_bytes = lost_end, [], 0
         except RetryLaterError as error:
-            if held:
-                yield LogBatch(wanted, begin, held[-1].offset + 1, tuple(held))
-                begin = held[-1].offset + 1
+            with suppress(RetryLaterError):  # what it holds may have a gap that nobody can explain now
+                if held:
+                    yield _batch(source, wanted, begin, held[-1].offset + 1, held)
+                    begin = held[-1].offset + 1
             yield Unread(wanted.partition, begin, str(error))
             return
-    if begin < wanted.end:
-        yield LogBatch(wanted, begin, wanted.end, tuple(held))
+
+
+def memory_bytes(record: StoredRecord) -> int:
+    """About what a record takes in memory: its headers too, of which a sender may give thousands of two bytes."""
+    headers = sum(len(name) + len(content or b"") + HEADER_BYTES for name, content in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers
+
+
+def gaps_of(begin: int, end: int, records: Sequence[StoredRecord]) -> list[Interval]:
+    """Intervals of [begin, end) that hold none of `records`, which are in order."""
+    if len(records) == end - begin:
+        return []
+    gaps: list[Interval] = []
+    expected = begin
+    for record in records:
+        if record.offset > expected:
+            gaps.append((expected, record.offset))
+        expected = record.offset + 1
+    if expected < end:
+        gaps.append((expected, end))
+    return gaps
+
+
+def _batch(
+    source: RecordSource, wanted: OffsetRange, begin: int, end: int, held: Sequence[StoredRecord]
+) -> LogBatch:
+    gaps = gaps_of(begin, end, held)
+    if not gaps:
+        return LogBatch(wanted, begin, end, tuple(held))
+    try:
+        kept = source.kept(wanted.topic, wanted.partition, gaps[0][0], gaps[-1][1])
+    except OffsetsLostError:  # retention passed the gaps by now: whether they were records cannot be known
+        return LogBatch(wanted, begin, end, tuple(held), hidden=tuple(gaps))
+    hidden, destroyed = _split(gaps, kept)
+    return LogBatch(wanted, begin, end, tuple(held), hidden=hidden, destroyed=destroyed)
+
+
+def _split(gaps: Sequence[Interval], kept: set[int]) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
+    """Gaps cut into what the log keeps hidden, and what it does not have any more."""
+    found: dict[bool, list[Interval]] = {True: [], False: []}
+    for begin, end in gaps:
+        for is_kept, offsets in groupby(range(begin, end), key=kept.__contains__):
+            members = list(offsets)
+            found[is_kept].append((members[0], members[-1] + 1))
+    return tuple(found[True]), tuple(found[False])

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
-from pipelines.ingest.elements import StagedFile, TopicGone, Unread
+from pipelines.ingest.elements import StagedFile, TopicGone, Unread, Waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Offsets [begin, end) of a partition that retention took before they were read."""
+    """Offsets [begin, end) of a partition that `reason` (retention, compaction) took before they were read."""
 
     partition: int
     begin: int
     end: int
+    reason: str = "retention"
 
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """Counts of one ingest. `gap_offsets` never held a record (compaction, transaction markers)."""
+    """Counts of one ingest. `gap_offsets` held nothing for a reader: transaction markers, aborted records."""
 
     cluster: str
     topic: str
@@ -35,6 +36,10 @@ class IngestReport:
     lost: tuple[Lost, ...] = ()
     gap_offsets: int = 0
     unread: tuple[Unread, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    """Accepted records that an open transaction hides; a later run reads them."""
+    warnings: tuple[str, ...] = ()
+    """Settings of the topic under which records get lost."""
     topics_gone: tuple[TopicGone, ...] = ()
     """The topic was made anew since the last ingest: whatever the ones before held beyond is lost, uncounted."""
     files: int = 0
@@ -53,8 +58,8 @@ class IngestReport:
         lost = list(self.lost)
         for file in files:
             rejected.update(json.loads(file.rejected_json))
-            lost += [Lost(file.partition, begin, end) for begin, end in json.loads(file.lost_json)]
-        not_records = sum(end - begin for file in files for begin, end in json.loads(file.lost_json))
+            lost += [Lost(file.partition, *one) for one in json.loads(file.lost_json)]
+        not_records = sum(end - begin for file in files for begin, end, _ in json.loads(file.lost_json))
         not_records += sum(file.gap_offsets for file in files)
         return replace(
             self,
@@ -80,10 +85,12 @@ class IngestReport:
             "landed": self.landed,
             "resent": self.resent,
             "rejected": self.rejected,
-            "lost": [{"partition": one.partition, "begin": one.begin, "end": one.end} for one in self.lost],
+            "lost": [asdict(one) for one in self.lost],
             "lost_offsets": sum(one.end - one.begin for one in self.lost),
             "gap_offsets": self.gap_offsets,
             "unread": [one._asdict() for one in self.unread],
+            "waiting": [one._asdict() for one in self.waiting],
+            "warnings": list(self.warnings),
             "topics_gone": [one._asdict() for one in self.topics_gone],
             "files": self.files,
             "file_bytes": self.file_bytes,
@@ -93,7 +100,7 @@ class IngestReport:
 
 
 def total(before: IngestReport, after: IngestReport) -> IngestReport:
-    """Both reports of one `follow` as one; what is unread now is that of the later one."""
+    """Both reports of one `follow` as one; what is unread or waits now is that of the later one."""
     return replace(
         after,
         version_before=before.version_before,

@@ -47,6 +47,7 @@ class Ingest:
         started_ns = self.clock.monotonic_ns()
         source = self.open_source()
         try:
+            warnings = tuple(source.warnings(self.settings.topic))
             ends = self._ends(source)
             report = self._planned_again(source)
             while not report.unread and self._is_short_of(source, report, ends):
@@ -55,7 +56,7 @@ class Ingest:
             source.close()
         if not report.balances():
             raise GuaranteeBrokenError(f"ingest does not add up: {report.to_json()}")
-        return replace(report, seconds=(self.clock.monotonic_ns() - started_ns) / 1e9)
+        return replace(report, warnings=warnings, seconds=(self.clock.monotonic_ns() - started_ns) / 1e9)
 
     def follow(
         self,
@@ -111,7 +112,9 @@ class Ingest:
             version_after=plan.version,
         )
         gone = tuple(sorted({*report.topics_gone, *plan.gone}))
-        report = replace(report, topic_id=topic.topic_id, unread=plan.unread, topics_gone=gone)
+        report = replace(
+            report, topic_id=topic.topic_id, unread=plan.unread, waiting=plan.waiting, topics_gone=gone
+        )
         if not plan.ranges:
             return report
         with run_folder(self.table, self.settings.commit_wait_s, self.clock) as (run_id, folder):

@@ -66,7 +66,7 @@ def describe(
     records = rows.filter(pc.field("outcome").is_valid())
     outcomes = _counts(records.column("outcome"))
     rejected = records.filter(pc.field("outcome") == LandOutcome.REJECTED.value)
-    lost = rows.filter(pc.field("origin") == Origin.LOSS.value).select(["offset", "offset_end"]).to_pydict()
+    lost = rows.filter(pc.field("origin") == Origin.LOSS.value).select(["offset", "offset_end", "reason"])
     gaps = rows.filter(pc.field("origin") == Origin.GAP.value)
     gap_offsets = (pc.sum(gaps.column("offset_end")).as_py() or 0) - (
         pc.sum(gaps.column("offset")).as_py() or 0
@@ -82,7 +82,7 @@ def describe(
         landed=outcomes.get(LandOutcome.LANDED, 0),
         resent=outcomes.get(LandOutcome.RESENT, 0),
         rejected_json=json.dumps(_counts(rejected.column("reason")), sort_keys=True),
-        lost_json=json.dumps(sorted(zip(lost["offset"], lost["offset_end"], strict=True))),
+        lost_json=json.dumps(sorted(zip(*lost.to_pydict().values(), strict=True))),
         gap_offsets=gap_offsets,
     )
 

@@ -192,7 +192,7 @@ def mixed_log(lab: Lab) -> None:
     lab.produce(lab.fleet.record("v9", 0), partition=1)
     lab.produce(lab.fleet.record("v3", 0), partition=0)
     lab.broker.delete_records(TOPIC, 0, 2)
-    lab.broker.compact(TOPIC, 0, [7])
+    lab.broker.abort(TOPIC, 0, [7])
 
 
 def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -216,6 +216,7 @@ def save(lab: Lab, folder: Path) -> None:
     document = {
         "records": records,
         "bounds": [lab.broker.bounds(TOPIC, partition) for partition in partitions],
+        "hidden": [sorted(lab.broker.hidden(TOPIC, partition)) for partition in partitions],
         "enrolment": lab.fleet.enrolment.to_json(),
     }
     (folder / "log.json").write_text(json.dumps(document))
@@ -227,8 +228,8 @@ def load(folder: Path) -> Lab:
     lab = Lab(folder, partitions=len(document["bounds"]))
     lab.fleet.enrolment = Enrolment.from_json(document["enrolment"])
     logs = lab.broker._topics[TOPIC].partitions
-    for log, (begin, end) in zip(logs, document["bounds"], strict=True):
-        log.begin, log.end = begin, end
+    for log, (begin, end), hidden in zip(logs, document["bounds"], document["hidden"], strict=True):
+        log.begin, log.end, log.hidden = begin, end, set(hidden)
     for r in document["records"]:
         headers = tuple((name, bytes.fromhex(content)) for name, content in r["headers"])
         key = None if r["key"] is None else bytes.fromhex(r["key"])

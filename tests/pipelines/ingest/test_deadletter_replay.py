@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from foundation.clock import ManualClock
 from pipelines import steps
 from pipelines.ingest.deadletter import ReplayReport, dead_letters, replay
 from schemas.reasons import RejectReason
+from schemas.wire import StoredRecord
 from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_an_offset
 
 
@@ -134,4 +136,26 @@ def test_a_replay_that_crashes_can_be_done_again(lab: Lab, label: str) -> None:
         p.relative_to(lab.table.folder).as_posix() for p in (lab.table.folder / "replay").rglob("*.parquet")
     }
     assert files <= set(lab.table.snapshot().files().column("path").to_pylist())
+    assert_one_row_an_offset(lab)
+
+
+def test_a_batch_that_could_not_be_unpacked_is_read_by_a_replay(tmp_path: Path) -> None:
+    """As the version before knew no snappy: the first offset kept the batch, the others nothing."""
+    lab = Lab(tmp_path)
+    records = [lab.fleet.record("v1", seq) for seq in (0, 1, 2, 1)]
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 10_000_000)
+    for number, record in enumerate(records):
+        builder.append(number, 1_000, record.key, record.value, list(record.headers))
+    whole, garbage = bytes(builder.build()), b"no batch"
+    partition = lab.broker._topics[TOPIC].partitions[0]
+    for offset in range(6):
+        kept = {0: whole, 4: garbage}.get(offset)
+        partition.records.append(StoredRecord(0, offset, 1_000, None, kept, (), "the batch cannot be read"))
+    partition.end = 6
+    assert lab.ingest().once().rejected == {"unreadable_batch": 6}
+    report = replayed(lab, RejectReason.UNREADABLE_BATCH)
+    assert (report.tried, report.landed, report.resent) == (6, 3, 1)
+    assert report.still_rejected == {"unreadable_batch": 2}
+    assert {row["offset"] for row in dead_letters(lab.table.snapshot()).to_pylist()} == {4, 5}
+    assert replayed(lab).landed == 0
     assert_one_row_an_offset(lab)

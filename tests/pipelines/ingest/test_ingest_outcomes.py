@@ -173,10 +173,51 @@ def test_offsets_that_retention_took_are_a_counted_loss_with_their_interval(lab:
     assert_one_row_an_offset(lab)
 
 
-def test_gaps_of_compaction_are_counted_but_are_no_loss(lab: Lab) -> None:
+def test_records_that_compaction_took_are_a_loss_beside_what_transactions_hide(lab: Lab) -> None:
     for seq in range(12):
         lab.produce(lab.fleet.record("v1", seq), partition=0)
-    lab.broker.compact(TOPIC, 0, [0, 5, 6, 11])
+    lab.broker.compact(TOPIC, 0, [0, 1, 5, 6, 11])
+    lab.broker.abort(TOPIC, 0, [2, 7])
+    report = lab.ingest().once()
+    assert (report.landed, report.gap_offsets) == (5, 2)
+    assert {(lost.begin, lost.end, lost.reason) for lost in report.lost} == {
+        (0, 2, "compaction"),
+        (5, 7, "compaction"),
+        (11, 12, "compaction"),
+    }
+    assert_one_row_an_offset(lab)
+
+
+def test_what_an_open_transaction_hides_is_told_as_waiting(lab: Lab) -> None:
+    lab.produce(lab.fleet.record("v1", 0), partition=0)
+    lab.broker.open_offsets = 3
+    report = lab.ingest().once()
+    assert (report.landed, report.unread) == (1, ())
+    assert [tuple(one) for one in report.waiting] == [(0, 1, 4), (1, 0, 3)]
+    lab.broker.open_offsets = 0
+    assert lab.ingest().once().waiting == ()
+
+
+def test_headers_count_as_memory_when_a_batch_is_cut(lab: Lab) -> None:
+    many = tuple((f"x{number}", b"") for number in range(2_000))
+    for seq in range(8):
+        record = lab.fleet.record("v1", seq)
+        lab.broker.append(TOPIC, record.key, record.value, (*record.headers, *many), partition=0)
+    settings = replace(lab.settings, batch_records=1_000, batch_bytes=1_000_000)
+    report = lab.ingest(settings=settings).once()
+    assert report.landed == 8
+    assert report.files >= 3  # 2,000 headers take 400 kB each
+
+
+def test_what_is_wrong_with_the_settings_of_the_topic_is_in_every_report(lab: Lab) -> None:
+    lab.broker.warnings = ["topic fleetloop.samples: cleanup.policy is compact"]
+    assert lab.ingest().once().to_json()["warnings"] == lab.broker.warnings
+
+
+def test_what_transactions_hide_is_counted_but_is_no_loss(lab: Lab) -> None:
+    for seq in range(12):
+        lab.produce(lab.fleet.record("v1", seq), partition=0)
+    lab.broker.abort(TOPIC, 0, [0, 5, 6, 11])
     report = lab.ingest().once()
     assert (report.landed, report.gap_offsets, report.lost) == (8, 4, ())
     assert lab.ingest().once().offsets == 0

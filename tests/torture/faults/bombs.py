@@ -121,9 +121,9 @@ FAULTS = (
             ),
             BrokenBuild(
                 "a Kafka batch is unpacked without a bound",
-                "connectors/kafka/batches.py",
-                "            return stream.read(most_bytes)\n",
-                "            return stream.read()\n",
+                "connectors/kafka/unpack.py",
+                "stream.read(PIECE_BYTES):\n            yield piece\n",
+                "stream.read():\n            yield piece\n",
                 tries=1,
                 first=22,
             ),
