@@ -32,9 +32,10 @@ from foundation.events import EventLog
 from modelkit.images import ImageLimits, Pixels, decode_image
 from modelkit.predictor import Prediction, to_wire
 from modelkit.scores import score
-from schemas.predictions import SERVING, ModelPrediction
+from schemas.predictions import ModelPrediction
 from schemas.reasons import NotAcceptedReason, TimeQuality
 from schemas.records import Incident, Sample, Scores
+from schemas.roles import SERVING
 
 NO_SCORES = Scores()
 JOURNAL_RETRY_S = 5.0

@@ -23,6 +23,7 @@ from foundation.errors import CorruptError, FleetLoopError
 from foundation.files import read_json, write_json_atomic
 from schemas.codec import encode_telemetry
 from schemas.identity import Identity, is_epoch, new_epoch
+from schemas.limits import MAX_LONG
 from schemas.records import Health, Telemetry
 from schemas.signing import VehicleKey, seal
 from schemas.wire import KIND_TELEMETRY, TOPICS
@@ -35,23 +36,33 @@ more.
 
 @dataclass(frozen=True, slots=True)
 class DeliverEpoch:
-    """The epoch of one run of deliver, and the one before it (empty for the first)."""
+    """The epoch of one run of deliver, and the one before it (empty for the first).
+
+    `start_number` rises with every start: the fleet takes nothing below the highest that it has heard.
+    """
 
     epoch: str
     previous_epoch: str
+    start_number: int
 
 
-def draw_epoch(path: Path) -> DeliverEpoch:
-    """Draw the epoch of this run and remember it, durably, for the next."""
-    previous = ""
+def draw_epoch(path: Path, clock: Clock) -> DeliverEpoch:
+    """Draw the epoch of this run and remember it, durably, for the next.
+
+    The number is also never below the seconds of the wall clock, so that a vehicle that lost this file goes on above
+    its former numbers; a clock that is wrong in between sets nothing back.
+    """
+    previous, number = "", 0
     try:
         document = read_json(path)
     except (FileNotFoundError, CorruptError):
         document = None
     if isinstance(document, dict) and is_epoch(str(document.get("epoch"))):
         previous = str(document["epoch"])
-    drawn = DeliverEpoch(new_epoch(), previous)
-    write_json_atomic(path, {"epoch": drawn.epoch})
+        number = _number(document, "start_number")
+    number = min(max(number + 1, clock.now_ns() // 1_000_000_000), MAX_LONG)
+    drawn = DeliverEpoch(new_epoch(), previous, number)
+    write_json_atomic(path, {"epoch": drawn.epoch, "start_number": number})
     return drawn
 
 
@@ -85,6 +96,7 @@ def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, 
         model_events=models.events,
         bytes_captured=ledger.bytes_captured,
         bytes_uploaded=ledger.bytes_uploaded,
+        start_number=epoch.start_number,
     )
 
 
@@ -104,7 +116,7 @@ class TelemetryDuty:
         self._key = key
         self._sink_factory = sink_factory
         self._clock = clock
-        self._epoch = draw_epoch(state.deliver_epochs_path)
+        self._epoch = draw_epoch(state.deliver_epochs_path, clock)
         self._sink: RecordSink | None = None
         self._waiting: threading.Event | None = None
         self._answer: FleetLoopError | None = None

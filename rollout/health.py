@@ -1,7 +1,7 @@
 """Judges a wave by what its vehicles said, and by what they did not say: silence is not health. Pure.
 
 A vehicle is healthy when its newest signed report, heard since the wave opened and no longer ago than the
-gate allows, says that it serves the release, past its own probation, within the gate's bounds. Everything
+gate allows, says that it has the release in the role, past its own probation, within the gate's bounds. Everything
 else is waiting or a breach; one breach halts. Time is the fleet's own clock at the moment of hearing: a
 vehicle's clock proves nothing.
 """
@@ -14,6 +14,7 @@ from typing import Literal
 
 from schemas.documents import HealthGate, Release
 from schemas.reasons import ModelState, RolloutOutcome
+from schemas.roles import SERVING
 
 BREACHES = frozenset(
     {RolloutOutcome.REFUSED, RolloutOutcome.ROLLED_BACK, RolloutOutcome.UNHEALTHY, RolloutOutcome.SILENT}
@@ -22,7 +23,7 @@ BREACHES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VehicleReport:
-    """What one vehicle is known to have said, last heard at `heard_ns` (the fleet's clock).
+    """What one vehicle is known to have said of one role, last heard at `heard_ns` (the fleet's clock).
 
     Counts are since the model of `model_digest` was first reported. `ends` are the vehicle's events on
     releases that did not go well: release_id -> (refused | rolled_back, reason).
@@ -42,6 +43,7 @@ class VehicleReport:
     swaps: int = 0
     rollbacks: int = 0
     ends: Mapping[str, tuple[str, str]] | None = None
+    role: str = SERVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _outcome(
             RolloutOutcome.UNHEALTHY,
             f"{report.errors} errors in {report.frames} frames, the gate allows {gate.max_error_ratio}",
         )
-    if report.model_state is not ModelState.SERVING:
+    if report.model_state not in (ModelState.SERVING, ModelState.SHADOW):
         return RolloutOutcome.WAITING, "on probation"
     if report.reports_on_model < max(gate.min_reports, 1):
         return RolloutOutcome.WAITING, f"{report.reports_on_model} of {gate.min_reports} reports"

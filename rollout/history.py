@@ -1,29 +1,32 @@
-"""Which vehicle ran which model when, as the vehicles themselves said it, signed; nothing is ever taken out.
+"""Which vehicle ran which model in which role and when, as the vehicles themselves said it, signed.
 
-Telemetry carries all events of a vehicle's slots since enrolment, so a lost record loses nothing and one read
-twice adds nothing: an event is known by its content. Times of events are the vehicle's own clock (which may
-be wrong); `heard_ns` beside it is the fleet's. Order within a vehicle is that of its journal, never that of a
-clock.
+Nothing is ever taken out. Telemetry carries all events of a vehicle's slots since enrolment, so a lost record loses
+nothing and one read twice adds nothing: an event is known by its content. Times of events are the vehicle's own clock
+(which may be wrong); `heard_ns` beside it is the fleet's. Order within a role of a vehicle is that of its journal,
+never that of a clock.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from foundation.documents import build, plain
 from foundation.errors import CorruptError
-from foundation.files import write_atomic
+from rollout.row_file import RowFile
 from schemas.records import ModelEvent
+from schemas.roles import SERVING
 
 STARTS = frozenset({"installed", "activated"})
-"""Events after which another model serves."""
+"""Events after which another model has the role."""
+ENDS = frozenset({"rolled_back", "withdrawn"})
+"""Events after which a model gave its role back."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One event of one vehicle. `place` is the record that first said it: topic_id/partition/offset."""
+    """One event of one role of one vehicle. `place` is the record that first said it: topic_id/partition/offset."""
 
     vehicle_id: str
     time_ns: int
@@ -34,16 +37,18 @@ class HistoryRow:
     release_id: str
     reason: str
     place: str
+    role: str = SERVING
 
     @property
     def key(self) -> tuple[object, ...]:
         """What makes it the same event when it is heard again."""
-        return (self.vehicle_id, self.time_ns, self.event, self.model_digest, self.release_id, self.reason)
+        what = (self.event, self.model_digest, self.release_id, self.reason)
+        return (self.vehicle_id, self.role, self.time_ns, *what)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRun:
-    """A vehicle served a model from `start_ns` until before `end_ns` (its own clock; None: still does)."""
+    """A model had a role of a vehicle from `start_ns` until before `end_ns` (its own clock; None: still has)."""
 
     vehicle_id: str
     model_name: str
@@ -52,22 +57,36 @@ class ModelRun:
     start_ns: int
     end_ns: int | None
     ended_by: str
+    role: str = SERVING
 
 
 class History:
-    """The file `history.jsonl`: one row a line, in the order in which they were heard. Replaced whole,
-    atomically.
+    """The file `history.jsonl`: one row per event, appended in the order in which they were heard.
+
+    Raises:
+        CorruptError: names the line that is no event.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self.rows: list[HistoryRow] = self._read()
-        self._keys = {row.key for row in self.rows}
-        self._is_changed = False
+        self._file = RowFile(path)
+        self.rows: list[HistoryRow] = []
+        self._keys: set[tuple[object, ...]] = set()
+        self._unsaved: list[HistoryRow] = []
+        self.catch_up()
 
-    def add(self, vehicle_id: str, events: Iterable[ModelEvent], heard_ns: int, place: str) -> int:
+    def catch_up(self) -> None:
+        """Read what another process appended meanwhile."""
+        is_anew, rows = self._file.news()
+        if is_anew:
+            self.rows, self._keys = [], set()
+        for number, row in enumerate(rows, self._file.rows_read - len(rows) + 1):
+            self._take(build(HistoryRow, row, f"line {number}", family=self._damaged))
+
+    def add(
+        self, vehicle_id: str, events: Iterable[ModelEvent], heard_ns: int, place: str, role: str = SERVING
+    ) -> int:
         """Take what is new. Returns how many events were."""
-        count = 0
+        before = len(self._unsaved)
         for each in events:
             row = HistoryRow(
                 vehicle_id=vehicle_id,
@@ -79,51 +98,58 @@ class History:
                 release_id=each.release_id,
                 reason=each.reason,
                 place=place,
+                role=role,
             )
-            if row.key not in self._keys:
-                self._keys.add(row.key)
-                self.rows.append(row)
-                count += 1
-        self._is_changed |= count > 0
-        return count
+            if self._take(row):
+                self._unsaved.append(row)
+        return len(self._unsaved) - before
 
     def save(self) -> None:
-        """Make what was added durable."""
-        if self._is_changed:
-            lines = [json.dumps(asdict(row), sort_keys=True) for row in self.rows]
-            write_atomic(self._path, ("\n".join(lines) + "\n").encode())
-            self._is_changed = False
+        """Make what was added durable; the caller holds the lock. Raises RetryLaterError."""
+        self._file.append([plain(row) for row in self._unsaved])
+        self._unsaved = []
 
     def runs(self) -> list[ModelRun]:
-        """Intervals of service, by vehicle, in order."""
-        found: list[ModelRun] = []
-        for vehicle in sorted({row.vehicle_id for row in self.rows}):
-            rows = [row for row in self.rows if row.vehicle_id == vehicle]
-            starts = [index for index, row in enumerate(rows) if row.event in STARTS]
-            for index, following in zip(starts, [*starts[1:], None], strict=True):
-                row = rows[index]
-                until = rows[index + 1 : following]
-                ends = [each.event for each in until if each.event in ("rolled_back", "withdrawn")]
-                found.append(
-                    ModelRun(
-                        vehicle_id=vehicle,
-                        model_name=row.model_name,
-                        model_digest=row.model_digest,
-                        release_id=row.release_id,
-                        start_ns=row.time_ns,
-                        end_ns=None if following is None else rows[following].time_ns,
-                        ended_by="" if following is None else (ends[-1] if ends else "replaced"),
-                    )
-                )
-        return found
+        """Intervals in which a model had a role, by vehicle and role, in order."""
+        last: dict[tuple[str, str], ModelRun] = {}
+        found: dict[tuple[str, str], list[ModelRun]] = {}
+        ended_by: dict[tuple[str, str], HistoryRow] = {}
+        for row in self.rows:
+            place = (row.vehicle_id, row.role)
+            if row.event in ENDS:
+                ended_by[place] = row
+            if row.event not in STARTS:
+                continue
+            if place in last:
+                end = ended_by.pop(place, None)
+                found[place].append(_ended(last[place], row.time_ns, end.event if end else "replaced"))
+            ended_by.pop(place, None)
+            last[place] = ModelRun(
+                vehicle_id=row.vehicle_id,
+                model_name=row.model_name,
+                model_digest=row.model_digest,
+                release_id=row.release_id,
+                start_ns=row.time_ns,
+                end_ns=None,
+                ended_by="",
+                role=row.role,
+            )
+            found.setdefault(place, [])
+        for place, run in last.items():
+            end = ended_by.get(place) if place[1] != SERVING else None  # a role may be left without a model
+            found[place].append(_ended(run, end.time_ns, end.event) if end else run)
+        return [run for place in sorted(found) for run in found[place]]
 
-    def _read(self) -> list[HistoryRow]:
-        if not self._path.exists():
-            return []
-        rows = []
-        for number, line in enumerate(self._path.read_text("utf-8").splitlines(), 1):
-            try:
-                rows.append(HistoryRow(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise CorruptError(f"line {number} is no event: {error}", path=self._path) from error
-        return rows
+    def _take(self, row: HistoryRow) -> bool:
+        if row.key in self._keys:
+            return False
+        self._keys.add(row.key)
+        self.rows.append(row)
+        return True
+
+    def _damaged(self, message: str) -> CorruptError:
+        return CorruptError(message, path=self._file.path)
+
+
+def _ended(run: ModelRun, end_ns: int, word: str) -> ModelRun:
+    return replace(run, end_ns=end_ns, ended_by=word)

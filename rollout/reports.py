@@ -1,106 +1,129 @@
-"""Hears the fleet: reads telemetry from saved offsets, believes only what its vehicle signed, and remembers
-the newest.
+"""Hears the fleet: reads telemetry from saved offsets, believes only what its vehicle signed, keeps the newest.
 
-Offsets, the newest report of each vehicle and counts of what was not believed are one file, replaced
-atomically after the history is durable: a crash in between reads some records again, which changes nothing. A
-record that was said before (an old epoch, a seq not above the last) is counted and never renews a vehicle's
-health.
+What was heard is appended to `reports.jsonl` after the history is durable: a crash in between reads some records
+again, which changes nothing. A report that is not above its vehicle's mark was said before; it is counted and never
+renews health or model, however many starts lie between and however often this side is restarted (`rollout.marks`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from connectors.kafka.ports import RecordSource
 from foundation.clock import Clock
+from foundation.documents import build, plain
 from foundation.errors import CorruptError, OffsetsLostError, RejectedError
-from foundation.files import read_json, write_json_atomic
+from foundation.files import FileLock, read_json
 from rollout.health import VehicleReport
 from rollout.history import History
+from rollout.marks import Mark, Marks, PastEpochs
+from rollout.row_file import RowFile
 from schemas.codec import decode_telemetry
-from schemas.reasons import ModelState
-from schemas.records import Telemetry
+from schemas.records import RoleReport, Telemetry
+from schemas.roles import SERVING
 from schemas.signing import Enrolment, verify
 from schemas.topics import TOPICS
-from schemas.wire import KIND_TELEMETRY, StoredRecord
+from schemas.wire import FL_KEYID, KIND_TELEMETRY, StoredRecord
 
-FORMAT = 1
-_REMEMBERED_EPOCHS = 64
+_COMPACT_ABOVE_ROWS = 2000
 _ENDS = ("rolled_back", "refused")
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A vehicle's cumulative counts as last said, and the epochs that it has used."""
+    """Cumulative counts of one role as a vehicle last said them."""
 
     frames: int = 0
     errors: int = 0
     not_finite: int = 0
-    epochs: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Memory:
-    """The content of `reports.json`."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The newest report of one role of a vehicle."""
+
+    report: VehicleReport
+    totals: Totals = Totals()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far the topic was read, and what was not believed or lost on the way."""
 
     topic_id: str = ""
-    offsets: dict[int, int] = field(default_factory=dict)
-    reports: dict[str, VehicleReport] = field(default_factory=dict)
-    totals: dict[str, Totals] = field(default_factory=dict)
-    not_believed: Counter[str] = field(default_factory=Counter)
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    """Partition -> the next offset."""
+    not_believed: Mapping[str, int] = field(default_factory=dict)
     lost_offsets: int = 0
 
 
+_KINDS: Mapping[str, type[Any]] = {"heard": Heard, "mark": Mark, "past_epochs": PastEpochs, "place": Place}
+_WORDS = {kind: word for word, kind in _KINDS.items()}
+
+
 class FleetReports:
-    """What the fleet said so far; `listen` reads on. One process at a time (the caller's lock)."""
+    """What the fleet said so far; `listen` reads on. Writers exclude each other by a lock in the folder."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        self._path = folder / "reports.json"
+        self._folder = folder
         self._clock = clock
+        self._file = RowFile(folder / "reports.jsonl")
         self.history = History(folder / "history.jsonl")
-        self._memory = self._load()
+        self._changed: list[Heard | Mark | PastEpochs | Place] = []
+        self._topic_id = ""
+        self._offsets: dict[int, int] = {}
+        self._heard: dict[tuple[str, str], Heard] = {}
+        self._marks = Marks()
+        self._not_believed: Counter[str] = Counter()
+        self._lost_offsets = 0
+        self._catch_up()
 
     @property
     def newest(self) -> Mapping[str, VehicleReport]:
-        """The newest believed report of each vehicle."""
-        return self._memory.reports
+        """The newest believed report of each vehicle on its role serving."""
+        return self.newest_of(SERVING)
+
+    def newest_of(self, role: str) -> Mapping[str, VehicleReport]:
+        """The newest believed report of each vehicle on `role`; who never spoke of it is absent."""
+        return {vehicle: heard.report for (vehicle, said), heard in self._heard.items() if said == role}
 
     @property
     def not_believed(self) -> Mapping[str, int]:
         """Records that were not taken, by reason; `repeated` are those said before."""
-        return self._memory.not_believed
+        return self._not_believed
 
     @property
     def lost_offsets(self) -> int:
         """Offsets that retention took before they were read."""
-        return self._memory.lost_offsets
+        return self._lost_offsets
 
     def listen(self, source: RecordSource, enrolment: Enrolment) -> int:
         """Read everything up to the end of the topic as it is now. Returns how many records were taken.
 
         Raises:
-            RetryLaterError: no broker, or no progress; what was read before is kept.
+            RetryLaterError: no broker, no progress, or another process listens; what was read before is kept.
         """
-        memory = self._memory
-        info = source.describe(TOPICS.telemetry)
-        if info.topic_id != memory.topic_id:  # created anew: its offsets are others
-            memory.topic_id, memory.offsets = info.topic_id, {}
-        taken = 0
-        try:
-            for partition in info.partitions:
-                taken += self._read(source, partition, enrolment)
-        finally:
-            self.history.save()
-            self._save()
+        with FileLock(self._folder / ".reports.lock", wait_s=10.0, clock=self._clock):
+            self.history.catch_up()
+            self._catch_up()
+            info = source.describe(TOPICS.telemetry)
+            if info.topic_id != self._topic_id:  # created anew: its offsets are others
+                self._topic_id, self._offsets = info.topic_id, {}
+            taken = 0
+            try:
+                for partition in info.partitions:
+                    taken += self._read(source, partition, enrolment)
+            finally:
+                self._save()
         return taken
 
     def _read(self, source: RecordSource, partition: int, enrolment: Enrolment) -> int:
         begin, end = source.bounds(TOPICS.telemetry, partition)
-        start = self._memory.offsets.get(partition, begin)
+        start = self._offsets.get(partition, begin)
         taken = 0
         while start < end:
             try:
@@ -108,12 +131,12 @@ class FleetReports:
                     for record in batch:
                         taken += self._take(record, enrolment)
                         start = record.offset + 1
-                        self._memory.offsets[partition] = start
+                        self._offsets[partition] = start
                 start = end
             except OffsetsLostError as lost:
-                self._memory.lost_offsets += lost.lost_end - lost.lost_begin
+                self._lost_offsets += lost.lost_end - lost.lost_begin
                 start = max(lost.lost_end, start + 1)
-            self._memory.offsets[partition] = start
+            self._offsets[partition] = start
         return taken
 
     def _take(self, record: StoredRecord, enrolment: Enrolment) -> int:
@@ -121,99 +144,139 @@ class FleetReports:
             identity = verify(record.headers, record.key, record.value, KIND_TELEMETRY, enrolment)
             telemetry = decode_telemetry(record.value or b"")
         except RejectedError as error:
-            self._memory.not_believed[error.reason] += 1
+            self._not_believed[error.reason] += 1
             return 0
         if telemetry.identity != identity:  # signed by one, said about another
-            self._memory.not_believed["identity_mismatch"] += 1
+            self._not_believed["identity_mismatch"] += 1
             return 0
-        if not self._is_new(telemetry):
-            self._memory.not_believed["repeated"] += 1
+        key_id = dict(record.headers)[FL_KEYID].decode("ascii")
+        raised = self._marks.raise_to(telemetry, key_id)
+        if not raised:
+            self._not_believed["repeated"] += 1
             return 0
-        place = f"{self._memory.topic_id}/{record.partition}/{record.offset}"
-        self.history.add(telemetry.vehicle_id, telemetry.model_events, self._clock.now_ns(), place)
-        self._remember(telemetry)
+        self._changed += raised
+        place = f"{self._topic_id}/{record.partition}/{record.offset}"
+        for role in telemetry.roles():
+            self.history.add(telemetry.vehicle_id, role.model_events, self._clock.now_ns(), place, role.role)
+            self._remember(telemetry, role)
         return 1
 
-    def _is_new(self, telemetry: Telemetry) -> bool:
-        last = self._memory.reports.get(telemetry.vehicle_id)
-        if last is None:
-            return True
-        if telemetry.epoch == last.epoch:
-            return telemetry.seq > last.seq
-        return telemetry.epoch not in self._memory.totals[telemetry.vehicle_id].epochs
-
-    def _remember(self, said: Telemetry) -> None:
-        """The newest report; counts since its model was first reported, which a restart of the agent may set
-        back.
-        """
-        memory = self._memory
-        last = memory.reports.get(said.vehicle_id)
-        total = memory.totals.get(said.vehicle_id, Totals())
-        same = last is not None and last.model_digest == said.model_digest
-        base = last if same and last is not None else None
-        errors, not_finite = said.health.error_count, said.health.nan_count
-        memory.reports[said.vehicle_id] = VehicleReport(
+    def _remember(self, said: Telemetry, role: RoleReport) -> None:
+        """The newest report of a role; counts since its model was first reported, which a restart may set back."""
+        last = self._heard.get((said.vehicle_id, role.role))
+        totals = last.totals if last is not None else Totals()
+        base = last.report if last is not None and last.report.model_digest == role.model_digest else None
+        errors, not_finite = role.health.error_count, role.health.nan_count
+        report = VehicleReport(
             vehicle_id=said.vehicle_id,
             heard_ns=self._clock.now_ns(),
             epoch=said.epoch,
             seq=said.seq,
-            model_digest=said.model_digest,
-            model_name=said.model_name,
-            model_state=said.model_state,
+            model_digest=role.model_digest,
+            model_name=role.model_name,
+            model_state=role.model_state,
             reports_on_model=(base.reports_on_model if base else 0) + 1,
-            frames=(base.frames if base else 0) + _grown(total.frames, said.frames_seen),
-            errors=(base.errors if base else 0) + _grown(total.errors, errors),
-            not_finite=(base.not_finite if base else 0) + _grown(total.not_finite, not_finite),
-            swaps=said.swaps,
-            rollbacks=said.rollbacks,
-            ends={e.release_id: (e.event, e.reason) for e in said.model_events if e.event in _ENDS},
+            frames=(base.frames if base else 0) + _grown(totals.frames, role.frames),
+            errors=(base.errors if base else 0) + _grown(totals.errors, errors),
+            not_finite=(base.not_finite if base else 0) + _grown(totals.not_finite, not_finite),
+            swaps=role.swaps,
+            rollbacks=role.rollbacks,
+            ends={e.release_id: (e.event, e.reason) for e in role.model_events if e.event in _ENDS},
+            role=role.role,
         )
-        epochs = total.epochs if said.epoch in total.epochs else (*total.epochs, said.epoch)
-        memory.totals[said.vehicle_id] = Totals(
-            said.frames_seen, errors, not_finite, epochs[-_REMEMBERED_EPOCHS:]
-        )
+        heard = Heard(report, Totals(role.frames, errors, not_finite))
+        self._heard[said.vehicle_id, role.role] = heard
+        self._changed.append(heard)
+
+    # The file.
+
+    def _forget(self) -> None:
+        self._heard.clear()
+        self._marks = Marks()
+        self._apply(Place())
+
+    def _catch_up(self) -> None:
+        is_anew, rows = self._file.news()
+        if is_anew:
+            self._forget()
+        if not self._file.path.exists():
+            self._apply_old_file()
+        for number, row in enumerate(rows, self._file.rows_read - len(rows) + 1):
+            word = row.pop("kind", None)
+            if word in _KINDS:  # of a later version otherwise: nothing that is known here
+                self._apply(build(_KINDS[word], row, f"line {number}", family=self._damaged))
+
+    def _apply(self, row: object) -> None:
+        match row:
+            case Heard():
+                self._heard[row.report.vehicle_id, row.report.role] = row
+            case Mark() | PastEpochs():
+                self._marks.apply(row)
+            case Place():
+                self._topic_id, self._lost_offsets = row.topic_id, row.lost_offsets
+                self._offsets = {int(partition): offset for partition, offset in row.offsets.items()}
+                self._not_believed = Counter(row.not_believed)
 
     def _save(self) -> None:
-        memory = self._memory
-        document = {
-            "format": FORMAT,
-            "topic_id": memory.topic_id,
-            "offsets": {str(partition): offset for partition, offset in memory.offsets.items()},
-            "reports": {name: asdict(report) for name, report in memory.reports.items()},
-            "totals": {name: asdict(total) for name, total in memory.totals.items()},
-            "not_believed": dict(memory.not_believed),
-            "lost_offsets": memory.lost_offsets,
-        }
-        write_json_atomic(self._path, document)
+        """History first: what was heard is durable before it counts as heard."""
+        self.history.save()
+        is_new = not self._file.path.exists()
+        live = len(self._heard) + len(self._marks) + 1
+        if is_new or self._file.rows_read > _COMPACT_ABOVE_ROWS + 4 * live:
+            self._file.replace(map(_row, self._all()))
+            (self._folder / "reports.json").unlink(missing_ok=True)
+        else:
+            newest = {_key(row): row for row in self._changed}  # one row per listen, not per record
+            self._file.append(map(_row, [*newest.values(), self._place()]))
+        self._changed = []
 
-    def _load(self) -> _Memory:
-        if not self._path.exists():
-            return _Memory()
-        document: Any = read_json(self._path)
+    def _all(self) -> Iterator[Heard | Mark | PastEpochs | Place]:
+        yield from self._heard.values()
+        yield from self._marks.rows()
+        yield self._place()
+
+    def _place(self) -> Place:
+        offsets = {str(partition): offset for partition, offset in self._offsets.items()}
+        return Place(self._topic_id, offsets, dict(self._not_believed), self._lost_offsets)
+
+    def _apply_old_file(self) -> None:
+        """The file of the first release, `reports.json`: one document, written anew at each listening."""
+        path = self._folder / "reports.json"
+        if not path.exists():
+            return
+        document: Any = read_json(path)
         try:
-            if document["format"] != FORMAT:
-                raise CorruptError(f"format {document['format']}, this reads {FORMAT}", path=self._path)
-            return _Memory(
-                topic_id=str(document["topic_id"]),
-                offsets={int(partition): int(offset) for partition, offset in document["offsets"].items()},
-                reports={name: _report(row) for name, row in document["reports"].items()},
-                totals={name: _totals(row) for name, row in document["totals"].items()},
-                not_believed=Counter(document["not_believed"]),
-                lost_offsets=int(document["lost_offsets"]),
-            )
+            if document["format"] != 1:
+                raise CorruptError(f"format {document['format']}, this reads 1", path=path)
+            place = {key: document[key] for key in ("topic_id", "offsets", "not_believed", "lost_offsets")}
+            self._apply(build(Place, place, "", family=self._damaged))
+            for vehicle, report in document["reports"].items():
+                totals = dict(document["totals"][vehicle])
+                epochs = tuple(totals.pop("epochs"))
+                row = {"report": report, "totals": totals}
+                self._apply(build(Heard, row, "reports", family=self._damaged))
+                self._apply(Mark(vehicle, "", 0, report["seq"], report["epoch"]))
+                self._apply(PastEpochs(vehicle, "", epochs))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CorruptError(f"is not what this wrote: {error!r}", path=self._path) from error
+            raise CorruptError(f"is not what this wrote: {error!r}", path=path) from error
+
+    def _damaged(self, message: str) -> CorruptError:
+        return CorruptError(message, path=self._file.path)
+
+
+def _row(row: Heard | Mark | PastEpochs | Place) -> dict[str, object]:
+    return {"kind": _WORDS[type(row)], **plain(row)}
+
+
+def _key(row: Heard | Mark | PastEpochs | Place) -> object:
+    match row:
+        case Heard():
+            return (Heard, row.report.vehicle_id, row.report.role)
+        case Mark():
+            return (Mark, row.vehicle_id, row.key_id)
+    return row  # epochs add up: none replaces another
 
 
 def _grown(before: int, now: int) -> int:
     """How much a cumulative count grew; one that fell began again at 0."""
     return now - before if now >= before else now
-
-
-def _report(row: dict[str, Any]) -> VehicleReport:
-    ends = {release: (word, why) for release, (word, why) in (row["ends"] or {}).items()}
-    return replace(VehicleReport(**row), model_state=ModelState(row["model_state"]), ends=ends)
-
-
-def _totals(row: dict[str, Any]) -> Totals:
-    return Totals(row["frames"], row["errors"], row["not_finite"], tuple(row["epochs"]))

@@ -18,7 +18,17 @@ from schemas.reasons import (
     ValueClass,
     WindowRole,
 )
-from schemas.records import MAX_MODEL_EVENTS, LedgerCounts, Notice, Sample, Telemetry
+from schemas.records import (
+    MAX_MODEL_EVENTS,
+    Health,
+    LedgerCounts,
+    ModelEvent,
+    Notice,
+    RoleReport,
+    Sample,
+    Telemetry,
+)
+from schemas.roles import MAX_ROLES, ROLE_PATTERN, SERVING, is_role
 
 MAX_SUBJECTS: Final = 1000
 
@@ -91,18 +101,49 @@ def check_telemetry(telemetry: Telemetry) -> None:
     whole("telemetry_time_ns", telemetry.telemetry_time_ns, least=-MAX_LONG)
     for name in ("monotonic_ns", "swaps", "rollbacks", "frames_seen", "bytes_captured", "bytes_uploaded"):
         whole(name, getattr(telemetry, name), least=0)
-    for name in ("error_count", "nan_count", "latency_p50_ns", "latency_p99_ns"):
-        whole(f"health.{name}", getattr(telemetry.health, name), least=0)
-    text("health.last_error", telemetry.health.last_error, most=MAX_DETAIL_CHARS)
+    _health("health", telemetry.health)
     _ledger(telemetry.ledger)
-    if len(telemetry.model_events) > MAX_MODEL_EVENTS:
-        raise invalid("model_events", len(telemetry.model_events), f"at most {MAX_MODEL_EVENTS} of them")
-    for event in telemetry.model_events:
-        whole("model_events.time_ns", event.time_ns, least=-MAX_LONG)
-        text("model_events.event", event.event, least=1)
+    _events("model_events", telemetry.model_events)
+    whole("start_number", telemetry.start_number, least=0)
+    names = [SERVING, *(each.role for each in telemetry.other_roles)]
+    if len(names) > MAX_ROLES:
+        raise invalid("other_roles", len(names) - 1, f"at most {MAX_ROLES - 1} of them")
+    if len(set(names)) != len(names):
+        raise invalid("other_roles", names[1:], "different roles, none of them serving")
+    for each in telemetry.other_roles:
+        _role_report(each)
+
+
+def _role_report(report: RoleReport) -> None:
+    if not is_role(report.role):
+        raise invalid("other_roles.role", report.role, f"of the form {ROLE_PATTERN}")
+    place = f"other_roles[{report.role}]"
+    if report.model_digest:
+        digest(f"{place}.model_digest", report.model_digest)
+    for name in ("model_name", "release_id"):
+        text(f"{place}.{name}", getattr(report, name))
+    member(f"{place}.model_state", report.model_state, ModelState)
+    for name in ("swaps", "rollbacks", "frames"):
+        whole(f"{place}.{name}", getattr(report, name), least=0)
+    _health(f"{place}.health", report.health)
+    _events(f"{place}.model_events", report.model_events)
+
+
+def _health(place: str, health: Health) -> None:
+    for name in ("error_count", "nan_count", "latency_p50_ns", "latency_p99_ns"):
+        whole(f"{place}.{name}", getattr(health, name), least=0)
+    text(f"{place}.last_error", health.last_error, most=MAX_DETAIL_CHARS)
+
+
+def _events(place: str, events: tuple[ModelEvent, ...]) -> None:
+    if len(events) > MAX_MODEL_EVENTS:
+        raise invalid(place, len(events), f"at most {MAX_MODEL_EVENTS} of them")
+    for event in events:
+        whole(f"{place}.time_ns", event.time_ns, least=-MAX_LONG)
+        text(f"{place}.event", event.event, least=1)
         for name in ("model_digest", "model_name", "release_id"):
-            text(f"model_events.{name}", getattr(event, name))
-        text("model_events.reason", event.reason, most=MAX_DETAIL_CHARS)
+            text(f"{place}.{name}", getattr(event, name))
+        text(f"{place}.reason", event.reason, most=MAX_DETAIL_CHARS)
 
 
 def check_notice(notice: Notice) -> None:

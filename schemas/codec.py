@@ -5,6 +5,7 @@ Every failure to read is a RejectedError with its reason; no input, however host
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Callable, Mapping
@@ -19,7 +20,6 @@ from foundation.errors import RejectedError
 from schemas.bounds import check_notice, check_sample, check_telemetry
 from schemas.predictions import (
     CLASSIFICATION,
-    SERVING,
     ClassificationOutput,
     ModelPrediction,
     flat_prediction,
@@ -27,8 +27,19 @@ from schemas.predictions import (
     to_plain,
 )
 from schemas.reasons import ModelState, Provenance, RejectReason, TimeQuality, ValueClass, WindowRole
-from schemas.records import Content, Health, Incident, LedgerCounts, ModelEvent, Notice, Sample, Telemetry
+from schemas.records import (
+    Content,
+    Health,
+    Incident,
+    LedgerCounts,
+    ModelEvent,
+    Notice,
+    RoleReport,
+    Sample,
+    Telemetry,
+)
 from schemas.registry import HEADER_BYTES, MARKER, Schema, newest, schemas
+from schemas.roles import SERVING
 
 _T = TypeVar("_T")
 
@@ -65,15 +76,10 @@ def encode_sample(sample: Sample) -> bytes:
 def encode_telemetry(telemetry: Telemetry) -> bytes:
     """The telemetry's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
     check_telemetry(telemetry)
-    fields: dict[str, Any] = {name: getattr(telemetry, name) for name in Telemetry.__slots__}
-    for name in ("ledger", "health"):
-        part = fields[name]
-        fields[name] = {field: getattr(part, field) for field in part.__slots__}
-    fields["ledger"]["evicted"] = {str(reason): n for reason, n in telemetry.ledger.evicted.items()}
-    fields["ledger"]["not_accepted"] = {str(reason): n for reason, n in telemetry.ledger.not_accepted.items()}
-    fields["model_events"] = [
-        {field: getattr(event, field) for field in ModelEvent.__slots__} for event in telemetry.model_events
-    ]
+    fields = dataclasses.asdict(telemetry)
+    for name in ("evicted", "not_accepted"):
+        counts = fields["ledger"][name]
+        fields["ledger"][name] = {str(reason): count for reason, count in counts.items()}
     return _write("telemetry", fields)
 
 
@@ -265,15 +271,21 @@ def _sample(fields: dict[str, Any], version: int, check_payload: bool) -> Sample
 
 def _telemetry(fields: dict[str, Any]) -> Telemetry:
     def build() -> Telemetry:
-        fields["model_state"] = ModelState(fields["model_state"])
         fields["ledger"] = LedgerCounts(**fields["ledger"])
-        fields["health"] = Health(**fields["health"])
-        fields["model_events"] = tuple(ModelEvent(**event) for event in fields["model_events"])
-        return Telemetry(**fields)
+        fields["other_roles"] = tuple(RoleReport(**_model_parts(role)) for role in fields.pop("other_roles"))
+        return Telemetry(**_model_parts(fields))
 
     telemetry = _built(build)
     check_telemetry(telemetry)
     return telemetry
+
+
+def _model_parts(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {
+        "model_state": ModelState(fields["model_state"]),
+        "health": Health(**fields["health"]),
+        "model_events": tuple(ModelEvent(**event) for event in fields["model_events"]),
+    }
 
 
 def _notice(fields: dict[str, Any]) -> Notice:

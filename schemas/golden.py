@@ -208,6 +208,24 @@ def _examples() -> dict[str, Record]:
         bytes_captured=1000,
         bytes_uploaded=500,
     )
+    two_roles = dataclasses.replace(
+        telemetry,
+        start_number=41,
+        other_roles=(
+            records.RoleReport(
+                role="shadow",
+                model_digest="2" * 64,
+                model_name="n",
+                model_state=reasons.ModelState.SHADOW,
+                release_id="r4",
+                swaps=1,
+                frames=90,
+                health=records.Health(3, 0, 900_000, 2_000_000, ""),
+                model_events=(records.ModelEvent(9, "2" * 64, "n", "activated", "", "r4"),),
+            ),
+            records.RoleReport("depth", "", "", reasons.ModelState.REFUSED),
+        ),
+    )
     notice = records.Notice("n1", 1_790_000_000_000_000_000, target="v", detail="look")
     return {
         "sample-3-minimal": minimal,
@@ -215,7 +233,7 @@ def _examples() -> dict[str, Record]:
         "sample-3-by-uri": by_uri,
         "sample-3-signals": signals,
         "sample-3-detected": detected,
-        "telemetry-full": telemetry,
+        "telemetry-2-two-roles": two_roles,
         "notice": notice,
     }
 

@@ -13,9 +13,8 @@ from math import isfinite
 from typing import Any, Final
 
 from schemas.limits import digest, invalid, text, vector
+from schemas.roles import ROLE_PATTERN, SERVING, is_role
 
-SERVING: Final = "serving"
-"""The role of the model that the vehicle acts on."""
 CLASSIFICATION: Final = "classification"
 MAX_PREDICTIONS: Final = 32
 MAX_CLASSES: Final = 10_000
@@ -23,7 +22,6 @@ MAX_EMBEDDING: Final = 4096
 MAX_BOXES: Final = 1000
 MAX_SCORES: Final = 64
 
-_role = re.compile(r"[a-z][a-z0-9-]{0,31}").fullmatch
 _name = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 
 
@@ -126,8 +124,8 @@ def check_predictions(predictions: Sequence[ModelPrediction]) -> None:
 
 
 def _check(at: str, one: ModelPrediction) -> None:
-    if not isinstance(one.role, str) or _role(one.role) is None:
-        raise invalid(f"{at}.role", one.role, "of the form [a-z][a-z0-9-]{0,31}")
+    if not isinstance(one.role, str) or not is_role(one.role):
+        raise invalid(f"{at}.role", one.role, f"of the form {ROLE_PATTERN}")
     if not isinstance(one.task, str) or _name(one.task) is None:
         raise invalid(f"{at}.task", one.task, "of the form [a-z][a-z0-9_]{0,63}")
     text(f"{at}.model_name", one.model_name, least=1)

@@ -170,9 +170,10 @@ class WindowRole(StrEnum):
 
 
 class ModelState(StrEnum):
-    """What a vehicle does with a model.
+    """How the model of a role stands.
 
-    This version writes `serving` and `trial`; the others stay because they are words of the frozen telemetry schema.
+    `serving` and `shadow` are past their probation, in the role serving and in any other. A role without a model is
+    `refused` or `rolled_back`, by what happened to it last.
     """
 
     SERVING = "serving"

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from schemas.identity import Identity
-from schemas.predictions import SERVING, ModelPrediction, of_role
+from schemas.predictions import ModelPrediction, of_role
 from schemas.reasons import Modality, ModelState, Provenance, TimeQuality, ValueClass, WindowRole
+from schemas.roles import SERVING
 
 MAX_MODEL_EVENTS = 200
 """Telemetry carries at most the last so many events of the model slots."""
@@ -146,10 +147,30 @@ class ModelEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleReport:
+    """The model of one role on a vehicle: which one, how it stands, what happened to the role since enrolment.
+
+    `model_digest` is empty while the role has no model; `frames` counts what the role answered or failed at.
+    """
+
+    role: str
+    model_digest: str
+    model_name: str
+    model_state: ModelState
+    release_id: str = ""
+    swaps: int = 0
+    rollbacks: int = 0
+    frames: int = 0
+    health: Health = Health()
+    model_events: tuple[ModelEvent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """What a vehicle says about itself. Counts are cumulative: losing one record of these loses nothing.
 
-    `epoch` and `seq` are of the deliver process, apart from those of samples.
+    `epoch` and `seq` are of the deliver process, apart from those of samples. The model fields are those of the role
+    serving; `other_roles` holds the others.
     """
 
     vehicle_id: str
@@ -171,11 +192,29 @@ class Telemetry:
     model_events: tuple[ModelEvent, ...] = ()
     bytes_captured: int = 0
     bytes_uploaded: int = 0
+    start_number: int = 0
+    """Rises with every start of deliver, so that (start_number, seq) orders a vehicle's reports; 0: version 1."""
+    other_roles: tuple[RoleReport, ...] = ()
 
     @property
     def identity(self) -> Identity:
         """Raises RejectedError (malformed_identity)."""
         return Identity(self.vehicle_id, self.epoch, self.seq)
+
+    def roles(self) -> tuple[RoleReport, ...]:
+        """What it says of every role, serving first."""
+        serving = RoleReport(
+            role=SERVING,
+            model_digest=self.model_digest,
+            model_name=self.model_name,
+            model_state=self.model_state,
+            swaps=self.swaps,
+            rollbacks=self.rollbacks,
+            frames=self.frames_seen,
+            health=self.health,
+            model_events=self.model_events,
+        )
+        return (serving, *self.other_roles)
 
 
 @dataclass(frozen=True, slots=True)

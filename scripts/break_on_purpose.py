@@ -149,7 +149,7 @@ BREAKS = (
         "G9",
         "a record that cannot be read stops the reading of telemetry",
         "rollout/reports.py",
-        "            self._memory.not_believed[error.reason] += 1\n            return 0\n",
+        "            self._not_believed[error.reason] += 1\n            return 0\n",
         "            raise\n",
         "tests/rollout/test_fleet_reports.py::test_a_garbled_record_is_counted_and_stops_nothing",
     ),

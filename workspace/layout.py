@@ -185,7 +185,7 @@ class Workspace:
 
     @property
     def rollouts_path(self) -> Path:
-        """The fleet's side of rollouts: state.json, reports.json, history.jsonl."""
+        """The fleet's side of rollouts: state.json, reports.jsonl, history.jsonl."""
         return self.registry_path / "rollouts"
 
     @property

@@ -9,7 +9,7 @@ from connectors.kafka.fakes import FakeBroker, FakeSink
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
-from edge_agent.telemetry import SENT_WAIT_S, TelemetryDuty
+from edge_agent.telemetry import SENT_WAIT_S, TelemetryDuty, draw_epoch
 from edge_agent.uploader import Failed, Idle, Ok
 from foundation.clock import ManualClock, SystemClock
 from foundation.errors import CorruptError, RetryLaterError
@@ -86,6 +86,17 @@ def test_a_restart_of_deliver_names_the_epoch_before_it(speaker):
     first, second = sorted(again.heard(), key=lambda record: record.previous_epoch)
     assert second.previous_epoch == first.epoch
     assert second.seq == 0
+    assert second.start_number > first.start_number > 0
+
+
+def test_the_number_of_a_start_rises_with_a_clock_set_back_and_after_the_file_is_lost(tmp_path):
+    path = tmp_path / "deliver-epoch.json"
+    clock = ManualClock(1_700_000_000_000_000_000)
+    first = draw_epoch(path, clock).start_number
+    second = draw_epoch(path, ManualClock(0)).start_number
+    path.unlink()
+    third = draw_epoch(path, ManualClock(1_700_000_060_000_000_000)).start_number
+    assert first < second < third
 
 
 def test_numbers_have_no_gap_while_the_broker_is_away_and_nothing_piles_up(speaker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rollout.history import History
 from rollout.reports import FleetReports
 from schemas.codec import encode_telemetry
 from schemas.reasons import ModelState
-from schemas.records import Health, ModelEvent, Telemetry
+from schemas.records import Health, ModelEvent, RoleReport, Telemetry
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
 from schemas.topics import TOPICS
 from schemas.wire import KIND_TELEMETRY, WireRecord
@@ -161,7 +162,7 @@ def test_the_history_is_the_same_however_often_telemetry_is_read(vehicles: Fleet
     vehicles.say("car-1", 0, model_events=(INSTALLED, ACTIVATED))
     vehicles.say("car-1", 1, model_events=(INSTALLED, ACTIVATED, ROLLED_BACK, BACK))
     first = vehicles.listen().history.rows
-    (vehicles.folder / "reports.json").unlink()  # as after a crash between history and offsets
+    (vehicles.folder / "reports.jsonl").unlink()  # as after a crash between history and offsets
     again = vehicles.listen().history.rows
     assert again == first
     assert len(first) == 4
@@ -199,3 +200,126 @@ def test_damaged_files_are_named(vehicles: Fleet) -> None:
     write_atomic(vehicles.folder / "reports.json", b'{"format": 1}')
     with pytest.raises(CorruptError, match=r"reports\.json"):
         vehicles.reports()
+    write_atomic(vehicles.folder / "reports.jsonl", b'{"kind": "mark", "seq": 1}\n')
+    with pytest.raises(CorruptError, match=r"reports\.jsonl.*line 1"):
+        vehicles.reports()
+
+
+@pytest.mark.parametrize("is_numbered", [True, False])
+def test_a_recorded_report_is_never_news_after_any_number_of_starts_and_restarts(
+    vehicles: Fleet, monkeypatch: pytest.MonkeyPatch, is_numbered: bool
+) -> None:
+    monkeypatch.setattr("rollout.reports._COMPACT_ABOVE_ROWS", 20)
+    recorded = []
+    for start in range(1, 200):
+        number = start if is_numbered else 0
+        epoch = f"{start:016x}"
+        recorded.append(vehicles.say("car-1", 7, epoch=epoch, digest=B, start_number=number))
+        vehicles.listen()  # each time a new process, which knows only what is on disk
+    vehicles.say("car-1", 0, epoch="f" * 16, digest=A, start_number=200 if is_numbered else 0)
+    before = vehicles.listen().newest["car-1"]
+    rows_before = len(vehicles.reports().history.rows)
+    vehicles.clock.advance(10_000)
+    for record in recorded:
+        vehicles.broker.produce(record)
+    after = vehicles.listen()
+    assert after.newest["car-1"] == before
+    assert after.not_believed == {"repeated": len(recorded)}
+    assert len(after.history.rows) == rows_before
+
+
+def test_a_report_that_was_recorded_and_held_back_is_not_news_when_it_comes_late(vehicles: Fleet) -> None:
+    vehicles.say("car-1", 0, epoch="2" * 16, start_number=2)
+    before = vehicles.listen().newest["car-1"]
+    vehicles.say("car-1", 9, epoch="1" * 16, digest=B, start_number=1)  # of an earlier start, never heard
+    vehicles.say("car-1", 9, epoch="3" * 16, digest=B)  # of an agent that did not number its starts yet
+    assert vehicles.listen().newest["car-1"] == before
+
+
+def test_an_epoch_that_a_report_names_as_the_one_before_is_over(vehicles: Fleet) -> None:
+    vehicles.say("car-1", 0, epoch="2" * 16, previous_epoch="1" * 16)
+    before = vehicles.listen().newest["car-1"]
+    vehicles.say("car-1", 9, epoch="1" * 16, digest=B)
+    assert vehicles.listen().newest["car-1"] == before
+
+
+def test_a_vehicle_enrolled_anew_is_heard_and_its_former_key_says_nothing_new(vehicles: Fleet) -> None:
+    recorded = vehicles.say("car-1", 5, epoch="1" * 16, start_number=1000)
+    vehicles.listen()
+    key = VehicleKey.generate()
+    former = vehicles.enrolment.vehicles["car-1"]
+    anew = EnrolledKey("car-1", key.key_id, key.public_b64, 1)
+    other = vehicles.enrolment.vehicles["car-2"]
+    vehicles.enrolment = Enrolment.of(*former, anew, *other)
+    vehicles.keys["car-1"] = key
+    vehicles.say("car-1", 0, epoch="2" * 16, digest=B, start_number=1)
+    vehicles.broker.produce(recorded)
+    assert vehicles.listen().newest["car-1"].model_digest == B
+
+
+def test_what_the_first_release_kept_is_read_and_its_epochs_stay_over(vehicles: Fleet) -> None:
+    report = {
+        "vehicle_id": "car-1", "heard_ns": 5, "epoch": "2" * 16, "seq": 3, "model_digest": A, "model_name": "v1",
+        "model_state": "trial", "reports_on_model": 2, "frames": 9, "errors": 1, "not_finite": 0, "swaps": 1,
+        "rollbacks": 0, "ends": {"r2": ["rolled_back", "not_finite"]},
+    }  # fmt: skip
+    totals = {"frames": 9, "errors": 1, "not_finite": 0, "epochs": ["1" * 16, "2" * 16]}
+    document = {
+        "format": 1, "topic_id": "gone", "offsets": {"0": 4}, "reports": {"car-1": report},
+        "totals": {"car-1": totals}, "not_believed": {"repeated": 1}, "lost_offsets": 2,
+    }  # fmt: skip
+    write_atomic(vehicles.folder / "reports.json", json.dumps(document).encode())
+    reports = vehicles.reports()
+    assert reports.newest["car-1"].ends == {"r2": ("rolled_back", "not_finite")}
+    assert (reports.not_believed, reports.lost_offsets) == ({"repeated": 1}, 2)
+    vehicles.say("car-1", 9, epoch="1" * 16, digest=B)
+    vehicles.listen(reports)
+    assert reports.newest["car-1"].model_digest == A
+    assert not (vehicles.folder / "reports.json").exists()
+    again = vehicles.reports()
+    assert again.newest == reports.newest
+    assert again.not_believed == {"repeated": 2}
+
+
+def test_rows_are_appended_and_half_a_row_that_a_crash_left_is_written_over(vehicles: Fleet) -> None:
+    vehicles.say("car-1", 0, model_events=(INSTALLED,))
+    vehicles.listen()
+    before = {name: (vehicles.folder / name).read_bytes() for name in ("history.jsonl", "reports.jsonl")}
+    for name, data in before.items():
+        (vehicles.folder / name).write_bytes(data + b'{"kind": "mark", "vehi')
+    vehicles.say("car-1", 1, model_events=(INSTALLED, ACTIVATED))
+    vehicles.listen()
+    for name, data in before.items():
+        assert (vehicles.folder / name).read_bytes().startswith(data)
+        assert (vehicles.folder / name).read_bytes().endswith(b"}\n")
+    assert [row.event for row in vehicles.reports().history.rows] == ["installed", "activated"]
+    assert vehicles.reports().newest["car-1"].seq == 1
+
+
+def test_two_processes_that_listen_in_turn_see_each_others_rows(vehicles: Fleet) -> None:
+    first, second = vehicles.reports(), vehicles.reports()
+    for seq, reports in enumerate((first, second, first)):
+        vehicles.say("car-1", seq, model_events=(INSTALLED, ACTIVATED, ROLLED_BACK)[: seq + 1])
+        assert reports.listen(FakeSource(vehicles.broker), vehicles.enrolment) == 1
+    assert [row.event for row in first.history.rows] == ["installed", "activated", "rolled_back"]
+    assert vehicles.reports().not_believed == {}
+
+
+def test_each_role_of_a_vehicle_is_reported_and_remembered_apart(vehicles: Fleet) -> None:
+    activated = ModelEvent(5, B, "v2", "activated", "", "r9")
+    withdrawn = ModelEvent(9, B, "v2", "withdrawn", "plan_halted", "r9")
+    shadow = RoleReport("shadow", B, "v2", ModelState.SHADOW, "r9", 1, 0, 40, Health(2), (activated,))
+    vehicles.say("car-1", 0, frames_seen=100, model_events=(INSTALLED,), other_roles=(shadow,))
+    reports = vehicles.listen()
+    assert reports.newest["car-1"].model_digest == A
+    found = reports.newest_of("shadow")["car-1"]
+    assert (found.model_digest, found.frames, found.errors) == (B, 40, 2)
+    gone = RoleReport(
+        "shadow", "", "", ModelState.ROLLED_BACK, "", 1, 1, 40, Health(2), (activated, withdrawn)
+    )
+    vehicles.say("car-1", 1, frames_seen=100, model_events=(INSTALLED,), other_roles=(gone,))
+    runs = vehicles.listen().history.runs()
+    assert [(r.role, r.model_digest, r.end_ns, r.ended_by) for r in runs] == [
+        ("serving", A, None, ""),
+        ("shadow", B, 9, "withdrawn"),
+    ]

@@ -16,7 +16,18 @@ from schemas.reasons import (
     ValueClass,
     WindowRole,
 )
-from schemas.records import Content, Health, Incident, LedgerCounts, ModelEvent, Notice, Sample, Telemetry
+from schemas.records import (
+    Content,
+    Health,
+    Incident,
+    LedgerCounts,
+    ModelEvent,
+    Notice,
+    RoleReport,
+    Sample,
+    Telemetry,
+)
+from schemas.roles import ROLE_PATTERN, SERVING
 
 LONG = st.integers(0, 2**63 - 1)
 TIME = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -110,6 +121,23 @@ def ledgers(draw: st.DrawFn) -> LedgerCounts:
     )
 
 
+health = st.builds(Health, LONG, LONG, LONG, LONG, text)
+events = st.lists(st.builds(ModelEvent, TIME, text, text, name, text, text), max_size=3).map(tuple)
+role_reports = st.builds(
+    RoleReport,
+    st.from_regex(ROLE_PATTERN, fullmatch=True).filter(lambda role: role != SERVING),
+    st.just("") | digest,
+    text,
+    st.sampled_from(ModelState),
+    text,
+    LONG,
+    LONG,
+    LONG,
+    health,
+    events,
+)
+
+
 @st.composite
 def telemetries(draw: st.DrawFn) -> Telemetry:
     return Telemetry(
@@ -128,12 +156,12 @@ def telemetries(draw: st.DrawFn) -> Telemetry:
         rollbacks=draw(LONG),
         frames_seen=draw(LONG),
         ledger=draw(ledgers()),
-        health=Health(draw(LONG), draw(LONG), draw(LONG), draw(LONG), draw(text)),
-        model_events=tuple(
-            draw(st.lists(st.builds(ModelEvent, TIME, text, text, name, text, text), max_size=3))
-        ),
+        health=draw(health),
+        model_events=draw(events),
         bytes_captured=draw(LONG),
         bytes_uploaded=draw(LONG),
+        start_number=draw(LONG),
+        other_roles=tuple(draw(st.lists(role_reports, max_size=3, unique_by=lambda each: each.role))),
     )
 
 

@@ -27,7 +27,7 @@ from tests.schemas.record_strategies import notices, samples, telemetries
 
 EXAMPLES = golden._examples()
 FULL = EXAMPLES["sample-3-full"]
-TELEMETRY = EXAMPLES["telemetry-full"]
+TELEMETRY = EXAMPLES["telemetry-2-two-roles"]
 assert isinstance(FULL, Sample)
 assert isinstance(TELEMETRY, Telemetry)
 
