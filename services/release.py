@@ -11,6 +11,7 @@ from foundation.files import read_json
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository
 from schemas.documents import Release
+from services.model_name import read_model_name
 from services.notices import Notified, tell_fleet
 from training.registry import MODEL_FILE, RECORD_FILE, WEIGHTS_FILE, ModelRecord, register_model
 from workspace.layout import Workspace
@@ -35,10 +36,11 @@ class ReleaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The signed release, and whether the fleet was told."""
+    """The signed release, whether the fleet was told, and what the gate's word does not cover ("": nothing)."""
 
     release: Release
     notified: Notified
+    note: str = ""
 
 
 def create_release(place: Workspace, request: ReleaseRequest) -> Published:
@@ -72,7 +74,20 @@ def create_release(place: Workspace, request: ReleaseRequest) -> Published:
     if folder is not None and (folder / RECORD_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
         weights, record = (folder / WEIGHTS_FILE).read_bytes(), ModelRecord.read(folder / RECORD_FILE)
         register_model(place.registry_path, data, weights, record)
-    return Published(done, tell_fleet(place, "release", done.release_id))
+    note = _compared_with_another(place, folder, done) if folder is not None else ""
+    return Published(done, tell_fleet(place, "release", done.release_id), note)
+
+
+def _compared_with_another(place: Workspace, package: Path, done: Release) -> str:
+    serving = read_model_name(place.serving_path)
+    document = read_json(package / "package.json")
+    base_digest = document.get("base_digest", "") if isinstance(document, dict) else ""
+    if serving is None or not base_digest or serving.digest in (base_digest, done.model_digest):
+        return ""
+    return (
+        f"the gate compared it with the base {str(base_digest)[:12]}, not with {serving.name}, which the fleet is served;"
+        " `fleetloop base --serving` and another training would"
+    )
 
 
 def list_releases(place: Workspace) -> tuple[Release, ...]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foundation.files import read_json
 from services.fleet import list_fleet
+from services.model_name import ModelName, read_model_name
 from workspace.layout import Workspace
 
 
@@ -18,14 +18,6 @@ class TableStatus:
     version: int
     rows: int
     outcomes: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelName:
-    """A registered model."""
-
-    name: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +43,8 @@ class WorkspaceStatus:
     dataset: DatasetStatus | None
     serving: ModelName | None
     """The model that the fleet is served."""
+    base: ModelName | None
+    """The model that the next training starts from."""
     releases: tuple[str, ...]
     rollouts: Mapping[str, str]
     """State by plan, oldest first."""
@@ -74,19 +68,11 @@ def workspace_status(place: Workspace) -> WorkspaceStatus:
         lake=_lake(place.lake_path),
         dataset=None if newest is None else DatasetStatus(newest.id, newest.digest, newest.manifest["rows"]),
         serving=read_model_name(place.serving_path),
+        base=read_model_name(place.base_path),
         releases=releases,
         rollouts=rollouts,
         models_by_vehicle=models,
     )
-
-
-def read_model_name(path: Path) -> ModelName | None:
-    """Name and digest of the model in serving.json or base.json; None while there is none."""
-    document = read_json(path) if path.is_file() else None
-    match document:
-        case {"name": str(name), "digest": str(digest)}:
-            return ModelName(name, digest)
-    return None
 
 
 def _lake(folder: Path) -> dict[str, TableStatus]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from foundation.errors import MisconfiguredError
 from services.drives import split_by_params
-from services.status import ModelName, read_model_name
+from services.model_name import ModelName, read_model_name
 from training.params import EvaluateParams, GateParams, QuantiseParams, TrainParams
 from training.registry import RECORD_FILE, ModelRecord, load_model, serving_name, set_base, set_serving
 from training.rows import REFERENCE, Row

@@ -52,6 +52,8 @@ def create(
     place = Workspace.open(workspace)
     published = create_release(place, request)
     say_notice(published.notified)
+    if published.note:
+        typer.echo(published.note, err=True)
     done = published.release
     record(place, f"Release {done.release_id}")
     if as_json:

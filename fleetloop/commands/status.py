@@ -47,6 +47,7 @@ def _document(found: WorkspaceStatus) -> dict[str, Any]:
         },
         "dataset": asdict(found.dataset) if found.dataset else {},
         "serving": asdict(found.serving) if found.serving else {},
+        "base": asdict(found.base) if found.base else {},
         "releases": list(found.releases),
         "rollouts": [f"{name}: {state}" for name, state in found.rollouts.items()],
         "models_by_vehicle": dict(found.models_by_vehicle),

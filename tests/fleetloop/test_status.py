@@ -50,6 +50,7 @@ def test_a_fresh_workspace_has_nothing_yet_and_says_so(tmp_path: Path) -> None:
         "lake": {},
         "dataset": {},
         "serving": {},
+        "base": {},
         "releases": [],
         "rollouts": [],
         "models_by_vehicle": {},

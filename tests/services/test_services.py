@@ -112,6 +112,21 @@ def test_a_release_is_returned_as_it_was_signed_and_says_why_nobody_was_told(pla
         release.read_gate(place.root / "gate.json")
 
 
+def test_a_gate_that_compared_with_another_model_than_the_fleet_is_served_is_told(place: Workspace) -> None:
+    place.package_path.mkdir(parents=True)
+    (place.package_path / "model.onnx").write_bytes(V2)
+    evidence = {
+        "model_digest": sha256_hex(V2),
+        "base_digest": sha256_hex(V1),
+        "gate": {"passed": True, "reason": ""},
+    }
+    write_json_atomic(place.package_path / "package.json", evidence)
+    for serving, is_told in ((V1, False), (b"another", True), (V2, False)):
+        write_json_atomic(place.serving_path, {"name": "now", "digest": sha256_hex(serving)})
+        note = release.create_release(place, release.ReleaseRequest()).note
+        assert ("the fleet is served" in note) is is_told
+
+
 def test_a_rollout_is_asked_and_told_in_typed_values(place: Workspace) -> None:
     enrol(place, "car-1", "car-2", "car-3")
     released(place)

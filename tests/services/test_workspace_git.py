@@ -11,9 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from connectors.lake.schema import ARRIVALS, LABELS
 from connectors.lake.table import LakeTable
+from fleetloop.cli import app
 from foundation.files import FileLock, write_json_atomic
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.embed import read_contract
@@ -138,6 +140,42 @@ def test_git_is_clean_after_what_fleetloop_wrote_and_names_what_it_left(place: W
     assert not told.is_clean and "params.yaml" in told.why
     assert repository.changes() == ["params.yaml"], "what a user edits is the user's to commit"
     assert repository.git("log", "-1", "--format=%s").strip() == "Enrol car-1"
+
+
+def test_git_is_clean_after_each_command_of_a_fleet(tmp_path: Path) -> None:
+    made = make_workspace(tmp_path / "ws", classes=CLASSES)
+    config = made.root / "fleetloop.toml"
+    text = config.read_text().replace("127.0.0.1:9092", "127.0.0.1:1") + "\n"
+    config.write_text(text.replace("lock_wait_s = 60.0", "lock_wait_s = 60.0\nnotice_wait_s = 0.05"))
+    repository = DvcRepository(made)
+    repository.commit_git("My broker", ["fleetloop.toml"])
+    for name, seed in (("v1", 1), ("v2", 2)):
+        (tmp_path / f"{name}.onnx").write_bytes(tiny_model(tiny_contract(name=name), seed=seed))
+    register(made, "v1", 1)
+    commands = [
+        ["base", "v1"],
+        ["enroll", "car-1", "--state", str(tmp_path / "car-1"), "--model", str(tmp_path / "v1.onnx"), "--tags", "eu"],
+        ["release", "create", "--model", str(tmp_path / "v2.onnx"), "--id", "r2", "--override-by", "ana",
+         "--override-why", "bench"],
+        ["rollout", "start", "r2"],
+        ["rollout", "status", "--offline"],
+        ["rollout", "halt", "--why", "rain"],
+        ["rollout", "history", "--offline"],
+        ["keys", "rotate", "models"],
+        ["keys", "rotate", "root"],
+        ["keys", "refresh"],
+        ["enroll", "car-1", "--revoke"],
+        ["status"],
+    ]  # fmt: skip
+    for words in commands:
+        done = CliRunner().invoke(app, [*words, "--workspace", str(made.root)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert repository.changes() == [], words
+        assert "not clean" not in done.stderr, words
+    said = repository.git("log", "--format=%s").splitlines()
+    assert {"Train from v1", "Enrol car-1", "Release r2", "Start the rollout r2.1", "Revoke car-1"} <= set(
+        said
+    )
 
 
 def test_a_command_beside_another_writer_or_outside_git_says_why_it_left_git_as_it_is(
