@@ -66,8 +66,10 @@ def test_every_result_is_a_frozen_value() -> None:
     found = [
         member
         for module in MODULES
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if member.__module__ == module.__name__ and not issubclass(member, Enum | Exception)
+        for name, member in inspect.getmembers(module, inspect.isclass)
+        if member.__module__ == module.__name__
+        and not name.startswith("_")
+        and not issubclass(member, Enum | Exception)
     ]
     assert len(found) > 20
     for each in found:
