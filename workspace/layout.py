@@ -38,7 +38,7 @@ class LabelDeskSettings:
     labeller: str = setting("label-desk", min=1, max=200)
     """Who is said to have answered."""
     cost: float = setting(1.0, min=0.0, max=1e6)
-    """Label units an answer; `fleetloop label --cost-per-label` names another."""
+    """Label units per answer; `fleetloop label --cost-per-label` names another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +145,12 @@ class Workspace:
 
     @property
     def arrivals_uri(self) -> str:
-        """One row an offset."""
+        """One row per Kafka offset."""
         return str(self.lake_path / "arrivals")
 
     @property
     def labels_uri(self) -> str:
-        """One row an answer of the label desk."""
+        """One row per answer of the label desk."""
         return str(self.lake_path / "labels")
 
     @property
@@ -190,7 +190,7 @@ class Workspace:
 
     @property
     def models_path(self) -> Path:
-        """Released models, a folder each."""
+        """Registered models, one folder each."""
         return self.registry_path / "models"
 
     @property
@@ -215,7 +215,7 @@ class Workspace:
 
     @property
     def dataset_versions_path(self) -> Path:
-        """One JSON file a dataset version."""
+        """One JSON file per dataset version."""
         return self.registry_path / "datasets"
 
     @property

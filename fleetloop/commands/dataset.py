@@ -1,5 +1,4 @@
-"""`fleetloop dataset`: lock the lake, re-run what changed, and commit, list, show and compare dataset
-versions."""
+"""`fleetloop dataset`: lock the lake, re-run what changed, and commit, list, show and compare versions."""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a workspace: your own git and DVC repository, with signing keys beside it. Running it again changes
-    nothing."""
+    """Make a workspace: your own git and DVC repository, with signing keys beside it. Again, it changes nothing."""
     from services.init import make_workspace
 
     place = make_workspace(folder, classes=tuple(words(classes)), remote=remote)

@@ -55,9 +55,7 @@ def list_keys(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> Non
 
 @app.command()
 def rotate(role: str, workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
-    """Replace the key of ROLE (root, targets, snapshot, timestamp, models or rollouts); vehicles follow at their next
-    look.
-    """
+    """Replace the key of ROLE (root, targets, snapshot, timestamp, models or rollouts); vehicles then follow."""
     from services.keys import rotate_key
     from workspace.layout import Workspace
 

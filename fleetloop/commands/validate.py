@@ -24,8 +24,7 @@ def validate(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it does not
-    pass."""
+    """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it fails."""
     from services import curate as service
     from workspace.layout import Workspace
 

@@ -193,7 +193,7 @@ def _run_whole_group(command: Sequence[str], folder: Path) -> subprocess.Complet
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment with one thread a library, so that three vehicles share two cores fairly."""
+    """This process's environment with one thread per library, so that three vehicles share two cores fairly."""
     scripts = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     return {

@@ -1,5 +1,4 @@
-"""What changed between two dataset versions, by payload: added, removed, given another label, moved to
-another split.
+"""What changed between two dataset versions, by payload: added, removed, relabelled, moved to another split.
 
 A pure function of the two sets of rows. Nothing is called the same that has another sha256.
 """

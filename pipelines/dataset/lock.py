@@ -1,5 +1,4 @@
-"""lake.lock follows the lake only when somebody says so: then a dataset is made from what was there at that
-moment.
+"""lake.lock follows the lake only when somebody says so: a dataset is made from what was there at that moment.
 
 The file does not change when no table did, so DVC sees no change either.
 """

@@ -68,8 +68,7 @@ def list_versions(workspace: Workspace) -> list[Version]:
 
 
 def find_version(workspace: Workspace, version_id: str) -> Version:
-    """The version of that id ("latest" is the last one). Raises MisconfiguredError listing those there
-    are."""
+    """The version of that id ("latest" is the last one). Raises MisconfiguredError with the known ones."""
     versions = list_versions(workspace)
     if version_id == "latest" and versions:
         return versions[-1]
