@@ -10,9 +10,9 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-fast test-e2e torture torture-full torture-broken bench check format lint types imports schemas lock clean
+.PHONY: help demo test test-fast test-e2e test-avx2 test-vnni torture torture-full torture-broken bench check format lint types imports schemas lock clean
 help: ## Say what can be made.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
 include mk/setup.mk
 -include mk/kafka.mk
@@ -28,6 +28,19 @@ test-fast: $(DEV_READY) ## Unit and property tests only.
 
 test-e2e: $(DEV_READY) $(DATA_READY) ## The long ones: real processes, brokers, DVC, the demo, the tutorial.
 	$(PYTEST) tests -m "slow or e2e or kafka"
+
+# AS_CPU is a program that runs a command as on an older processor: `$AS_CPU avx2 COMMAND...`. It is not part of this repository.
+AS_CPU ?=
+define as_cpu
+	@[ -n "$(AS_CPU)" ] || { echo "make $@: set AS_CPU to a program that hides instruction sets (AS_CPU avx2 COMMAND...)" >&2; exit 2; }
+	$(AS_CPU) $(1) $(PYTEST) tests/modelkit tests/training tests/edge_agent/models
+endef
+
+test-avx2: $(DEV_READY) $(DATA_READY) ## The tests of models as on a processor with AVX2 and without VNNI (needs AS_CPU).
+	$(call as_cpu,avx2)
+
+test-vnni: $(DEV_READY) $(DATA_READY) ## The same as on one with VNNI and without AMX.
+	$(call as_cpu,vnni)
 
 torture: $(DEV_READY) ## The fault campaign in a box of time: SECONDS=600 SEED=7.
 	$(BIN)/python -m tests.torture box --seconds $(or $(SECONDS),600) --seed $(or $(SEED),7)
