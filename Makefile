@@ -29,14 +29,15 @@ test-fast: $(DEV_READY) ## Unit and property tests only.
 test-e2e: $(DEV_READY) $(DATA_READY) ## The long ones: real processes, brokers, DVC, the demo, the tutorial.
 	$(PYTEST) tests -m "slow or e2e or kafka"
 
-# AS_CPU is a program that runs a command as on an older processor: `$AS_CPU avx2 COMMAND...`. It is not part of this repository.
-AS_CPU ?=
+# FLEETLOOP_AS_CPU is a program that runs a command as on an older processor (`$FLEETLOOP_AS_CPU avx2 COMMAND...`), which is no
+# part of this repository; single tests look for it, too.
+AS_CPU := $(FLEETLOOP_AS_CPU)
 define as_cpu
-	@[ -n "$(AS_CPU)" ] || { echo "make $@: set AS_CPU to a program that hides instruction sets (AS_CPU avx2 COMMAND...)" >&2; exit 2; }
+	@[ -n "$(AS_CPU)" ] || { echo "make $@: set FLEETLOOP_AS_CPU to a program that hides instruction sets (\$$FLEETLOOP_AS_CPU avx2 COMMAND...)" >&2; exit 2; }
 	$(AS_CPU) $(1) $(PYTEST) tests/modelkit tests/training tests/edge_agent/models
 endef
 
-test-avx2: $(DEV_READY) $(DATA_READY) ## The tests of models as on a processor with AVX2 and without VNNI (needs AS_CPU).
+test-avx2: $(DEV_READY) $(DATA_READY) ## The tests of models as on a processor with AVX2 and without VNNI (needs FLEETLOOP_AS_CPU).
 	$(call as_cpu,avx2)
 
 test-vnni: $(DEV_READY) $(DATA_READY) ## The same as on one with VNNI and without AMX.

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import tempfile
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,7 +29,7 @@ def export_onnx(network: TrafficNet, contract: ModelContract) -> bytes:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _no_compiler_cache():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network,
@@ -47,21 +44,6 @@ def export_onnx(network: TrafficNet, contract: ModelContract) -> bytes:
         logger.setLevel(level)
     data = embed_contract(_without_traces(program.model_proto), contract)
     return verify_model(data, None).data
-
-
-@contextlib.contextmanager
-def _no_compiler_cache() -> Iterator[None]:
-    """The exporter asks the compiler for its cache folder, which makes an empty one that nobody removes: name one that
-    is there."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = tempfile.gettempdir()
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 def _without_traces(model: Any) -> bytes:

@@ -7,12 +7,15 @@ import errno
 import hashlib
 import os
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from edge_agent.spool import statelog
 from edge_agent.spool.reader import SpooledRecord, SpoolReader
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import Ledger, read_ledger
@@ -28,6 +31,7 @@ from schemas.records import Sample
 from schemas.signing import VehicleKey
 
 VEHICLE = "car-1"
+SPOOL_CODE = str(Path(statelog.__file__).parent)
 KEY = VehicleKey.generate()
 CALLS = ("open", "write", "fsync", "rename", "unlink", "truncate")
 SMALL = SpoolSettings(
@@ -161,6 +165,29 @@ def whereabouts(ledger: Ledger) -> dict[tuple[str, int], str]:
                 assert (row.epoch, seq) not in found, f"{seq} is {found[(row.epoch, seq)]} and {kind}"
                 found[(row.epoch, seq)] = kind
     return found
+
+
+def interrupted(moment: int, do: Callable[[], object], act: Callable[[], object]) -> bool:
+    """Run `do`, and `act` once within it: before the function call of the spool's code with that number. Whether it was
+    reached. So two processes can be made to meet at every point at which one of them could lose its core.
+    """
+    calls, was_reached = 0, False
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls, was_reached
+        if event == "call" and frame.f_code.co_filename.startswith(SPOOL_CODE) and not was_reached:
+            if calls == moment:
+                was_reached = True
+                sys.setprofile(None)
+                act()
+            calls += 1
+
+    sys.setprofile(profile)
+    try:
+        do()
+    finally:
+        sys.setprofile(None)
+    return was_reached
 
 
 class Faults:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from edge_agent.spool.index import SegmentIndex
-from edge_agent.spool.ledger import LedgerKind
-from edge_agent.spool.ranges import RangeSet
+from edge_agent.spool.reader import SpooledRecord
 from edge_agent.spool.snapshot import read_ledger
 from foundation.errors import RejectedError
-from schemas.reasons import EvictReason, NotAcceptedReason, ValueClass
+from schemas.identity import Identity
+from schemas.reasons import NotAcceptedReason, ValueClass
 from tests.edge_agent.spool.spool_rig import (
     SMALL,
     Faults,
     Spool,
     faults,
+    interrupted,
     sample,
     whereabouts,
 )
@@ -70,69 +73,70 @@ def test_what_was_sent_and_not_acknowledged_is_in_doubt_when_evicted(tmp_path: P
     spool.close()
 
 
-def test_a_lease_in_the_middle_of_an_eviction_is_not_sent(tmp_path: Path) -> None:
-    """The reader leases between the writer's "evicting" frame and its look at the leases."""
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.LOW, 700)
-    handed: list[int] = []
-    look = spool.writer._keeper.look
+@dataclass
+class Meeting:
+    """What the two sides of one spool did."""
 
-    def poll() -> None:
-        handed.extend(record.identity.seq for record in spool.reader.lease(1_000_000))
-        look()
+    spool: Spool
+    handed: list[SpooledRecord] = field(default_factory=list)
+    came: list[Identity] = field(default_factory=list)
 
-    spool.writer._keeper.look = poll  # type: ignore[method-assign]
-    assert spool.writer._keeper.evict(spool.writer._account.segments[1], EvictReason.QUOTA)
-    assert handed == []
-    assert spool.ledger().counts.evicted == {"quota": 3}
-    spool.close()
+    def lease(self) -> None:
+        self.handed += self.spool.reader.lease(1_000_000)
+
+    def evict(self) -> None:
+        """What comes needs the room of an older segment of a lower class."""
+        self.came += self.spool.put(2, ValueClass.HIGH, 700)
 
 
-@pytest.mark.parametrize("is_whole_eviction", [True, False])
-def test_an_eviction_in_the_middle_of_a_lease_is_in_doubt_and_not_sent(
-    is_whole_eviction: bool, tmp_path: Path
+Side = Callable[[Meeting], None]
+
+
+def meet(tmp_path: Path, first: Side, then: Side) -> list[Meeting]:
+    """`first` is interrupted by `then` at each of its function calls in turn, on a new spool each time."""
+    found = []
+    for moment in count():
+        spool = Spool(tmp_path / f"spool-{moment}", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
+        spool.put(3, ValueClass.LOW, 700)
+        spool.put(3, ValueClass.LOW, 700)
+        meeting = Meeting(spool)
+        was_reached = interrupted(moment, partial(first, meeting), partial(then, meeting))
+        if not was_reached:
+            spool.close()
+            return found
+        found.append(meeting)
+        spool.reader.acknowledge(record.identity for record in meeting.handed)
+        drained = spool.drain()
+        places = whereabouts(spool.ledger())
+        sent = [record.identity for record in [*meeting.handed, *drained]]
+        assert len(set(sent)) == len(sent), f"call {moment}: sent twice"
+        gone = {identity for identity, place in places.items() if place == "evicted:quota"}
+        assert not gone & {(one.epoch, one.seq) for one in sent}, (
+            f"call {moment}: sent, and told as never sent"
+        )
+        assert {places[(one.epoch, one.seq)] for one in meeting.came} == {"delivered"}, (
+            f"call {moment}: what came meanwhile fell out of the line"
+        )
+        assert spool.ledger().balances()
+        assert spool.ledger().counts.pending == 0
+        spool.close()
+    raise AssertionError("the interrupted side never ended")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(Meeting.evict, Meeting.lease), (Meeting.lease, Meeting.evict)],
+    ids=["lease-within-an-eviction", "eviction-within-a-lease"],
+)
+def test_a_lease_and_an_eviction_that_meet_at_any_call_agree_on_what_was_sent(
+    first: Side, then: Side, tmp_path: Path
 ) -> None:
-    """The writer evicts between the reader's lease frame and its second look at the ledger."""
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.LOW, 700)
-    segment = spool.writer._account.segments[1]
-    sync = spool.reader._log.sync
-
-    def evict_then_sync() -> bool:
-        if is_whole_eviction:
-            assert spool.writer._keeper.evict(segment, EvictReason.QUOTA)
-        else:
-            spool.writer._log.record(LedgerKind.EVICTING, {"segment": 1, "reason": "quota"})
-        return sync()
-
-    spool.reader._log.sync = evict_then_sync  # type: ignore[method-assign]
-    assert spool.reader.lease(1_000_000) == []
-    spool.restart_writer()
-    assert spool.ledger().counts.in_doubt == 3
-    assert spool.ledger().balances()
-    spool.close()
-
-
-def test_what_comes_while_an_evicted_segment_is_looked_for_stays_in_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The writer evicts between the reader's look at the ledger and at the segment, and commits a higher class."""
-    spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=10_000, segment_bytes=5_000))
-    spool.put(3, ValueClass.LOW, 700)
-    low = spool.writer._account.segments[1]
-    extend, came = SegmentIndex.extend, []
-
-    def evict_then_extend(index: SegmentIndex) -> RangeSet:
-        if not came:
-            assert spool.writer._keeper.evict(low, EvictReason.QUOTA)
-            came.extend(spool.put(2, ValueClass.HIGH, 700))
-        return extend(index)
-
-    monkeypatch.setattr(SegmentIndex, "extend", evict_then_extend)
-    assert [record.identity for record in spool.drain()] == came
-    assert spool.ledger().counts.evicted == {"quota": 3}
-    assert spool.ledger().counts.pending == 0
-    spool.close()
+    with faults(is_syncing=False):
+        meetings = meet(tmp_path, first, then)
+    assert len(meetings) > 20
+    fates = [meeting.spool.ledger().counts for meeting in meetings]
+    assert any(counts.evicted.get("quota", 0) >= 3 for counts in fates), "evicted before it was leased"
+    assert any(counts.in_doubt >= 3 for counts in fates), "leased before it was evicted"
 
 
 def test_fully_acknowledged_segments_give_their_bytes_back(spool: Spool) -> None:
@@ -194,7 +198,7 @@ def test_any_interval_of_numbers_balances(tmp_path: Path) -> None:
 def test_an_account_that_grew_long_keeps_its_sums(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", replace(SMALL, quota_bytes=20_000, segment_bytes=4_000))
     for step in range(40):
-        spool.put(2, ValueClass(step % 3), 700)
+        spool.put(2, ValueClass(step % 3), 600)
         spool.reader.lease(1_000)
     before = spool.ledger().counts
     spool.writer._account.shrink(max_ranges=3)
