@@ -170,7 +170,7 @@ def test_every_call_may_fail_in_turn_and_the_books_still_balance(call: str, tmp_
             sent: dict[tuple[str, int], str] = {}
             for step in range(12):
                 given = [
-                    spool.writer.append(sample(400, rank, step))
+                    spool.writer.append(sample(300, rank, step))
                     for rank in (ValueClass.CRITICAL, ValueClass.CRITICAL, ValueClass.CRITICAL)
                 ]
                 receipt = spool.writer.commit()

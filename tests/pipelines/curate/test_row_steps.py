@@ -43,7 +43,8 @@ def test_each_bound_of_quality_removes_with_its_reason_and_the_value_that_decide
     rows = pl.DataFrame(
         [
             features(),
-            features(unreadable="cut short", luma=None, sharpness=None),
+            features(unreadable="cut short", payload_bytes=40, luma=None, sharpness=None),
+            features(unreadable="not there", luma=None, sharpness=None),
             features(height_pixels=3),
             features(luma=2.0),
             features(luma=254.0),
@@ -56,13 +57,14 @@ def test_each_bound_of_quality_removes_with_its_reason_and_the_value_that_decide
     assert judged["reason"].to_list() == [
         None,
         "unreadable",
+        "payload_unavailable",
         "too_small",
         "too_dark",
         "too_bright",
         "blurred",
         "too_dark",
     ]
-    assert judged["reason_value"].to_list() == [None, None, 3.0, 2.0, 254.0, 0.001, 2.0]
+    assert judged["reason_value"].to_list() == [None, None, None, 3.0, 2.0, 254.0, 0.001, 2.0]
 
 
 def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:

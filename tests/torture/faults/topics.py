@@ -159,8 +159,8 @@ FAULTS: tuple[Fault, ...] = (
             BrokenBuild(
                 "the first two partitions are all that is read",
                 "pipelines/ingest/plan.py",
-                "    for partition in sorted(topic.partitions):\n        begin, end",
-                "    for partition in sorted(topic.partitions)[:2]:\n        begin, end",
+                "    for partition in sorted(topic.partitions):\n        log_end",
+                "    for partition in sorted(topic.partitions)[:2]:\n        log_end",
             ),
         ),
     ),
