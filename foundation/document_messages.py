@@ -126,10 +126,17 @@ def _bound_of(meta: Meta, value: object) -> str:
         size = f", not {len(value)}" if isinstance(value, str | list | tuple | dict) else ""
         return f"of {_range(meta.min_length or 0, meta.max_length)} {unit}{size}"
     if (meta.ge, meta.gt, meta.le, meta.lt) != (None, None, None, None):
-        low = f"({meta.gt}" if meta.gt is not None else f"[{'-inf' if meta.ge is None else meta.ge}"
-        high = f"{meta.lt})" if meta.lt is not None else f"{'inf' if meta.le is None else meta.le}]"
+        low = f"({_plain(meta.gt)}" if meta.gt is not None else f"[{_plain(meta.ge, '-inf')}"
+        high = f"{_plain(meta.lt)})" if meta.lt is not None else f"{_plain(meta.le, 'inf')}]"
         return f"in {low}, {high}"
     return ""
+
+
+def _plain(bound: float | None, otherwise: str = "") -> str:
+    """A whole number without its point: equal bounds of two fields may be one object, whichever was written."""
+    if bound is None:
+        return otherwise
+    return str(int(bound) if float(bound).is_integer() else bound)
 
 
 def _range(low: int, high: int | None) -> str:

@@ -24,6 +24,7 @@ PACKAGES = (
     "fleetloop",
 )
 FILES = sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))
+RELEASED = "tests/fixtures/released/"
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -106,5 +107,8 @@ def test_no_data_of_others_and_nothing_large_is_in_the_repository() -> None:
     for name in filter(None, tracked.stdout.split("\0")):
         path = ROOT / name
         if path.is_file():
+            if name.startswith(RELEASED):  # what our own released commits wrote, small
+                assert path.stat().st_size < 100_000, name
+                continue
             assert path.suffix not in {".parquet", ".onnx", ".whl", ".npz", ".jpg"}, name
             assert path.stat().st_size < 2_000_000, name
