@@ -2,7 +2,7 @@
 
 DVC's stages run `sh launch ...`, which starts FleetLoop with the Python that is named here. A second writer waits for
 the lock, then is refused with the holder's pid (measured: of four `dvc add` at once two failed). Neither DVC's usage
-statistics nor its search for updates is on. Nothing that lies in the workspace is run by git: no hook, no monitor, and
+statistics nor its search for updates is on. Nothing that lies in the workspace is run by git: no hook, monitor or filter, and
 git itself is looked for outside of it (dvc.yaml is code: only `repro` runs it). Decides nothing about versions.
 """
 
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ _CONFIG = """\
     url = {place}
 """
 _PRIVATE_KEY = b"PRIVATE KEY-----"
+_PROGRAMS = re.compile(r"filter\..+|(commit|tag)\.gpgsign", re.IGNORECASE)
+"""What a repository's own configuration may make the git commands of this module run, besides hooks and a monitor."""
 PYTHON_VARIABLE = "FLEETLOOP_PYTHON"
 """Tells `launch` which Python called DVC."""
 GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
@@ -174,11 +177,15 @@ class DvcRepository:
         program = shutil.which("git", path=os.pathsep.join(self._path()))
         if program is None:
             raise MisconfiguredError("git is not installed; run `fleetloop doctor`")
-        return [program, "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]
+        config = self.workspace.root / ".git" / "config"
+        changed_ns = config.stat().st_mtime_ns if config.is_file() else 0
+        return [program, *_harmless(program, self.workspace.root, changed_ns)]
 
     def changes(self) -> list[str]:
         """What git would call changed or unknown, as paths in the workspace; empty when it is clean."""
-        fields = self._asked([*self._git(), "status", "--porcelain", "--no-renames", "-z"]).split("\0")
+        fields = self._asked(
+            [*self._git(), "status", "--porcelain", "--no-renames", "--ignore-submodules=all", "-z"]
+        ).split("\0")
         return sorted(field[3:] for field in fields if field)
 
     def _names(self, *arguments: str) -> list[str]:
@@ -253,6 +260,20 @@ class DvcRepository:
         if status != 0:
             raise _failed(command, status, lines)
         return "".join(lines)
+
+
+@lru_cache(maxsize=16)
+def _harmless(program: str, root: Path, _config_changed_ns: int) -> tuple[str, ...]:
+    """Options of git under which nothing that the workspace's own git configuration names is run."""
+    settings = ["core.hooksPath=/dev/null", "core.fsmonitor=false"]
+    words = [program, "-c", "core.fsmonitor=false", "config", "--list", "--name-only", "--show-scope", "-z"]
+    fields = subprocess.run(
+        words, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    ).stdout.split("\0")
+    for scope, name in zip(fields[::2], fields[1::2], strict=False):
+        if scope in ("local", "worktree") and _PROGRAMS.match(name):
+            settings.append(f"{name}={'false' if name.lower().endswith(('gpgsign', 'required')) else ''}")
+    return tuple(word for setting in settings for word in ("-c", setting))
 
 
 def _failed(command: list[str], status: int, lines: list[str]) -> CommandFailedError:

@@ -207,12 +207,17 @@ def test_a_workspace_from_somebody_else_runs_no_code_of_its_own(
         place.root / ".git" / "hooks" / "pre-commit",
         place.root / ".git" / "hooks" / "post-commit",
         place.root / "monitor",
+        place.root / "clean",
+        place.root / "gpg",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!/bin/sh\necho {path.name} >> {shlex.quote(str(owned))}\n")
         path.chmod(0o755)
     with (place.root / ".git" / "config").open("a") as config:
         config.write(f'[core]\n\tfsmonitor = "{place.root / "monitor"}"\n')
+        config.write(f'[filter "x"]\n\tclean = "{place.root / "clean"}"\n\trequired = true\n')
+        config.write(f'[commit]\n\tgpgSign = true\n[gpg]\n\tprogram = "{place.root / "gpg"}"\n')
+    (place.root / ".gitattributes").write_text("*.json filter=x\n")
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", os.pathsep.join([str(place.private_path / "bin"), "", ".", path]))
     monkeypatch.chdir(place.root)
