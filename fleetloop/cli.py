@@ -47,6 +47,7 @@ COMMANDS = {
     "release": "Sign and publish a release.",
     "rollout": "Bring a release to the fleet in waves, and watch it.",
     "status": "Show the workspace at a glance.",
+    "migrate": "Bring a workspace or a vehicle's state folder of an earlier release to today's form.",
 }
 
 

@@ -1,0 +1,171 @@
+"""The steps that bring a workspace of an earlier release to today's form: launcher, base model, stages, git, lake.
+
+The order matters: dvc.yaml is replaced once what its stages need is there. A file that a person edited is told, never
+replaced. Old versions of a lake table stay as they are; the newest one gains the columns that it lacks, null in old rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from connectors.lake.lock import read_lake_lock
+from connectors.lake.schema import TABLES
+from connectors.lake.table import LakeTable
+from foundation.clock import SystemClock
+from foundation.errors import CorruptError
+from foundation.files import FileLock, write_atomic
+from pipelines.curate.params import load_params
+from pipelines.dataset.versions import list_versions
+from pipelines.ingest.staging import commit_lock
+from rollout.release import read_releases
+from rollout.reports import FleetReports
+from rollout.repository import Repository
+from rollout.service import RolloutService
+from services.init import GIT_IGNORE, LAUNCHER, template
+from services.migrate import Finding, Migration, Step, run, unreadable
+from services.record import Recorded, record_changes
+from training.registry import base_name, serving_name
+from workspace.enrolment_file import load_enrolment
+from workspace.layout import Workspace
+
+RELEASED_STAGES: Final = frozenset({"30955b8a957d4ec3194d2ffe544ad0b2af7c23e359cb03f5d7c87a02438fe13a"})
+"""sha256 of every dvc.yaml that a release gave to its workspaces: such a file was edited by nobody."""
+
+
+def migrate_workspace(place: Workspace, *, is_dry_run: bool = False) -> tuple[Migration, Recorded | None]:
+    """Look at every document of a workspace and bring it to today's form, and commit what is FleetLoop's.
+
+    Raises:
+        RetryLaterError: another writer holds the workspace or the lake; what was done stays done.
+    """
+    if is_dry_run:
+        return run(workspace_steps(place), _unreadable(place), is_dry_run=True), None
+    with _no_other_writer(place):
+        done = run(workspace_steps(place), _unreadable(place), is_dry_run=False)
+    return done, record_changes(place, "Migrate the workspace") if done.is_done and done.steps else None
+
+
+def workspace_steps(place: Workspace) -> list[Step]:
+    """In the order in which they are safe."""
+    root = place.root
+    return [
+        _missing_file(root / LAUNCHER, LAUNCHER, lambda: template(LAUNCHER).encode()),
+        _missing_file(
+            place.base_path,
+            "registry/base.json",
+            lambda: place.serving_path.read_bytes() if place.serving_path.is_file() else b"",
+        ),
+        _stages(root / "dvc.yaml"),
+        _git_ignore(root / ".gitignore"),
+        *(_columns(place, name, schema) for name, schema in TABLES.items()),
+    ]
+
+
+def _missing_file(path: Path, name: str, content: Callable[[], bytes]) -> Step:
+    def pending() -> str:
+        return "" if path.exists() or not content() else "is written: earlier releases had none"
+
+    return Step(name, pending, lambda: write_atomic(path, content()))
+
+
+def _stages(path: Path) -> Step:
+    def held() -> bytes | None:
+        data = path.read_bytes() if path.is_file() else None
+        return None if data == template("dvc.yaml").encode() else data
+
+    def pending() -> str:
+        data = held()
+        is_ours = data is not None and hashlib.sha256(data).hexdigest() in RELEASED_STAGES
+        return "is replaced by today's stages, which run once more" if is_ours else ""
+
+    def by_hand() -> str:
+        is_edited = held() is not None and not pending()
+        return (
+            "was edited: compare it with the dvc.yaml of a new workspace (`fleetloop init`)"
+            if is_edited
+            else ""
+        )
+
+    return Step("dvc.yaml", pending, lambda: write_atomic(path, template("dvc.yaml").encode()), by_hand)
+
+
+def _git_ignore(path: Path) -> Step:
+    def missing() -> list[str]:
+        held = path.read_text("utf-8").splitlines() if path.is_file() else []
+        return [line for line in GIT_IGNORE.splitlines() if not line.startswith("#") and line not in held]
+
+    def pending() -> str:
+        return f"gains {', '.join(missing())}" if missing() else ""
+
+    def apply() -> None:
+        held = path.read_text("utf-8") if path.is_file() else ""
+        gap = "\n" if held and not held.endswith("\n") else ""
+        write_atomic(path, (held + gap + "\n".join(missing()) + "\n").encode())
+
+    return Step(".gitignore", pending, apply)
+
+
+def _columns(place: Workspace, name: str, schema: pa.Schema) -> Step:
+    folder = place.lake_path / name
+
+    def missing() -> list[str]:
+        if not (folder / "_delta_log").is_dir():
+            return []
+        held = set(LakeTable.open(folder).snapshot().dataset().schema.names)
+        return [column for column in schema.names if column not in held]
+
+    def pending() -> str:
+        return f"gains the columns {', '.join(missing())}, null in its rows" if missing() else ""
+
+    def apply() -> None:
+        table = LakeTable.open(folder)
+        with commit_lock(table, place.settings.lock_wait_s, SystemClock()):
+            LakeTable.create(folder, schema)
+
+    return Step(f"lake/{name}", pending, apply)
+
+
+@contextmanager
+def _no_other_writer(place: Workspace) -> Iterator[None]:
+    place.private_path.mkdir(exist_ok=True)
+    with FileLock(place.private_path / "dvc.lock", wait_s=place.settings.lock_wait_s):
+        yield
+
+
+def _unreadable(place: Workspace) -> tuple[Finding, ...]:
+    clock = SystemClock()
+    readers: list[tuple[str, Callable[[], object]]] = [
+        ("params.yaml", lambda: load_params(place.params_path)),
+        ("registry/vehicles.json", lambda: _all_keys(place)),
+        ("registry/datasets", lambda: list_versions(place)),
+    ]
+    if place.lake_lock_path.is_file():
+        readers.append(("lake.lock", lambda: read_lake_lock(place.lake_lock_path)))
+    if place.serving_path.is_file():
+        readers.append(("registry/serving.json", partial(serving_name, place.registry_path)))
+    if place.base_path.is_file():
+        readers.append(("registry/base.json", partial(base_name, place.registry_path)))
+    held = [name for name in TABLES if (place.lake_path / name / "_delta_log").is_dir()]
+    readers += [(f"lake/{name}", partial(LakeTable.open, place.lake_path / name)) for name in held]
+    if (place.tuf_path / "metadata").is_dir():
+        repository = Repository(place.tuf_path, place.keys_path, clock=clock)
+        service = RolloutService(repository, place.rollouts_path, clock)
+        readers += [
+            ("registry/tuf: releases", lambda: read_releases(repository)),
+            ("registry/tuf: rollouts", lambda: [service.state_of(plan) for plan in service.plans()]),
+        ]
+    if place.rollouts_path.is_dir():
+        readers.append(("registry/rollouts", lambda: FleetReports(place.rollouts_path, clock)))
+    return unreadable(readers)
+
+
+def _all_keys(place: Workspace) -> None:
+    for row in load_enrolment(place.enrolment_path).unreadable:
+        raise CorruptError(f"row {row.index}: {row.why}", path=place.enrolment_path)

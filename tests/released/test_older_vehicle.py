@@ -1,0 +1,211 @@
+"""An older vehicle beside a newer cloud: the released agent reads today's repository, and today's ingest its records.
+
+The agent is the released commit's own code, taken from the history of this repository and run as a process with the
+packages of today. Without that commit in the clone, the tests are skipped by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.kafka.fakes import FakeBroker, FakeSource
+from foundation.clock import ManualClock
+from modelkit.fakes import tiny_contract, tiny_model
+from pipelines.ingest.decode import verdicts
+from rollout.release import GateReport, publish_release
+from rollout.reports import FleetReports
+from rollout.repository import Repository, init_repository
+from rollout.service import RolloutService
+from schemas.enrolment import EnrolledKey, Enrolment
+from schemas.topics import TOPICS
+from tests.released.released import NAMES
+
+ROOT = Path(__file__).parents[2]
+WALL_NS = 1_790_000_000_000_000_000
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("release", NAMES)]
+
+AGENT = """
+import dataclasses, json, sys
+from pathlib import Path
+
+import schemas
+from edge_agent.models.fetch import ModelFetcher
+from edge_agent.models.serving import ServingModel
+from edge_agent.models.settings import DownloadSettings, FetchSettings, ServingSettings, TrialLimits
+from edge_agent.models.slots import SlotFolder, install_initial
+from edge_agent.models.trust_folder import TrustFolder
+from edge_agent.models.vehicle import Vehicle, write_vehicle
+from edge_agent.spool.reader import SpoolReader
+from edge_agent.spool.settings import SpoolSettings
+from edge_agent.spool.writer import SpoolWriter
+from foundation.clock import ManualClock
+from foundation.events import EventLog
+from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
+from schemas.codec import encode_telemetry
+from schemas.records import Telemetry
+from schemas.signing import VehicleKey, seal
+from schemas.wire import KIND_TELEMETRY, TOPICS
+from tests.edge_agent.models.model_bench import FakeTrial
+from tests.edge_agent.spool.spool_rig import sample
+from edge_agent.models.trial import TrialResult
+
+state, root, repository, wall_ns = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+clock, key = ManualClock(wall_ns), VehicleKey.generate()
+state.mkdir()
+write_vehicle(state, Vehicle("car-1", key.key_id, wall_ns))
+TrustFolder(state).install(root.read_bytes())
+install_initial(state, tiny_model(tiny_contract(name="v1"), seed=1), clock)
+events = EventLog(None, clock)
+settings = FetchSettings(base_url=repository, poll_interval_s=0.0, trial=TrialLimits(min_runs=3))
+fetcher = ModelFetcher(
+    settings, state, clock, events,
+    start_trial=lambda slot, digest, frames: FakeTrial(TrialResult(True, "", frames=1, latency_p50_ns=1000)),
+)
+steps = []
+for _ in range(50):
+    step = fetcher.step()
+    steps.append([step.outcome, step.detail])
+    if step.outcome == "failed" or (step.outcome == "idle" and step.detail != "trial runs"):
+        break
+    clock.advance(step.wait_s)
+serving = ServingModel(state, FakeBackend(), ServingSettings(poll_interval_s=0.0), clock, events)
+serving.poll()
+spool = state / "spool"
+spool.mkdir(exist_ok=True)
+writer = SpoolWriter.open(spool, SpoolSettings(), "car-1", key, clock, events)
+for number in range(3):
+    writer.append(sample(500, seed=number))
+writer.commit()
+writer.close()
+with SpoolReader.open(spool, SpoolSettings(), "car-1", clock, events) as reader:
+    records = [leased.wire for leased in reader.lease(10**9)]
+said = Telemetry(
+    vehicle_id="car-1", epoch="1" * 16, previous_epoch="", seq=0, telemetry_time_ns=wall_ns, monotonic_ns=1, boot_id="b",
+    agent_version="0", model_digest=serving.digest, model_name=serving.name, model_events=serving.events,
+)
+records.append(seal(TOPICS.telemetry, KIND_TELEMETRY, said.identity, encode_telemetry(said), key))
+print(json.dumps({
+    "code": str(Path(schemas.__file__).parents[1]),
+    "steps": steps,
+    "serving": [serving.name, serving.release_id],
+    "key": [key.key_id, key.public_b64],
+    "records": [
+        [each.topic, each.key.hex(), each.value.hex(), [[name, value.hex()] for name, value in each.headers]]
+        for each in records
+    ],
+}))
+"""
+
+
+@dataclass
+class Cloud:
+    """Today's side: a signed repository, rollouts, and a broker in memory."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.clock = ManualClock(WALL_NS)
+        self.repository: Repository = init_repository(
+            self.folder / "tuf", self.folder / "keys", clock=self.clock
+        )
+        self.service = RolloutService(self.repository, self.folder / "rollouts", self.clock)
+
+    def publish(self, release_id: str, seed: int, **more: Any) -> None:
+        data = tiny_model(tiny_contract(name=release_id), seed=seed)
+        publish_release(
+            self.repository, data, GateReport(True, ""), self.clock, release_id=release_id, **more
+        )
+
+
+@pytest.fixture(scope="module")
+def released_code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The source tree of each release that this clone holds."""
+    found = {}
+    for name in NAMES:
+        archive = subprocess.run(["git", "archive", name], cwd=ROOT, capture_output=True, check=False)
+        if archive.returncode == 0:
+            found[name] = tmp_path_factory.mktemp(name)
+            with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tree:
+                tree.extractall(found[name], filter="data")
+    return found
+
+
+def run_agent(cloud: Cloud, release: str, code: dict[str, Path]) -> dict[str, Any]:
+    """What the released agent made of the repository, and the records that it sent."""
+    if release not in code:
+        pytest.skip(f"commit {release} is not in this clone")
+    root = cloud.folder / "root.json"
+    root.write_bytes(cloud.repository.root_bytes(1))
+    words = [str(cloud.folder / "vehicle"), str(root), str(cloud.repository.path), str(WALL_NS)]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", AGENT, *words],
+        cwd=cloud.folder,
+        env={**os.environ, "PYTHONPATH": str(code[release])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert said["code"] == str(code[release]), "it ran the released code, not today's"
+    return said
+
+
+def test_an_older_vehicle_takes_todays_release(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    cloud = Cloud(tmp_path)
+    cloud.publish("r1", 2)
+    cloud.publish("r2", 3)
+    cloud.service.start("r2", "rest", ["car-1"])
+    said = run_agent(cloud, release, released_code)
+    assert said["serving"] == ["r2", "r2"], said["steps"]
+
+
+def test_facts_that_an_older_vehicle_does_not_know_do_not_stop_it(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    """A release for a role that it does not have, and whatever stands in targets that it never asks for."""
+    cloud = Cloud(tmp_path)
+    cloud.publish("r2", 2)
+    if "role" in inspect.signature(publish_release).parameters:
+        cloud.publish("s1", 3, role="shadow")
+    tomorrow = json.dumps(
+        {"format": 7, "releases": [{"release_id": "r9", "must_understand": ["colour"]}]}
+    ).encode()
+    cloud.repository.publish("models", {"tomorrow.json": tomorrow})
+    cloud.repository.publish("rollouts", {"tomorrow.json": tomorrow})
+    cloud.service.start("r2", "rest", ["car-1"])
+    said = run_agent(cloud, release, released_code)
+    assert said["serving"] == ["r2", "r2"], said["steps"]
+
+
+def test_todays_ingest_and_reports_take_what_an_older_vehicle_sends(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    cloud = Cloud(tmp_path)
+    cloud.publish("r2", 2)
+    cloud.service.start("r2", "rest", ["car-1"])
+    said = run_agent(cloud, release, released_code)
+    enrolment = Enrolment.of(EnrolledKey("car-1", *said["key"], WALL_NS))
+    broker = FakeBroker(clock=cloud.clock)
+    for topic, key, value, headers in said["records"]:
+        held = tuple((name, bytes.fromhex(content)) for name, content in headers)
+        broker.append(topic, bytes.fromhex(key), bytes.fromhex(value), held)
+    accepted, rejected = verdicts(list(broker.records(TOPICS.samples)), enrolment)
+    assert (len(accepted), rejected) == (3, [])
+    reports = FleetReports(tmp_path, cloud.clock)
+    reports.listen(FakeSource(broker), enrolment)
+    assert (reports.newest["car-1"].model_name, reports.not_believed) == ("r2", {})

@@ -1,0 +1,156 @@
+"""A workspace of every released commit becomes today's, whenever the migration is killed; a dry run changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from connectors.lake.lock import locked_snapshot, read_lake_lock
+from connectors.lake.schema import TABLES
+from connectors.lake.table import LakeTable
+from fleetloop.cli import app
+from foundation import syscalls
+from foundation.clock import ManualClock
+from foundation.errors import CorruptError
+from services.init import template
+from services.migrate import migrate_vehicle
+from services.migrate_workspace import migrate_workspace
+from tests.released.released import NAMES, copy_of
+from training.registry import base_name, serving_name
+from workspace.layout import Workspace
+
+pytestmark = pytest.mark.parametrize("release", NAMES)
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def released(release: str, folder: Path) -> Workspace:
+    root = copy_of(release, "workspace", folder)
+    (root / "gitignore").rename(root / ".gitignore")
+    return Workspace.open(root)
+
+
+def assert_todays(place: Workspace) -> None:
+    assert (place.root / "dvc.yaml").read_text() == template("dvc.yaml")
+    assert (place.root / "launch").read_text() == template("launch")
+    assert base_name(place.registry_path) == serving_name(place.registry_path)
+    lock = read_lake_lock(place.lake_lock_path)
+    for name, schema in TABLES.items():
+        table = LakeTable.open(place.lake_path / name)
+        old, new = locked_snapshot(lock, name, table).read(), table.snapshot().read()
+        assert set(new.column_names) == set(schema.names)
+        assert new.select(old.column_names).sort_by("payload_sha256") == old.sort_by("payload_sha256")
+    assert not migrate_workspace(place, is_dry_run=True)[0].steps
+
+
+def test_a_dry_run_says_everything_and_changes_nothing(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    before = contents(place.root)
+    found, recorded = migrate_workspace(place, is_dry_run=True)
+    assert {"launch", "registry/base.json", "dvc.yaml"} <= {step.name for step in found.steps}
+    assert (found.by_hand, found.unreadable, recorded) == ((), (), None)
+    assert contents(place.root) == before
+
+
+def test_a_released_workspace_becomes_todays(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    done, _ = migrate_workspace(place)
+    assert done.is_done
+    assert_todays(place)
+    assert migrate_workspace(place)[0].steps == (), "the second time there is nothing to do"
+
+
+@pytest.mark.slow
+def test_killed_at_any_change_of_a_file_it_goes_on_to_the_same_end(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, is_done = 0, False
+    while not is_done:
+        folder = tmp_path / str(at)
+        place = released(release, folder)
+        left = [at]
+
+        def dying(call: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
+            def counted(*given: object) -> object:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KilledError
+                return call(*given)
+
+            return counted
+
+        with monkeypatch.context() as faults:
+            for name in ("fsync", "rename", "unlink"):
+                faults.setattr(syscalls, name, dying(getattr(syscalls, name)))
+            try:
+                migrate_workspace(place)
+                is_done = True
+            except KilledError:
+                pass
+        assert migrate_workspace(place, is_dry_run=True)[0].unreadable == (), f"killed at change {at}"
+        migrate_workspace(place)
+        assert_todays(place)
+        shutil.rmtree(folder)
+        at += 1
+    assert at > 10, "there were changes to be killed at"
+
+
+def test_stages_that_a_person_edited_are_told_and_left(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    edited = (place.root / "dvc.yaml").read_text() + "# mine\n"
+    (place.root / "dvc.yaml").write_text(edited)
+    done, _ = migrate_workspace(place)
+    assert [each.name for each in done.by_hand] == ["dvc.yaml"]
+    assert (place.root / "dvc.yaml").read_text() == edited
+
+
+def test_nothing_is_changed_while_a_document_cannot_be_read(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    (place.registry_path / "rollouts" / "reports.json").write_text('{"format": 99}')
+    before = contents(place.root)
+    done, recorded = migrate_workspace(place)
+    assert [each.name for each in done.unreadable] == ["registry/rollouts"]
+    assert "99" in done.unreadable[0].what
+    assert (done.is_done, recorded) == (False, None)
+    after = contents(place.root)
+    assert {name: data for name, data in after.items() if not name.startswith(".fleetloop/")} == before
+
+
+def test_every_document_of_a_released_vehicle_is_read_and_none_is_touched(
+    release: str, tmp_path: Path
+) -> None:
+    state = copy_of(release, "vehicle", tmp_path)
+    before = contents(state)
+    done = migrate_vehicle(state, ManualClock())
+    assert (done.steps, done.unreadable) == ((), ())
+    assert contents(state) == before
+    (state / "models" / "active.json").write_text('{"format": 1')
+    (found,) = migrate_vehicle(state, ManualClock()).unreadable
+    assert found.name == "models/active.json"
+    assert "not JSON" in found.what
+
+
+def test_the_command_says_what_it_does(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    state = copy_of(release, "vehicle", tmp_path)
+    words = ["migrate", "--workspace", str(place.root), "--json"]
+    first = json.loads(CliRunner().invoke(app, [*words, "--dry-run"], catch_exceptions=False).stdout)
+    second = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    assert (first["steps"], first["is_dry_run"]) == (second["steps"], True)
+    said = CliRunner().invoke(app, ["migrate", "--state", str(state)], catch_exceptions=False)
+    assert said.stdout == "nothing to migrate\n"
+    (state / "vehicle.json").write_text("{")
+    failed = CliRunner().invoke(app, ["migrate", "--state", str(state)])
+    assert isinstance(failed.exception, CorruptError)
+    assert "vehicle.json" in str(failed.exception)
