@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath
+from fleetloop.options import AsJson, WorkspacePath, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,14 +56,16 @@ def import_(
     from services.own_labels import LabelForm, LabelTask, import_labels
     from workspace.layout import Workspace
 
+    place = Workspace.open(workspace)
     found = import_labels(
-        Workspace.open(workspace),
+        place,
         file,
         pictures=pictures,
         form=choice(LabelForm, form, "--form"),
         task=choice(LabelTask, task, "--task"),
         out=out,
     )
+    record(place, "Import labels")
     if as_json:
         print(json.dumps(found.to_json(), indent=2, sort_keys=True, ensure_ascii=False))
         return
