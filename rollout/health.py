@@ -69,7 +69,7 @@ class WaveVerdict:
         return tuple(vehicle for vehicle in self.vehicles if vehicle.outcome in BREACHES)
 
 
-def judge(
+def judge_waves(
     release: Release,
     gate: HealthGate,
     waves: Mapping[int, tuple[int, Collection[str]]],

@@ -6,19 +6,18 @@ Runs nothing: the bytes are verified, not executed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from foundation.clock import Clock
-from foundation.errors import MisconfiguredError, RejectedError
+from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from modelkit.verify import ModelLimits, verify_model
 from rollout.repository import Repository
-from schemas.documents import Gate, Override, Release
+from schemas.documents import RELEASE, Gate, Override, Release, read_index
+from schemas.downlink import RELEASES_KEY, index_targets
+from schemas.roles import SERVING
 
-INDEX = "index.json"
-KEY = "releases"
 _NOT_ID = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -41,6 +40,7 @@ def publish_release(
     clock: Clock,
     *,
     release_id: str = "",
+    role: str = SERVING,
     override: Override | None = None,
     notes: str = "",
     limits: ModelLimits | None = None,
@@ -50,6 +50,7 @@ def publish_release(
 
     Args:
         release_id: made of the model's name and digest when empty.
+        role: what the model is for on a vehicle.
         override: who lets a refused model pass, and why; ignored when the gate passed.
         signing_role: only to show the attack "a key of the wrong role", see `Repository.transact`.
 
@@ -80,6 +81,7 @@ def publish_release(
         gate=Gate(gate.passed, gate.reason, None if gate.passed else override),
         created_time_ns=clock.now_ns(),
         notes=notes,
+        role=role,
     )
     release.to_json()  # refuses a malformed id before anything is written
     published = [release]
@@ -88,14 +90,15 @@ def publish_release(
         known = {each.release_id: each for each in read_releases(repository)}
         before = known.get(chosen)
         if before is not None:
-            if before.model_digest != release.model_digest:
+            if (before.model_digest, before.role) != (release.model_digest, role):
                 raise RejectedError(
-                    f"release {chosen} is already model {before.model_digest}, not {release.model_digest}",
+                    f"release {chosen} is already model {before.model_digest} for {before.role}, "
+                    f"not {release.model_digest} for {role}",
                     reason="conflict",
                 )
             published[0] = before
             return {}
-        return {f"{chosen}.onnx": model_bytes, INDEX: write_index([*known.values(), release])}
+        return {f"{chosen}.onnx": model_bytes, **index_targets(RELEASES_KEY, [*known.values(), release])}
 
     repository.transact("models", build, signing_role=signing_role)
     return published[0]
@@ -103,10 +106,13 @@ def publish_release(
 
 def read_releases(repository: Repository) -> list[Release]:
     """Every release that was published, oldest first."""
-    data = repository.read_target("models", INDEX)
+    data = repository.read_index("models")
     if data is None:
         return []
-    return [Release.from_json(json.dumps(row)) for row in json.loads(data)[KEY]]
+    rows = read_index(data, RELEASES_KEY, RELEASE)
+    if rows.unreadable:  # what is published again must be whole
+        raise CorruptError(f"release {rows.unreadable[0].index} of the index: {rows.unreadable[0].why}")
+    return list(rows.read)
 
 
 def find_release(repository: Repository, release_id: str) -> Release:
@@ -115,12 +121,6 @@ def find_release(repository: Repository, release_id: str) -> Release:
     if release_id not in releases:
         raise MisconfiguredError(f"no release {release_id!r}; there are {', '.join(releases) or 'none'}")
     return releases[release_id]
-
-
-def write_index(releases: list[Release]) -> bytes:
-    """The bytes of `models/index.json`."""
-    rows = [json.loads(release.to_json()) for release in releases]
-    return json.dumps({"format": 1, KEY: rows}, sort_keys=True, indent=1).encode() + b"\n"
 
 
 def default_release_id(model_name: str, digest: str) -> str:

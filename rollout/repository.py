@@ -43,9 +43,8 @@ from foundation.files import FileLock
 from foundation.settings import setting
 from rollout.keys import DELEGATED_ROLES, ONLINE_ROLES, ROOT, KeyStore
 from rollout.metadata_files import MetadataFiles
+from schemas.downlink import INDEX, INDEX_1, ISSUED_FIELD
 
-ISSUED_FIELD = "x-fleetloop-issued-s"
-"""Signed field of timestamp.json: whole seconds since 1970 when it was issued."""
 TOP_LEVEL = ("root", "timestamp", "snapshot", "targets")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 _DAY_S = 86_400
@@ -138,6 +137,11 @@ class Repository:
     def read_target(self, role: str, name: str) -> bytes | None:
         """See `MetadataFiles.read_target`."""
         return self._files.read_target(role, name)
+
+    def read_index(self, role: str) -> bytes | None:
+        """The newest list of a delegated role; None while it has published nothing."""
+        newest = self.read_target(role, INDEX)
+        return newest if newest is not None else self.read_target(role, INDEX_1)
 
     def load(self, role: str) -> Any:
         """See `MetadataFiles.load`."""

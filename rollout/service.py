@@ -1,6 +1,6 @@
 """Lets a release out wave by wave, and never further than the health of the wave before allows.
 
-The signed plan (target `rollouts/index.json`) is the truth about what is open; `state.json` beside it holds
+The signed plan (target `rollouts/index-2.json`) is the truth about what is open; `state.json` beside it holds
 what vehicles need not know: the waves to come, their members by name, when each was opened. The state is
 written before the plan that needs it, and a plan that is further than the state (a crash in between) is
 caught up with at the next call. Never more vehicles are exposed than the opened waves hold: who enrols later
@@ -9,7 +9,6 @@ is held out of a running plan before it can read it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,14 +17,24 @@ from typing import Any
 from foundation.clock import Clock
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.files import read_json, write_json_atomic
-from rollout.health import VehicleReport, WaveVerdict, judge
+from rollout.health import VehicleReport, WaveVerdict, judge_waves
 from rollout.plan import EVERYBODY, PlannedWave, cut_waves, eligible, parse_sizes
 from rollout.release import find_release
 from rollout.repository import Repository
-from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate, Release, RolloutPlan, Wave
+from schemas.documents import (
+    COMPLETE,
+    HALTED,
+    ROLLOUT_PLAN,
+    RUNNING,
+    HealthGate,
+    Release,
+    RolloutPlan,
+    Wave,
+    read_index,
+)
+from schemas.downlink import PLANS_KEY, index_targets
+from schemas.roles import SERVING
 
-INDEX = "index.json"
-KEY = "plans"
 FORMAT = 1
 
 
@@ -61,7 +70,7 @@ class Advance:
 
 
 class RolloutService:
-    """One fleet's rollouts. At most one plan runs at a time."""
+    """One fleet's rollouts. Several may run when no two of them touch the same role of the same vehicle."""
 
     def __init__(self, repository: Repository, folder: Path, clock: Clock) -> None:
         self._repository = repository
@@ -88,7 +97,8 @@ class RolloutService:
 
         Raises:
             MisconfiguredError: no such release, sizes that do not fit, an unknown vehicle.
-            RejectedError: reason `rollout_running`; halt or complete the one that runs first.
+            RejectedError: reason `rollout_running`; names the running rollout of the same role that holds one of
+                these vehicles: halt or complete it first.
         """
         release = find_release(self._repository, release_id)
         names = eligible(vehicles, tags_of or {}, tags=tags, include=include, exclude=exclude)
@@ -98,13 +108,9 @@ class RolloutService:
 
         def build() -> Mapping[str, bytes]:
             plans = self.plans()
-            running = [plan.plan_id for plan in plans if plan.state == RUNNING]
-            if running:
-                raise RejectedError(
-                    f"rollout {running[0]} is running; halt it first", reason="rollout_running"
-                )
+            self._refuse_overlap(plans, release.role, names, vehicles, tags_of or {})
             number = sum(plan.release_id == release_id for plan in plans) + 1
-            finished = [plan.release_id for plan in plans if plan.state == COMPLETE]
+            finished = [p.release_id for p in plans if p.state == COMPLETE and p.role == release.role]
             plan = RolloutPlan(
                 plan_id=f"{release_id[:90]}.{number}",
                 release_id=release_id,
@@ -115,30 +121,39 @@ class RolloutService:
                 exclude=tuple(sorted(exclude)),
                 health=health or HealthGate(),
                 previous_release_id=finished[-1] if finished else None,
+                role=release.role,
+                model_digest=release.model_digest,
+                model_bytes=release.model_bytes,
             )
             now_ns = self._clock.now_ns()
             state = PlanState(plan.plan_id, tuple(waves), (now_ns,), sum(counts) == len(names), plan.exclude)
             self._save({**self._states(), plan.plan_id: state})
             started.append(plan)
-            return {INDEX: write_plans([*plans, plan])}
+            return index_targets(PLANS_KEY, [*plans, plan])
 
         self._repository.transact("rollouts", build)
         return started[0]
 
-    def advance(self, reports: Mapping[str, VehicleReport]) -> Advance:
+    def advance(
+        self, reports: Mapping[str, VehicleReport], role: str = SERVING, plan_id: str = ""
+    ) -> Advance:
         """One evaluation: halt at a breach, open the next wave or complete when all is healthy, else wait.
+
+        Args:
+            reports: vehicle -> what it last said of `role`.
+            role, plan_id: as in `current`.
 
         Raises:
             MisconfiguredError: there is no rollout, or its local state is lost (halt it and start anew).
         """
-        plan = self.current()
+        plan = self.current(role, plan_id)
         if plan.state != RUNNING:
             return Advance(plan, "nothing", None, f"rollout {plan.plan_id} is {plan.state}")
-        verdict = self.judge(plan, reports)
+        verdict = self.verdict_on(plan, reports)
         if verdict.verdict == "breached":
             first = verdict.breaches[0]
             reason = f"{first.vehicle_id} {first.outcome}: {first.reason}"
-            return Advance(self.halt(reason), "halted", verdict, reason)
+            return Advance(self.halt(reason, role, plan.plan_id), "halted", verdict, reason)
         if verdict.verdict == "waiting":
             return Advance(plan, "waited", verdict)
         state = self._state_of(plan)
@@ -147,22 +162,22 @@ class RolloutService:
             return Advance(self._publish(plan, opened), "opened", verdict)
         return Advance(self._publish(plan, self._completed(plan, state)), "completed", verdict)
 
-    def judge(self, plan: RolloutPlan, reports: Mapping[str, VehicleReport]) -> WaveVerdict:
+    def verdict_on(self, plan: RolloutPlan, reports: Mapping[str, VehicleReport]) -> WaveVerdict:
         """The verdict on every vehicle that the plan exposes so far."""
         state = self._caught_up(plan)
         waves = {
             planned.wave.number: (opened_ns, planned.members)
             for planned, opened_ns in zip(state.waves, state.opened_ns, strict=False)
         }
-        return judge(self.release_of(plan), plan.health, waves, reports, self._clock.now_ns())
+        return judge_waves(self.release_of(plan), plan.health, waves, reports, self._clock.now_ns())
 
-    def halt(self, reason: str) -> RolloutPlan:
-        """Stop the current rollout: its vehicles go back to the model before. Halting twice changes nothing.
+    def halt(self, reason: str, role: str = SERVING, plan_id: str = "") -> RolloutPlan:
+        """Stop the current rollout of a role: its vehicles go back to the model before. Halting twice changes nothing.
 
         Raises:
             MisconfiguredError: there is no rollout at all.
         """
-        plan = self.current()
+        plan = self.current(role, plan_id)
         if plan.state == HALTED:
             return plan
         states = self._states()
@@ -171,7 +186,7 @@ class RolloutService:
         return self._publish(plan, plan.with_state(HALTED))
 
     def hold_out(self, vehicle_id: str) -> bool:
-        """Keep a vehicle that enrols now out of the running plan: its waves were cut without it. Returns
+        """Keep a vehicle that enrols now out of the running plans: their waves were cut without it. Returns
         whether one runs.
         """
         held = [False]
@@ -181,16 +196,13 @@ class RolloutService:
             if not any(plan.state == RUNNING and vehicle_id not in plan.exclude for plan in plans):
                 return {}
             held[0] = True
-            return {
-                INDEX: write_plans(
-                    [
-                        replace(plan, exclude=tuple(sorted({*plan.exclude, vehicle_id})))
-                        if plan.state == RUNNING and vehicle_id not in plan.include
-                        else plan
-                        for plan in plans
-                    ]
-                )
-            }
+            held_out = [
+                replace(plan, exclude=tuple(sorted({*plan.exclude, vehicle_id})))
+                if plan.state == RUNNING and vehicle_id not in plan.include
+                else plan
+                for plan in plans
+            ]
+            return index_targets(PLANS_KEY, held_out)
 
         if any(plan.state == RUNNING for plan in self.plans()):
             self._repository.transact("rollouts", build)
@@ -200,17 +212,32 @@ class RolloutService:
 
     def plans(self) -> list[RolloutPlan]:
         """Every plan as published, oldest first."""
-        data = self._repository.read_target("rollouts", INDEX)
-        return (
-            [] if data is None else [RolloutPlan.from_json(json.dumps(row)) for row in json.loads(data)[KEY]]
-        )
+        data = self._repository.read_index("rollouts")
+        if data is None:
+            return []
+        rows = read_index(data, PLANS_KEY, ROLLOUT_PLAN)
+        if rows.unreadable:  # what is published again must be whole
+            raise CorruptError(f"plan {rows.unreadable[0].index} of the index: {rows.unreadable[0].why}")
+        return list(rows.read)
 
-    def current(self) -> RolloutPlan:
-        """The newest plan. Raises MisconfiguredError when there never was one."""
+    def current(self, role: str = SERVING, plan_id: str = "") -> RolloutPlan:
+        """The plan `plan_id`; without one the oldest of `role` that runs, else its newest.
+
+        Raises:
+            MisconfiguredError: there is no such plan.
+        """
         plans = self.plans()
-        if not plans:
-            raise MisconfiguredError("there is no rollout; start one with `fleetloop rollout start RELEASE`")
-        return plans[-1]
+        if plan_id:
+            found = [plan for plan in plans if plan.plan_id == plan_id]
+        else:
+            found = [plan for plan in plans if plan.role == role]
+            found = [plan for plan in found if plan.state == RUNNING][:1] or found
+        if not found:
+            raise MisconfiguredError(
+                f"there is no rollout {plan_id or f'of the role {role}'}; "
+                "start one with `fleetloop rollout start RELEASE`"
+            )
+        return found[-1]
 
     def release_of(self, plan: RolloutPlan) -> Release:
         """The release that a plan lets out."""
@@ -233,11 +260,33 @@ class RolloutService:
                 return {}
             if new.state == RUNNING:
                 done[0] = replace(new, exclude=now.exclude)
-            return {INDEX: write_plans([done[0] if plan.plan_id == old.plan_id else plan for plan in plans])}
+            now_plans = [done[0] if plan.plan_id == old.plan_id else plan for plan in plans]
+            return index_targets(PLANS_KEY, now_plans)
 
         self._repository.transact("rollouts", build)
         self._caught_up(done[0])
         return done[0]
+
+    def _refuse_overlap(
+        self,
+        plans: Sequence[RolloutPlan],
+        role: str,
+        names: Collection[str],
+        vehicles: Collection[str],
+        tags_of: Mapping[str, Collection[str]],
+    ) -> None:
+        for plan in plans:
+            if plan.state != RUNNING or plan.role != role:
+                continue
+            include = [name for name in plan.include if name in vehicles]
+            held = eligible(vehicles, tags_of, tags=plan.tags, include=include, exclude=plan.exclude)
+            both = sorted(set(held) & set(names))
+            if both:
+                raise RejectedError(
+                    f"rollout {plan.plan_id} is running in the role {role} on {len(both)} of these vehicles, "
+                    f"such as {both[0]}; halt it first",
+                    reason="rollout_running",
+                )
 
     def _completed(self, plan: RolloutPlan, state: PlanState) -> RolloutPlan:
         done = plan.with_state(COMPLETE)
@@ -281,12 +330,6 @@ class RolloutService:
         )
 
 
-def write_plans(plans: Sequence[RolloutPlan]) -> bytes:
-    """The bytes of `rollouts/index.json`."""
-    rows = [json.loads(plan.to_json()) for plan in plans]
-    return json.dumps({"format": 1, KEY: rows}, sort_keys=True, indent=1).encode() + b"\n"
-
-
 def _plan_state(row: dict[str, Any]) -> PlanState:
     waves = tuple(PlannedWave(Wave(**each["wave"]), tuple(each["members"])) for each in row["waves"])
     return PlanState(
@@ -309,6 +352,8 @@ def watch(
     *,
     timeout_s: float,
     every_s: float,
+    role: str = SERVING,
+    plan_id: str = "",
     on_published: Callable[[Advance], object] = lambda _done: None,
 ) -> Advance:
     """Listen and advance until the rollout completes or halts, or the time is over.
@@ -319,11 +364,11 @@ def watch(
     deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
     while True:
         try:
-            done = service.advance(listen())
+            done = service.advance(listen(), role, plan_id)
             if done.has_published:
                 on_published(done)
         except RetryLaterError as error:
-            done = Advance(service.current(), "nothing", None, f"not heard: {error}")
+            done = Advance(service.current(role, plan_id), "nothing", None, f"not heard: {error}")
         if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:
             return done
         clock.sleep(every_s)

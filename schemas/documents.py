@@ -5,7 +5,7 @@ they are read and when they are written; schemas/json is exported from them (`py
 finds its own wave; nothing names it.
 
 Vehicles of an earlier release refuse a key that they do not know, so version 1 of either document gets no new key:
-new facts go into a target of their own.
+new facts go into version 2, which stands in a target of its own (`schemas.downlink`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,23 @@ from foundation.documents import (
     Version,
     encode_json,
     parse_json,
+    plain,
     read_rows,
     version_of,
 )
 from foundation.errors import RejectedError
 from schemas.reasons import RejectReason
+from schemas.roles import ROLE_PATTERN, SERVING
 
 T = TypeVar("T")
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""Of what is written; version 1 knew only the role serving."""
 RUNNING: Final = "running"
 HALTED: Final = "halted"
 COMPLETE: Final = "complete"
 
 DocumentId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$(?!\n)")]
+RoleName = Annotated[str, Meta(pattern=rf"^{ROLE_PATTERN}$(?!\n)")]
 VehicleId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -87,10 +91,15 @@ class Release:
     gate: Gate
     created_time_ns: TimeNs
     notes: Remark = ""
+    role: RoleName = SERVING
 
     def to_json(self) -> bytes:
         """Sorted keys, indent 2, newline. Raises RejectedError (invalid_value)."""
         return _written(self, RELEASE)
+
+    def to_json_1(self) -> bytes:
+        """As version 1, which knew only the role serving."""
+        return _written_1(self, RELEASE, {"role"})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
@@ -136,6 +145,11 @@ class RolloutPlan:
     exclude: Annotated[tuple[VehicleId, ...], Meta(max_length=100_000)] = ()
     health: HealthGate = field(default_factory=HealthGate)
     previous_release_id: DocumentId | None = None
+    """What had the role before: the newest release of the same role that was let out completely."""
+    role: RoleName = SERVING
+    model_digest: Sha256Hex | None = None
+    """With `model_bytes` the model that the plan lets out, so that no other release can take its place; None: version 1."""
+    model_bytes: Annotated[int, Meta(ge=1, le=2**40)] | None = None
 
     def wave_of(self, vehicle_id: str, tags: Collection[str] = ()) -> int | None:
         """The number of the vehicle's wave among those opened; None when it is (still) in none.
@@ -163,6 +177,10 @@ class RolloutPlan:
     def to_json(self) -> bytes:
         """Sorted keys, indent 2, newline. Raises RejectedError (invalid_value)."""
         return _written(self, ROLLOUT_PLAN)
+
+    def to_json_1(self) -> bytes:
+        """As version 1, which knew only the role serving and named the model by its release."""
+        return _written_1(self, ROLLOUT_PLAN, {"role", "model_digest", "model_bytes"})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
@@ -192,9 +210,25 @@ def _rejected(message: str) -> RejectedError:
     return RejectedError(message, reason=RejectReason.INVALID_VALUE)
 
 
-RELEASE: Final = DocumentType("release", {1: Version(Release, Release.checked)}, "format", _rejected)
+def _release_1(release: Release) -> Release:
+    return replace(release.checked(), role=SERVING)
+
+
+def _plan_1(plan: RolloutPlan) -> RolloutPlan:
+    return replace(plan.checked(), role=SERVING, model_digest=None, model_bytes=None)
+
+
+RELEASE: Final = DocumentType(
+    "release",
+    {1: Version(Release, _release_1), 2: Version(Release, Release.checked)},
+    "format",
+    _rejected,
+)
 ROLLOUT_PLAN: Final = DocumentType(
-    "rollout_plan", {1: Version(RolloutPlan, RolloutPlan.checked)}, "format", _rejected
+    "rollout_plan",
+    {1: Version(RolloutPlan, _plan_1), 2: Version(RolloutPlan, RolloutPlan.checked)},
+    "format",
+    _rejected,
 )
 
 
@@ -217,7 +251,7 @@ def read_index(data: bytes, key: str, kind: DocumentType[T], *, family: Family =
         FleetLoopError: as `family` makes it, when the list itself is malformed, or of an unknown format.
     """
     tree = parse_json(data, key, family=family)
-    version_of(tree, key, "format", {FORMAT}, family=family)
+    version_of(tree, key, "format", {1, 2}, family=family)
     return read_rows(tree.get(key), lambda row: kind.of(row, family=family), key, family=family)
 
 
@@ -232,6 +266,13 @@ def _schema(kind: DocumentType[Any], title: str, description: str) -> str:
 
 def _written(document: Release | RolloutPlan, kind: DocumentType[Any]) -> bytes:
     data = encode_json(document, format=FORMAT)
+    kind.read(data)
+    return data
+
+
+def _written_1(document: Release | RolloutPlan, kind: DocumentType[Any], new: set[str]) -> bytes:
+    tree = {key: value for key, value in plain(document).items() if key not in new}
+    data = encode_json(tree, format=1)
     kind.read(data)
     return data
 

@@ -176,7 +176,7 @@ def status(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) -
         hear(place, reports, bootstrap)
     plans = service.plans()
     states = [service.state_of(plan) for plan in plans]
-    verdict = service.judge(plans[-1], reports.newest) if plans and states[-1] is not None else None
+    verdict = service.verdict_on(plans[-1], reports.newest) if plans and states[-1] is not None else None
     judged = {each.vehicle_id: each for each in verdict.vehicles} if verdict is not None else {}
     names = sorted({*reports.newest, *judged})
     return RolloutStatus(

@@ -4,7 +4,6 @@ fleet.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,52 +13,77 @@ from edge_agent.models.trust import SavedTrust, TargetInfo, parse_index
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle
 from foundation.clock import Clock
-from foundation.errors import RejectedError, RetryLaterError, UntrustedError
-from schemas.documents import HALTED, Release, RolloutPlan
+from foundation.documents import DocumentType, read_rows
+from foundation.errors import RetryLaterError, UntrustedError
+from schemas.documents import HALTED, RELEASE, ROLLOUT_PLAN, Release, RolloutPlan
+from schemas.downlink import PLANS_KEY, RELEASES_KEY
+from schemas.roles import SERVING
 
-ROLLOUTS_KEY = "plans"
-MODELS_KEY = "releases"
 _Document = TypeVar("_Document", Release, RolloutPlan)
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`release_id` is what should serve (None: nothing says so). `withdrawn` must not serve: their newest
-    plan is halted.
+    """`release_id` is what should have the role (None: nothing says so), by `plan`. `withdrawn` must not: their
+    newest plan is halted.
     """
 
     release_id: str | None
     withdrawn: frozenset[str]
+    plan: RolloutPlan | None = None
 
 
-def desired(plans: Sequence[RolloutPlan], vehicle: Vehicle) -> Intent:
-    """The newest plan that lets this vehicle in decides; a halted one lets nobody in, so the one before it
-    does.
+def desired(plans: Sequence[RolloutPlan], vehicle: Vehicle, role: str = SERVING) -> Intent:
+    """The newest plan of the role that lets this vehicle in decides; a halted one lets nobody in, so the one before
+    it does.
 
     Args:
-        plans: oldest first, as in the index.
+        plans: of any role, oldest first, as in the index.
     """
-    newest_state = {plan.release_id: plan.state for plan in plans}
+    of_role = [plan for plan in plans if plan.role == role]
+    newest_state = {plan.release_id: plan.state for plan in of_role}
     withdrawn = frozenset(release for release, state in newest_state.items() if state == HALTED)
-    for plan in reversed(plans):
+    for plan in reversed(of_role):
         if plan.state == HALTED or plan.release_id in withdrawn:
             continue
         if plan.wave_of(vehicle.vehicle_id, vehicle.tags) is not None:
-            return Intent(plan.release_id, withdrawn)
+            return Intent(plan.release_id, withdrawn, plan)
     return Intent(None, withdrawn)
 
 
 def plans_of(index: bytes | None) -> list[RolloutPlan]:
-    """The plans of a verified `rollouts/index.json`, oldest first. Raises UntrustedError when it is
-    malformed.
+    """The plans of a verified index of `rollouts`, oldest first; one that cannot be read spoils no other.
+
+    Raises:
+        UntrustedError: it is no such list.
     """
-    return [_read(row, RolloutPlan) for row in ([] if index is None else parse_index(index, ROLLOUTS_KEY))]
+    return _rows(index, PLANS_KEY, ROLLOUT_PLAN)
 
 
 def releases_of(index: bytes | None) -> dict[str, Release]:
-    """The releases of a verified `models/index.json` by id. Raises UntrustedError when it is malformed."""
-    rows = [] if index is None else parse_index(index, MODELS_KEY)
-    return {release.release_id: release for release in (_read(row, Release) for row in rows)}
+    """The releases of a verified index of `models` by id; one that cannot be read spoils no other.
+
+    Raises:
+        UntrustedError: it is no such list.
+    """
+    return {release.release_id: release for release in _rows(index, RELEASES_KEY, RELEASE)}
+
+
+def check_plan(plan: RolloutPlan | None, release: Release) -> None:
+    """The plan's own word on role and model, which the release must agree with: two keys vouch for each model.
+
+    Raises:
+        UntrustedError: the plan lets out another model, or another role.
+    """
+    if plan is None or (plan.model_digest is None and plan.role == release.role):
+        return
+    said = (plan.role, plan.model_digest, plan.model_bytes)
+    found = (release.role, release.model_digest, release.model_bytes)
+    if said != found:
+        raise UntrustedError(
+            f"plan {plan.plan_id} lets out {said[2]} bytes, sha256 {said[1]}, for {said[0]}; release "
+            f"{release.release_id} is {found[2]} bytes, sha256 {found[1]}, for {found[0]}"
+        )
 
 
 def check_release(release: Release, info: TargetInfo | None) -> TargetInfo:
@@ -80,7 +104,9 @@ def check_release(release: Release, info: TargetInfo | None) -> TargetInfo:
     return info
 
 
-def authorise(slot: SlotRef, trust_folder: TrustFolder, vehicle: Vehicle, clock: Clock) -> None:
+def authorise(
+    slot: SlotRef, trust_folder: TrustFolder, vehicle: Vehicle, clock: Clock, role: str = SERVING
+) -> None:
     """Signed, fresh, running, for this vehicle: all of it verified again from disk, without a network.
 
     Raises:
@@ -88,12 +114,13 @@ def authorise(slot: SlotRef, trust_folder: TrustFolder, vehicle: Vehicle, clock:
         RetryLaterError: the plans want something else, or the saved documents are between two states.
     """
     trust = SavedTrust.load(trust_folder, clock)
-    intent = desired(plans_of(trust.index("rollouts")), vehicle)
+    intent = desired(plans_of(trust.index("rollouts")), vehicle, role)
     if intent.release_id != slot.release_id:
         raise RetryLaterError(f"the plans want {intent.release_id}, the candidate is {slot.release_id}")
     release = releases_of(trust.index("models")).get(slot.release_id)
     if release is None or release.model_digest != slot.digest:
         raise UntrustedError(f"no signed release {slot.release_id} with model {slot.digest}")
+    check_plan(intent.plan, release)
     check_release(release, trust.target("models", target_name(release)))
 
 
@@ -102,8 +129,6 @@ def target_name(release: Release) -> str:
     return release.model_target.removeprefix("models/")
 
 
-def _read(row: object, kind: type[_Document]) -> _Document:
-    try:
-        return kind.from_json(json.dumps(row))
-    except RejectedError as error:
-        raise UntrustedError(f"a signed {kind.__name__} is malformed: {error}") from error
+def _rows(index: bytes | None, key: str, kind: DocumentType[_Document]) -> list[_Document]:
+    rows = [] if index is None else parse_index(index, key)
+    return list(read_rows(rows, lambda row: kind.of(row, family=UntrustedError), key).read)

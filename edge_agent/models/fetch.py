@@ -16,7 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edge_agent.models.desired import check_release, desired, plans_of, releases_of, target_name
+from edge_agent.models.desired import (
+    Intent,
+    check_plan,
+    check_release,
+    desired,
+    plans_of,
+    releases_of,
+    target_name,
+)
 from edge_agent.models.http import BoundedFetcher, StagedDownload, Transport, UrlTransport
 from edge_agent.models.settings import FetchSettings
 from edge_agent.models.slots import Candidate, FetchState, SlotFolder, SlotRef, with_event
@@ -182,13 +190,14 @@ class ModelFetcher:
         )  # first: a halt must come through whatever else is wrong
         releases = releases_of(online.fetch_index("models"))
         intent = desired(plans, self._vehicle)
-        self._work = self._choose(intent.release_id, releases, online)
+        self._work = self._choose(intent, releases, online)
         if self._work is None:
             self._wait(self._settings.poll_interval_s)
             return FetchStep("idle", f"the plans want {intent.release_id}", self._settings.poll_interval_s)
         return FetchStep("ok", f"fetching release {self._work.release.release_id}", 0.0)
 
-    def _choose(self, wanted: str | None, releases: dict[str, Release], online: OnlineTrust) -> _Work | None:
+    def _choose(self, intent: Intent, releases: dict[str, Release], online: OnlineTrust) -> _Work | None:
+        wanted = intent.release_id
         state, fetched = self._slots.read_active(), self._fetched()
         candidate = self._candidate()
         if candidate is not None and candidate.slot.release_id != wanted:
@@ -205,6 +214,7 @@ class ModelFetcher:
         release = releases.get(wanted)
         if release is None:
             raise RetryLaterError(f"a plan names release {wanted}, which the role models does not list")
+        check_plan(intent.plan, release)
         return _Work(release, check_release(release, online.target("models", target_name(release))))
 
     # Bringing in.

@@ -21,7 +21,6 @@ from tuf.ngclient.config import EnvelopeType
 
 from edge_agent.models.http import BoundedFetcher
 from edge_agent.models.trust_folder import (
-    INDEX,
     TrustFolder,
     as_datetime,
     check_fresh,
@@ -32,6 +31,7 @@ from foundation.clock import Clock
 from foundation.errors import RetryLaterError, UntrustedError
 from foundation.files import write_atomic
 from modelkit.digest import sha256_hex
+from schemas.downlink import INDEX, INDEX_1
 
 
 class _FleetUpdater(Updater):  # type: ignore[misc]  # python-tuf is untyped here
@@ -118,13 +118,13 @@ class OnlineTrust:
             return _only_by(self._updater.trusted, role, path)
 
     def fetch_index(self, role: str) -> bytes | None:
-        """The index target of a role, verified and saved for `SavedTrust`; None while the role has published
+        """The newest index target of a role, verified and saved for `SavedTrust`; None while the role has published
         nothing.
         """
-        info = self.target(role, INDEX)
+        info = self.target(role, INDEX) or self.target(role, INDEX_1)
         if info is None:
             return None
-        saved = self._trust.path / "targets" / f"{role}.{INDEX}"
+        saved = self._trust.saved_index(info.path)
         if saved.exists() and _matches(saved.read_bytes(), info):
             return saved.read_bytes()
         with our_errors():
@@ -176,9 +176,15 @@ class SavedTrust:
             if role not in self._trusted:
                 self._trusted.update_delegated_targets(_saved(self._trust, role), role, "targets")
             info = _only_by(self._trusted, role, f"{role}/{INDEX}")
+            info = info or _only_by(self._trusted, role, f"{role}/{INDEX_1}")
         if info is None:
             return None
-        data = (self._trust.path / "targets" / f"{role}.{INDEX}").read_bytes()
+        try:
+            data = self._trust.saved_index(info.path).read_bytes()
+        except OSError as error:
+            raise RetryLaterError(
+                f"{info.path} is not saved yet ({error.strerror}): refresh first"
+            ) from error
         if not _matches(data, info):
             raise RetryLaterError(
                 f"the saved {info.path} is not the one that the saved role names: refresh first"
@@ -200,10 +206,10 @@ def parse_index(data: bytes, key: str) -> list[object]:
         raise UntrustedError(f"the signed index of {key} is not JSON: {error}") from error
     if (
         not isinstance(document, dict)
-        or document.get("format") != 1
+        or document.get("format") not in (1, 2)
         or not isinstance(document.get(key), list)
     ):
-        raise UntrustedError(f"the signed index is no format 1 list of {key}")
+        raise UntrustedError(f"the signed index is no format 1 or 2 list of {key}")
     rows: list[object] = document[key]
     return rows
 

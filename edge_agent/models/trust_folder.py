@@ -26,10 +26,8 @@ from tuf.ngclient.config import EnvelopeType
 from foundation.clock import Clock, boot_id
 from foundation.errors import CorruptError, FleetLoopError, RetryLaterError, UntrustedError
 from foundation.files import read_json, write_atomic, write_json_atomic
+from schemas.downlink import INDEX, INDEX_1, ISSUED_FIELD
 
-ISSUED_FIELD = "x-fleetloop-issued-s"
-"""Signed field of timestamp.json: whole seconds since 1970 when it was issued."""
-INDEX = "index.json"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOLD_NS = 60 * 1_000_000_000
 _LAST_S = 253_402_300_799
@@ -91,10 +89,15 @@ class TrustFolder:
         except OSError as error:
             raise UntrustedError(f"no trusted root in {self.path}: enrol this vehicle") from error
 
+    def saved_index(self, target: str) -> Path:
+        """Where the index target `role/name` is kept once it was verified."""
+        return self.path / "targets" / target.replace("/", ".")
+
     def stamp(self, role: str) -> tuple[tuple[int, int], ...]:
         """Changes whenever what is saved of a role does."""
         stamps = []
-        for path in (self.metadata / f"{role}.json", self.path / "targets" / f"{role}.{INDEX}"):
+        indexes = (self.saved_index(f"{role}/{name}") for name in (INDEX, INDEX_1))
+        for path in (self.metadata / f"{role}.json", *indexes):
             try:
                 found = path.stat()
                 stamps.append((found.st_mtime_ns, found.st_ino))

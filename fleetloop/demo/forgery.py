@@ -5,16 +5,16 @@ Published exactly as a real one would be, plan and all. No vehicle may load it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from foundation.clock import SystemClock
 from modelkit.verify import verify_model
 from rollout.plan import cut_waves
-from rollout.release import INDEX, read_releases, write_index
+from rollout.release import read_releases
 from rollout.repository import Repository
-from rollout.service import write_plans
+from rollout.service import RolloutService
 from schemas.documents import RUNNING, Gate, HealthGate, Release, RolloutPlan
+from schemas.downlink import PLANS_KEY, RELEASES_KEY, index_targets
 from workspace.layout import Workspace
 
 FORGED_RELEASE = "v3-forged"
@@ -39,27 +39,25 @@ def publish_forged(workspace: Path, model: Path, vehicles: list[str]) -> Release
         notes="",
     )
     waves = tuple(each.wave for each in cut_waves(FORGED_RELEASE, vehicles, [len(vehicles)]))
-    known = repository.read_target("rollouts", INDEX)
-    plans = [RolloutPlan.from_json(json.dumps(row)) for row in json.loads(known)["plans"]] if known else []
+    plans = RolloutService(repository, place.rollouts_path, clock).plans()
     plan = RolloutPlan(
         plan_id=f"{FORGED_RELEASE}-1", release_id=FORGED_RELEASE, state=RUNNING, waves=waves, tags=(), include=(),
         exclude=(), health=HealthGate(1, 0.0, 0, 60.0), previous_release_id=None,
     )  # fmt: skip
     releases = [*read_releases(repository), release]
-    repository.publish("rollouts", {INDEX: write_plans([*plans, plan])})
-    repository.publish(
-        "models", {f"{FORGED_RELEASE}.onnx": data, INDEX: write_index(releases)}, signing_role="rollouts"
-    )
+    repository.publish("rollouts", index_targets(PLANS_KEY, [*plans, plan]))
+    targets = {f"{FORGED_RELEASE}.onnx": data, **index_targets(RELEASES_KEY, releases)}
+    repository.publish("models", targets, signing_role="rollouts")
     return release
 
 
 def withdraw_forged(workspace: Path) -> None:
     """What an operator does after the discovery: publish the true indexes again with the right keys."""
     place = Workspace.open(workspace)
-    repository = Repository(place.tuf_path, place.keys_path, clock=SystemClock())
-    known = repository.read_target("rollouts", INDEX)
-    rows = json.loads(known)["plans"] if known else []
-    plans = [RolloutPlan.from_json(json.dumps(row)) for row in rows if row["release_id"] != FORGED_RELEASE]
-    repository.publish("rollouts", {INDEX: write_plans(plans)})
+    clock = SystemClock()
+    repository = Repository(place.tuf_path, place.keys_path, clock=clock)
+    known = RolloutService(repository, place.rollouts_path, clock).plans()
+    plans = [plan for plan in known if plan.release_id != FORGED_RELEASE]
+    repository.publish("rollouts", index_targets(PLANS_KEY, plans))
     releases = [r for r in read_releases(repository) if r.release_id != FORGED_RELEASE]
-    repository.publish("models", {INDEX: write_index(releases)})
+    repository.publish("models", index_targets(RELEASES_KEY, releases))

@@ -13,6 +13,7 @@ from rollout.repository import Repository, init_repository
 from rollout.service import RolloutService
 from schemas.documents import Release
 from schemas.reasons import ModelState
+from schemas.roles import SERVING
 
 PASSED = GateReport(True, "")
 
@@ -27,9 +28,9 @@ class Lab:
         self.service = RolloutService(self.repository, folder / "rollouts", self.clock)
         self.reports: dict[str, VehicleReport] = {}
 
-    def release(self, release_id: str = "r2", seed: int = 2) -> Release:
+    def release(self, release_id: str = "r2", seed: int = 2, role: str = SERVING) -> Release:
         data = tiny_model(tiny_contract(name=release_id), seed=seed)
-        return publish_release(self.repository, data, PASSED, self.clock, release_id=release_id)
+        return publish_release(self.repository, data, PASSED, self.clock, release_id=release_id, role=role)
 
     def again(self, on_step: object = None) -> RolloutService:
         """The service as a new process sees it."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from edge_agent.models.desired import desired
+from edge_agent.models.vehicle import Vehicle
 from foundation.errors import MisconfiguredError, RejectedError, RetryLaterError
+from rollout.health import VehicleReport
 from rollout.service import watch
-from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate
+from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate, Release
 from schemas.reasons import ModelState, RolloutOutcome
 from tests.rollout.rollout_lab import Lab, fleet
 
@@ -276,3 +281,51 @@ def test_watching_ends_when_the_rollout_does(lab: Lab) -> None:
 
     done = watch(lab.service, listen, lab.clock, timeout_s=60, every_s=1)  # type: ignore[arg-type]
     assert done.plan.state == COMPLETE
+
+
+def test_two_roles_of_the_same_vehicles_roll_at_once_and_neither_judges_the_other(lab: Lab) -> None:
+    serving, shadow = lab.release("r2"), lab.release("s1", 3, "shadow")
+    lab.service.start("r2", "1,rest", fleet(3))
+    lab.service.start("s1", "3", fleet(3))
+    assert [plan.role for plan in lab.service.plans()] == ["serving", "shadow"]
+    names = fleet(3)
+    breached = {name: replace(_said(lab, name, shadow), not_finite=1) for name in names}
+    healthy = {name: _said(lab, name, serving) for name in names}
+    assert lab.service.advance(breached, "shadow").did == "halted"
+    assert lab.service.advance(healthy).did == "opened"
+    assert lab.service.current().state == "running"
+    assert lab.service.current("shadow").state == "halted"
+    vehicle = Vehicle("car-0", "0" * 16, 0)
+    assert desired(lab.service.plans(), vehicle).withdrawn == frozenset()
+    assert desired(lab.service.plans(), vehicle, "shadow").withdrawn == {"s1"}
+
+
+def test_a_rollout_that_touches_the_same_role_of_the_same_vehicle_is_refused_by_name(lab: Lab) -> None:
+    lab.release("r2")
+    lab.release("r3", 3)
+    tags = {"car-0": ("east",), "car-1": ("west",), "car-2": ("east", "west")}
+    lab.service.start("r2", "rest", fleet(3), tags_of=tags, tags=("east",))
+    with pytest.raises(RejectedError, match=r"rollout r2\.1 is running in the role serving.*car-2") as caught:
+        lab.service.start("r3", "rest", fleet(3), tags_of=tags, tags=("west",))
+    assert caught.value.reason == "rollout_running"
+    apart = lab.service.start("r3", "rest", fleet(3), tags_of=tags, tags=("west",), exclude=("car-2",))
+    assert [plan.state for plan in lab.service.plans()] == ["running", "running"]
+    assert lab.service.current("serving", apart.plan_id).release_id == "r3"
+    plans = lab.service.plans()
+    wanted = {name: desired(plans, Vehicle(name, "0" * 16, 0, tags[name])).release_id for name in fleet(3)}
+    assert wanted == {"car-0": "r2", "car-1": "r3", "car-2": "r2"}
+
+
+def test_the_release_before_is_that_of_the_same_role(lab: Lab) -> None:
+    for number, role in enumerate(("serving", "shadow", "shadow")):
+        release = lab.release(f"r{number}", number + 2, role)
+        plan = lab.service.start(f"r{number}", "1", fleet(1))
+        done = lab.service.advance({"car-0": _said(lab, "car-0", release)}, role)
+        assert done.did == "completed"
+    assert plan.previous_release_id == "r1"
+    assert (plan.model_digest, plan.model_bytes) == (release.model_digest, release.model_bytes)
+
+
+def _said(lab: Lab, vehicle: str, release: Release) -> VehicleReport:
+    lab.says(vehicle, release)
+    return lab.reports[vehicle]

@@ -28,6 +28,7 @@ from schemas.documents import (
     read_index,
     rollout_position,
 )
+from schemas.downlink import index_targets
 
 RELEASE = Release(
     "r-2", "lights", "a" * 64, "models/lights-2.onnx", 1000, "b" * 64, Gate(True, "better on yellow"), 5
@@ -59,7 +60,7 @@ def test_a_plan_comes_back_as_it_was() -> None:
     ("change", "words"),
     [
         ({"extra": 1, "must_understand": ["extra"]}, ["release.extra", "must be understood"]),
-        ({"format": 2}, ["release.format", "2"]),
+        ({"format": 3}, ["release.format", "3"]),
         ({"model_digest": "A" * 64}, ["release.model_digest"]),
         ({"model_digest": "a" * 64 + "\n"}, ["release.model_digest"]),
         ({"model_target": "models/v2/m.onnx"}, ["release.model_target"]),
@@ -103,7 +104,7 @@ def test_a_row_of_tomorrow_is_skipped_over_or_counted_and_never_spoils_its_neigh
         good,
         {**good, "colour": "red"},
         {**good, "must_understand": ["colour"], "colour": "red"},
-        {**good, "format": 2},
+        {**good, "format": 3},
         3,
     ]
     found = read_index(json.dumps({"format": 1, "plans": rows}).encode(), "plans", ROLLOUT_PLAN)
@@ -113,7 +114,7 @@ def test_a_row_of_tomorrow_is_skipped_over_or_counted_and_never_spoils_its_neigh
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b'{"format": 2, "plans": []}', b'{"format": 1}', b'{"format": 1, "plans": {}}']
+    "data", [b"", b"[]", b'{"format": 3, "plans": []}', b'{"format": 1}', b'{"format": 1, "plans": {}}']
 )
 def test_a_list_that_is_none_is_refused_whole(data: bytes) -> None:
     with pytest.raises(UntrustedError, match="plans"):
@@ -222,3 +223,32 @@ def test_each_release_orders_the_vehicles_anew() -> None:
     vehicles = [f"car-{n}" for n in range(50)]
     orders = {tuple(sorted(vehicles, key=lambda v: rollout_position(r, v))) for r in ("r-1", "r-2")}
     assert len(orders) == 2
+
+
+RELEASED_KEYS = {
+    "plans": {
+        "format", "plan_id", "release_id", "state", "waves", "tags", "include", "exclude", "health",
+        "previous_release_id",
+    },
+    "releases": {
+        "format", "release_id", "model_name", "model_digest", "model_target", "model_bytes", "contract_digest", "gate",
+        "created_time_ns", "notes",
+    },
+}  # fmt: skip
+"""What a vehicle of the first release knows; it distrusts a whole list for one key more."""
+
+
+@pytest.mark.parametrize("key", ["plans", "releases"])
+def test_vehicles_of_the_first_release_read_only_keys_and_roles_that_they_know(key: str) -> None:
+    good = PLAN if key == "plans" else RELEASE
+    other = replace(good, role="shadow", release_id="shadow-1")
+    targets = index_targets(key, [good, other])  # type: ignore[type-var,list-item]
+    old = json.loads(targets["index.json"])
+    assert old["format"] == 1
+    assert [set(row) for row in old[key]] == [RELEASED_KEYS[key]]
+    assert [row["format"] for row in old[key]] == [1]
+    kind = ROLLOUT_PLAN if key == "plans" else RELEASE_TYPE
+    assert [each.role for each in read_index(targets["index-2.json"], key, kind).read] == [  # type: ignore[attr-defined]
+        "serving",
+        "shadow",
+    ]

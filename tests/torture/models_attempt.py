@@ -104,7 +104,7 @@ class Vehicle:
         from foundation.errors import FleetLoopError
         from modelkit.digest import sha256_hex
         from schemas.documents import Gate, Release
-        from tests.edge_agent.models.model_bench import MODELS_KEY, contract_digest
+        from tests.edge_agent.models.model_bench import RELEASES_KEY, contract_digest
 
         bench = self.bench
         data = bad.make(release_id)
@@ -125,8 +125,8 @@ class Vehicle:
         )
         rows = [json.loads(each.to_json()) for each in [*bench.releases, release]]
         rows[-1]["model_bytes"] = len(data)
-        index = json.dumps({"format": 1, MODELS_KEY: rows}).encode()
-        bench.repository.publish("models", {f"{release_id}.onnx": data, "index.json": index})
+        index = json.dumps({"format": 2, RELEASES_KEY: rows}).encode()
+        bench.repository.publish("models", {f"{release_id}.onnx": data, "index-2.json": index})
         if bad.end == TAKEN:
             bench.releases.append(release)
         self._tamper(bad.tamper, release_id, digest, data)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from edge_agent.models.desired import MODELS_KEY, ROLLOUTS_KEY
 from edge_agent.models.fetch import FetchStep, ModelFetcher
 from edge_agent.models.serving import ServingModel
 from edge_agent.models.settings import (
@@ -29,6 +28,7 @@ from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from modelkit.runtime import Backend
 from rollout.repository import init_repository
 from schemas.documents import RUNNING, Gate, Release, RolloutPlan, Wave
+from schemas.downlink import PLANS_KEY, RELEASES_KEY, index_targets
 
 EVERYBODY = "f" * 64
 
@@ -85,10 +85,8 @@ class Bench:
             created_time_ns=self.clock.now_ns(),
         )
         releases = [*self.releases, release]
-        index = index_bytes(MODELS_KEY, releases)
-        self.repository.publish(
-            "models", {f"{release_id}.onnx": data, "index.json": index}, signing_role=signing_role
-        )
+        targets = {f"{release_id}.onnx": data, **index_targets(RELEASES_KEY, releases)}
+        self.repository.publish("models", targets, signing_role=signing_role)
         if signing_role is None:
             self.releases = releases
         return data
@@ -100,7 +98,7 @@ class Bench:
         plan = RolloutPlan(f"plan-{release_id}", release_id, state, (Wave(1, 1, threshold),))
         plan = replace(plan, **fields)  # type: ignore[arg-type]
         self.plans = [each for each in self.plans if each.plan_id != plan.plan_id] + [plan]
-        self.repository.publish("rollouts", {"index.json": index_bytes(ROLLOUTS_KEY, self.plans)})
+        self.repository.publish("rollouts", index_targets(PLANS_KEY, self.plans))
 
     def fetcher(self, *, real_trial: bool = False, base_url: str = "", **settings: object) -> ModelFetcher:
         def start(_slot: Path, digest: str, _frames: Path) -> FakeTrial:
@@ -161,7 +159,3 @@ class Bench:
 
 def contract_digest(data: bytes) -> str:
     return read_contract(data).digest
-
-
-def index_bytes(key: str, documents: list[Release] | list[RolloutPlan]) -> bytes:
-    return json.dumps({"format": 1, key: [json.loads(each.to_json()) for each in documents]}).encode()

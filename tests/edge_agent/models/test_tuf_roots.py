@@ -11,8 +11,8 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 from edge_agent.models.trust_folder import TrustFolder
 from foundation.errors import UntrustedError
-from rollout.release import KEY
 from rollout.repository import Repository
+from schemas.downlink import RELEASES_KEY as KEY
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.tuf_rig import (
     DAY_S,

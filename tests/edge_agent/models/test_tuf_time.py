@@ -12,9 +12,10 @@ from tuf.api.metadata import Metadata
 from edge_agent.models import trust as trust_module
 from edge_agent.models import trust_folder as trust_folder_module
 from edge_agent.models.trust import SavedTrust
-from edge_agent.models.trust_folder import ISSUED_FIELD, TrustFolder
+from edge_agent.models.trust_folder import TrustFolder
 from foundation.errors import FleetLoopError, RetryLaterError, UntrustedError
 from rollout.repository import RepositorySettings, init_repository
+from schemas.downlink import ISSUED_FIELD
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.tuf_rig import (
     DAY_S,
@@ -184,11 +185,11 @@ def test_mix_and_match_of_two_states_is_refused(bench: Bench) -> None:
 def test_an_index_of_another_time_is_refused(bench: Bench) -> None:
     with_release(bench)
     targets = bench.repository.load("models").signed.targets
-    sha256 = targets["models/index.json"].hashes["sha256"]
+    sha256 = targets["models/index-2.json"].hashes["sha256"]
     bench.release("r3", 3)
-    newer = bench.repository.load("models").signed.targets["models/index.json"].hashes["sha256"]
+    newer = bench.repository.load("models").signed.targets["models/index-2.json"].hashes["sha256"]
     folder = bench.repository.path / "targets" / "models"
-    shutil.copyfile(folder / f"{sha256}.index.json", folder / f"{newer}.index.json")
+    shutil.copyfile(folder / f"{sha256}.index-2.json", folder / f"{newer}.index-2.json")
     with pytest.raises((UntrustedError, RetryLaterError)):
         refresh(bench).fetch_index("models")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile
 
+from edge_agent.models.desired import check_plan, desired
 from edge_agent.models.trust_folder import TrustFolder
 from foundation.errors import UntrustedError
-from rollout.release import KEY
 from rollout.repository import init_repository
+from schemas.downlink import RELEASES_KEY as KEY
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.tuf_rig import (
     assert_never_loads,
@@ -127,3 +129,27 @@ def test_a_rotated_key_is_refused_from_then_on(bench: Bench, role: str) -> None:
             online = refresh(bench)
             online.fetch_index("models")
             online.fetch_index("rollouts")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model_digest": "a" * 64}, {"model_bytes": 7}, {"role": "shadow"}],
+    ids=["digest", "length", "role"],
+)
+def test_a_release_that_is_not_the_model_of_its_plan_is_not_taken(
+    bench: Bench, change: dict[str, object]
+) -> None:
+    """The key of the role models alone cannot swap the model that a plan lets out."""
+    bench.release("r2", 2)
+    release = bench.releases[0]
+    said = {"model_digest": release.model_digest, "model_bytes": release.model_bytes}
+    bench.plan("r2", **said)
+    assert desired(bench.plans, bench.vehicle).release_id == "r2"
+    check_plan(bench.plans[0], release)
+    with pytest.raises(UntrustedError, match="plan plan-r2 lets out"):
+        check_plan(bench.plans[0], replace(release, **change))  # type: ignore[arg-type]
+    if "role" not in change:
+        bench.plan("r2", **{**said, **change})
+        steps = bench.run(bench.fetcher())
+        assert "plan plan-r2 lets out" in steps[-1].detail
+        assert bench.slots.read_candidate() is None

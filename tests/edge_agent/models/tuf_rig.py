@@ -17,7 +17,7 @@ from edge_agent.models.trust import OnlineTrust
 from edge_agent.models.trust_folder import TrustFolder
 from modelkit.digest import sha256_hex
 from modelkit.fakes import tiny_contract, tiny_model
-from rollout.release import write_index
+from schemas.downlink import INDEX, RELEASES_KEY, index_targets
 from tests.edge_agent.models.model_bench import Bench
 
 DAY_S = 86_400.0
@@ -115,13 +115,13 @@ def evil_listing(bench: Bench) -> Callable[[Any], None]:
         bench.releases[0], release_id="evil", model_digest=sha256_hex(data), model_target="models/evil.onnx"
     )
     evil = replace(evil, model_bytes=len(data))
-    index = write_index([*bench.releases, evil])
+    index = index_targets(RELEASES_KEY, [*bench.releases, evil])[INDEX]
     folder = bench.repository.path / "targets" / "models"
     (folder / f"{sha256_hex(data)}.evil.onnx").write_bytes(data)
-    (folder / f"{sha256_hex(index)}.index.json").write_bytes(index)
+    (folder / f"{sha256_hex(index)}.{INDEX}").write_bytes(index)
 
     def change(document: Any) -> None:
-        for name, content in (("evil.onnx", data), ("index.json", index)):
+        for name, content in (("evil.onnx", data), (INDEX, index)):
             path = f"models/{name}"
             document.targets[path] = TargetFile.from_data(path, content, ["sha256"])
 
