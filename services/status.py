@@ -18,6 +18,8 @@ class TableStatus:
     version: int
     rows: int
     outcomes: Mapping[str, int] = field(default_factory=dict)
+    trouble: tuple[str, ...] = ()
+    """What another engine took away: rows that were committed and are not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ def _lake(folder: Path) -> dict[str, TableStatus]:
 
     from connectors.lake.schema import TABLES
     from connectors.lake.table import LakeTable
+    from pipelines.ingest.holes import find_holes
 
     found = {}
     for name in TABLES:
@@ -90,7 +93,7 @@ def _lake(folder: Path) -> dict[str, TableStatus]:
         if name == "arrivals":
             column = snapshot.read(columns=["outcome"], filter=pc.field("origin") == "log")["outcome"]
             outcomes = {str(c["values"]): int(c["counts"]) for c in pc.value_counts(column).to_pylist()}
-        found[name] = TableStatus(snapshot.version, snapshot.count(), outcomes)
+        found[name] = TableStatus(snapshot.version, snapshot.count(), outcomes, tuple(find_holes(snapshot)))
     return found
 
 

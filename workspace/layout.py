@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from connectors.kafka.settings import KafkaSettings
+from connectors.lake.address import local_folder
 from foundation.errors import MisconfiguredError
 from foundation.settings import load_settings, setting
 
@@ -135,8 +136,8 @@ class Workspace:
 
     @property
     def lake_path(self) -> Path:
-        """Folder of the lake's tables."""
-        return self.path(self.settings.lake)
+        """Folder of the lake's tables. Raises MisconfiguredError when `lake` names anything but a local folder."""
+        return self.root / local_folder(self.settings.lake)
 
     @property
     def lake_uri(self) -> str:

@@ -42,7 +42,12 @@ def _document(found: WorkspaceStatus) -> dict[str, Any]:
         "broker": found.broker,
         "vehicles": fleet if any(fleet.values()) else {},
         "lake": {
-            name: {"version": table.version, "rows": table.rows, **table.outcomes}
+            name: {
+                "version": table.version,
+                "rows": table.rows,
+                **table.outcomes,
+                **({"trouble": list(table.trouble)} if table.trouble else {}),
+            }
             for name, table in found.lake.items()
         },
         "dataset": asdict(found.dataset) if found.dataset else {},

@@ -94,6 +94,7 @@ def plan_fragments(snapshots: dict[str, Snapshot]) -> list[Fragment]:
         if kind not in snapshots:
             continue
         folder = snapshots[kind].table.folder
+        snapshots[kind].check_files()
         paths = sorted(str(path) for path in snapshots[kind].files().column("path").to_pylist())
         for number, path in enumerate(paths):
             for part, (first, end, rows) in enumerate(_ranges(pq.ParquetFile(folder / path).metadata)):

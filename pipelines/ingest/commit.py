@@ -12,8 +12,10 @@ two committers apart; the version check holds even where the lock does not reach
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from connectors.kafka.ports import TopicInfo
@@ -24,7 +26,8 @@ from foundation.errors import GuaranteeBrokenError
 from foundation.files import fsync_folder
 from pipelines import steps
 from pipelines.ingest.elements import RunContext, StagedFile
-from pipelines.ingest.plan import Plan, position_name
+from pipelines.ingest.holes import position_name
+from pipelines.ingest.plan import Plan
 from pipelines.ingest.staging import LOG_FOLDER, commit_lock
 
 
@@ -91,11 +94,17 @@ def commit_renamed(
     table: LakeTable, files: Sequence[LakeFile], version: int, run_id: str, marks: Mapping[str, int]
 ) -> None:
     """Commit on `version`. When another commit was first: remove the files, raise StaleSnapshotError."""
+    for file in files:
+        if not (table.folder / file.path).is_file():
+            raise FileNotFoundError(
+                errno.ENOENT, "went away before the commit", str(table.folder / file.path)
+            )
     try:
         table.commit_files(files, expected_version=version, marks=marks, note={"fleetloop.run": run_id})
     except StaleSnapshotError:
         for file in files:
-            syscalls.unlink(table.folder / file.path)
+            with suppress(FileNotFoundError):  # VACUUM of another engine may have been first
+                syscalls.unlink(table.folder / file.path)
         raise
 
 

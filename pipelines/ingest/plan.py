@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from connectors.kafka.ports import RecordSource, TopicInfo
 from connectors.lake.table import Snapshot
 from pipelines.ingest.elements import OffsetRange, TopicGone, Unread, Waiting
+from pipelines.ingest.holes import check_no_holes, position_name
 from pipelines.ingest.settings import IngestSettings
 
 
@@ -31,11 +32,6 @@ class Plan:
     """Topics of this name that were there before; told while nothing of the one that is there now was read."""
 
 
-def position_name(topic: TopicInfo, partition: int) -> str:
-    """The name under which the table keeps the next offset of a partition."""
-    return f"fleetloop-next-offset/{topic.cluster_id}/{topic.topic_id}/{partition}"
-
-
 def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings) -> Plan:
     """Ranges for every partition that the topic has now, also those that were added since the last run.
 
@@ -43,9 +39,13 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
     ends before the lake does is reported as unread: nothing of it may be guessed. What an open transaction hides is
     reported as waiting.
 
-    Raises RetryLaterError without a broker, RejectedError when there is no such topic.
+    Raises RetryLaterError without a broker, RejectedError when there is no such topic, MisconfiguredError when another
+    engine made the table one that this writer cannot write, or took rows away.
     """
+    snapshot.check_writable()
     topic = source.describe(settings.topic)
+    places = [(topic.cluster_id, topic.topic_id, partition) for partition in topic.partitions]
+    check_no_holes(snapshot, places)
     ranges: list[OffsetRange] = []
     unread: list[Unread] = []
     waiting: list[Waiting] = []

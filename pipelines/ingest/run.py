@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from connectors.kafka.ports import RecordSource
-from connectors.lake.table import LakeTable, StaleSnapshotError
+from connectors.lake.table import FilesGoneError, LakeTable, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import GuaranteeBrokenError, RetryLaterError
 from pipelines import steps
@@ -117,6 +117,21 @@ class Ingest:
         )
         if not plan.ranges:
             return report
+        try:
+            return self._read(source, plan, report)
+        except (FileNotFoundError, FilesGoneError) as error:
+            if self.table.version() != plan.version:
+                raise StaleSnapshotError(
+                    f"files went away with a commit of another engine: {error}"
+                ) from error
+            if isinstance(error, FilesGoneError):
+                raise
+            raise RetryLaterError(
+                f"{error.filename} went away before it was committed: another engine's VACUUM of {self.table.folder} takes"
+                " files that no version names yet unless it leaves those of the last day (retention hours); run again"
+            ) from error
+
+    def _read(self, source: RecordSource, plan: Plan, report: IngestReport) -> IngestReport:
         with run_folder(self.table, self.settings.commit_wait_s, self.clock) as (run_id, folder):
             context = RunContext(
                 table=str(self.table.folder.resolve()),

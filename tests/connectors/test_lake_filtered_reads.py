@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from connectors.lake.schema import ARRIVALS, STATISTICS_COLUMNS, TABLES
-from connectors.lake.table import LakeTable, Snapshot, write_parquet
+from connectors.lake.table import FilesGoneError, LakeTable, Snapshot, write_parquet
 from foundation.errors import MisconfiguredError
 
 Term = tuple[pc.Expression, pl.Expr]
@@ -141,7 +141,7 @@ def test_files_that_cannot_pass_are_not_opened_also_after_a_checkpoint(tmp_path:
         (snapshot.table.folder / "rows" / f"{name}.parquet").unlink()
     again = LakeTable.open(snapshot.table.folder).snapshot()
     assert again.read(["seq"], pc.field("seq") > 0).to_pydict() == {"seq": [3]}
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FilesGoneError):
         again.read(["seq"], pc.field("seq").is_null())
 
 
