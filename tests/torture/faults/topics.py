@@ -134,7 +134,7 @@ FAULTS: tuple[Fault, ...] = (
         broken=(
             BrokenBuild(
                 "where the lake ends is kept by the topic's name, not its id",
-                "pipelines/ingest/plan.py",
+                "pipelines/ingest/holes.py",
                 'return f"fleetloop-next-offset/{topic.cluster_id}/{topic.topic_id}/{partition}"',
                 'return f"fleetloop-next-offset/{topic.cluster_id}/{topic.topic}/{partition}"',
             ),
