@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.lake.table import LakeTable
+from connectors.sensors.folder_listing import FolderListing
 from foundation.errors import MisconfiguredError
 from pipelines.curate.params import load_params
 from pipelines.curate.split import split_of
@@ -49,10 +50,15 @@ def drives_of_lake(place: Workspace) -> tuple[DriveSplit, ...]:
 
 
 def drives_of_file(place: Workspace, file: Path) -> tuple[DriveSplit, ...]:
-    """Every drive of a Parquet file with a column drive_id, by id: before the file is added or trained on.
+    """Every drive of a file or folder, by id: before it is added or trained on.
+
+    Of a Parquet file by its column drive_id; of a folder of pictures each sub-folder, and the folder itself.
 
     Raises MisconfiguredError when the file cannot be read or has no such column.
     """
+    if file.is_dir():
+        listed = FolderListing(file).read()
+        return _placed(place, Counter(each.drive or file.resolve().name for each in listed))
     try:
         column = pq.read_table(file, columns=["drive_id"])["drive_id"]
     except (OSError, pa.ArrowInvalid, pa.ArrowKeyError, KeyError) as error:

@@ -24,7 +24,7 @@ from modelkit.images import read_picture
 from pipelines.curate.params import load_params
 from workspace.layout import Workspace
 
-DEFAULT_NAME = "labels.jsonl"
+ANSWERS_ENDING = ".answers.jsonl"
 
 
 class LabelForm(StrEnum):
@@ -109,7 +109,7 @@ def import_labels(
         file: a table of file and class, COCO's JSON, or a folder in the manner of KITTI or YOLO.
         pictures: the folder of the pictures. None: the frames that landed in the lake, by frame id or payload
             hash, for labels of whole pictures only.
-        out: the file of answers; labels.jsonl of the workspace by default.
+        out: the file of answers; beside the labels by default, with `.answers.jsonl` behind their name.
 
     Raises:
         MisconfiguredError: no such file or folder, not of that form, or boxes without a folder of pictures.
@@ -126,7 +126,7 @@ def import_labels(
     answers = (
         _class_answers(labels, known) if task is LabelTask.CLASSIFICATION else _box_answers(labels, known)
     )
-    path = out or place.path(DEFAULT_NAME)
+    path = out or file.with_name(file.name + ANSWERS_ENDING)
     write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in answers).encode())
     rows, by_outcome = labels.rows_sum()
     count, by_state = labels.pictures_sum()

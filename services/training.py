@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import MisconfiguredError
+from connectors.labels.classes import ClassNames
+from connectors.labels.label_set import Refusal
+from foundation.errors import MisconfiguredError, RejectedError
+from schemas.reasons import Split
 from services.drives import split_by_params
 from services.model_name import ModelName, read_model_name
+from services.reference import labelled_pictures
 from training.params import EvaluateParams, GateParams, QuantiseParams, TrainParams
 from training.registry import RECORD_FILE, ModelRecord, load_model, serving_name, set_base, set_serving
 from training.rows import REFERENCE, Row
 from workspace.layout import Workspace
 from workspace.params_file import load_classes, load_section
 
-PICTURE_COLUMNS = ("payload", "class_name", "drive_id")
+SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +29,13 @@ class FirstModelRequest:
     """What a first model is trained on, and what of it is left out on purpose."""
 
     source: Path
-    """Parquet file with `PICTURE_COLUMNS`."""
+    """Parquet file with payload, class_name and drive_id, or a folder of pictures whose sub-folders are drives."""
     name: str = "v1"
     excluded_classes: Sequence[str] = ()
     excluded_conditions: Sequence[str] = ()
     """normal, dark, bright or blurred."""
+    labels: Path | None = None
+    """The labels of a folder's pictures: a table of file and class, COCO, KITTI or YOLO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class FirstModel:
     is_serving: bool
     """Whether it became the model that the fleet is served: the first one does."""
     seconds: float
+    left_out: Mapping[str, int]
+    """Pictures that were not trained on, by reason; those of test drives are kept for a held-out test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +68,16 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
     """Train, quantise and register a first model; it serves, and is the base, unless another one does already.
 
     Raises:
-        MisconfiguredError: the file has not the columns, too few rows, or a class that params.yaml does not list.
-        GuaranteeBrokenError: a row is of a test drive.
+        MisconfiguredError: the source cannot be read, too few rows, a class that params.yaml does not list, or every
+            drive is of the test split.
     """
     from training.initial import train_initial
 
+    left_out: Counter[str] = Counter()
+    rows = _read_pictures(place, request, left_out)
     found = train_initial(
         place.registry_path,
-        _read_pictures(request.source),
+        _without_test_drives(place, rows, left_out),
         name=request.name,
         classes=load_classes(place.params_path, at_least=2),
         split_of=split_by_params(place.params_path),
@@ -90,6 +101,7 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
         tuple(contract.untrained_conditions),
         is_serving,
         found.seconds,
+        dict(left_out),
     )
 
 
@@ -161,25 +173,46 @@ def choose_base(place: Workspace, name: str = "") -> Bases:
     return bases(place)
 
 
-def _read_pictures(source: Path) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_pictures(place: Workspace, request: FirstModelRequest, left_out: Counter[str]) -> list[Row]:
+    """The pictures of a source, decoded; what is none is counted in `left_out` by reason."""
     from modelkit.digest import sha256_hex
     from modelkit.images import condition_of, decode_image
 
-    try:
-        table = pq.read_table(source, columns=list(PICTURE_COLUMNS))
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
+    names = ClassNames(load_classes(place.params_path, at_least=2))
+    refused: list[Refusal] = []
+    rows, unknown = [], []
+    for picture in labelled_pictures(place, request.source, refused, labels=request.labels):
+        match = names.match(picture.class_name)
+        if match.problem:
+            unknown.append(f"{picture.where}: {match.problem}")
+            continue
+        try:
+            image = decode_image(picture.payload)
+        except RejectedError:
+            left_out["unreadable"] += 1
+            continue
+        digest = sha256_hex(picture.payload)
+        rows.append(Row(image, digest, match.name, picture.drive_id, "", condition_of(image), REFERENCE))
+    if unknown:
         raise MisconfiguredError(
-            f"{source} cannot be read as a table of pictures, a Parquet file with the columns"
-            f" {', '.join(PICTURE_COLUMNS)}: {error}"
-        ) from error
-    rows = []
-    for value in table.to_pylist():
-        image = decode_image(value["payload"])
-        digest, condition = sha256_hex(value["payload"]), condition_of(image)
-        rows.append(
-            Row(image, digest, str(value["class_name"]), str(value["drive_id"]), "", condition, REFERENCE)
+            f"{request.source}: {len(unknown)} pictures have a class that params.yaml does not list: "
+            f"{'; '.join(unknown[:SHOWN])}"
         )
+    left_out.update(refusal.reason.partition(":")[0].partition(";")[0] for refusal in refused)
     return rows
+
+
+def _without_test_drives(place: Workspace, rows: list[Row], left_out: Counter[str]) -> list[Row]:
+    """The rows that may be trained on. Raises MisconfiguredError, with the way out, when none is left."""
+    split_of = split_by_params(place.params_path)
+    kept = [row for row in rows if split_of(row.drive_id) is not Split.TEST]
+    if rows and not kept:
+        drives = sorted({row.drive_id for row in rows})
+        raise MisconfiguredError(
+            f"all {len(drives)} drives ({', '.join(drives[:SHOWN])}) are of the test split, by a hash of their ids, and "
+            "nothing may be trained on them: spread the pictures over more drives (a drive is a sub-folder, or the "
+            "column drive_id); `fleetloop dataset drives SOURCE` shows the split of each"
+        )
+    if len(kept) < len(rows):
+        left_out["of test drives"] = len(rows) - len(kept)
+    return kept

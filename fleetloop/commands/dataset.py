@@ -65,7 +65,8 @@ def repro(
 @app.command()
 def drives(
     file: Annotated[
-        Path | None, typer.Argument(help="Parquet file with drive_id; by default the frames of the lake.")
+        Path | None,
+        typer.Argument(help="Parquet file with drive_id, or folder of pictures; the lake by default."),
     ] = None,
     workspace: WorkspacePath = HERE,
     as_json: AsJson = False,

@@ -43,7 +43,7 @@ def import_(
     ] = "classification",
     out: Annotated[
         Path | None,
-        typer.Option(help="File of answers for the label desk; labels.jsonl of the workspace by default."),
+        typer.Option(help="File of answers for the label desk; FILE.answers.jsonl by default."),
     ] = None,
     workspace: WorkspacePath = Path(),
     as_json: AsJson = False,

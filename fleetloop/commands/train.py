@@ -23,8 +23,12 @@ def train(
     from_scratch: Annotated[
         Path | None,
         typer.Option(
-            help="Train a first model on this Parquet file (payload, class_name, drive_id) instead."
+            help="Train a first model instead, on this Parquet file (payload, class_name, drive_id) or folder of pictures."
         ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels of a folder's pictures: a table of file and class, COCO, KITTI or YOLO."),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the first model.")] = "v1",
     exclude_class: Annotated[
@@ -44,11 +48,13 @@ def train(
 
     place = Workspace.open(workspace)
     if from_scratch is not None:
-        request = service.FirstModelRequest(from_scratch, name, exclude_class or (), exclude_condition or ())
+        excluded = (exclude_class or (), exclude_condition or ())
+        request = service.FirstModelRequest(from_scratch, name, *excluded, labels=labels)
         first = service.train_first(place, request)
         record(place, f"Train {first.model_name}")
         unseen = f"never saw classes {list(first.untrained_classes)}, conditions {list(first.untrained_conditions)}"
-        _show(_first_document(first), unseen, as_json)
+        parts = ", ".join(f"{count} {reason}" for reason, count in first.left_out.items())
+        _show(_first_document(first), f"{unseen}\nleft out: {parts}" if parts else unseen, as_json)
         return
     report = dict(service.fine_tune(place))
     record(place, f"Train {report['model_name']}")
