@@ -318,6 +318,11 @@ def _head(request: ImportRequest, taken: list[str]) -> HeadSpec:
                 "say how boxes are written with --boxes, such as xyxy-px, cxcywh-norm or xyxy-original"
             )
         taken.append(f"boxes as {boxes} (--boxes for others)")
+    if kind == "detr-softmax" and request.first_class == 0:
+        count = len(request.classes)
+        taken.append(
+            f"{count + 1} columns for {count} classes: the last one is no-object (--first-class 1: the first)"
+        )
     suppression = request.suppression or ("per-class" if kind.startswith("yolo") else "none")
     return HeadSpec(
         kind,

@@ -37,7 +37,7 @@ def import_(
         str,
         typer.Option(
             help="How outputs are read. classification: softmax, probabilities, sigmoid, sigmoid-inside. detection: "
-            "yolo-anchor-free, yolo-anchor-free-rows, yolov5, yolox-decoded, yolox-grid, rows, parts, selected."
+            "yolo-anchor-free, yolo-anchor-free-rows, yolov5, yolox-decoded, yolox-grid, rows, parts, selected, detr-softmax."
         ),
     ] = "",
     pictures: Annotated[

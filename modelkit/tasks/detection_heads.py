@@ -180,6 +180,22 @@ def _selected(raw: Raw, contract: ModelContract, index: int) -> Rows:
     )
 
 
+def _detr(raw: Raw, contract: ModelContract, index: int) -> Rows:
+    """Logits [B, N, C + 1] and boxes [B, N, 4]: softmax over all, then the column of no object is left out.
+
+    That column is the last one; with `first_class` 1 it is the first.
+    """
+    logits, classes, first = role(raw, "logits")[index], len(contract.classes), contract.head.first_class
+    if logits.ndim != 2 or logits.shape[1] != classes + 1 or first not in (0, 1):
+        raise wrong_io(
+            f"logits of shape {raw['logits'].shape}, first class {first}: detr-softmax has {classes} classes and no object"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+    return _best(to_edges(role(raw, "boxes")[index], contract), shares[:, first : first + classes])
+
+
 HEADS: Final[Mapping[str, Head]] = MappingProxyType(
     {
         "yolo-anchor-free": Head(("output",), _anchor_free, columns=4, has_columns_first=True),
@@ -189,6 +205,7 @@ HEADS: Final[Mapping[str, Head]] = MappingProxyType(
         "yolox-grid": Head(("output",), _yolox_grid, columns=5),
         "rows": Head(("output",), _rows, is_batched=False),
         "parts": Head(("boxes", "scores"), _parts, optional=("classes", "count")),
+        "detr-softmax": Head(("logits", "boxes"), _detr),
         "selected": Head(("boxes", "scores", "selected"), _selected, is_batched=False),
     }
 )

@@ -251,11 +251,17 @@ def test_another_model_never_takes_a_name_that_is_taken(
 
 def detector() -> onnx.ModelProto:
     """Two fixed boxes, in two outputs whose shapes tell nothing."""
-    constants = {
-        "found": np.array([[[4, 2, 12, 8], [0, 0, 6, 6]]], np.float32),
-        "first": np.array([[0.9, 0.6]], np.float32),
-        "second": np.array([[1, 0]], np.float32),
-    }
+    return constants_of(
+        {
+            "found": np.array([[[4, 2, 12, 8], [0, 0, 6, 6]]], np.float32),
+            "first": np.array([[0.9, 0.6]], np.float32),
+            "second": np.array([[1, 0]], np.float32),
+        }
+    )
+
+
+def constants_of(constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A model that gives the same for every picture."""
     nodes = [helper.make_node("ReduceMean", ["image"], ["zero"], axes=[1, 2, 3], keepdims=0)]
     nodes += [helper.make_node("Mul", ["zero", "nothing"], ["none"])]
     nodes += [helper.make_node("Add", [f"{name}_", "none"], [name]) for name in constants]
@@ -272,6 +278,19 @@ def detector() -> onnx.ModelProto:
         weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_transformers_no_object_is_left_out_after_softmax_over_all(
+    place: Workspace, tmp_path: Path, orange: Path, first: int
+) -> None:
+    logits = np.array([[[3.0, 0.0, 0.0, 1.0]], [[0.0, 0.0, 0.0, 5.0]]], np.float32).reshape(1, 2, 4)
+    boxes = np.array([[[0.5, 0.5, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]]], np.float32)
+    model = constants_of({"logits": np.roll(logits, first, axis=2), "pred_boxes": boxes})
+    said = {"task": "detection", "head": "detr-softmax", "boxes": "cxcywh-norm", "first_class": first}
+    found = import_model(place, request(put(tmp_path, model), **said), orange)
+    assert found.seen == (("orange.png", "red 0.81 at 12,12 to 36,20"),)
+    assert any("no-object" in line for line in found.taken) == (first == 0)
 
 
 def test_a_detector_gives_its_boxes_on_the_picture_and_asks_what_its_outputs_are(
