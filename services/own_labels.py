@@ -126,7 +126,7 @@ def import_labels(
     answers = (
         _class_answers(labels, known) if task is LabelTask.CLASSIFICATION else _box_answers(labels, known)
     )
-    path = out or file.with_name(file.name + ANSWERS_ENDING)
+    path = out or file.resolve().with_name(file.resolve().name + ANSWERS_ENDING)
     write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in answers).encode())
     rows, by_outcome = labels.rows_sum()
     count, by_state = labels.pictures_sum()

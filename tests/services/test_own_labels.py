@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from connectors.labels.desk import FileLabelDesk
 from connectors.labels.label_set import LabelSet
 from connectors.labels.picture_sets import FolderPictures, NamedPayloads
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError
 from modelkit.images import decode_image
-from services.own_labels import LabelForm, look, read_labels
+from services.own_labels import LabelForm, LabelTask, import_labels, look, read_labels
+from tests.pipelines.curate_lake import fleet_rows, make_workspace
 
 CLASSES = ("green", "red", "yellow")
 SQUARE = [4, 3, 20, 3, 20, 15, 4, 15]
@@ -415,3 +418,51 @@ def test_frames_of_the_lake_are_named_by_drive_and_frame_id_or_by_payload(tmp_pa
         three: "yellow",
     }
     assert refusals(labels) == {"line 4": "2 pictures have that name: b/000001, c/000001"}
+
+
+def test_an_import_writes_answers_that_the_desk_gives_and_both_sums_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_workspace(tmp_path / "ws", [])
+    folder = put(tmp_path / "set" / "images", "a.png", "b.png", "c.png")
+    (folder / "same.png").write_bytes((folder / "a.png").read_bytes())
+    (tmp_path / "set" / "labels.csv").write_text(
+        "file,class\na.png,red\nb.png,green\nsame.png,green\nc.png,Red\nx.png,red\n"
+    )
+    found = import_labels(place, tmp_path / "set" / "labels.csv", pictures=folder)
+    assert found.rows == sum(found.rows_by_outcome.values()) == 5
+    assert found.pictures == sum(found.pictures_by_state.values()) == 5
+    assert {each.reason.partition(":")[0] for each in found.refused} == {"no such picture", "contradiction"}
+    digests = [
+        hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("b.png", "c.png", "a.png")
+    ]
+    answers = FileLabelDesk(Path(found.written), classes=CLASSES).request(digests)
+    assert [answer.class_name for answer in answers] == ["green", "red"]
+
+
+def test_boxes_need_pictures_and_an_empty_list_says_nothing_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_workspace(tmp_path / "ws", [])
+    put(tmp_path / "set" / "images", "1.png", "2.png", "3.png")
+    (tmp_path / "set" / "labels").mkdir()
+    (tmp_path / "set" / "labels" / "1.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "set" / "labels" / "2.txt").write_text("")
+    (tmp_path / "set" / "classes.txt").write_text("red\n")
+    monkeypatch.chdir(tmp_path / "set")
+    with pytest.raises(MisconfiguredError, match="name the folder of the pictures"):
+        import_labels(place, Path(), task=LabelTask.DETECTION)
+    found = import_labels(place, Path(), pictures=Path("images"), task=LabelTask.DETECTION)
+    assert Path(found.written) == tmp_path / "set.answers.jsonl"
+    boxes = [json.loads(line)["boxes"] for line in Path(found.written).read_text().splitlines()]
+    assert boxes == [[{"class_name": "red", "left": 12.0, "top": 6.0, "right": 20.0, "bottom": 18.0}], []]
+
+
+def test_labels_without_a_folder_are_matched_to_the_frames_that_landed(tmp_path: Path) -> None:
+    rows = fleet_rows(2, 2)
+    place = make_workspace(tmp_path / "ws", rows)
+    first = next(row for row in rows if row["payload_sha256"])
+    (tmp_path / "l.csv").write_text(f"frame_id,class\n{first['drive_id']}/{first['frame_id']},red\n")
+    found = import_labels(place, tmp_path / "l.csv")
+    (answer,) = [json.loads(line) for line in Path(found.written).read_text().splitlines()]
+    assert (answer["payload_sha256"], answer["class_name"]) == (first["payload_sha256"], "red")
