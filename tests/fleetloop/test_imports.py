@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,16 @@ def test_init_without_dvc_names_the_extra_and_makes_no_repository(tmp_path: Path
     assert done.returncode == 78
     assert "fleetloop[cloud]" in done.stderr
     assert not (tmp_path / "ws" / ".git").exists()
+
+
+def test_every_package_of_the_tree_is_shipped_checked_and_known_here() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    tool = project["tool"]
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests", "scripts"}
+    assert set(tool["hatch"]["build"]["targets"]["wheel"]["packages"]) == found
+    assert set(tool["mypy"]["packages"]) == found
+    assert set(tool["importlinter"]["root_packages"]) == found
+    assert found == PACKAGES
 
 
 def test_every_extra_that_is_named_exists() -> None:
