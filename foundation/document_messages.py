@@ -27,6 +27,8 @@ _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 20
 _PART = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _WANTED = re.compile(r"Expected `([\w |]+)`")
+NO_NEWLINE: Final = r"(?!\n)"
+"""Behind the `$` of a pattern: in Python `$` alone also matches before a final newline."""
 WORDS: Final = {
     "int": "a whole number",
     "float": "a number",
@@ -120,7 +122,7 @@ def _metas(hint: Any) -> list[Meta]:
 
 def _bound_of(meta: Meta, value: object) -> str:
     if meta.pattern is not None and isinstance(value, str) and not re.search(meta.pattern, value):
-        return f"of the form {meta.pattern}"
+        return f"of the form {meta.pattern.removesuffix(NO_NEWLINE)}"
     if meta.min_length is not None or meta.max_length is not None:
         unit = "characters" if isinstance(value, str) else "items"
         size = f", not {len(value)}" if isinstance(value, str | list | tuple | dict) else ""

@@ -16,9 +16,12 @@ from typing import Self
 
 from foundation import syscalls
 from foundation.clock import Clock, SystemClock
+from foundation.documents import parse_json
 from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 
 _LOCK_POLL_S = 0.05
+MAX_FILE_BYTES = 512 * 1024 * 1024
+"""Of a JSON file of our own: what a fleet of hundreds of thousands of vehicles said fits."""
 
 
 def fsync_folder(path: Path | str) -> None:
@@ -68,19 +71,13 @@ def read_json(path: Path | str) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptError: it is not UTF-8 JSON; names the file and the offset.
+        CorruptError: it is not JSON within the bounds of `foundation.documents`; names the file and the place.
     """
-    data = Path(path).read_bytes()
-    try:
-        value: object = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise CorruptError("not UTF-8", path=path, offset_bytes=error.start) from error
-    except json.JSONDecodeError as error:
-        raise CorruptError(f"not JSON: {error.msg}", path=path, offset_bytes=error.pos) from error
-    except RecursionError as error:
-        raise CorruptError("JSON nested too deeply", path=path) from error
-    except ValueError as error:  # a number of more digits than Python reads
-        raise CorruptError(f"not JSON: {error}", path=path) from error
+
+    def corrupt(message: str) -> CorruptError:
+        return CorruptError(message, path=path)
+
+    value: object = parse_json(Path(path).read_bytes(), "it", family=corrupt, max_bytes=MAX_FILE_BYTES)
     return value
 
 

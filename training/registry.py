@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from numpy.typing import NDArray
 
+from foundation.documents import Meta, build, version_of
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
 from foundation.files import read_json, write_atomic, write_json_atomic
 from modelkit.digest import digest_of_json, sha256_hex
@@ -30,8 +32,8 @@ SplitOf = Callable[[str], Split]
 MODEL_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "weights.npz"
 RECORD_FILE: Final = "model.json"
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
-_DIGEST = re.compile(r"^[0-9a-f]{64}$")
+_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")
+_DIGEST = re.compile(r"^[0-9a-f]{64}$(?!\n)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class ModelRecord:
     name: str
     digest: str
     weights_digest: str
-    architecture: dict[str, object]
+    architecture: dict[str, Any]
     training_drives: tuple[str, ...]
     dataset_digest: str
     base_digest: str
@@ -68,22 +70,12 @@ class ModelRecord:
                 f"there is no {path}: a model that does not say what it saw is not trained further",
                 reason="no_training_record",
             )
-        match read_json(path):
-            case {
-                "format": 1,
-                "name": str(name),
-                "digest": str(digest),
-                "weights_digest": str(weights),
-                "architecture": dict(architecture),
-                "training_drives": [*drives],
-                "dataset_digest": str(dataset),
-                "base_digest": str(base),
-            } if all(isinstance(drive, str) for drive in drives):
-                return cls(name, digest, weights, architecture, tuple(drives), dataset, base)
-            case {"format": 1, **others} if "training_drives" not in others:
-                raise RejectedError(f"{path} does not say training_drives", reason="no_training_record")
-            case _:
-                raise CorruptError("is not a model record of format 1", path=path)
+        document = read_json(path)
+        if isinstance(document, dict) and "training_drives" not in document:
+            raise RejectedError(f"{path} does not say training_drives", reason="no_training_record")
+        corrupt = partial(CorruptError, path=path)
+        version_of(document, "model record", "format", {1}, family=corrupt)
+        return build(cls, document, "model record", family=corrupt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +123,14 @@ def load_base(registry: Path) -> BaseModel:
 def _name_in(path: Path, advice: str) -> tuple[str, str]:
     if not path.exists():
         raise MisconfiguredError(f"there is no {path}: {advice}")
-    match read_json(path):
-        case {"name": str(name), "digest": str(digest)} if _NAME.match(name) and _DIGEST.match(digest):
-            return name, digest
-        case document:
-            raise MisconfiguredError(f"{path} holds {str(document)[:200]}, expected a name and a digest")
+    named = build(_Named, read_json(path), path.name, family=MisconfiguredError)
+    return named.name, named.digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    name: Annotated[str, Meta(pattern=_NAME.pattern)]
+    digest: Annotated[str, Meta(pattern=_DIGEST.pattern)]
 
 
 def load_model(registry: Path, name: str, digest: str) -> BaseModel:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from connectors.lake.table import LakeTable, Snapshot
+from foundation.documents import DocumentType, Meta, Version
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 
@@ -61,20 +63,24 @@ def read_lake_lock(path: Path) -> dict[str, LockedTable]:
 
 def parse_lake_lock(document: object, path: Path) -> dict[str, LockedTable]:
     """The lock in a JSON document that was read from `path`. Raises CorruptError."""
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        found = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise CorruptError(f"a lake lock of format {found!r}; this version reads format {FORMAT}", path=path)
-    tables = document.get("tables")
-    if not isinstance(tables, dict):
-        raise CorruptError("a lake lock without a table of tables", path=path)
-    lock: dict[str, LockedTable] = {}
-    for name, held in tables.items():
-        version = held.get("version") if isinstance(held, dict) else None
-        table_id = held.get("id") if isinstance(held, dict) else None
-        if type(version) is not int or version < 0 or not isinstance(table_id, str):
-            raise CorruptError(f"table {name!r} has version {version!r} and id {table_id!r}", path=path)
-        lock[str(name)] = LockedTable(version, table_id)
-    return lock
+    return _LAKE_LOCK.of(document, family=lambda message: CorruptError(message, path=path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    version: Annotated[int, Meta(ge=0)]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    tables: dict[str, _Table]
+
+    def locked(self) -> dict[str, LockedTable]:
+        return {name: LockedTable(held.version, held.id) for name, held in self.tables.items()}
+
+
+_LAKE_LOCK = DocumentType("lake_lock", {FORMAT: Version(_Tables, _Tables.locked)}, "format")
 
 
 def locked_snapshot(lock: LakeLock, name: str, table: LakeTable) -> Snapshot:

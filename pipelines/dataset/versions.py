@@ -17,11 +17,13 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 from connectors.lake.lock import lock_json, parse_lake_lock, read_lake_lock
 from connectors.lake.retention import pin
+from foundation.documents import Meta, build
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_json, write_json_atomic
 from pipelines.curate.params import load_params
@@ -40,7 +42,7 @@ TAG_PREFIX = "dataset/"
 class Version:
     """One committed dataset version. `parent` is the id of the one before, "" for the first."""
 
-    id: str
+    id: Annotated[str, Meta(pattern=r"^v[0-9]+$(?!\n)")]
     digest: str
     parent: str
     message: str
@@ -158,12 +160,7 @@ def _records(workspace: Workspace) -> Iterator[Version]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if not _NAME.fullmatch(path.name):
             continue
-        document = read_json(path)
-        try:
-            held = cast("dict[str, Any]", document)
-            version = Version(held["id"], held["digest"], held["parent"], held["message"], held["manifest"])
-        except (TypeError, KeyError) as error:
-            raise CorruptError(f"is no record of a dataset version: {error}", path=path) from error
+        version = build(Version, read_json(path), "version", family=partial(CorruptError, path=path))
         if f"{version.id}.json" != path.name:
             raise CorruptError(f"is the record of {version.id}", path=path)
         yield version

@@ -34,9 +34,9 @@ from rollout.repository import Repository
 from rollout.service import RolloutService
 from schemas.codec import decode_sample, decode_telemetry
 from schemas.documents import HALTED, RUNNING
-from schemas.enrolment import Enrolment
 from tests.released.released import NAMES, ROOT, copy_of
 from training.registry import ModelRecord, serving_name
+from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
 WALL_NS = 1_790_000_000_000_000_000
@@ -122,7 +122,7 @@ def test_a_contract_is_read(release: str) -> None:
 def test_a_workspace_opens_with_its_parameters_vehicles_and_models(release: str) -> None:
     place = Workspace.open(ROOT / release / "workspace")
     assert load_params(place.params_path).classes == ("green", "red", "yellow")
-    enrolment = Enrolment.load(place.enrolment_path)
+    enrolment = load_enrolment(place.enrolment_path)
     assert sorted(enrolment.vehicles) == ["car-0", "car-1", "car-2"]
     assert enrolment.vehicles["car-2"][0].revoked_time_ns == 9
     name, digest = serving_name(place.registry_path)
