@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.runners.common import DoFnSignature
@@ -58,6 +59,8 @@ class RunnerSettings:
     job_endpoint: str = ""
     prism_path: str = ""
     environment: str = "LOOPBACK"
+    connect_deadline_s: float = 20.0
+    """How long a job server may take to answer."""
     extra: tuple[str, ...] = field(default=())
     """Further Beam options, as on a command line: for a runner's own ones."""
 
@@ -99,11 +102,29 @@ def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None
             f"step {endless[0]!r} reads without end, and the runner 'direct' makes such a read final"
             " before its data is safe: name the runner 'prism' or 'portable', or read a bounded range"
         )
+    if settings.runner is Runner.PORTABLE:
+        check_job_server(settings.job_endpoint, settings.connect_deadline_s)
     try:
         result = pipeline.run()
         result.wait_until_finish()
-    except RuntimeError as error:
+    except (RuntimeError, grpc.RpcError, grpc.FutureTimeoutError) as error:
         raise PipelineFailedError(f"the pipeline failed: {_last_words(error)}") from error
+
+
+def check_job_server(endpoint: str, deadline_s: float) -> None:
+    """Return when a job server answers at `endpoint` within `deadline_s`.
+
+    Why: Beam waits five minutes for one, without a word. Raises RetryLaterError: it may come back.
+    """
+    channel = grpc.insecure_channel(endpoint)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=deadline_s)
+    except grpc.FutureTimeoutError as error:
+        raise RetryLaterError(
+            f"no job server answered at {endpoint} within {deadline_s:g} s: is it started, and is the port right?"
+        ) from error
+    finally:
+        channel.close()
 
 
 def endless_steps(pipeline: beam.Pipeline) -> list[str]:
@@ -165,7 +186,7 @@ def _is_not_about_the_mode(record: logging.LogRecord) -> bool:
     return "direct_running_mode" not in str(record.msg)
 
 
-def _last_words(error: RuntimeError) -> str:
+def _last_words(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if "Error" in line and not line.startswith(("File ", "Traceback"))]
     return (told or lines or ["no message"])[-1][:2000]

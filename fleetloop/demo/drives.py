@@ -101,7 +101,7 @@ def plan_drives(source: ImageSource, split_of: SplitOf, shape: DriveShape, seed:
             wanted = None if not has_official else (Split.TEST if official else Split.TRAIN)
             drive_id = _drive_id(source.name, "official" if official else "drive", number, split_of, wanted)
             images = tuple(i for s in chunk for i in sorted(scenes[s], key=lambda i: i.source_id))
-            drives.append(Drive(drive_id, _light(drive_id, shape, source), split_of(drive_id), images))
+            drives.append(Drive(drive_id, _light(drive_id, shape, source, seed), split_of(drive_id), images))
     train = [d for d in drives if d.split is not Split.TEST]
     bootstrap_count = max(1, round(shape.bootstrap_ratio * len(train)))
     ranked = sorted(
@@ -225,10 +225,10 @@ def _drive_id(source_name: str, kind: str, number: int, split_of: SplitOf, wante
     raise AssertionError(f"no id of drive {number} hashes to {wanted}: the split gives that part nothing")
 
 
-def _light(drive_id: str, shape: DriveShape, source: ImageSource) -> str:
+def _light(drive_id: str, shape: DriveShape, source: ImageSource, seed: int) -> str:
     if source.has_real_tracks:
         return "day"  # these recordings have dark and blurred frames of their own
-    draw = int.from_bytes(_hash(7, "light", drive_id)[:4], "big") / 2**32
+    draw = int.from_bytes(_hash(seed, "light", drive_id)[:4], "big") / 2**32
     if draw < shape.night_ratio:
         return "night"
     return "rain" if draw < shape.night_ratio + shape.rain_ratio else "day"

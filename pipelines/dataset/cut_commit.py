@@ -28,6 +28,7 @@ from foundation.clock import boot_id
 from foundation.errors import CorruptError, FleetLoopError
 from foundation.files import fsync_folder, read_json, write_atomic, write_json_atomic
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
+from pipelines.dataset.git_locks import remove_left_behind
 from workspace.layout import Workspace
 
 _MARKER = "commit-under-way.json"
@@ -86,7 +87,7 @@ def begin(workspace: Workspace, remote: Path | None) -> CommitUnderWay:
     Args:
         remote: the folder that DVC pushes to, when it is one.
 
-    Raises CorruptError when the marker cannot be read, OSError.
+    Raises CorruptError when the marker cannot be read, RetryLaterError when a git at work may hold a lock, OSError.
     """
     marker, lock = _marker(workspace), workspace.root / "dvc.lock"
     if marker.exists():
@@ -109,9 +110,8 @@ def _put_in_order(workspace: Workspace, remote: Path | None) -> None:
     document = read_json(_marker(workspace))
     if not isinstance(document, dict) or not isinstance(document.get("dvc_lock"), str | None):
         raise CorruptError("is no marker of a commit", path=_marker(workspace))
-    for path in _files(workspace.root / ".git"):
-        if path.suffix == ".lock":
-            syscalls.unlink(path)
+    began_ns = _marker(workspace).stat().st_ctime_ns - _CLOCK_STEP_NS
+    remove_left_behind(workspace.root.resolve(), began_ns)
     lock, held = workspace.root / "dvc.lock", document["dvc_lock"]
     is_new_boot = document.get("boot") != boot_id()
     if held is None and is_new_boot:

@@ -14,6 +14,7 @@ other parameters.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -129,15 +130,35 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
 def checkout_version(workspace: Workspace, version_id: str, into: Path) -> Path:
     """Fetch the files of a version into the folder `into` (made anew); the workspace itself does not change.
 
-    Raises GuaranteeBrokenError when what came has another digest than the version.
+    It takes its name only when all of it is there: of a fetch that fails nothing stays, and a folder of that name does.
+
+    Raises:
+        CommandFailedError: the remote does not have all of it.
+        GuaranteeBrokenError: what came has another digest than the version.
     """
     version = find_version(workspace, version_id)
     into = into.resolve()  # DVC runs in the workspace, the caller anywhere
     repository = DvcRepository(workspace)
+    partial = into.with_name(f".{into.name}.partial")
+    old = into.with_name(f".{into.name}.old")
+    try:
+        _fetch(repository, version, partial)
+        shutil.rmtree(old, ignore_errors=True)
+        if into.exists():
+            into.rename(old)
+        partial.rename(into)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return into
+
+
+def _fetch(repository: DvcRepository, version: Version, into: Path) -> None:
+    """The files of a version into `into`, whole. Raises as `checkout_version`."""
     with repository.writing():
         repository.dvc(
             "get",
-            str(workspace.root),
+            str(repository.workspace.root),
             "datasets/current",
             "--rev",
             f"{TAG_PREFIX}{version.id}",
@@ -152,7 +173,6 @@ def checkout_version(workspace: Workspace, version_id: str, into: Path) -> Path:
         raise GuaranteeBrokenError(
             f"version {version.id} has digest {version.digest}, its files have {found}"
         )
-    return into
 
 
 def _records(workspace: Workspace) -> Iterator[Version]:

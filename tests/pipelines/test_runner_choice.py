@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -11,11 +12,12 @@ import apache_beam as beam
 import pytest
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
-from foundation.errors import MisconfiguredError
+from foundation.errors import MisconfiguredError, RetryLaterError
 from pipelines.runner import (
     PipelineFailedError,
     Runner,
     RunnerSettings,
+    check_job_server,
     endless_steps,
     run,
     runner_named,
@@ -120,3 +122,16 @@ def test_no_runner_is_guessed_or_started_without_what_it_needs(tmp_path: Path) -
         RunnerSettings(runner=Runner.PRISM, prism_path=str(tmp_path / "none"))
     with pytest.raises(MisconfiguredError, match=r"workers is 0.*\[1, 256\]"):
         RunnerSettings(workers=0)
+
+
+def test_a_job_server_that_is_away_is_named_within_its_deadline() -> None:
+    settings = RunnerSettings(Runner.PORTABLE, job_endpoint="127.0.0.1:1", connect_deadline_s=0.2)
+    with pytest.raises(RetryLaterError, match=r"no job server answered at 127\.0\.0\.1:1"):
+        run(lambda pipeline: pipeline | beam.Create([1]), settings)
+
+
+def test_whatever_listens_and_is_no_job_server_is_named_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RetryLaterError, match=endpoint):
+            check_job_server(endpoint, 0.2)

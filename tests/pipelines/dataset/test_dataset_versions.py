@@ -161,6 +161,28 @@ def test_a_dataset_that_changed_after_a_cut_commit_takes_the_number_that_got_no_
     assert checkout_version(workspace, "v1", tmp_path / "v1")
 
 
+def test_of_a_checkout_that_a_remote_cannot_give_whole_nothing_stays(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    curate(workspace)
+    commit_version(workspace, "first")
+    shutil.rmtree(workspace.root / ".dvc" / "cache")
+    remote = DvcRepository(workspace).remote_folder()
+    assert remote is not None
+    whole = sorted(path for path in remote.rglob("*") if path.is_file() and path.suffix != ".dir")
+    for path in whole[::2]:
+        path.unlink()
+    held = tmp_path / "there" / "v1"
+    held.mkdir(parents=True)
+    (held / "mine").touch()
+    for into in (tmp_path / "away" / "v1", held):
+        into.parent.mkdir(exist_ok=True)
+        with pytest.raises(CommandFailedError):
+            checkout_version(workspace, "v1", into)
+    assert list((tmp_path / "away").iterdir()) == []
+    assert [path.name for path in held.parent.rglob("*")] == ["v1", "mine"]
+
+
 def test_a_dataset_of_another_lock_other_parameters_or_other_bytes_is_not_committed(
     workspace: Workspace,
 ) -> None:
