@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from connectors.kafka.admin import ensure_topics
-from connectors.sensors.ports import Frame
+from connectors.sensors.ports import Observation
 from devservers.embedded_broker import EmbeddedBroker
 from edge_agent.config import AgentSettings, load_agent_settings
 from edge_agent.key_file import load_key, save_key
@@ -82,7 +82,7 @@ def pixels_of(seed: int, width: int, height: int) -> np.ndarray:
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def frames(seed: int, count: int, width: int, height: int, kind: str) -> list[Frame]:
+def frames(seed: int, count: int, width: int, height: int, kind: str) -> list[Observation]:
     """`count` encoded frames, in memory."""
     made = []
     for number in range(count):
@@ -90,7 +90,7 @@ def frames(seed: int, count: int, width: int, height: int, kind: str) -> list[Fr
         picture = Image.fromarray(pixels_of(seed * 1000 + number, width, height))
         picture.save(stream, kind, **({"quality": 85} if kind == "JPEG" else {}))
         made.append(
-            Frame(
+            Observation(
                 frame_id=f"frame-{number:05d}",
                 drive_id="drive-1",
                 sensor_id="front",

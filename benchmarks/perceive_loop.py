@@ -4,7 +4,7 @@
 
 Both sides run in this process on the same encoded frames, one after the other, as fast as they can, with the same
 threads of the runtime: the bare side decodes, pre-processes and runs the session; the product side is Perceive's own
-FrameLoop (selection with every rule scored, ring, progress journal, spool with its thread, model watch), made from
+ObservationLoop (selection with every rule scored, ring, progress journal, spool with its thread, model watch), made from
 settings as the process makes it. A share of the frames is kept. Beside both, the deliver process of another vehicle
 uploads 50 kB records to an embedded broker at a steady rate, fed by a third process. Never a timed test.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks import bench_vehicle
 from benchmarks.port import Measure, Step, paired_ratio
-from connectors.sensors.ports import Frame
+from connectors.sensors.ports import Observation
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.state_folder import StateFolder
@@ -42,7 +42,7 @@ AIM_ADDED_P99_MS = 1.0
 class Turn:
     """One side's frames, for ever in a circle, and the milliseconds that each took."""
 
-    def __init__(self, call: Callable[[Frame, int], object], frames: Sequence[Frame]) -> None:
+    def __init__(self, call: Callable[[Observation, int], object], frames: Sequence[Observation]) -> None:
         self._call = call
         self._frames = frames
         self._at = 0
@@ -64,13 +64,13 @@ class Turn:
             self.rates.append(len(spent) / (now - begun))
 
 
-def bare_call(model: bytes, threads: int) -> Callable[[Frame, int], object]:
+def bare_call(model: bytes, threads: int) -> Callable[[Observation, int], object]:
     """Decode, pre-process, run: what any program must do with a frame."""
     loaded = open_runtime().load(verify_model(model, None), RuntimeOptions(threads=threads))
     session, contract = loaded._session, loaded.contract
     names = list(contract.outputs.values())
 
-    def call(frame: Frame, _lap: int) -> object:
+    def call(frame: Observation, _lap: int) -> object:
         return session.run(names, {contract.input.name: preprocess([decode_image(frame.payload)], contract)})
 
     return call
@@ -79,7 +79,7 @@ def bare_call(model: bytes, threads: int) -> Callable[[Frame, int], object]:
 def measure(
     name: str,
     model: bytes,
-    frames: Sequence[Frame],
+    frames: Sequence[Observation],
     *,
     rounds: int,
     seconds: float,
@@ -92,7 +92,8 @@ def measure(
         root = Path(folder) / "vehicle"
         state = bench_vehicle.enrol(root, model)
         perceive = _perceive(state, bench_vehicle.settings(root, bootstrap, threads, keep))
-        ours = Turn(perceive.loop.process, frames)
+        (source,) = perceive.feeds
+        ours = Turn(lambda one, lap: perceive.loop.process(one, lap, source), frames)
         bare = Turn(bare_call(model, threads), frames)
         sent = bench_vehicle.uploaded_bytes(StateFolder(Path(folder) / "uplink" / "state"))
         begun = time.monotonic()

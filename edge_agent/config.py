@@ -5,6 +5,7 @@ Relative paths are relative to the folder of the file. Nothing here opens a sock
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,9 @@ from schemas.identity import VEHICLE_ID_PATTERN, is_vehicle_id
 from schemas.reasons import ValueClass
 
 MAX_BYTES = 10**15
+MAX_SOURCES = 64
+OLD_FRAMES_PER_S = 10
+"""What `pre_frames` and `post_frames` of an old file are divided by; windows are set in seconds since."""
 
 
 class SourceKind(StrEnum):
@@ -45,6 +49,14 @@ class SourceSettings:
     )
     loop: bool = setting(default=False, help="begin again at the end, for ever")
     replay_id: str = setting(default="", max=200, help="another id plays the recording again")
+    stream: str = setting(
+        default="", max=256, help="sensor_id of what it gives; empty = as the recording says"
+    )
+    drive: str = setting(
+        default="",
+        max=256,
+        help="drive_id of what it gives, the same for sources of one drive; empty = as recorded",
+    )
     follow: bool = setting(
         default=False, help="look for new files after the end, for a recorder that still writes"
     )
@@ -124,13 +136,30 @@ class SelectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class CaptureSettings:
-    """The window around a trigger, in frames of its sensor, and the memory that it may take."""
+    """The window around a trigger, by capture time over all streams of its drive, and the memory that it may take."""
 
-    pre_frames: int = setting(default=0, min=0, max=300, help="frames kept before a trigger")
-    post_frames: int = setting(default=0, min=0, max=300, help="frames kept after a trigger")
+    pre_s: float = setting(default=0.0, min=0.0, max=60.0, help="seconds kept before a trigger")
+    post_s: float = setting(default=0.0, min=0.0, max=60.0, help="seconds kept after a trigger")
+    pre_frames: int = setting(default=0, min=0, max=300, help="of old files: as pre_s, 10 frames per second")
+    post_frames: int = setting(
+        default=0, min=0, max=300, help="of old files: as post_s, 10 frames per second"
+    )
+    hold_s: float = setting(
+        default=120.0, min=0.1, max=3600.0, help="longest stay in memory, whatever the streams do"
+    )
     ring_bytes: int = setting(
         default=64_000_000, min=1_000_000, max=10**10, help="payload bytes held in memory"
     )
+
+    @property
+    def pre_ns(self) -> int:
+        """Length of the window before a trigger."""
+        return round(max(self.pre_s, self.pre_frames / OLD_FRAMES_PER_S) * 1e9)
+
+    @property
+    def post_ns(self) -> int:
+        """Length of the window after a trigger."""
+        return round(max(self.post_s, self.post_frames / OLD_FRAMES_PER_S) * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +220,9 @@ class AgentSettings:
 
     vehicle_id: str
     state_folder: Path
-    source: SourceSettings
+    source: SourceSettings | None = None
+    """The one source of an old file."""
+    sources: tuple[SourceSettings, ...] = setting(default=(), max=MAX_SOURCES)
     upload: UploadSettings = field(default_factory=UploadSettings)
     serving: PerceiveServing = field(default_factory=PerceiveServing)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
@@ -202,11 +233,28 @@ class AgentSettings:
     health: HealthSettings = field(default_factory=HealthSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
 
+    @property
+    def all_sources(self) -> tuple[SourceSettings, ...]:
+        """Every source, the one of an old file first."""
+        return (*((self.source,) if self.source is not None else ()), *self.sources)
+
     def __post_init__(self) -> None:
+        names = [source_id(source) for source in self.all_sources]
+        if not names:
+            raise MisconfiguredError("there is no [[sources]] table; at least one source is needed")
+        if len(set(names)) < len(names):
+            raise MisconfiguredError(
+                "two sources have the same kind, path and replay_id; give them another replay_id"
+            )
         if not is_vehicle_id(self.vehicle_id):
             raise MisconfiguredError(
                 f"vehicle_id is {self.vehicle_id[:100]!r}; it must match {VEHICLE_ID_PATTERN}"
             )
+
+
+def source_id(settings: SourceSettings) -> str:
+    """Name one playing of one recording: a place in it means nothing in another."""
+    return json.dumps([settings.kind.value, str(settings.path), settings.replay_id])
 
 
 def load_agent_settings(path: Path) -> AgentSettings:
@@ -232,6 +280,7 @@ def load_agent_settings(path: Path) -> AgentSettings:
         updates=updates,
         upload=replace(settings.upload, kafka=replace(kafka, **tls)),
         state_folder=base / settings.state_folder,
-        source=replace(settings.source, path=base / settings.source.path),
+        source=settings.source and replace(settings.source, path=base / settings.source.path),
+        sources=tuple(replace(source, path=base / source.path) for source in settings.sources),
         serving=replace(settings.serving, prediction_log=None if log is None else base / log),
     )

@@ -40,6 +40,8 @@ LOCK_WAIT_S = 2.0
 FATAL_CODES = frozenset(
     {MisconfiguredError.exit_code, UntrustedError.exit_code, GuaranteeBrokenError.exit_code}
 )
+"""What probably only a person can mend. It ends a run to the end of the sources; else the process is tried again, slowly,
+and the other one works on."""
 
 CRASH_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP}
@@ -181,7 +183,7 @@ class Supervisor:
             self.events.emit("source_failed", level="error", code=code)
             return
         self.events.emit("died", level="error", process=child.name, code=code, ran_s=round(ran_s, 3))
-        if code in FATAL_CODES:
+        if code in FATAL_CODES and self.until_source_ends:
             self.exit_code = code
             return
         if ran_s >= self.settings.supervisor.steady_after_s:
@@ -193,7 +195,10 @@ class Supervisor:
             self.events.emit("gave_up", level="error", process=child.name, deaths=child.deaths_in_a_row)
             self.exit_code = code if code > 0 else 1
             return
-        child.not_before_ns = self.clock.monotonic_ns() + round(child.backoff.next_s() * 1e9)
+        wait_s = child.backoff.next_s()
+        if code in FATAL_CODES:  # perhaps a folder is not mounted yet; meanwhile the other process works on
+            wait_s = self.settings.supervisor.backoff_max_s
+        child.not_before_ns = self.clock.monotonic_ns() + round(wait_s * 1e9)
 
     def _start_when_due(self, child: Child) -> None:
         if self.clock.monotonic_ns() < child.not_before_ns:

@@ -1,8 +1,7 @@
-"""The perceive process: frames in, accepted samples out. Started by the supervisor; may die without the
-other.
+"""The perceive process: observations in, accepted samples out. Started by the supervisor; may die without the other.
 
-A source that ended leaves the process waiting (models may still be swapped), unless it was told to end with
-its source. Refuses to talk to any network.
+A source that ended, or that cannot be read, leaves the process waiting (models may still be swapped), unless it was
+told to end with its sources. Refuses to talk to any network.
 """
 
 from __future__ import annotations
@@ -11,10 +10,13 @@ import dataclasses
 import os
 import sys
 
-from edge_agent.config import AgentSettings
-from edge_agent.frame_loop import FrameLoop
+from edge_agent.align import Aligner
+from edge_agent.config import AgentSettings, source_id
 from edge_agent.key_file import load_key
+from edge_agent.look import Viewer
 from edge_agent.models.serving import ServingModel
+from edge_agent.observation_loop import ObservationLoop
+from edge_agent.place_keeper import PlaceKeeper
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.process import ProcessContext, run_process
 from edge_agent.progress_journal import AcceptedSeq, ProgressJournal, ProgressLimits
@@ -24,16 +26,15 @@ from edge_agent.selection.policy import SelectionPolicy
 from edge_agent.selection.random_arm import RandomArm
 from edge_agent.selection.track_limit import TrackLimit
 from edge_agent.selection.uncertainty import UncertaintySelector
-from edge_agent.sources import SourceFailedError, frames_from, open_source, source_id
+from edge_agent.sources import SourceFeed
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
-from foundation.errors import FleetLoopError, MisconfiguredError
+from foundation.errors import MisconfiguredError
 from modelkit.runtimes import open_runtime
 
 STATUS_INTERVAL_NS = 1_000_000_000
 IDLE_WAIT_S = 0.2
-FOLLOW_INTERVAL_NS = 1_000_000_000
 SWITCH_INTERVAL_S = 0.0005
 """How long the thread that commits may keep the interpreter from the frame loop; Python's own 5 ms is a frame."""
 
@@ -81,12 +82,9 @@ class Perceive:
         settings, state, clock, events = context.settings, context.state, context.clock, context.events
         self._context = context
         self._status_ns = 0
-        self._followed_ns = 0
         self._told_notes: dict[str, int] = {}
-        self._source_state = "starting"
-        self._source_error: FleetLoopError | None = None
+        self._is_closed = False
         key = load_key(state.key_path)
-        self.source = open_source(settings.source)
         self.serving = ServingModel(
             state.root,
             open_runtime(),
@@ -98,7 +96,11 @@ class Perceive:
         self.writer = SpoolWriter.open(state.spool, settings.spool, settings.vehicle_id, key, clock, events)
         limits = progress_limits(settings)
         self.journal, trouble = ProgressJournal.open(
-            state.progress_path, source_id(settings.source), limits, accepted_by_ledger(state), clock
+            state.progress_path,
+            [source_id(source) for source in settings.all_sources],
+            limits,
+            accepted_by_ledger(state),
+            clock,
         )
         if trouble:
             events.emit("progress_damaged", level="error", error=trouble)
@@ -106,132 +108,101 @@ class Perceive:
             limits.budget, limits.max_per_track, limits.memory_capacity
         )
         self.log = PredictionLog(settings.serving.prediction_log)
-        self.loop = FrameLoop(
+        self.loop = ObservationLoop(
             vehicle_id=settings.vehicle_id,
-            serving=self.serving,
+            viewer=Viewer(self.serving, running.memory, self.log, clock, events),
             policy=build_policy(settings, running.tracks),
             capture=settings.capture,
             spool=settings.spool,
             writer=self.writer,
-            journal=self.journal,
+            keeper=PlaceKeeper(self.journal, self.writer, clock, events),
             running=running,
             prediction_log=self.log,
             clock=clock,
             events=events,
         )
+        progress = self.journal.progress
+        feeds = [
+            SourceFeed(source, progress.place(source_id(source)), clock, events)
+            for source in settings.all_sources
+        ]
+        self.feeds = {feed.source_id: feed for feed in feeds}
+        self._aligner = Aligner()
+        self._unsettled = set(self.feeds)
         # Last: from here on `run` is called, whose end gives everything back.
         self.writer.start_committer()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
 
     def run(self) -> int:
-        """Play the source to its end or until the stop signal. Returns the exit code.
+        """Play the sources until the stop signal. Returns the exit code.
 
-        A source that turns out to be damaged ends the playing, not the vehicle; with `until_source_ends`
-        the exit code says so."""
-        context, progress = self._context, self.journal.progress
+        A source that fails is tried again and stops nothing else; with `until_source_ends` the process ends with the
+        sources, and the exit code is that of the first one that failed.
+        """
+        context = self._context
         try:
-            if progress.has_ended:
-                self._play_rest()
-            else:
-                self._play_once()
-            self._publish()
-            while not context.stop.is_set() and (self._must_follow() or not context.until_source_ends):
-                self._follow()
+            while not context.stop.is_set():
+                if self._take_turn():
+                    self._publish_when_due()
+                    continue
+                self._note_ends()
+                if context.until_source_ends and all(
+                    feed.is_over or feed.error for feed in self.feeds.values()
+                ):
+                    break
                 self.loop.poll_model()
                 self.loop.tick()
                 self._publish_when_due()
-                context.clock.wait(context.stop.event, IDLE_WAIT_S)
+                due_ns = min(feed.due_ns for feed in self.feeds.values()) - context.clock.monotonic_ns()
+                context.clock.wait(context.stop.event, min(max(due_ns, 0) / 1e9, IDLE_WAIT_S))
+            self.loop.pause()
         finally:
             self._close()
-        return self._source_error.exit_code if self._source_error and context.until_source_ends else 0
+        errors = [feed.error for feed in self.feeds.values() if feed.error is not None]
+        return errors[0].exit_code if errors and context.until_source_ends else 0
 
-    def _must_follow(self) -> bool:
-        """Whether a file of the source is still being written, which is to be played before the end."""
-        return getattr(self.source, "is_waiting", False) and self._source_error is None
-
-    def _follow(self) -> None:
-        """Look for what the source gained, when its settings say so and it is time."""
-        if not self._context.settings.source.follow or self._source_error is not None:
-            return
-        now_ns = self._context.clock.monotonic_ns()
-        if now_ns - self._followed_ns >= FOLLOW_INTERVAL_NS:
-            self._followed_ns = now_ns
-            self._play_rest()
-
-    def _play_rest(self) -> None:
-        """Play what a source gained since it ended: a recorder fills one folder all day."""
-        progress, played = self.journal.progress, self.loop.frames_this_run
-        try:
-            has_ended = self._play(progress.frame_id, progress.lap, has_ended=True)
-        except SourceFailedError as failure:
-            self._fail(failure)
-            return
-        if not has_ended:
-            self.loop.pause()
-            self._source_state = "stopping"
-            return
-        if self.loop.frames_this_run > played:
-            self.loop.end_source()
-        self._source_state = "source_ended"
-
-    def _fail(self, failure: SourceFailedError) -> None:
-        self._source_error = failure.error
-        self._context.events.emit("source_failed", level="error", error=str(failure))
-        self.loop.pause()
-        self._source_state = "source_failed"
-
-    def _play_once(self) -> None:
-        progress = self.journal.progress
-        is_resumed = progress.frame_id is not None
-        try:
-            has_ended = self._play(progress.frame_id, progress.lap)
-        except SourceFailedError as failure:
-            self._fail(failure)
-            return
-        if not has_ended:
-            self.loop.pause()
-            self._source_state = "stopping"
-            return
-        if self._must_follow():
-            self.loop.pause()
-            self._source_state = "running"
-            return
-        if not is_resumed and self.loop.frames_this_run == 0:
-            self.loop.empty_drive()
-        self.loop.end_source()
-        self._source_state = "source_ended"
-
-    def _play(self, resume_after: str | None, lap: int, *, has_ended: bool = False) -> bool:
-        """Whether the source came to its end. Raises SourceFailedError."""
-        context = self._context
-        source = context.settings.source
-        interval_ns = round(1e9 / source.rate_hz) if source.rate_hz else 0
-        due_ns = context.clock.monotonic_ns()
-        self._source_state = "running"
-        for frame, turn in frames_from(
-            self.source,
-            resume_after,
-            lap,
-            loop=source.loop and not has_ended,
-            events=context.events,
-            has_ended=has_ended,
-        ):
-            if context.stop.is_set():
-                return False
-            due_ns = self._wait_until(due_ns) + interval_ns
-            if context.stop.event.is_set():
-                return False
-            self.loop.process(frame, turn)
-            self._publish_when_due()
+    def _take_turn(self) -> bool:
+        """Take the next observation of all sources through the loop; False when none is due."""
+        heads = {
+            name: head.capture_time_ns
+            for name, feed in self.feeds.items()
+            if (head := feed.head()) is not None
+        }
+        chosen = self._aligner.choose(heads)
+        if chosen is None:
+            return False
+        observation, lap = self.feeds[chosen].take()
+        self._unsettled.add(chosen)
+        self.loop.process(observation, lap, chosen)
         return True
 
-    def _wait_until(self, due_ns: int) -> int:
-        """Wait for the frame's turn, committing meanwhile; one that fell behind does not hurry."""
-        clock, stop = self._context.clock, self._context.stop
-        while (left_ns := due_ns - clock.monotonic_ns()) > 0 and not stop.is_set():
-            clock.wait(stop.event, min(left_ns / 1e9, IDLE_WAIT_S))
-            self.loop.tick()
-        return max(due_ns, clock.monotonic_ns())
+    def _note_ends(self) -> None:
+        """When no source has more to give now, let the window run dry and remember which have ended."""
+        if not self._unsettled or any(feed.is_playing for feed in self.feeds.values()):
+            return
+        for name in sorted(self._unsettled):
+            feed = self.feeds[name]
+            if not feed.is_over:
+                self.loop.pause()
+                continue
+            if not feed.is_resumed and feed.given == 0:
+                self.loop.empty_drive()
+            self.loop.end_source(name)
+        self._unsettled.clear()
+
+    @property
+    def _source_state(self) -> str:
+        if self._is_closed or self._context.stop.is_set():
+            states = {feed.state for feed in self.feeds.values()}
+            word = "stopped" if self._is_closed else "stopping"
+            return (
+                {"ended": "source_ended", "waiting": "source_failed"}.get(states.pop(), word)
+                if len(states) == 1
+                else word
+            )
+        if any(feed.is_playing for feed in self.feeds.values()):
+            return "running"
+        return "source_failed" if any(feed.error for feed in self.feeds.values()) else "source_ended"
 
     def _publish_when_due(self) -> None:
         now_ns = self._context.clock.monotonic_ns()
@@ -246,13 +217,17 @@ class Perceive:
         document = {
             "pid": os.getpid(),
             "state": self._source_state,
-            "source_error": str(self._source_error or ""),
+            "source_error": "; ".join(str(feed.error) for feed in self.feeds.values() if feed.error),
+            "sources": [
+                {"path": str(feed.settings.path), "state": feed.state, "error": str(feed.error or "")}
+                for feed in self.feeds.values()
+            ],
             "heartbeat_ns": self._context.clock.monotonic_ns(),
             "epoch": self.writer.epoch,
             "source_notes": dict(self._told_notes),
             "frames_seen": progress.frames_seen,
-            "frames_held": self.loop.ring.held,
-            "shortened_windows": self.loop.ring.counts.shortened_windows,
+            "frames_held": self.loop.window.held,
+            "shortened_windows": self.loop.window.counts.shortened_windows,
             "progress_error": self.loop.progress_error,
             "spool_error": self.writer.last_error,
             "prediction_log_lost_lines": self.log.lost_lines,
@@ -276,19 +251,20 @@ class Perceive:
 
     def _tell_notes(self) -> None:
         """What the source left out, or took with a doubt, is an event each time that it grew."""
-        for words, note in self.source.notes().items():
-            if self._told_notes.get(words) != note.count:
-                self._told_notes[words] = note.count
-                level = "warning" if words.startswith("left out") else "info"
-                self._context.events.emit(
-                    "source_note", level=level, note=words, count=note.count, first=note.first
-                )
+        for feed in self.feeds.values():
+            for words, note in feed.notes().items():
+                if self._told_notes.get(words) != note.count:
+                    self._told_notes[words] = note.count
+                    level = "warning" if words.startswith("left out") else "info"
+                    self._context.events.emit(
+                        "source_note", level=level, note=words, count=note.count, first=note.first
+                    )
 
     def _close(self) -> None:
-        if self._source_state not in ("source_ended", "source_failed"):
-            self._source_state = "stopped"
+        self._is_closed = True
         self._publish()
-        self.source.close()
+        for feed in self.feeds.values():
+            feed.close()
         self.log.close()
         self.journal.close()
         self.writer.close()

@@ -1,21 +1,21 @@
 """What a restarted perceive process must know, so that no accepted frame is captured again as a new sample.
 
-`Progress` holds the state: place in the source, budgets, tracks, novelty memory and open windows, all as of
-the last frame that left the capture ring. It does no I/O; `edge_agent.progress_journal` writes it down.
+`Progress` holds the state: place in each source, budgets, tracks, novelty memory and open windows, all as of the
+last observation that left the window. It does no I/O; `edge_agent.progress_journal` writes it down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.capture import StreamTail
 from edge_agent.selection.budget import BudgetLimits, ByteBudget
 from edge_agent.selection.novelty import NoveltyMemory
 from edge_agent.selection.track_limit import TrackLimit
+from edge_agent.window import DriveTail, OpenIncident, WindowTail
 from schemas.reasons import NotAcceptedReason
 
 Json = Mapping[str, object]
@@ -43,37 +43,41 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the reading of one source is: `frame_id` is the last one that left the window, None before the first."""
+
+    frame_id: str | None = None
+    lap: int = 0
+    has_ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """A place in the source and what changed on the way to it since the step before.
+    """The places that changed, and what else changed on the way to them since the step before.
 
     It holds once the spool has accepted the record `seq` of `epoch` (-1: nothing needs to be accepted).
     """
 
     epoch: str
     seq: int
-    frame_id: str
-    lap: int
+    places: Mapping[str, Place]
     frames_seen: int
-    tails: tuple[StreamTail, ...]
+    tail: WindowTail
     kept: KeptFrame | None = None
-    has_ended: bool = False
     refused: Refused | None = None
     """None: as in the step before."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """The state itself. `frame_id` is the last frame that left the ring, None before the first."""
+    """The state itself. `places` by source."""
 
     budget: ByteBudget
     tracks: TrackLimit
     memory: NoveltyMemory
-    source_id: str = ""
-    frame_id: str | None = None
-    lap: int = 0
-    has_ended: bool = False
+    places: dict[str, Place] = field(default_factory=dict)
     frames_seen: int = 0
-    tails: dict[str, StreamTail] = field(default_factory=dict)
+    tail: WindowTail = field(default_factory=WindowTail)
     refused: Refused | None = None
     """None while no place says so; then the ledger's counts stand."""
 
@@ -84,11 +88,9 @@ class Progress:
 
     def apply(self, step: Step, *, counts_kept: bool = True) -> None:
         """Move to the step's place; count its kept frame unless the spool refused it after all."""
-        self.frame_id, self.lap, self.frames_seen = step.frame_id, step.lap, step.frames_seen
-        self.has_ended = step.has_ended
+        self.places.update(step.places)
+        self.frames_seen, self.tail = step.frames_seen, step.tail
         self.refused = step.refused or self.refused
-        for tail in step.tails:
-            self.tails[tail.sensor_id] = tail
         kept = step.kept
         if kept is None or not counts_kept:
             return
@@ -98,18 +100,13 @@ class Progress:
         if kept.embedding.size:
             self.memory.remember(kept.embedding, kept.model_digest)
 
-    def begin_source(self, source_id: str) -> bool:
-        """Whether `source_id` is the source this place belongs to; another one starts at its beginning."""
-        if source_id == self.source_id:
-            return True
-        self.source_id = source_id
-        self.restart_source()
-        return False
+    def place(self, source_id: str) -> Place:
+        """Return where the reading of the source is; its beginning for one that was never read."""
+        return self.places.get(source_id, Place())
 
-    def restart_source(self) -> None:
-        """Forget the place, keep the limits."""
-        self.frame_id, self.lap, self.has_ended = None, 0, False
-        self.tails.clear()
+    def keep_sources(self, source_ids: Sequence[str]) -> None:
+        """Forget the places of all other sources; the limits stay."""
+        self.places = {name: place for name, place in self.places.items() if name in source_ids}
 
     def copy_limits(self, limits: BudgetLimits, max_per_track: int | None, memory_capacity: int) -> Progress:
         """Return a second state with the same counts, which the capture ring may run ahead with."""
@@ -125,11 +122,9 @@ def step_to_json(step: Step) -> dict[str, object]:
     document: dict[str, object] = {
         "epoch": step.epoch,
         "seq": step.seq,
-        "frame_id": step.frame_id,
-        "lap": step.lap,
+        "places": places_to_json(step.places),
         "frames_seen": step.frames_seen,
-        "has_ended": step.has_ended,
-        "tails": [tail_to_json(tail) for tail in step.tails],
+        "tail": asdict(step.tail),
     }
     if step.refused is not None:
         document["refused"] = refused_to_json(step.refused)
@@ -140,23 +135,44 @@ def step_to_json(step: Step) -> dict[str, object]:
     return document
 
 
-def step_from_json(document: Json, body: bytes) -> Step:
-    """Return what `step_to_json` wrote. Raises KeyError, TypeError when it did not write this."""
+def step_from_json(document: Json, body: bytes, old_source_id: str) -> Step:
+    """Return what `step_to_json` wrote, or its first format, which knew one source (`old_source_id`) only.
+
+    Raises KeyError, TypeError, ValueError when neither wrote this.
+    """
     kept = document.get("kept")
-    tails = document["tails"]
-    if not isinstance(tails, list) or not (kept is None or isinstance(kept, dict)):
-        raise TypeError("a step's tails are a list and its kept frame an object")
+    if not (kept is None or isinstance(kept, dict)):
+        raise TypeError("a step's kept frame is an object")
     return Step(
         epoch=str(document["epoch"]),
         seq=int(str(document["seq"])),
-        frame_id=str(document["frame_id"]),
-        lap=int(str(document["lap"])),
+        places=places_from_json(document, old_source_id),
         frames_seen=int(str(document["frames_seen"])),
-        has_ended=bool(document["has_ended"]),
-        tails=tuple(tail_from_json(tail) for tail in tails),
+        tail=tail_from_json(document.get("tail")),
         kept=None if kept is None else KeptFrame(**kept, embedding=np.frombuffer(body, dtype="<f4")),
         refused=refused_from_json(document.get("refused")),
     )
+
+
+def places_to_json(places: Mapping[str, Place]) -> dict[str, object]:
+    """Plain values."""
+    return {name: asdict(place) for name, place in places.items()}
+
+
+def places_from_json(document: Json, old_source_id: str) -> dict[str, Place]:
+    """Return the places of a step or snapshot of any format. Raises KeyError, TypeError."""
+    if "places" not in document:
+        frame_id = document["frame_id"]
+        place = Place(
+            None if frame_id is None else str(frame_id),
+            int(str(document["lap"])),
+            bool(document["has_ended"]),
+        )
+        return {old_source_id: place}
+    places = document["places"]
+    if not isinstance(places, dict):
+        raise TypeError("places are an object")
+    return {str(name): Place(**place) for name, place in places.items()}
 
 
 def refused_to_json(refused: Refused | None) -> dict[str, object] | None:
@@ -174,16 +190,23 @@ def refused_from_json(document: object) -> Refused | None:
     return Refused(counts, int(document["bytes"]))
 
 
-def tail_to_json(tail: StreamTail) -> dict[str, object]:
-    """Plain values of one stream's tail."""
-    return {item.name: getattr(tail, item.name) for item in fields(tail)}
+def tail_from_json(document: object) -> WindowTail:
+    """Return the tail that `dataclasses.asdict` made plain; an empty one for the first format, which counted frames.
 
-
-def tail_from_json(document: Json) -> StreamTail:
-    """Return what `tail_to_json` wrote. Raises KeyError, TypeError."""
-    values = dict(document)
-    past = values.pop("past_probabilities")
-    if not isinstance(past, list):
-        raise TypeError("past_probabilities is a list")
-    probabilities = tuple(float(value) for value in past)
-    return StreamTail(**values, past_probabilities=probabilities)  # type: ignore[arg-type]
+    Raises KeyError, TypeError, ValueError.
+    """
+    if document is None:
+        return WindowTail()
+    if not isinstance(document, dict):
+        raise TypeError("a tail is an object")
+    drives = tuple(
+        DriveTail(
+            str(drive["drive_id"]),
+            None if drive["incident"] is None else OpenIncident(**drive["incident"]),
+            tuple((int(time_ns), float(chance)) for time_ns, chance in drive["past"]),
+        )
+        for drive in document["drives"]
+    )
+    now_ns = document["now_ns"]
+    offsets = tuple((str(name), int(offset)) for name, offset in document["offsets_ns"])
+    return WindowTail(None if now_ns is None else int(now_ns), offsets, drives)

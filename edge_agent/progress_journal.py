@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,13 @@ import numpy as np
 from edge_agent.progress import (
     Progress,
     Step,
+    places_from_json,
+    places_to_json,
     refused_from_json,
     refused_to_json,
     step_from_json,
     step_to_json,
     tail_from_json,
-    tail_to_json,
 )
 from edge_agent.selection.budget import BudgetLimits
 from foundation.clock import Clock, boot_id
@@ -40,7 +41,9 @@ from foundation.errors import CorruptError, FleetLoopError, RetryLaterError
 from foundation.files import write_atomic
 from foundation.journal import Damage, Journal, encode_frame, scan
 
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1
+"""One source, and windows that counted frames: its place is read, its open windows are not."""
 KIND_SNAPSHOT = 1
 KIND_STEP = 2
 COMPACT_AT_BYTES = 4_000_000
@@ -82,9 +85,14 @@ class ProgressJournal:
 
     @classmethod
     def open(
-        cls, path: Path, source_id: str, limits: ProgressLimits, accepted_seq: AcceptedSeq, clock: Clock
+        cls,
+        path: Path,
+        source_ids: Sequence[str],
+        limits: ProgressLimits,
+        accepted_seq: AcceptedSeq,
+        clock: Clock,
     ) -> tuple[ProgressJournal, str]:
-        """Read, cut at what the spool accepted, turn to this source, and begin a new file.
+        """Read, cut at what the spool accepted, turn to these sources, and begin a new file.
 
         Returns:
             The journal, and in words what was lost (an empty string when nothing was).
@@ -96,7 +104,7 @@ class ProgressJournal:
             except CorruptError as error:
                 trouble = str(error)
                 path.replace(path.with_name(path.name + ".damaged"))
-        progress.begin_source(source_id)
+        progress.keep_sources(source_ids)
         return cls(path, progress, clock), trouble
 
     def write(self, step: Step) -> None:
@@ -137,13 +145,10 @@ def _encode_snapshot(progress: Progress) -> bytes:
     document = {
         "format": FORMAT,
         "boot_id": boot_id(),
-        "source_id": progress.source_id,
-        "frame_id": progress.frame_id,
-        "lap": progress.lap,
-        "has_ended": progress.has_ended,
+        "places": places_to_json(progress.places),
         "frames_seen": progress.frames_seen,
         "refused": refused_to_json(progress.refused),
-        "tails": [tail_to_json(tail) for tail in progress.tails.values()],
+        "tail": asdict(progress.tail),
         "budget": progress.budget.to_json(),
         "tracks": progress.tracks.to_rows(),
         "memory": {"model_digest": progress.memory.model_digest, "shape": list(matrix.shape)},
@@ -161,7 +166,7 @@ def _read(
         raise CorruptError(f"cannot be read: {error.strerror}", path=path) from error
     progress: Progress | None = None
     steps: list[Step] = []
-    trouble = ""
+    trouble = old_source_id = ""
     for entry in scan(data):
         if isinstance(entry, Damage):
             if entry.end < len(data):  # else a torn tail, as a kill leaves it
@@ -175,9 +180,10 @@ def _read(
             document = json.loads(body[:text_bytes])
             if entry.kind == KIND_SNAPSHOT:
                 progress = _restore(document, body[text_bytes:], limits, clock)
+                old_source_id = str(document.get("source_id", ""))
                 steps.clear()
             else:
-                steps.append(step_from_json(document, body[text_bytes:]))
+                steps.append(step_from_json(document, body[text_bytes:], old_source_id))
         except (KeyError, TypeError, ValueError, struct.error) as error:
             raise CorruptError(
                 f"not a progress entry: {error!r}", path=path, offset_bytes=entry.offset
@@ -206,29 +212,22 @@ def _that_hold(steps: list[Step], accepted_seq: AcceptedSeq) -> Iterator[tuple[S
 
 
 def _restore(document: dict[str, object], body: bytes, limits: ProgressLimits, clock: Clock) -> Progress:
-    if document["format"] != FORMAT:
-        raise ValueError(f"format is {document['format']}; it must be {FORMAT}")
+    if document["format"] not in (FORMAT, OLD_FORMAT):
+        raise ValueError(f"format is {document['format']}; it must be {OLD_FORMAT} or {FORMAT}")
     progress = limits.fresh()
-    budget, memory, tails = document["budget"], document["memory"], document["tails"]
-    tracks = document["tracks"]
+    budget, memory, tracks = document["budget"], document["memory"], document["tracks"]
     if not (isinstance(budget, dict) and isinstance(memory, dict)):
         raise TypeError("budget and memory are objects")
-    if not (isinstance(tails, list) and isinstance(tracks, list)):
-        raise TypeError("tails and tracks are lists")
+    if not isinstance(tracks, list):
+        raise TypeError("tracks are a list")
     progress.budget.restore(
         budget, same_boot=document["boot_id"] == boot_id(), monotonic_ns=clock.monotonic_ns()
     )
     progress.tracks.restore([(str(drive), str(track), int(kept)) for drive, track, kept in tracks])
     rows = np.frombuffer(body, dtype="<f4").reshape(memory["shape"])
     progress.memory.restore(rows.astype(np.float32), str(memory["model_digest"]))
-    progress.source_id = str(document["source_id"])
-    frame_id = document["frame_id"]
-    progress.frame_id = None if frame_id is None else str(frame_id)
-    progress.lap = int(str(document["lap"]))
-    progress.has_ended = bool(document["has_ended"])
+    progress.places = places_from_json(document, str(document.get("source_id", "")))
     progress.frames_seen = int(str(document["frames_seen"]))
     progress.refused = refused_from_json(document.get("refused"))
-    for tail in tails:
-        restored = tail_from_json(tail)
-        progress.tails[restored.sensor_id] = restored
+    progress.tail = tail_from_json(document.get("tail"))
     return progress

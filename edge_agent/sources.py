@@ -1,16 +1,25 @@
-"""Opens the frame source that the settings name, and plays it from a place. Loads only the reader that is
-needed.
+"""Opens the sources that the settings name, and plays each from its place. Loads only the readers that are needed.
+
+A source that is missing, refuses to be read or fails is told and tried again with back-off; it holds no other one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import replace
 
-from connectors.sensors.ports import Frame, FrameSource
-from edge_agent.config import SourceKind, SourceSettings
-from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError
+from connectors.sensors.ports import Observation, ObservationSource, SourceNote
+from edge_agent.config import SourceKind, SourceSettings, source_id
+from edge_agent.progress import Place
+from foundation.clock import Clock
+from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.events import EventLog
+
+FOLLOW_NS = 1_000_000_000
+NEVER_NS = 1 << 62
+FIRST_RETRY_NS = 1_000_000_000
+LAST_RETRY_NS = 60_000_000_000
+"""A source that failed is tried again after 1 s, then after twice as long each time, up to a minute."""
 
 
 class SourceFailedError(FleetLoopError):
@@ -21,7 +30,7 @@ class SourceFailedError(FleetLoopError):
         self.error = error
 
 
-def open_source(settings: SourceSettings) -> FrameSource:
+def open_source(settings: SourceSettings) -> ObservationSource:
     """Return the source.
 
     Raises:
@@ -44,49 +53,174 @@ def open_source(settings: SourceSettings) -> FrameSource:
     return ParquetFrameSource(settings.path)
 
 
-def source_id(settings: SourceSettings) -> str:
-    """Name one playing of one recording: a place in it means nothing in another."""
-    return json.dumps([settings.kind.value, str(settings.path), settings.replay_id])
-
-
-def frames_from(
-    source: FrameSource,
+def played(
+    source: ObservationSource,
     resume_after: str | None,
     lap: int,
     *,
     loop: bool,
     events: EventLog,
     has_ended: bool = False,
-) -> Iterator[tuple[Frame, int]]:
-    """Every frame from the place on, with its lap; a looped source never ends unless it is empty.
+) -> Iterator[tuple[Observation, int]]:
+    """Everything from the place on, with its lap; a looped source never ends unless it is empty.
 
     A place that is no longer in the recording is told, and the recording is played from its beginning; but not one
     that had ended (`has_ended`), of which only what it gained is played.
 
     Raises:
-        SourceFailedError: the recording is damaged or holds what cannot be a frame.
+        SourceFailedError: the recording is damaged or holds what cannot be an observation.
     """
     while True:
         has_any = resume_after is not None
-        for frame in _from(source, resume_after, events, has_ended=has_ended):
+        for observation in _from(source, resume_after, events, has_ended=has_ended):
             has_any = True
-            yield frame, lap
+            yield observation, lap
         if not loop or not has_any:
             return
         resume_after, lap = None, lap + 1
 
 
 def _from(
-    source: FrameSource, resume_after: str | None, events: EventLog, *, has_ended: bool
-) -> Iterator[Frame]:
+    source: ObservationSource, resume_after: str | None, events: EventLog, *, has_ended: bool
+) -> Iterator[Observation]:
     try:
         try:
-            yield from source.frames(resume_after)
+            yield from source.observations(resume_after)
         except RejectedError as error:
             if resume_after is None or error.reason != "unknown_frame":
                 raise
             events.emit("place_unknown", level="warning", frame_id=resume_after, error=str(error))
             if not has_ended:
-                yield from source.frames(None)
+                yield from source.observations(None)
     except (RejectedError, CorruptError, MisconfiguredError) as error:
         raise SourceFailedError(error) from error
+
+
+class SourceFeed:
+    """One source, played from its place: what it has next, when that is due, and how it stands. Never raises for it.
+
+    `state` is waiting (not there, or failed: tried again), running or ended; `error` says why it waits or ended.
+    """
+
+    def __init__(self, settings: SourceSettings, place: Place, clock: Clock, events: EventLog) -> None:
+        """The source is opened when the first observation is asked for."""
+        self.settings = settings
+        self.source_id = source_id(settings)
+        self.state = "starting"
+        self.error: FleetLoopError | None = None
+        self.given = 0
+        self.is_resumed = place.frame_id is not None
+        self._place = place
+        self._clock = clock
+        self._events = events
+        self._interval_ns = round(1e9 / settings.rate_hz) if settings.rate_hz else 0
+        self._due_ns = clock.monotonic_ns()
+        self._retry_ns = FIRST_RETRY_NS
+        self._source: ObservationSource | None = None
+        self._playing: Iterator[tuple[Observation, int]] | None = None
+        self._head: tuple[Observation, int] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it came to its end, and no file of it is still being written."""
+        return self.state == "ended" and not getattr(self._source, "is_waiting", False)
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether it has more to give, as far as it knows."""
+        return self.state in ("starting", "running")
+
+    @property
+    def due_ns(self) -> int:
+        """When to ask again, by the monotonic clock."""
+        return self._due_ns
+
+    def notes(self) -> dict[str, SourceNote]:
+        """What was left out of the source, or taken with a doubt."""
+        return {} if self._source is None else dict(self._source.notes())
+
+    def head(self) -> Observation | None:
+        """Return what comes next, without taking it; None when nothing is due now."""
+        if self._clock.monotonic_ns() < self._due_ns:
+            return None
+        if self._head is None:
+            self._head = self._next()
+        return None if self._head is None else self._head[0]
+
+    def take(self) -> tuple[Observation, int]:
+        """Take what `head` showed, with its lap. Raises RuntimeError without a head."""
+        if self._head is None:
+            raise RuntimeError(f"{self.source_id} has nothing to take")
+        taken, self._head = self._head, None
+        self._place = Place(taken[0].resume_place, taken[1])
+        self.given += 1
+        self._due_ns = max(self._due_ns, self._clock.monotonic_ns()) + self._interval_ns
+        return taken
+
+    def close(self) -> None:
+        """Give the source back."""
+        self._playing = None
+        if self._source is not None:
+            self._source.close()
+
+    def _next(self) -> tuple[Observation, int] | None:
+        try:
+            if self._playing is None:
+                self._playing = self._play()
+            found = next(self._playing, None)
+        except SourceFailedError as failure:
+            self._fail(failure.error)
+            return None
+        except (FleetLoopError, OSError) as error:
+            told = (
+                error
+                if isinstance(error, FleetLoopError)
+                else RetryLaterError(f"{self.settings.path}: {error}")
+            )
+            self._fail(told)
+            return None
+        if found is None:
+            self._end()
+            return None
+        self.state, self.error, self._retry_ns = "running", None, FIRST_RETRY_NS
+        observation, lap = found
+        if self.settings.stream:
+            observation = replace(observation, sensor_id=self.settings.stream)
+        if self.settings.drive:
+            observation = replace(observation, drive_id=self.settings.drive)
+        return observation, lap
+
+    def _play(self) -> Iterator[tuple[Observation, int]]:
+        if self._source is None:
+            self._source = open_source(self.settings)
+        has_ended = self._place.has_ended
+        return played(
+            self._source,
+            self._place.frame_id,
+            self._place.lap,
+            loop=self.settings.loop and not has_ended,
+            events=self._events,
+            has_ended=has_ended,
+        )
+
+    def _end(self) -> None:
+        """Nothing more now: a source that is followed, or still being written, is asked again."""
+        self.state, self.error, self._playing = "ended", None, None
+        if self._place.frame_id is not None:
+            self._place = replace(self._place, has_ended=True)
+        is_growing = self.settings.follow or getattr(self._source, "is_waiting", False)
+        self._due_ns = self._clock.monotonic_ns() + (FOLLOW_NS if is_growing else NEVER_NS)
+
+    def _fail(self, error: FleetLoopError) -> None:
+        if str(error) != str(self.error):
+            self._events.emit(
+                "source_failed",
+                level="error",
+                source=self.source_id,
+                error=f"{type(error).__name__}: {error}",
+            )
+        self.state, self.error = "waiting", error
+        self.close()
+        self._source = None
+        self._due_ns = self._clock.monotonic_ns() + self._retry_ns
+        self._retry_ns = min(2 * self._retry_ns, LAST_RETRY_NS)

@@ -177,7 +177,11 @@ def _print_table(settings: Any, path: tuple[str, ...], lines: list[str]) -> None
     inner: list[tuple[str, Any]] = []
     for item in fields(settings):
         value = getattr(settings, item.name)
-        if is_dataclass(value) or (isinstance(value, Mapping) and not item.metadata.get("secret")):
+        if (
+            (isinstance(value, tuple) and value and is_dataclass(value[0]))
+            or is_dataclass(value)
+            or (isinstance(value, Mapping) and not item.metadata.get("secret"))
+        ):
             inner.append((item.name, value))
         elif item.metadata.get("secret"):
             variable = "_".join((ENV_PREFIX, *path, item.name)).upper()
@@ -189,6 +193,11 @@ def _print_table(settings: Any, path: tuple[str, ...], lines: list[str]) -> None
             lines.append(f"{item.name} = {_toml(shown)}")
     for name, value in inner:
         where = (*path, name)
+        if isinstance(value, tuple):
+            for one in value:
+                lines += ["", f"[[{'.'.join(_toml_key(part) for part in where)}]]"]
+                _print_table(one, where, lines)
+            continue
         lines += ["", f"[{'.'.join(_toml_key(part) for part in where)}]"]
         if isinstance(value, Mapping):
             _print_mapping(value, where, lines)

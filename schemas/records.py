@@ -19,16 +19,6 @@ MAX_MODEL_EVENTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """How much a prediction is worth learning from: 0 (nothing) to 1, None where it was not computed."""
-
-    entropy: float | None = None
-    margin: float | None = None
-    least_confidence: float | None = None
-    novelty: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Content:
     """How a payload is encoded beyond its content type, and what span of time it covers.
 

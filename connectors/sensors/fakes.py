@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from connectors.sensors.ports import Frame, SourceNote
+from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import RejectedError
 
 
 class ListFrameSource:
     """The given frames, in the given order."""
 
-    def __init__(self, frames: Iterable[Frame]) -> None:
+    def __init__(self, frames: Iterable[Observation]) -> None:
         self._frames = list(frames)
         self.is_closed = False
 
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
+    def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
         """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""
         names = [frame.resume_place for frame in self._frames]
         if resume_after is None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from connectors.sensors.exif import TakenTime, taken_time
 from connectors.sensors.folder_listing import FolderListing, ListedFile, printable, read_regular
-from connectors.sensors.ports import Frame, SourceNote
+from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import MisconfiguredError, RejectedError
 from foundation.picture_header import CONTENT_TYPES, picture_format
 from schemas.reasons import Provenance
@@ -99,8 +99,8 @@ class ImageFolderSource:
         self._notes: dict[str, SourceNote] = {}
         self._doubts = _Doubts()
 
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
-        """See `FrameSource.frames`. A frame_id is the file's path below the folder."""
+    def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
+        """See `ObservationSource.frames`. A frame_id is the file's path below the folder."""
         before = set(self._listed)
         files = self._files()
         names = [file.name for file in files]
@@ -124,7 +124,7 @@ class ImageFolderSource:
             yield self._frame(files[number], number, clock)
 
     def notes(self) -> Mapping[str, SourceNote]:
-        """See `FrameSource.notes`."""
+        """See `ObservationSource.notes`."""
         late = {CAME_LATE: SourceNote(len(self._late), self._late[0])} if self._late else {}
         return self._notes | late | self._doubts.notes()
 
@@ -155,7 +155,7 @@ class ImageFolderSource:
             self._is_picture[file.name] = is_picture
         return self._is_picture[file.name]
 
-    def _frame(self, file: ListedFile, number: int, clock: _FolderClock) -> Frame:
+    def _frame(self, file: ListedFile, number: int, clock: _FolderClock) -> Observation:
         try:
             payload = read_regular(file.path, MAX_FILE_BYTES)
         except OSError as error:
@@ -164,7 +164,7 @@ class ImageFolderSource:
         taken = clock.at(number, payload)
         by_bytes = picture_format(payload[:32])
         by_name = SUFFIX_TYPES.get(file.path.suffix.lower(), "application/octet-stream")
-        return Frame(
+        return Observation(
             frame_id=file.name,
             drive_id=file.drive or printable(self._folder.resolve().name) or "drive",
             sensor_id=self._sensor_id,

@@ -17,7 +17,7 @@ from connectors.sensors.parquet_columns import (
     payload_of,
     times_in_ns,
 )
-from connectors.sensors.ports import Frame, SourceNote
+from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 
@@ -52,15 +52,15 @@ class ParquetFrameSource:
         for each in self._paths:
             check_columns(_open(each).schema_arrow, str(each))
 
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
-        """See `FrameSource.frames`. A frame's `resume_place` names file and row, for frame ids repeat."""
+    def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
+        """See `ObservationSource.frames`. A frame's `resume_place` names file and row, for frame ids repeat."""
         begin = (0, 0) if resume_after is None else self._place_after(resume_after)
         for number, path in enumerate(self._paths):
             if number >= begin[0]:
                 yield from self._rows(path, begin[1] if number == begin[0] else 0)
 
     def notes(self) -> Mapping[str, SourceNote]:
-        """See `FrameSource.notes`."""
+        """See `ObservationSource.notes`."""
         return dict(self._notes)
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class ParquetFrameSource:
             f"there is {how_many} {place!r} in {self._paths[0]} to resume after", reason="unknown_frame"
         )
 
-    def _rows(self, path: Path, skip: int) -> Iterator[Frame]:
+    def _rows(self, path: Path, skip: int) -> Iterator[Observation]:
         file = _open(path)
         names = [name for name in (*REQUIRED, *DEFAULTS) if name in file.schema_arrow.names]
         number = skip
@@ -106,7 +106,7 @@ class ParquetFrameSource:
                         yield frame
                 skip = max(0, skip - batch.num_rows)
 
-    def _frame(self, row: dict[str, Any], path: Path, number: int) -> Frame | None:
+    def _frame(self, row: dict[str, Any], path: Path, number: int) -> Observation | None:
         where = f"{path.name}, row {number + 1}"
         if bad := fault_of(row):
             self._note(f"left out: {bad.reason}", f"{where}: {bad.detail}")
@@ -117,7 +117,7 @@ class ParquetFrameSource:
             self._note(NO_PAYLOAD, where)
         if values["capture_time_ns"] < _JANUARY_1970_NS:
             self._note(IN_1970, f"{where}: {values['capture_time_ns']}")
-        return Frame(
+        return Observation(
             frame_id=str(values["frame_id"]),
             drive_id=str(values["drive_id"]),
             sensor_id=str(values["sensor_id"]),

@@ -6,15 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from schemas.reasons import Provenance
+from schemas.reasons import Modality, Provenance
+from schemas.records import Content
+
+WHOLE = Content()
+"""A payload that is one item of one instant."""
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """One image as a sensor (or a recording of one) gave it. `payload` is the encoded file, never pixels.
+class Observation:
+    """What one sensor (or a recording of one) gave: an image, a piece of video, a block of signals, a pose, an event.
 
-    `place` names the frame within its source and is given to `FrameSource.frames` to go on after it. It is empty
-    where `frame_id` does that; a recording whose frame ids repeat gives each row a place of its own.
+    `payload` is encoded as `content_type` and `content` say, never pixels; signals are a columnar block (an Arrow
+    stream). `sensor_id` names the stream: observations of one stream are in order. The payload covers
+    [capture_time_ns, capture_time_ns + content.span_ns). `place` names the observation within its source and is given
+    to `ObservationSource.observations` to go on after it. It is empty where `frame_id` does that; a recording whose
+    ids repeat gives each row a place of its own.
     """
 
     frame_id: str
@@ -28,10 +35,12 @@ class Frame:
     provenance: Provenance
     calibration_ref: str = ""
     place: str = field(default="", compare=False)
+    modality: Modality = Modality.IMAGE
+    content: Content = WHOLE
 
     @property
     def resume_place(self) -> str:
-        """What `FrameSource.frames` takes to go on after this frame."""
+        """What `ObservationSource.observations` takes to go on after this one."""
         return self.place or self.frame_id
 
 
@@ -43,15 +52,15 @@ class SourceNote:
     first: str
 
 
-class FrameSource(Protocol):
-    """Frames in order of capture. Cameras, videos and recordings stand behind this one port.
+class ObservationSource(Protocol):
+    """Observations in order of capture. Cameras, buses, videos and recordings stand behind this one port.
 
-    A source that can be replayed starts after `resume_after` (a frame's `resume_place`) when it is given one. The
+    A source that can be replayed starts after `resume_after` (an observation's `resume_place`) when it is given one. The
     end of an iteration means that there is nothing more now: a recording that grows gives the rest to the next.
     """
 
-    def frames(self, resume_after: str | None = None) -> Iterator[Frame]:
-        """The frames in order; RejectedError (reason unknown_frame) when there is no frame `resume_after`."""
+    def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
+        """What it has, in order; RejectedError (reason unknown_frame) when there is nothing named `resume_after`."""
 
     def notes(self) -> Mapping[str, SourceNote]:
         """What was left out of the source so far, and what was taken with a doubt, each in a few words."""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.reasons import NotAcceptedReason, ValueClass
-from schemas.records import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One frame after prediction. `lap`: how often a looped replay has started again (0 = never)."""
+    """One observation after prediction; `scores` by name, in [0, 1]. `lap`: starts of a looped replay before."""
 
     frame_id: str
     drive_id: str
     track_id: str | None
     payload_bytes: int
-    scores: Scores
+    scores: Mapping[str, float]
     lap: int = 0
 
 

@@ -31,7 +31,7 @@ class NoveltySelector:
 
     def judge(self, candidate: Candidate) -> Decision | None:
         """Return a decision with the novelty that reached the threshold; None for a frame without it."""
-        score = candidate.scores.novelty
+        score = candidate.scores.get("novelty")
         if score is None or score < self.threshold:
             return None
         return Decision("novelty", score, self.value_class, 1.0)

@@ -27,7 +27,7 @@ class UncertaintySelector:
 
     def judge(self, candidate: Candidate) -> Decision | None:
         """Return a decision with the score that reached the threshold; None for a frame without it."""
-        score: float | None = getattr(candidate.scores, self.measure.value)
+        score = candidate.scores.get(self.measure.value)
         if score is None or score < self.threshold:
             return None
         return Decision(f"uncertainty.{self.measure.value}", score, self.value_class, 1.0)

@@ -26,6 +26,9 @@ JUMP_NS = 3_600_000_000_000
 """Far beyond what lies between the two looks at the clocks of one record, far below any jump of a try."""
 """So far ahead of the truth, a time is flagged even when no jump was seen."""
 
+STEADY_NS = 60_000_000_000
+"""So long after a jump, by the monotonic clock, times are doubtful."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -92,17 +95,19 @@ def own_flag_violations(records: Sequence[Delivered]) -> list[str]:
     """The same, from the records alone: a time of no year that can be, or one that does not go with the monotonic
     clock of its process, is flagged."""
     found = []
-    offs: dict[str, int] = {}
-    has_jumped: dict[str, bool] = {}
+    last: dict[str, Delivered] = {}
+    doubted: dict[str, tuple[int, int]] = {}
     for record in sorted(records, key=lambda record: (record.epoch, record.seq)):
-        off_ns = record.spool_time_ns - record.monotonic_ns
-        before_ns = offs.setdefault(record.epoch, off_ns)
-        has_jumped[record.epoch] = has_jumped.get(record.epoch, False) or abs(off_ns - before_ns) > JUMP_NS
-        is_doubtful = (
-            record.spool_time_ns < BUILT_NS
-            or record.spool_time_ns > BUILT_NS + TOO_FAR_NS
-            or has_jumped[record.epoch]
-        )
+        before = last.setdefault(record.epoch, record)
+        off_ns, before_ns = (one.spool_time_ns - one.monotonic_ns for one in (record, before))
+        if abs(off_ns - before_ns) > JUMP_NS:  # somewhere between the two
+            doubted[record.epoch] = (before.monotonic_ns + STEADY_NS, record.monotonic_ns + STEADY_NS)
+        surely_ns, perhaps_ns = doubted.get(record.epoch, (0, 0))
+        is_impossible = not BUILT_NS <= record.spool_time_ns <= BUILT_NS + TOO_FAR_NS
+        last[record.epoch] = record
+        if not is_impossible and surely_ns <= record.monotonic_ns < perhaps_ns:
+            continue
+        is_doubtful = is_impossible or record.monotonic_ns < surely_ns
         if is_doubtful == (record.time_quality == "ok"):
             word = "not_flagged" if is_doubtful else "flagged_for_nothing"
             found.append(

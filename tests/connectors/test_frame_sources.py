@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from connectors.sensors.fakes import ListFrameSource
 from connectors.sensors.image_folder import CaptureTimes, ImageFolderSource
 from connectors.sensors.parquet_frames import ParquetFrameSource
-from connectors.sensors.ports import Frame
+from connectors.sensors.ports import Observation
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 
@@ -51,8 +51,8 @@ def folder_of(path: Path, names: list[str]) -> Path:
 
 def test_a_parquet_row_becomes_the_frame_it_says(tmp_path: Path) -> None:
     source = ParquetFrameSource(write(tmp_path / "a.parquet", rows(25)))
-    frames = list(source.frames())
-    assert frames[4] == Frame(
+    frames = list(source.observations())
+    assert frames[4] == Observation(
         "f-0004", "d-1", "front", "t-0", 1004, 7, "image/png", b"payload-4", Provenance.JITTERED
     )
     assert frames[3].track_id is None
@@ -70,12 +70,12 @@ def test_every_source_resumes_exactly_after_a_frame(
     write(folder / "b.parquet", rows(count)[count // 2 :], group)
     images = folder_of(folder / "images", [f"d/{number:03d}.png" for number in range(count)])
     parquet = ParquetFrameSource(folder, batch_rows=batch)
-    for source in (parquet, ImageFolderSource(images), ListFrameSource(parquet.frames())):
-        every = list(source.frames())
+    for source in (parquet, ImageFolderSource(images), ListFrameSource(parquet.observations())):
+        every = list(source.observations())
         assert len(every) == count
-        assert list(source.frames(resume_after=every[place].resume_place)) == every[place + 1 :]
+        assert list(source.observations(resume_after=every[place].resume_place)) == every[place + 1 :]
         with pytest.raises(RejectedError) as caught:
-            next(source.frames(resume_after="absent"))
+            next(source.observations(resume_after="absent"))
         assert caught.value.reason == "unknown_frame"
 
 
@@ -100,7 +100,7 @@ def test_a_row_group_that_is_damaged_is_named_when_it_is_reached(tmp_path: Path)
         file.write(b"\xff" * 60)
     seen = []
     with pytest.raises(CorruptError, match=r"damaged\.parquet"):
-        for frame in source.frames():
+        for frame in source.observations():
             seen.append(frame.frame_id)
     assert seen[:10] == [f"f-{number:04d}" for number in range(10)]
 
@@ -109,14 +109,14 @@ def test_a_null_payload_is_an_empty_one_so_that_it_is_counted(tmp_path: Path) ->
     content = rows(3)
     content[1]["payload"] = None
     source = ParquetFrameSource(write(tmp_path / "a.parquet", content))
-    assert [frame.payload for frame in source.frames()] == [b"payload-0", b"", b"payload-2"]
+    assert [frame.payload for frame in source.observations()] == [b"payload-0", b"", b"payload-2"]
     assert [note.count for note in source.notes().values()] == [3, 1]  # three times of 1970, one null
 
 
 def test_an_image_folder_gives_its_files_in_order_with_their_drives(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "trip", ["b/2.png", "a/1.jpg", "z.JPEG", "a/notes.txt", "a/0.png"])
     source = ImageFolderSource(folder, times=CaptureTimes(interval_ns=100, first_ns=5_000))
-    frames = list(source.frames())
+    frames = list(source.observations())
     assert [(f.frame_id, f.drive_id, f.capture_time_ns, f.content_type) for f in frames] == [
         ("a/0.png", "a", 5_000, "image/png"),
         ("a/1.jpg", "a", 5_100, "image/jpeg"),
@@ -131,11 +131,11 @@ def test_an_image_that_cannot_be_read_is_an_empty_frame_with_its_cause(tmp_path:
     folder = folder_of(tmp_path, ["1.png", "1a.png", "2.png"])
     os.truncate(folder / "1a.png", 1 << 40)  # a sparse file larger than any memory
     source = ImageFolderSource(folder)
-    assert [frame.payload for frame in source.frames()] == [b"1.png", b"", b"2.png"]
+    assert [frame.payload for frame in source.observations()] == [b"1.png", b"", b"2.png"]
     assert source.unreadable == [(folder / "1a.png", "1099511627776 bytes, the limit is 20000000")]
 
 
 def test_an_empty_folder_is_an_empty_drive_and_a_missing_one_a_setting_to_mend(tmp_path: Path) -> None:
-    assert list(ImageFolderSource(tmp_path).frames()) == []
+    assert list(ImageFolderSource(tmp_path).observations()) == []
     with pytest.raises(MisconfiguredError, match="nowhere"):
         ImageFolderSource(tmp_path / "nowhere")

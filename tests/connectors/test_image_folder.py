@@ -34,7 +34,7 @@ def taken_at(when: datetime, **more: str) -> Image.Exif:
 
 
 def names_of(source: ImageFolderSource, resume_after: str | None = None) -> list[str]:
-    return [frame.frame_id for frame in source.frames(resume_after)]
+    return [frame.frame_id for frame in source.observations(resume_after)]
 
 
 def test_numbers_in_names_are_read_as_numbers(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_capture_times_are_those_of_exif_with_what_is_not_known_as_uncertainty(t
     zoned = taken_at(MARCH + timedelta(hours=9), zone="+09:00", subseconds="250")
     (tmp_path / "img4.jpg").write_bytes(picture(exif=zoned))
     source = ImageFolderSource(tmp_path)
-    first, second, _, last = source.frames()
+    first, second, _, last = source.observations()
     start_ns = int(MARCH.timestamp()) * SECOND_NS
     assert first.capture_time_ns == start_ns + 10 * SECOND_NS
     assert second.capture_time_ns - first.capture_time_ns == 10 * SECOND_NS
@@ -64,14 +64,14 @@ def test_capture_times_are_those_of_exif_with_what_is_not_known_as_uncertainty(t
     assert (last.capture_time_ns, last.capture_time_uncertainty_ns) == (start_ns + SECOND_NS // 4, 1_000_000)
     assert source.notes()[image_folder.NO_ZONE].count == 3
     in_tokyo = ImageFolderSource(tmp_path, times=CaptureTimes(zone_minutes=540))
-    assert next(in_tokyo.frames()).capture_time_ns == start_ns - 9 * 3600 * SECOND_NS + 10 * SECOND_NS
+    assert next(in_tokyo.observations()).capture_time_ns == start_ns - 9 * 3600 * SECOND_NS + 10 * SECOND_NS
 
 
 @pytest.mark.parametrize("resume_after", [None, "2.jpg"])
 def test_pictures_of_one_second_still_follow_each_other(tmp_path: Path, resume_after: str | None) -> None:
     for number in range(5):
         (tmp_path / f"{number}.jpg").write_bytes(picture(exif=taken_at(MARCH)))
-    times = [frame.capture_time_ns for frame in ImageFolderSource(tmp_path).frames(resume_after)]
+    times = [frame.capture_time_ns for frame in ImageFolderSource(tmp_path).observations(resume_after)]
     start_ns = int(MARCH.timestamp()) * SECOND_NS
     assert times == [start_ns + number * 1_000_000 for number in range(5 - len(times), 5)]
 
@@ -82,10 +82,10 @@ def test_without_exif_the_files_time_stands_rises_and_is_said(tmp_path: Path) ->
         path.write_bytes(picture("PNG"))
         os.utime(path, ns=(0, seconds * SECOND_NS))
     source = ImageFolderSource(tmp_path)
-    times = [frame.capture_time_ns for frame in source.frames()]
+    times = [frame.capture_time_ns for frame in source.observations()]
     assert times == [50 * SECOND_NS, 50 * SECOND_NS + 1000, 50 * SECOND_NS + 2000, 60 * SECOND_NS]
     assert source.notes()[image_folder.FILE_TIME].count == 4
-    assert [f.capture_time_ns for f in ImageFolderSource(tmp_path).frames("1.png")] == times[2:]
+    assert [f.capture_time_ns for f in ImageFolderSource(tmp_path).observations("1.png")] == times[2:]
 
 
 def test_what_is_no_picture_is_counted_by_kind_and_nothing_but_files_is_opened(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_is_no_picture_is_counted_by_kind_and_nothing_but_files_is_opened(t
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.png")
     source = ImageFolderSource(tmp_path)
-    frames = list(source.frames())
+    frames = list(source.observations())
     assert [frame.frame_id for frame in frames] == ["0.tif", "1.gif", "2.ppm", "3.jfif", "4.dat", "5.jpg"]
     assert [frame.content_type.partition("/")[2] for frame in frames] == [
         "tiff",
@@ -119,12 +119,12 @@ def test_a_name_that_is_no_text_or_too_long_becomes_one_that_can_be_stored(tmp_p
     deep = tmp_path.joinpath("x" * 200, "y" * 200)
     deep.mkdir(parents=True)
     (deep / "a.png").write_bytes(picture("PNG"))
-    frames = list(ImageFolderSource(tmp_path).frames())
+    frames = list(ImageFolderSource(tmp_path).observations())
     assert "02\\xff.png" in [frame.frame_id for frame in frames]
     for frame in frames:
         frame.frame_id.encode()
         assert len(frame.frame_id) <= 256 and frame.payload
-    assert [f.frame_id for f in ImageFolderSource(tmp_path).frames(frames[0].resume_place)] == [
+    assert [f.frame_id for f in ImageFolderSource(tmp_path).observations(frames[0].resume_place)] == [
         frames[1].frame_id
     ]
 
@@ -153,5 +153,5 @@ def test_a_file_that_is_being_written_waits_and_so_does_what_follows_it(tmp_path
     assert names_of(source) == ["1.jpg"] and source.is_waiting
     (tmp_path / "2.jpg").write_bytes(whole)
     assert names_of(source, "1.jpg") == []
-    frames = list(source.frames("1.jpg"))
+    frames = list(source.observations("1.jpg"))
     assert [frame.payload for frame in frames] == [whole, whole] and not source.is_waiting

@@ -58,14 +58,14 @@ READ = {
 
 @pytest.mark.parametrize("kind", READ)
 def test_what_means_the_same_is_read_the_same(tmp_path: Path, kind: str) -> None:
-    frames = list(source_of(tmp_path, **READ[kind]).frames())
+    frames = list(source_of(tmp_path, **READ[kind]).observations())
     found = [(frame.frame_id, frame.capture_time_ns, frame.payload) for frame in frames]
     assert found == list(zip(NAMES, TIMES, PAYLOADS, strict=True))
 
 
 def test_whole_numbers_name_frames_drives_and_tracks(tmp_path: Path) -> None:
     numbers = pa.array(range(ROWS), pa.int64())
-    first = next(source_of(tmp_path, frame_id=numbers, drive_id=numbers, track_id=numbers).frames())
+    first = next(source_of(tmp_path, frame_id=numbers, drive_id=numbers, track_id=numbers).observations())
     assert (first.frame_id, first.drive_id, first.track_id) == ("0", "0", "0")
 
 
@@ -138,7 +138,7 @@ BAD = {
 def test_a_row_that_cannot_be_a_frame_is_left_out_counted_and_named(tmp_path: Path, kind: str) -> None:
     column, values, words = BAD[kind]
     source = source_of(tmp_path, **{column: values})
-    assert [frame.payload for frame in source.frames()] == PAYLOADS[1:]
+    assert [frame.payload for frame in source.observations()] == PAYLOADS[1:]
     [(told, note)] = source.notes().items()
     assert told.startswith("left out: ") and words in told
     assert note.count == 1 and note.first.startswith("f.parquet, row 1: ")
@@ -151,31 +151,31 @@ def test_a_row_without_a_payload_is_an_empty_frame_and_told(tmp_path: Path) -> N
         *({"bytes": each, "path": None} for each in PAYLOADS[2:]),
     ]
     source = source_of(tmp_path, payload=pa.array(cells))
-    assert [frame.payload for frame in source.frames()] == [b"", b"", *PAYLOADS[2:]]
+    assert [frame.payload for frame in source.observations()] == [b"", b"", *PAYLOADS[2:]]
     assert source.notes()[NO_PAYLOAD].count == 2
 
 
 def test_milliseconds_as_nanoseconds_are_taken_and_doubted(tmp_path: Path) -> None:
     source = source_of(tmp_path, capture_time_ns=pa.array([time // 10**6 for time in TIMES], pa.int64()))
-    assert len(list(source.frames())) == ROWS and source.notes()[IN_1970].count == ROWS
+    assert len(list(source.observations())) == ROWS and source.notes()[IN_1970].count == ROWS
 
 
 def test_frame_ids_that_repeat_between_drives_resume_at_their_own_row(tmp_path: Path) -> None:
     repeated = pa.array(["0", "1", "2"] * 2)
     source = source_of(tmp_path, frame_id=repeated, drive_id=pa.array(["one"] * 3 + ["two"] * 3))
-    every = list(source.frames())
+    every = list(source.observations())
     for number, frame in enumerate(every):
-        rest = list(ParquetFrameSource(tmp_path / "f.parquet", batch_rows=2).frames(frame.resume_place))
+        rest = list(ParquetFrameSource(tmp_path / "f.parquet", batch_rows=2).observations(frame.resume_place))
         assert [each.payload for each in rest] == PAYLOADS[number + 1 :]
     with pytest.raises(RejectedError, match="not one frame but 2 frames '1'") as caught:
-        next(source.frames("1"))
+        next(source.observations("1"))
     assert caught.value.reason == "unknown_frame"
 
 
 def test_a_place_of_another_recording_under_the_same_name_is_unknown(tmp_path: Path) -> None:
-    place = list(source_of(tmp_path).frames())[3].resume_place
+    place = list(source_of(tmp_path).observations())[3].resume_place
     with pytest.raises(RejectedError, match="no frame"):
-        next(source_of(tmp_path, frame_id=pa.array([f"g{row}" for row in range(ROWS)])).frames(place))
+        next(source_of(tmp_path, frame_id=pa.array([f"g{row}" for row in range(ROWS)])).observations(place))
 
 
 def test_a_payload_that_unpacks_to_more_than_any_picture_is_not_read(
@@ -184,4 +184,4 @@ def test_a_payload_that_unpacks_to_more_than_any_picture_is_not_read(
     monkeypatch.setattr(parquet_frames, "MAX_PAYLOAD_BYTES", 1000)
     source = source_of(tmp_path, payload=pa.array([bytes([row]) * 2000 for row in range(ROWS)]))
     with pytest.raises(CorruptError, match="the limit is 1000 bytes each"):
-        next(source.frames())
+        next(source.observations())

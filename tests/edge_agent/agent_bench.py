@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from connectors.sensors.ports import Frame
+from connectors.sensors.ports import Observation
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
-from edge_agent.frame_loop import FrameLoop
 from edge_agent.key_file import load_key, save_key
+from edge_agent.look import Viewer
 from edge_agent.models.serving import ServingModel
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle
+from edge_agent.observation_loop import ObservationLoop
 from edge_agent.perceive import accepted_by_ledger, build_policy, progress_limits
+from edge_agent.place_keeper import PlaceKeeper
 from edge_agent.prediction_log import PredictionLog
+from edge_agent.progress import Place
 from edge_agent.progress_journal import ProgressJournal
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder
@@ -30,6 +33,7 @@ from schemas.signing import VehicleKey
 
 WALL_NS = 1_790_000_000_000_000_000  # September 2026
 VEHICLE = "car-1"
+SOURCE = "the recording"
 
 
 def png(number: int, size: int = 32) -> bytes:
@@ -42,8 +46,8 @@ def png(number: int, size: int = 32) -> bytes:
 
 def make_frame(
     number: int, *, drive: str = "drive-1", track: str | None = None, payload: bytes | None = None
-) -> Frame:
-    return Frame(
+) -> Observation:
+    return Observation(
         frame_id=f"frame-{number:05d}",
         drive_id=drive,
         sensor_id="front",
@@ -95,24 +99,41 @@ class Vehicle1:
         self.writer = SpoolWriter.open(state.spool, settings.spool, VEHICLE, key, clock, events)
         limits = progress_limits(settings)
         self.journal, self.trouble = ProgressJournal.open(
-            state.progress_path, "the recording", limits, accepted_by_ledger(state), clock
+            state.progress_path, [SOURCE], limits, accepted_by_ledger(state), clock
         )
         self.running = self.journal.progress.copy_limits(
             limits.budget, limits.max_per_track, limits.memory_capacity
         )
-        self.loop = FrameLoop(
+        log = PredictionLog(settings.serving.prediction_log)
+        self.loop = ObservationLoop(
             vehicle_id=VEHICLE,
-            serving=self.serving,
+            viewer=Viewer(self.serving, self.running.memory, log, clock, events),
             policy=build_policy(settings, self.running.tracks),
             capture=settings.capture,
             spool=settings.spool,
             writer=self.writer,
-            journal=self.journal,
+            keeper=PlaceKeeper(self.journal, self.writer, clock, events),
             running=self.running,
-            prediction_log=PredictionLog(settings.serving.prediction_log),
+            prediction_log=log,
             clock=clock,
             events=events,
         )
+
+    def play(self, *observations: Observation) -> None:
+        for observation in observations:
+            self.loop.process(observation, 0, SOURCE)
+
+    def end_source(self) -> None:
+        self.loop.end_source(SOURCE)
+
+    @property
+    def place(self) -> Place:
+        return self.journal.progress.place(SOURCE)
+
+    @property
+    def frame_id(self) -> str | None:
+        """The last observation that left the window."""
+        return self.place.frame_id
 
     def kill(self) -> None:
         """Let go of everything as SIGKILL does: no commit, no close, no flush."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import struct
 from dataclasses import replace
 from io import BytesIO
 
@@ -17,18 +19,18 @@ from edge_agent.config import (
     SelectionSettings,
     UncertaintySettings,
 )
-from edge_agent.frame_loop import FrameLoop
-from edge_agent.progress_journal import KIND_STEP
+from edge_agent.progress import Place
+from edge_agent.progress_journal import KIND_SNAPSHOT, KIND_STEP
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.snapshot import read_ledger
 from foundation import syscalls
 from foundation.events import EventLog
-from foundation.journal import Journal, JournalEntry
+from foundation.journal import Journal, JournalEntry, encode_frame
 from modelkit.fakes import FakeBackend, raw_outputs
 from schemas.codec import decode_sample
-from schemas.reasons import TimeQuality, WindowRole
-from schemas.records import Sample
-from tests.edge_agent.agent_bench import VEHICLE, Vehicle1, make_frame, png, settings_for
+from schemas.reasons import Modality, TimeQuality, WindowRole
+from schemas.records import Content, Sample
+from tests.edge_agent.agent_bench import SOURCE, VEHICLE, Vehicle1, make_frame, png, settings_for
 
 
 def selection(**changes: object) -> SelectionSettings:
@@ -56,28 +58,27 @@ def counts(vehicle: Vehicle1) -> dict[str, int]:
     return {"accepted": found.accepted, **found.not_accepted}
 
 
-def drive(loop: FrameLoop, frames) -> None:
-    for frame in frames:
-        loop.process(frame)
+def drive(vehicle: Vehicle1, frames) -> None:
+    vehicle.play(*frames)
 
 
 def test_every_frame_is_accepted_or_counted_by_reason(tmp_path):
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection()))
     frames = [make_frame(number) for number in range(60)]
     frames[7] = make_frame(7, payload=b"no picture at all")
-    drive(vehicle.loop, frames)
-    vehicle.loop.end_source()
+    drive(vehicle, frames)
+    vehicle.end_source()
     found = counts(vehicle)
     assert found["unreadable_image"] == 1
     assert 5 < found["accepted"] < 35
     assert sum(found.values()) == 60 == vehicle.journal.progress.frames_seen
-    assert vehicle.journal.progress.has_ended
+    assert vehicle.place.has_ended
 
 
 def test_a_sample_says_where_it_is_from_and_why_it_was_taken(tmp_path):
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
-    vehicle.loop.process(make_frame(1, track="t9"))
-    vehicle.loop.end_source()
+    vehicle.play(make_frame(1, track="t9"))
+    vehicle.end_source()
     (sample,) = samples(vehicle)
     assert (sample.vehicle_id, sample.drive_id, sample.track_id) == (VEHICLE, "drive-1", "t9")
     assert (sample.rule_id, sample.selection_probability) == ("random", 1.0)
@@ -95,10 +96,10 @@ def test_a_sample_says_where_it_is_from_and_why_it_was_taken(tmp_path):
 def test_a_clock_in_1970_is_flagged_and_nothing_else_changes(tmp_path):
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
     vehicle.clock.jump_wall(-vehicle.clock.now_ns() / 1e9 + 60)
-    vehicle.loop.process(make_frame(1))
+    vehicle.play(make_frame(1))
     vehicle.clock.jump_wall(1.79e9)
-    vehicle.loop.process(make_frame(2))
-    vehicle.loop.end_source()
+    vehicle.play(make_frame(2))
+    vehicle.end_source()
     assert [s.time_quality for s in samples(vehicle)] == [
         TimeQuality.BEFORE_BUILD,
         TimeQuality.UNSYNCHRONISED,
@@ -107,10 +108,10 @@ def test_a_clock_in_1970_is_flagged_and_nothing_else_changes(tmp_path):
 
 
 def test_the_random_arm_of_a_window_carries_the_chance_of_the_window(tmp_path):
-    capture = CaptureSettings(pre_frames=1, post_frames=1)
+    capture = CaptureSettings(pre_s=0.001, post_s=0.0015)
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(), capture=capture))
-    drive(vehicle.loop, [make_frame(number) for number in range(200)])
-    vehicle.loop.end_source()
+    drive(vehicle, [make_frame(number) for number in range(200)])
+    vehicle.end_source()
     kept = samples(vehicle)
     assert {round(s.selection_probability, 9) for s in kept} <= {round(1 - 0.7**n, 9) for n in (2, 3)}
     assert len({s.frame_id for s in kept}) == len(kept)
@@ -124,9 +125,9 @@ def test_the_byte_budget_of_a_drive_is_never_passed_and_the_rest_is_counted(tmp_
     budget = BudgetSettings(per_drive_bytes=5 * size + size // 2)
     chosen = selection(random=RandomSettings(probability=1.0), budget=budget)
     vehicle = Vehicle1(settings_for(tmp_path, selection=chosen))
-    drive(vehicle.loop, [make_frame(0, payload=png(0)) for _ in range(9)])
-    drive(vehicle.loop, [make_frame(0, drive="drive-2", payload=png(0))])
-    vehicle.loop.end_source()
+    drive(vehicle, [make_frame(0, payload=png(0)) for _ in range(9)])
+    drive(vehicle, [make_frame(0, drive="drive-2", payload=png(0))])
+    vehicle.end_source()
     assert counts(vehicle) == {"accepted": 6, "over_budget": 4}
 
 
@@ -155,8 +156,8 @@ def test_novelty_keeps_what_is_unlike_everything_kept(tmp_path):
         return picture(np.full((32, 32, 3), (red, green, 0)))
 
     payloads = [colour(250, 5), colour(240, 10), colour(5, 250), colour(8, 240), colour(244, 9)]
-    drive(vehicle.loop, [make_frame(n, payload=p) for n, p in enumerate(payloads)])
-    vehicle.loop.end_source()
+    drive(vehicle, [make_frame(n, payload=p) for n, p in enumerate(payloads)])
+    vehicle.end_source()
     assert [s.frame_id for s in samples(vehicle)] == ["frame-00000", "frame-00002"]
     assert {s.rule_id for s in samples(vehicle)} == {"novelty"}
 
@@ -175,8 +176,8 @@ def test_a_frame_that_the_spool_refused_stands_in_no_later_frames_way(tmp_path):
     alike = picture(np.full((32, 32, 3), (240, 5, 0)))
     assert len(too_large) > 3000 > len(alike)
     sizes = (too_large, alike, alike)
-    drive(vehicle.loop, [make_frame(n, payload=p, track="sign-1") for n, p in enumerate(sizes)])
-    vehicle.loop.end_source()
+    drive(vehicle, [make_frame(n, payload=p, track="sign-1") for n, p in enumerate(sizes)])
+    vehicle.end_source()
     assert counts(vehicle) == {"accepted": 1, "oversize": 1, "not_selected": 1}
     assert [s.frame_id for s in samples(vehicle)] == ["frame-00001"]
     assert len(vehicle.running.memory) == len(vehicle.journal.progress.memory) == 1
@@ -190,10 +191,10 @@ def test_a_model_that_answers_nothing_is_counted_and_the_loop_goes_on(tmp_path):
 
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection()), backend=FakeBackend())
     vehicle.backend.rule = nan
-    drive(vehicle.loop, [make_frame(number) for number in range(3)])
+    drive(vehicle, [make_frame(number) for number in range(3)])
     vehicle.backend.rule = None
-    drive(vehicle.loop, [make_frame(number) for number in range(3, 6)])
-    vehicle.loop.end_source()
+    drive(vehicle, [make_frame(number) for number in range(3, 6)])
+    vehicle.end_source()
     found = counts(vehicle)
     assert found["model_error"] == 3
     assert sum(found.values()) == 6
@@ -203,9 +204,9 @@ def test_an_oversize_frame_is_counted_and_costs_no_budget(tmp_path):
     chosen = selection(random=RandomSettings(probability=1.0), budget=BudgetSettings(total_bytes=1_000_000))
     base = settings_for(tmp_path, selection=chosen)
     vehicle = Vehicle1(replace(base, spool=replace(base.spool, max_record_bytes=3000)))
-    vehicle.loop.process(make_frame(1, payload=png(1, size=64)))
-    vehicle.loop.process(make_frame(2, payload=png(2, size=16)))
-    vehicle.loop.end_source()
+    vehicle.play(make_frame(1, payload=png(1, size=64)))
+    vehicle.play(make_frame(2, payload=png(2, size=16)))
+    vehicle.end_source()
     assert counts(vehicle) == {"accepted": 1, "oversize": 1}
     assert vehicle.running.budget.total_bytes == len(png(2, size=16))
 
@@ -213,7 +214,7 @@ def test_an_oversize_frame_is_counted_and_costs_no_budget(tmp_path):
 def test_an_empty_drive_is_counted(tmp_path):
     vehicle = Vehicle1(settings_for(tmp_path))
     vehicle.loop.empty_drive()
-    vehicle.loop.end_source()
+    vehicle.end_source()
     assert counts(vehicle) == {"accepted": 0, "empty_drive": 1}
 
 
@@ -244,7 +245,7 @@ def arm_kill(vehicle: Vehicle1, where: str) -> None:
     kills=st.lists(
         st.tuples(st.integers(0, 39), st.sampled_from([0.0, 0.3]), st.sampled_from(WHERE)), max_size=4
     ),
-    window=st.sampled_from([(0, 0), (2, 1)]),
+    window=st.sampled_from([(0.0, 0.0), (0.002, 0.0015)]),
     arm=st.sampled_from([0.15, 0.6]),
     buffer_bytes=st.sampled_from([1_000, 16_000_000]),
 )
@@ -272,18 +273,18 @@ def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
                         if where == "between frames":
                             break
                         arm_kill(vehicle, where)
-                    vehicle.loop.process(frames[number])
+                    vehicle.play(frames[number])
                     vehicle.clock.advance(wait_s)
             except Killed:
                 pass
             vehicle.kill()
             vehicle.start()
-        drive(vehicle.loop, frames[resume(vehicle) :])
-        vehicle.loop.end_source()
+        drive(vehicle, frames[resume(vehicle) :])
+        vehicle.end_source()
         return vehicle
 
     def resume(vehicle):
-        frame_id = vehicle.journal.progress.frame_id
+        frame_id = vehicle.frame_id
         return 0 if frame_id is None else int(frame_id.removeprefix("frame-")) + 1
 
     def story(vehicle):
@@ -308,7 +309,7 @@ def test_frames_seen_are_accepted_plus_not_accepted_after_a_kill_at_any_call_of_
     real = getattr(syscalls, call)
 
     def run(folder, deadly):
-        vehicle = Vehicle1(settings_for(folder, selection=chosen, capture=CaptureSettings(1, 0)))
+        vehicle = Vehicle1(settings_for(folder, selection=chosen, capture=CaptureSettings(pre_s=0.001)))
         calls = 0
 
         def counted(*arguments):
@@ -321,17 +322,17 @@ def test_frames_seen_are_accepted_plus_not_accepted_after_a_kill_at_any_call_of_
         with monkeypatch.context() as patch:
             patch.setattr(syscalls, call, counted)
             try:
-                drive(vehicle.loop, frames[:6])
+                drive(vehicle, frames[:6])
                 vehicle.loop.pause()
-                drive(vehicle.loop, frames[6:])
+                drive(vehicle, frames[6:])
                 vehicle.loop.pause()
             except Killed:
                 pass
         vehicle.kill()
         vehicle.start()
-        frame_id = vehicle.journal.progress.frame_id
-        drive(vehicle.loop, frames[0 if frame_id is None else int(frame_id[-5:]) + 1 :])
-        vehicle.loop.end_source()
+        frame_id = vehicle.frame_id
+        drive(vehicle, frames[0 if frame_id is None else int(frame_id[-5:]) + 1 :])
+        vehicle.end_source()
         return vehicle, calls
 
     _, calls = run(tmp_path / "whole", -1)
@@ -349,18 +350,18 @@ def test_a_step_whose_sample_was_refused_gives_its_number_to_the_next(tmp_path):
     base = settings_for(tmp_path, selection=chosen)
     vehicle = Vehicle1(replace(base, spool=replace(base.spool, max_record_bytes=3000)))
     frames = [make_frame(1, payload=png(1, size=64)), make_frame(2, payload=png(2, size=16))]
-    drive(vehicle.loop, frames)
+    drive(vehicle, frames)
     vehicle.writer.commit()
     vehicle.kill()
     vehicle.start()
-    assert vehicle.journal.progress.frame_id == "frame-00002"
+    assert vehicle.frame_id == "frame-00002"
     assert vehicle.journal.progress.budget.total_bytes == len(frames[1].payload)
 
 
 def test_a_damaged_step_is_told_and_what_stands_before_it_holds(tmp_path):
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
     for number in range(6):
-        vehicle.loop.process(make_frame(number))
+        vehicle.play(make_frame(number))
         vehicle.writer.commit()
     vehicle.kill()
     journal = Journal(vehicle.state.progress_path)
@@ -371,7 +372,7 @@ def test_a_damaged_step_is_told_and_what_stands_before_it_holds(tmp_path):
     vehicle.state.progress_path.write_bytes(data)
     vehicle.start()
     assert "lost" in vehicle.trouble
-    assert vehicle.journal.progress.frame_id == "frame-00002"
+    assert vehicle.frame_id == "frame-00002"
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing like a journal" * 10])
@@ -382,7 +383,7 @@ def test_a_progress_file_that_is_none_is_told_kept_and_begun_anew(tmp_path, cont
     vehicle.state.progress_path.write_bytes(content)
     vehicle.start()
     assert vehicle.trouble
-    assert vehicle.journal.progress.frame_id is None
+    assert vehicle.frame_id is None
     assert vehicle.state.progress_path.with_name("progress.journal.damaged").exists()
 
 
@@ -391,10 +392,78 @@ def test_the_progress_journal_stays_small_and_keeps_its_place(tmp_path, monkeypa
     chosen = selection(random=RandomSettings(probability=1.0))
     vehicle = Vehicle1(settings_for(tmp_path, selection=chosen))
     for number in range(60):
-        vehicle.loop.process(make_frame(number))
+        vehicle.play(make_frame(number))
         vehicle.clock.advance(0.25)
     assert vehicle.state.progress_path.stat().st_size < 10_000
     vehicle.loop.pause()
     vehicle.kill()
     vehicle.start()
-    assert vehicle.journal.progress.frame_id == "frame-00059"
+    assert vehicle.frame_id == "frame-00059"
+
+
+def test_a_clock_that_was_mended_is_believed_again_once_it_kept_pace_for_a_while(tmp_path):
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    vehicle.play(make_frame(0))
+    vehicle.clock.jump_wall(30.0)
+    qualities = [vehicle.loop._wall.judge(make_frame(1).capture_time_ns, make_frame(1).provenance)]
+    for _ in range(7):
+        vehicle.clock.advance(10.0)
+        qualities.append(vehicle.loop._wall.judge(make_frame(1).capture_time_ns, make_frame(1).provenance))
+    assert qualities == [TimeQuality.UNSYNCHRONISED] * 6 + [TimeQuality.OK] * 2
+
+
+def test_a_block_of_signals_is_kept_as_context_of_a_camera_and_needs_no_prediction(tmp_path):
+    capture = CaptureSettings(pre_s=0.002, post_s=0.0025)
+    vehicle = Vehicle1(
+        settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0)), capture=capture)
+    )
+    block = replace(
+        make_frame(1),
+        frame_id="block-1",
+        sensor_id="can0",
+        modality=Modality.SIGNALS,
+        content_type="application/vnd.apache.arrow.stream",
+        content=Content("", 1_000_000, 50),
+        payload=b"columns",
+    )
+    vehicle.play(
+        block, make_frame(2), replace(block, frame_id="block-9", capture_time_ns=block.capture_time_ns * 2)
+    )
+    vehicle.end_source()
+    kept = {one.frame_id: one for one in samples(vehicle)}
+    assert set(kept) == {"block-1", "frame-00002"}
+    context = kept["block-1"]
+    assert (context.modality, context.predictions, context.content.items) == ("signals", (), 50)
+    assert context.incident is not None
+    assert (context.incident.role, context.incident.stream) == (WindowRole.PRE, "front")
+    assert context.incident.incident_id == kept["frame-00002"].incident.incident_id
+    assert counts(vehicle)["not_selected"] == 1
+
+
+def test_a_place_of_the_first_format_is_read_and_its_source_goes_on(tmp_path):
+    """As an agent before this release left it: one source, and windows that counted frames."""
+    vehicle = Vehicle1(settings_for(tmp_path))
+    vehicle.kill()
+    budget = {"total_bytes": 77, "drives": [["d", 77]], "minutes": []}
+    snapshot = {
+        "format": 1, "boot_id": "b", "source_id": SOURCE, "frame_id": "frame-00003", "lap": 2, "has_ended": False,
+        "frames_seen": 4, "refused": {"counts": {"not_selected": 3}, "bytes": 9}, "budget": budget, "tracks": [],
+        "tails": [{"sensor_id": "front", "drive_id": "d", "last_index": 3, "trigger_index": None,
+                   "incident_id": None, "rule_id": "", "past_probabilities": [0.5]}],
+        "memory": {"model_digest": "", "shape": [0, 0]},
+    }  # fmt: skip
+    step = {"epoch": vehicle.writer.epoch, "seq": -1, "frame_id": "frame-00007", "lap": 2, "frames_seen": 8,
+            "has_ended": True, "tails": snapshot["tails"]}  # fmt: skip
+    data = b""
+    for kind, document in ((KIND_SNAPSHOT, snapshot), (KIND_STEP, step)):
+        text = json.dumps(document).encode()
+        data += encode_frame(kind, struct.pack("<I", len(text)), text)
+    vehicle.state.progress_path.write_bytes(data)
+    vehicle.start()
+    assert not vehicle.trouble
+    assert vehicle.place == Place("frame-00007", 2, has_ended=True)
+    progress = vehicle.journal.progress
+    assert (progress.frames_seen, progress.budget.total_bytes) == (8, 77)
+    vehicle.kill()
+    vehicle.start()
+    assert vehicle.place == Place("frame-00007", 2, has_ended=True), "written anew in this format"

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from connectors.sensors.fakes import ListFrameSource
-from edge_agent.config import SourceKind, SourceSettings
-from edge_agent.sources import SourceFailedError, frames_from, open_source, source_id
+from edge_agent.config import SourceKind, SourceSettings, source_id
+from edge_agent.sources import SourceFailedError, open_source, played
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.events import EventLog
 from tests.edge_agent.agent_bench import make_frame
 
 
 def numbers(source, resume_after=None, lap=0, *, loop=False, events=None):
-    played = frames_from(source, resume_after, lap, loop=loop, events=events or EventLog(None))
-    return [(int(frame.frame_id[-5:]), turn) for frame, turn in islice(played, 7)]
+    playing = played(source, resume_after, lap, loop=loop, events=events or EventLog(None))
+    return [(int(frame.frame_id[-5:]), turn) for frame, turn in islice(playing, 7)]
 
 
 def recording(count: int = 3) -> ListFrameSource:
@@ -45,7 +45,7 @@ def test_a_place_that_is_gone_is_told_and_played_from_the_beginning(tmp_path):
 
 def test_a_recording_that_is_damaged_in_the_middle_fails_as_a_source():
     class Damaged:
-        def frames(self, resume_after=None):
+        def observations(self, resume_after=None):
             yield make_frame(0)
             raise CorruptError("half a row group", path="drive.parquet")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import RandomSettings
-from edge_agent.frame_loop import JOURNAL_RETRY_S
+from edge_agent.place_keeper import JOURNAL_RETRY_S
 from edge_agent.progress_journal import ProgressJournal, ProgressLimits
 from edge_agent.selection.budget import BudgetLimits
 from foundation.clock import ManualClock
@@ -54,7 +54,7 @@ def events(vehicle: Vehicle1) -> list[str]:
 
 def goes_on(vehicle: Vehicle1) -> list:
     """The frames after the place at which a restarted vehicle stands."""
-    frame_id = vehicle.journal.progress.frame_id
+    frame_id = vehicle.frame_id
     return FRAMES[0 if frame_id is None else int(frame_id[-5:]) + 1 :]
 
 
@@ -70,11 +70,11 @@ def test_once_there_is_room_a_kill_loses_nothing_and_counts_nothing_twice(
 ) -> None:
     monkeypatch.setattr("edge_agent.progress_journal.COMPACT_AT_BYTES", 1_500)
     vehicle = Vehicle1(settings_for(tmp_path, selection=CHOSEN))
-    drive(vehicle.loop, FRAMES[:4])
+    drive(vehicle, FRAMES[:4])
     vehicle.loop.pause()
     disk.is_full = True
     for frame in FRAMES[4:16]:
-        vehicle.loop.process(frame)
+        vehicle.play(frame)
         vehicle.clock.advance(JOURNAL_RETRY_S / 4)
     assert disk.refused
     assert "No space left" in vehicle.loop.progress_error
@@ -82,18 +82,18 @@ def test_once_there_is_room_a_kill_loses_nothing_and_counts_nothing_twice(
     accepted = counts(vehicle)["accepted"]
     disk.is_full = False
     for frame in FRAMES[16:20]:
-        vehicle.loop.process(frame)
+        vehicle.play(frame)
         vehicle.clock.advance(JOURNAL_RETRY_S)
     assert vehicle.loop.progress_error == ""
     assert events(vehicle).count("progress_kept_again") == 1
     vehicle.loop.pause()
     assert counts(vehicle)["accepted"] > accepted > 1, "frames were accepted all the while"
-    drive(vehicle.loop, FRAMES[20:22])
+    drive(vehicle, FRAMES[20:22])
     vehicle.kill()
     vehicle.start()
     assert not vehicle.trouble
-    drive(vehicle.loop, goes_on(vehicle))
-    vehicle.loop.end_source()
+    drive(vehicle, goes_on(vehicle))
+    vehicle.end_source()
     assert_exact(vehicle)
 
 
@@ -101,41 +101,41 @@ def test_a_start_without_room_works_says_so_and_keeps_its_place_as_soon_as_it_ca
     tmp_path: Path, disk: FullDisk
 ) -> None:
     vehicle = Vehicle1(settings_for(tmp_path, selection=CHOSEN))
-    drive(vehicle.loop, FRAMES[:8])
+    drive(vehicle, FRAMES[:8])
     vehicle.loop.pause()
     vehicle.kill()
     disk.is_full = True
     vehicle.start()
     assert "No space left" in vehicle.loop.progress_error
-    assert vehicle.journal.progress.frame_id == "frame-00007", "the old file still says where"
-    drive(vehicle.loop, FRAMES[8:12])
+    assert vehicle.frame_id == "frame-00007", "the old file still says where"
+    drive(vehicle, FRAMES[8:12])
     vehicle.loop.pause()
     assert vehicle.loop.progress_error
     disk.is_full = False
     vehicle.clock.advance(JOURNAL_RETRY_S)
-    drive(vehicle.loop, FRAMES[12:14])
+    drive(vehicle, FRAMES[12:14])
     vehicle.loop.pause()
     assert vehicle.loop.progress_error == ""
     vehicle.kill()
     vehicle.start()
-    drive(vehicle.loop, goes_on(vehicle))
-    vehicle.loop.end_source()
+    drive(vehicle, goes_on(vehicle))
+    vehicle.end_source()
     assert_exact(vehicle)
 
 
 def test_a_kill_while_there_is_no_room_loses_no_frame(tmp_path: Path, disk: FullDisk) -> None:
     """What was accepted beyond the last place on disk may be captured again; nothing is left out."""
     vehicle = Vehicle1(settings_for(tmp_path, selection=CHOSEN))
-    drive(vehicle.loop, FRAMES[:4])
+    drive(vehicle, FRAMES[:4])
     vehicle.loop.pause()
     disk.is_full = True
-    drive(vehicle.loop, FRAMES[4:10])
+    drive(vehicle, FRAMES[4:10])
     vehicle.loop.pause()
     vehicle.kill()
     vehicle.start()
     disk.is_full = False
-    drive(vehicle.loop, goes_on(vehicle))
-    vehicle.loop.end_source()
+    drive(vehicle, goes_on(vehicle))
+    vehicle.end_source()
     found = counts(vehicle)
     assert found["unreadable_image"] == 8
     assert vehicle.journal.progress.frames_seen == len(FRAMES)
@@ -155,7 +155,7 @@ def test_a_bad_sector_under_the_place_sets_it_aside_and_stops_nothing(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", bad_sector)
-        journal, trouble = ProgressJournal.open(path, "source", limits, lambda _: -1, ManualClock())
+        journal, trouble = ProgressJournal.open(path, ["source"], limits, lambda _: -1, ManualClock())
     journal.close()
     assert "cannot be read" in trouble
     assert path.with_name("progress.journal.damaged").read_bytes() == b"whatever"

@@ -13,15 +13,19 @@ from edge_agent.selection.random_arm import RandomArm
 from edge_agent.selection.track_limit import TrackLimit
 from edge_agent.selection.uncertainty import UncertaintyMeasure, UncertaintySelector
 from schemas.reasons import NotAcceptedReason, ValueClass
-from schemas.records import Scores
 
 SECOND_NS = 1_000_000_000
+
+
+def _scores(entropy: float, novelty: float | None) -> dict[str, float]:
+    same = dict.fromkeys(("entropy", "margin", "least_confidence"), entropy)
+    return same if novelty is None else {**same, "novelty": novelty}
 
 
 def candidate(
     number: int = 0, *, entropy: float = 0.0, novelty: float | None = None, track: str | None = None
 ):
-    return Candidate(f"f{number}", "d1", track, 1000, Scores(entropy, entropy, entropy, novelty))
+    return Candidate(f"f{number}", "d1", track, 1000, _scores(entropy, novelty))
 
 
 def arm(probability: float, vehicle: str = "car-1", seed: int = 0) -> RandomArm:
@@ -82,8 +86,8 @@ def test_the_random_arm_keeps_its_share_and_repeats_its_answers():
 
 
 def test_a_looped_replay_draws_anew_each_lap():
-    first = [arm(0.5).draw(Candidate(f"f{n}", "d", None, 1, Scores())) for n in range(10)]
-    again = [arm(0.5).draw(Candidate(f"f{n}", "d", None, 1, Scores(), lap=1)) for n in range(10)]
+    first = [arm(0.5).draw(Candidate(f"f{n}", "d", None, 1, {})) for n in range(10)]
+    again = [arm(0.5).draw(Candidate(f"f{n}", "d", None, 1, {}, lap=1)) for n in range(10)]
     assert first != again
 
 

@@ -56,7 +56,7 @@ class Rig:
     commands: list[list[str]]
 
     def child(self, name: str) -> FakeProcess:
-        return next(p for p, c in reversed([*zip(self.started, self.commands, strict=True)]) if name in c[2])
+        return next(p for p, c in reversed([*zip(self.started, self.commands, strict=True)]) if name in c[3])
 
 
 def rig(tmp_path, *, until_source_ends: bool = False) -> Rig:
@@ -81,7 +81,7 @@ def rig(tmp_path, *, until_source_ends: bool = False) -> Rig:
 def test_both_processes_are_started_and_told_who_their_parent_is(tmp_path):
     bench = rig(tmp_path)
     bench.supervisor.step()
-    assert [command[2] for command in bench.commands] == ["edge_agent.perceive", "edge_agent.deliver"]
+    assert [command[3] for command in bench.commands] == ["edge_agent.perceive", "edge_agent.deliver"]
     assert all(command[-1] == str(os.getpid()) for command in bench.commands)
 
 
@@ -134,12 +134,30 @@ def test_a_run_to_the_end_of_a_source_gives_up_at_last(tmp_path):
 
 
 @pytest.mark.parametrize("code", [78, 77, 70])
-def test_what_only_a_person_can_mend_ends_the_agent(tmp_path, code):
-    bench = rig(tmp_path)
+def test_a_run_to_the_end_of_a_source_ends_with_what_only_a_person_can_mend(tmp_path, code):
+    bench = rig(tmp_path, until_source_ends=True)
     bench.supervisor.step()
     bench.child("deliver").code = code
     assert bench.supervisor.run() == code
     assert bench.child("perceive").signals == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("code", [78, 77, 70])
+@pytest.mark.parametrize(("ill", "well"), [("perceive", "deliver"), ("deliver", "perceive")])
+def test_a_process_that_only_a_person_can_mend_leaves_the_other_at_work_and_is_tried_again(
+    tmp_path, ill, well, code
+):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    bench.child(ill).code = code
+    bench.supervisor.step()
+    assert bench.supervisor.exit_code is None
+    assert not bench.child(well).signals
+    starts = len(bench.started)
+    bench.clock.advance(bench.supervisor.settings.supervisor.backoff_max_s + 1)
+    bench.supervisor.step()
+    assert len(bench.started) == starts + 1
+    assert ill in bench.commands[-1][3]
 
 
 def test_a_stop_is_clean_when_they_obey_and_bounded_when_they_do_not(tmp_path):

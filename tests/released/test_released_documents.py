@@ -91,13 +91,16 @@ def test_a_vehicle_goes_on_at_its_place(release: str, tmp_path: Path) -> None:
     settings = load_agent_settings(ROOT / release / "documents" / "agent.toml")
     journal, trouble = ProgressJournal.open(
         state.progress_path,
-        "the recording",
+        ["the recording"],
         progress_limits(settings),
         accepted_by_ledger(state),
         ManualClock(WALL_NS),
     )
     assert trouble == ""
-    assert (journal.progress.frame_id, journal.progress.frames_seen) == ("frame-00019", 20)
+    assert (journal.progress.place("the recording").frame_id, journal.progress.frames_seen) == (
+        "frame-00019",
+        20,
+    )
 
 
 def test_records_of_the_wire_are_read(release: str) -> None:

@@ -37,7 +37,7 @@ TO_1970_S = -WALL_NS / 1e9 + 60.0
 FRAME_S = 0.5
 TELEMETRY_S = 10.0
 DRAIN_BOUND_S = 60.0
-BOOT_ID_IS_READ_IN = ("frame_loop", "progress_journal", "telemetry", "models.trust_folder")
+BOOT_ID_IS_READ_IN = ("observation_loop", "progress_journal", "telemetry", "models.trust_folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class ClockDrive:
         self.frames = self._resume_at()
 
     def _resume_at(self) -> int:
-        frame_id = self.vehicle.journal.progress.frame_id
+        frame_id = self.vehicle.frame_id
         return 0 if frame_id is None else int(frame_id[-5:]) + 1
 
     def pass_time(self, seconds: float) -> None:
@@ -162,7 +162,7 @@ class ClockDrive:
             self._play_to(act.at)
             self.act(act)
         self._play_to(frames)
-        self.vehicle.loop.end_source()
+        self.vehicle.end_source()
         self.is_reachable = self.broker.is_up = True
         begun_s = self.elapsed_s
         while not self.uploader.is_drained and self.elapsed_s - begun_s < 2 * DRAIN_BOUND_S:
@@ -178,7 +178,7 @@ class ClockDrive:
             frame = replace(frame, capture_time_ns=wall_ns, provenance=Provenance.RECORDED)
             self.moments[frame.frame_id] = Moment(frame.frame_id, wall_ns, self.true_ns, self.has_jumped)
             self.frames += 1
-            self.vehicle.loop.process(frame)
+            self.vehicle.play(frame)
 
     def told_receipts(self) -> list[tuple[str, int]]:
         lines = self.receipts.read_text().splitlines() if self.receipts.exists() else []

@@ -273,14 +273,14 @@ FAULTS = (
             BrokenBuild(
                 "perceive forgets its place and plays the recording from its beginning",
                 "edge_agent/perceive.py",
-                "self._play(progress.frame_id, progress.lap)",
-                "self._play(None, progress.lap)",
+                "progress.place(source_id(source))",
+                "progress.place('')",
             ),
             BrokenBuild(
                 "the supervisor waits an hour before it starts a process again",
                 "edge_agent/daemon.py",
-                "round(child.backoff.next_s() * 1e9)",
-                "round((3600 + child.backoff.next_s()) * 1e9)",
+                "        wait_s = child.backoff.next_s()\n",
+                "        wait_s = 3600 + child.backoff.next_s()\n",
             ),
             BrokenBuild(
                 "a restarted writer goes on in the old epoch and gives its numbers again",

@@ -135,8 +135,8 @@ FAULTS = (
             BrokenBuild(
                 "a jump is forgotten with the next frame",
                 "edge_agent/time_quality.py",
-                "            self.jumps += 1\n",
-                "            self.jumps += 0\n",
+                "            self._jumped_ns = monotonic_ns\n",
+                "            self._jumped_ns = None\n",
             ),
         ),
     ),

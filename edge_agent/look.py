@@ -1,0 +1,97 @@
+"""Perceive: what the models say about one observation is attached to it as a list of predictions.
+
+An image is decoded and shown to the models; anything else passes with no prediction at all. What cannot be read or
+predicted is said by its reason and goes on: nothing in a payload stops the loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectors.sensors.ports import Observation
+from edge_agent.models.serving import Served, ServingModel
+from edge_agent.prediction_log import PredictionLog
+from edge_agent.selection.novelty import NoveltyMemory
+from foundation.clock import Clock
+from foundation.errors import RejectedError
+from foundation.events import EventLog
+from modelkit.images import ImageLimits, Pixels, decode_image
+from modelkit.predictor import to_wire
+from modelkit.scores import score
+from schemas.predictions import ModelPrediction
+from schemas.reasons import Modality, NotAcceptedReason
+from schemas.roles import SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the models said, or why they could say nothing (`failed_for`)."""
+
+    predictions: tuple[ModelPrediction, ...] = ()
+    failed_for: NotAcceptedReason | None = None
+
+
+class Viewer:
+    """Shows observations to the models. One thread only."""
+
+    def __init__(
+        self,
+        serving: ServingModel,
+        memory: NoveltyMemory,
+        log: PredictionLog,
+        clock: Clock,
+        events: EventLog,
+        limits: ImageLimits | None = None,
+    ) -> None:
+        """`memory` is what novelty is measured against."""
+        self._serving = serving
+        self._memory = memory
+        self._log = log
+        self._clock = clock
+        self._events = events
+        self._limits = limits
+
+    def poll(self) -> None:
+        """Between two observations: let a waiting model take over, or a halted one go."""
+        self._serving.poll()
+
+    def look(self, observation: Observation, lap: int) -> Looked:
+        """Return the predictions; the scores of each are named by its task, and `novelty` is measured here."""
+        if observation.modality is not Modality.IMAGE:
+            return Looked()
+        try:
+            pixels = decode_image(observation.payload, self._limits)
+        except RejectedError as error:
+            self._events.emit(
+                "unreadable_image", level="warning", frame_id=observation.frame_id, error=str(error)
+            )
+            return Looked(failed_for=NotAcceptedReason.UNREADABLE_IMAGE)
+        self._serving.remember(observation.payload)
+        served = self._predict(pixels)
+        if served is None:
+            return Looked(failed_for=NotAcceptedReason.MODEL_ERROR)
+        prediction, digest = served.predictions[0], served.model_digest
+        self._log.write(
+            frame_id=observation.frame_id,
+            drive_id=observation.drive_id,
+            lap=lap,
+            model_digest=digest,
+            predicted_class=prediction.summary(),
+            time_ns=self._clock.now_ns(),
+        )
+        self._memory.use_model(digest)
+        compared = self._memory.compared_with(len(prediction.embedding)) if prediction.embedding else None
+        scores = score(prediction, compared)
+        said = to_wire(
+            prediction, scores, role_name=SERVING, model_name=served.model_name, model_digest=digest
+        )
+        return Looked((said,))
+
+    def _predict(self, pixels: Pixels) -> Served | None:
+        """Return the serving model's answer, after a rollback that of the model before; None without any."""
+        try:
+            served = self._serving.predict([pixels])
+        except RejectedError as error:
+            self._events.emit("model_error", level="warning", reason=error.reason, error=str(error))
+            return None
+        return served if served.predictions[0].is_finite else None

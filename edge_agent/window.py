@@ -1,0 +1,337 @@
+"""Keeps each observation of every trigger's window exactly once, with the probability that it was kept.
+
+A trigger at t keeps what all streams of its drive observed in [t - pre, t + post), itself in any case. Windows that overlap are
+one incident. An observation is decided once, when it leaves: no later trigger can reach it then, so its role, its
+incident and its inclusion probability are final. Observations leave in the order they came. How long one is held is
+bounded by the capture time of whatever else arrives, by the monotonic clock and by bytes, so that a stream that fell
+silent holds nobody. This module does not know what an observation is: it sees names, times, sizes and probabilities.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from edge_agent.selection.decision import Decision, Selection
+from edge_agent.selection.policy import chance_of_any
+from schemas.reasons import NotAcceptedReason, ValueClass, WindowRole
+from schemas.records import Incident
+
+T = TypeVar("T")
+MAX_DRIVES = 16
+MAX_STREAMS = 256
+LEAST_SPAN_NS = 1_000_000_000
+"""An observation may be so much older than the newest one, or as the window is long, and still be in its place."""
+CONTEXT_VALUE_CLASS = ValueClass.LOW
+"""Why low: when the disk is full, what stands around a trigger goes before any trigger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Why and how an observation is kept; `inclusion_probability` in (0, 1]."""
+
+    rule_id: str
+    rule_score: float | None
+    value_class: ValueClass
+    incident: Incident | None
+    inclusion_probability: float
+    by_rule: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIncident:
+    """An incident that a later observation may still belong to: half-open [begin_ns, end_ns)."""
+
+    incident_id: str
+    stream: str
+    rule_id: str
+    begin_ns: int
+    trigger_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriveTail:
+    """What later observations of a drive need of those that left; `past` is (time, trigger probability)."""
+
+    drive_id: str
+    incident: OpenIncident | None
+    past: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTail:
+    """What later observations need of those that left: durable, see `edge_agent.progress`."""
+
+    now_ns: int | None = None
+    offsets_ns: tuple[tuple[str, int], ...] = ()
+    drives: tuple[DriveTail, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """The final word on one observation: `kept`, or `refused_for` (exactly one of them is set)."""
+
+    item: T
+    kept: Kept | None
+    refused_for: NotAcceptedReason | None
+    tail: WindowTail
+
+
+@dataclass(slots=True)
+class _Drive:
+    drive_id: str
+    incident: OpenIncident | None = None
+    left_incident: OpenIncident | None = None
+    past: deque[tuple[int, float]] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Held(Generic[T]):
+    """One observation in memory. `time_ns` is its capture time on the time line of the window."""
+
+    item: T
+    drive: _Drive
+    stream_id: str
+    time_ns: int
+    offset_ns: int
+    arrived_ns: int
+    size_bytes: int
+    probability: float
+    refused_for: NotAcceptedReason | None
+    role: WindowRole | None = None
+    decision: Decision | None = None
+    by_rule: bool = False
+    incident: OpenIncident | None = None
+    rule_id: str = ""
+
+
+@dataclass(slots=True)
+class WindowCounts:
+    """What the window had to do beyond the plain case: observations that left before their time."""
+
+    shortened_windows: int = 0
+
+
+@dataclass(slots=True)
+class CaptureWindow(Generic[T]):
+    """The observations that a later trigger may still reach.
+
+    Args:
+        pre_ns, post_ns: the window around a trigger; both 0 keep the trigger alone, without an incident.
+        ring_bytes: payload held at most.
+        hold_ns: longest stay by the monotonic clock.
+        reserve: asks the budget for (drive_id, bytes); False leaves the observation out as over_budget.
+        name_incident: a stable name from the first trigger's item.
+        on_kept: told of every observation as soon as it is sure to be kept, trigger (with its selection) or
+            context (None).
+    """
+
+    pre_ns: int
+    post_ns: int
+    ring_bytes: int
+    hold_ns: int
+    reserve: Callable[[str, int], bool]
+    name_incident: Callable[[T], str]
+    on_kept: Callable[[T, Selection | None], None]
+    counts: WindowCounts = field(default_factory=WindowCounts)
+    _ring: deque[_Held[T]] = field(default_factory=deque)
+    _drives: OrderedDict[str, _Drive] = field(default_factory=OrderedDict)
+    _offsets_ns: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _now_ns: int | None = None
+    _held_bytes: int = 0
+    _left_now_ns: int | None = None
+    _left_offsets_ns: OrderedDict[str, int] = field(default_factory=OrderedDict)
+
+    @property
+    def held(self) -> int:
+        """Observations that have not left yet."""
+        return len(self._ring)
+
+    def offer(
+        self,
+        item: T,
+        stream_id: str,
+        drive_id: str,
+        time_ns: int,
+        size_bytes: int,
+        selection: Selection,
+        *,
+        arrived_ns: int,
+    ) -> list[Outcome[T]]:
+        """Take the next observation; return those that leave now, oldest first.
+
+        `time_ns` is its capture time, `arrived_ns` the monotonic clock.
+        """
+        drive = self._drive(drive_id)
+        offset_ns = self._offset_ns(stream_id, time_ns)
+        placed_ns = time_ns + offset_ns
+        self._now_ns = placed_ns if self._now_ns is None else max(self._now_ns, placed_ns)
+        held = _Held(
+            item, drive, stream_id, placed_ns, offset_ns, arrived_ns, size_bytes,
+            selection.trigger_probability, selection.refused_for,
+        )  # fmt: skip
+        self._ring.append(held)
+        self._held_bytes += size_bytes
+        incident = drive.incident
+        if selection.trigger is not None:
+            self._open_window(held, selection.trigger, selection)
+        elif incident is not None and incident.begin_ns <= placed_ns < incident.end_ns:
+            self._keep_context(held, incident)
+        return self._leave(arrived_ns)
+
+    def expire(self, monotonic_ns: int) -> list[Outcome[T]]:
+        """Return what leaves because it was held for `hold_ns`, although nothing new arrived."""
+        return self._leave(monotonic_ns)
+
+    def flush(self) -> list[Outcome[T]]:
+        """Let every observation go: no more will come."""
+        left = []
+        while self._ring:
+            left.append(self._finish(self._ring.popleft()))
+        self._held_bytes = 0
+        return left
+
+    def restore(self, tail: WindowTail) -> None:
+        """Go on after the observation whose outcome held `tail`. Only before the first observation."""
+        self._now_ns = self._left_now_ns = tail.now_ns
+        self._offsets_ns = OrderedDict(tail.offsets_ns)
+        self._left_offsets_ns = OrderedDict(tail.offsets_ns)
+        for one in tail.drives:
+            drive = _Drive(one.drive_id, one.incident, one.incident, deque(one.past))
+            self._drives[one.drive_id] = drive
+
+    def _tail(self) -> WindowTail:
+        drives = tuple(
+            DriveTail(drive.drive_id, drive.left_incident, tuple(drive.past))
+            for drive in self._drives.values()
+            if drive.left_incident is not None or drive.past
+        )
+        offsets = tuple((name, offset) for name, offset in self._left_offsets_ns.items() if offset)
+        return WindowTail(self._left_now_ns, offsets, drives)
+
+    def _drive(self, drive_id: str) -> _Drive:
+        drive = self._drives.setdefault(drive_id, _Drive(drive_id))
+        self._drives.move_to_end(drive_id)
+        if len(self._drives) > MAX_DRIVES:
+            self._drives.popitem(last=False)
+        return drive
+
+    def _span_ns(self) -> int:
+        return max(self.pre_ns + self.post_ns, LEAST_SPAN_NS)
+
+    def _offset_ns(self, stream_id: str, time_ns: int) -> int:
+        """What brings the stream's clock onto the time line of the window, which never goes back.
+
+        0 for a clock that goes with the others. A clock that is behind (it was set back, or never was right) is
+        taken as showing the present when it is first seen so, and from then on by what it counts.
+        """
+        offset_ns, now_ns = 0, self._now_ns
+        if now_ns is not None and time_ns < now_ns - self._span_ns():
+            offset_ns = self._offsets_ns.get(stream_id, 0)
+            if time_ns + offset_ns < now_ns - self._span_ns():
+                offset_ns = now_ns - time_ns
+        _put(self._offsets_ns, stream_id, offset_ns)
+        return offset_ns
+
+    def _open_window(self, held: _Held[T], decision: Decision, selection: Selection) -> None:
+        if not self._keep(held, WindowRole.TRIGGER, decision.rule_id, selection):
+            return
+        held.decision, held.by_rule = decision, selection.by_rule
+        if self.pre_ns + self.post_ns == 0:
+            held.role = WindowRole.SINGLE
+            return
+        begin_ns, end_ns = held.time_ns - self.pre_ns, held.time_ns + max(self.post_ns, 1)
+        incident = held.drive.incident
+        if incident is not None and begin_ns < incident.end_ns and incident.begin_ns < end_ns:
+            incident = OpenIncident(
+                incident.incident_id, incident.stream, decision.rule_id,
+                min(begin_ns, incident.begin_ns), incident.trigger_ns, max(end_ns, incident.end_ns),
+            )  # fmt: skip
+        else:
+            name = self.name_incident(held.item)
+            incident = OpenIncident(name, held.stream_id, decision.rule_id, begin_ns, held.time_ns, end_ns)
+        held.drive.incident = held.incident = incident
+        for other in reversed(self._ring):
+            if other.drive is held.drive and other.role is None and begin_ns <= other.time_ns < end_ns:
+                self._keep_context(other, incident)
+
+    def _keep_context(self, held: _Held[T], incident: OpenIncident) -> None:
+        if held.refused_for not in _KEEPABLE:
+            return
+        role = WindowRole.POST if held.time_ns >= incident.trigger_ns else WindowRole.PRE
+        if self._keep(held, role, incident.rule_id, None):
+            held.incident = incident
+
+    def _keep(self, held: _Held[T], role: WindowRole, rule_id: str, selection: Selection | None) -> bool:
+        if not self.reserve(held.drive.drive_id, held.size_bytes):
+            held.refused_for = NotAcceptedReason.OVER_BUDGET
+            held.probability = 0.0 if selection is not None else held.probability
+            return False
+        held.role, held.rule_id, held.refused_for = role, rule_id, None
+        self.on_kept(held.item, selection)
+        return True
+
+    def _leave(self, monotonic_ns: int) -> list[Outcome[T]]:
+        left: list[Outcome[T]] = []
+        while self._ring:
+            head, now_ns = self._ring[0], self._now_ns
+            is_beyond_reach = self.pre_ns == 0 or (now_ns is not None and now_ns > head.time_ns + self.pre_ns)
+            if not is_beyond_reach:
+                if self._held_bytes <= self.ring_bytes and monotonic_ns - head.arrived_ns < self.hold_ns:
+                    break
+                self.counts.shortened_windows += 1
+            self._ring.popleft()
+            left.append(self._finish(head))
+            self._held_bytes -= head.size_bytes
+        return left
+
+    def _finish(self, head: _Held[T]) -> Outcome[T]:
+        drive, kept = head.drive, None
+        if head.role is not None:
+            incident = head.incident
+            kept = Kept(
+                rule_id=head.rule_id,
+                rule_score=head.decision.score if head.decision else None,
+                value_class=head.decision.value_class if head.decision else CONTEXT_VALUE_CLASS,
+                incident=None
+                if incident is None
+                else Incident(incident.incident_id, head.role, incident.stream),
+                inclusion_probability=min(1.0, chance_of_any(self._chances(head))),
+                by_rule=head.by_rule,
+            )
+        now_ns = self._left_now_ns
+        self._left_now_ns = head.time_ns if now_ns is None else max(now_ns, head.time_ns)
+        _put(self._left_offsets_ns, head.stream_id, head.offset_ns)
+        if head.probability and self.pre_ns + self.post_ns:
+            drive.past.append((head.time_ns, head.probability))
+        oldest_ns = self._left_now_ns - self._span_ns() - self.post_ns
+        while drive.past and drive.past[0][0] <= oldest_ns:
+            drive.past.popleft()
+        if head.decision is not None and head.incident is not None:
+            drive.left_incident = head.incident
+        return Outcome(head.item, kept, head.refused_for, self._tail())
+
+    def _chances(self, head: _Held[T]) -> list[float]:
+        """Trigger probabilities of all whose window reaches `head`, its own among them."""
+        first_ns, last_ns = head.time_ns - max(self.post_ns, 1), head.time_ns + self.pre_ns
+        past = [chance for time_ns, chance in head.drive.past if first_ns < time_ns <= last_ns]
+        later = [
+            other.probability
+            for other in self._ring
+            if other.drive is head.drive and other.probability and first_ns < other.time_ns <= last_ns
+        ]
+        return [head.probability, *past, *later]
+
+
+def _put(offsets: OrderedDict[str, int], stream_id: str, offset_ns: int) -> None:
+    offsets[stream_id] = offset_ns
+    offsets.move_to_end(stream_id)
+    if len(offsets) > MAX_STREAMS:
+        offsets.popitem(last=False)
+
+
+_KEEPABLE = frozenset({NotAcceptedReason.NOT_SELECTED, NotAcceptedReason.TRACK_LIMIT})
+"""Refusals that a neighbour's trigger overrides: the observation is whole, nobody asked for it on its own account."""

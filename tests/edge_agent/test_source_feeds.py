@@ -1,0 +1,137 @@
+"""Nothing that a source does stops another source, or the process: it waits, is told, and is tried again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config import CaptureSettings, RandomSettings, SelectionSettings, SourceKind, SourceSettings
+from edge_agent.perceive import Perceive
+from edge_agent.process import ProcessContext, StopSignal
+from edge_agent.spool.snapshot import read_ledger
+from edge_agent.state_folder import StateFolder
+from foundation.events import EventLog
+from tests.edge_agent.agent_bench import enrol, png, settings_for
+from tests.edge_agent.test_growing_source import WatchedClock
+
+EVERYTHING = SelectionSettings(random=RandomSettings(probability=1.0))
+
+
+class Bench:
+    """Perceive itself on two folders, without the supervisor."""
+
+    def __init__(self, root: Path, **capture: float) -> None:
+        self.folders = [root / "front", root / "rear"]
+        sources = tuple(
+            SourceSettings(
+                kind=SourceKind.IMAGE_FOLDER, path=folder, stream=folder.name, drive="d", frame_interval_s=1.0
+            )
+            for folder in self.folders
+        )
+        base = settings_for(root)
+        self.settings = replace(
+            base, source=None, sources=sources, selection=EVERYTHING, capture=CaptureSettings(**capture)
+        )
+        self.state = StateFolder(self.settings.state_folder)
+        enrol(self.state.root)
+        self.state.make()
+        self.clock = WatchedClock()
+        self.events_path = root / "events.jsonl"
+
+    def fill(self, number: int, count: int = 3) -> None:
+        self.folders[number].mkdir()
+        for each in range(count):
+            (self.folders[number] / f"{each}.png").write_bytes(png(10 * number + each))
+
+    def run(self, *, until_source_ends: bool) -> int:
+        self.stop = StopSignal(None)
+        events = EventLog(self.events_path, self.clock, "bench")
+        context = ProcessContext(self.settings, self.state, self.clock, events, self.stop, until_source_ends)
+        self.perceive = Perceive(context)
+        return self.perceive.run()
+
+    def run_for(self, waits: int, then=lambda _wait: None) -> None:
+        """Run without an end of its own, until it waited so often; `then` acts as the world at each wait."""
+        done = 0
+
+        def world() -> None:
+            nonlocal done
+            done += 1
+            then(done)
+            if done == waits:
+                self.stop.event.set()
+
+        self.clock.on_wait = world
+        assert self.run(until_source_ends=False) == 0
+
+    @property
+    def accepted(self) -> int:
+        return int(str(read_ledger(self.state.spool).to_json()["accepted"]))
+
+    def status(self) -> dict[str, object]:
+        return json.loads(self.state.status_path("perceive").read_text())
+
+    def failures(self) -> list[str]:
+        lines = [json.loads(line) for line in self.events_path.read_text().splitlines()]
+        return [line["error"] for line in lines if line["event"] == "source_failed"]
+
+
+def test_a_source_that_is_missing_holds_no_other_is_told_once_and_played_when_it_comes(tmp_path):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    seen = []
+
+    def world(wait: int) -> None:
+        if wait == 100:
+            seen.append(bench.status())
+            bench.fill(1)
+
+    bench.run_for(700, world)
+    assert bench.accepted == 6
+    (front, rear) = seen[0]["sources"]
+    assert (front["state"], rear["state"]) == ("ended", "waiting")
+    assert "must exist" in rear["error"]
+    assert len(bench.failures()) == 1, "told once, not at every try"
+    assert bench.perceive.feeds
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")]
+)
+def test_a_folder_that_may_not_be_read_stops_nothing(tmp_path, monkeypatch, error):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    bench.fill(1)
+    real = Path.exists
+
+    def exists(self: Path, **more: object) -> bool:
+        if self == bench.folders[0]:
+            raise error
+        return real(self, **more)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    bench.run_for(50)
+    assert bench.accepted == 3
+    assert error.strerror in str(bench.status()["source_error"])
+
+
+def test_a_run_to_the_end_of_the_sources_says_with_its_code_that_one_is_missing(tmp_path):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    assert bench.run(until_source_ends=True) == 78
+    assert bench.accepted == 3
+
+
+def test_sources_are_played_in_one_order_of_capture_time_and_each_goes_on_at_its_own_place(tmp_path):
+    bench = Bench(tmp_path, pre_s=1.0, post_s=1.5)
+    bench.fill(0)
+    bench.fill(1)
+    assert bench.run(until_source_ends=True) == 0
+    assert bench.accepted == 6
+    for number in (0, 1):
+        (bench.folders[number] / "3.png").write_bytes(png(50 + number))
+    assert bench.run(until_source_ends=True) == 0
+    assert bench.accepted == 8, "what each folder gained, and nothing twice"
