@@ -24,7 +24,13 @@ from foundation.errors import MisconfiguredError, RetryLaterError
 DEFAULT_HOME: Final = Path(".cache/kafka")
 _STARTED: Final = "Kafka Server started"
 _READY_S: Final = 90.0
-_JAVA_OPTIONS: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+_JAVA_OPTIONS: Final = (
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Xshare:auto",
+    "-XX:-UsePerfData",
+)
 
 
 def missing(home: Path = DEFAULT_HOME) -> str:
