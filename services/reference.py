@@ -17,6 +17,9 @@ from services.own_labels import LabelForm, look, read_labels
 from workspace.layout import Workspace
 
 
+LABEL_ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
+
+
 @dataclass(frozen=True, slots=True)
 class AddedReference:
     """What was added, and the rows that were none."""
@@ -55,11 +58,14 @@ def labelled_pictures(
 ) -> Iterator[LabelledPicture]:
     """The pictures of a source with their class and drive; what is none is added to `refused`.
 
-    A picture's drive is its sub-folder, or the folder's own name for one that lies in none.
+    A picture's drive is its sub-folder, or the folder's own name for one that lies in none. A source that is a table or
+    COCO's JSON means the pictures in its folder.
 
     Raises:
         MisconfiguredError: a folder without labels or a file with them, or what reading raises.
     """
+    if labels is None and source.is_file() and source.suffix.lower() in LABEL_ENDINGS:
+        source, labels = source.resolve().parent, source
     if not source.is_dir():
         if labels is not None:
             raise MisconfiguredError(

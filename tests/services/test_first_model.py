@@ -53,6 +53,13 @@ def test_a_folder_with_labels_trains_a_first_model_without_its_test_drives(
     assert first.left_out == {"of test drives": 6, "unreadable picture": 1}
 
 
+def test_a_table_alone_means_the_pictures_in_its_folder(place: Workspace, tmp_path: Path) -> None:
+    request = archive(tmp_path, drives(place, Split.TRAIN, 2))
+    table = request.source / "labels.csv"
+    table.write_text((tmp_path / "labels.csv").read_text())
+    assert train_first(place, FirstModelRequest(table)).rows == 12
+
+
 def test_drives_that_are_all_of_the_test_split_are_named_with_the_way_out(
     place: Workspace, tmp_path: Path
 ) -> None:
