@@ -16,7 +16,6 @@ from pipelines.dataset.reference import Added
 from services.own_labels import LabelForm, look, read_labels
 from workspace.layout import Workspace
 
-
 LABEL_ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
 
 
