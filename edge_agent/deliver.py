@@ -45,7 +45,12 @@ class Deliver:
         self.telemetry = TelemetryDuty(state, settings.vehicle_id, key, self._make_sink, clock)
         self.fetcher = (
             ModelFetcher(
-                settings.updates, state.root, clock, events, providers=settings.serving.model.providers
+                settings.updates,
+                state.root,
+                clock,
+                events,
+                providers=settings.serving.model.providers,
+                other_roles=settings.serving.model.other_roles,
             )
             if settings.updates.base_url
             else None

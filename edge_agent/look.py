@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connectors.sensors.ports import Observation
-from edge_agent.models.serving import Served, ServingModel
+from edge_agent.models.model_set import ModelSet, recorded
+from edge_agent.models.serving import Served
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.selection.novelty import NoveltyMemory
 from foundation.clock import Clock
@@ -36,7 +37,7 @@ class Viewer:
 
     def __init__(
         self,
-        serving: ServingModel,
+        models: ModelSet,
         memory: NoveltyMemory,
         log: PredictionLog,
         clock: Clock,
@@ -44,7 +45,7 @@ class Viewer:
         limits: ImageLimits | None = None,
     ) -> None:
         """`memory` is what novelty is measured against."""
-        self._serving = serving
+        self._models = models
         self._memory = memory
         self._log = log
         self._clock = clock
@@ -53,7 +54,7 @@ class Viewer:
 
     def poll(self) -> None:
         """Between two observations: let a waiting model take over, or a halted one go."""
-        self._serving.poll()
+        self._models.poll()
 
     def look(self, observation: Observation, lap: int) -> Looked:
         """Return the predictions; the scores of each are named by its task, and `novelty` is measured here."""
@@ -66,10 +67,11 @@ class Viewer:
                 "unreadable_image", level="warning", frame_id=observation.frame_id, error=str(error)
             )
             return Looked(failed_for=NotAcceptedReason.UNREADABLE_IMAGE)
-        self._serving.remember(observation.payload)
-        served = self._predict(pixels)
-        if served is None:
+        self._models.remember(observation.payload)
+        answers = self._predict(pixels)
+        if not answers:
             return Looked(failed_for=NotAcceptedReason.MODEL_ERROR)
+        served = answers[0]
         prediction, digest = served.predictions[0], served.model_digest
         self._log.write(
             frame_id=observation.frame_id,
@@ -85,13 +87,16 @@ class Viewer:
         said = to_wire(
             prediction, scores, role_name=SERVING, model_name=served.model_name, model_digest=digest
         )
-        return Looked((said,))
+        return Looked((said, *recorded(answers[1:])))
 
-    def _predict(self, pixels: Pixels) -> Served | None:
-        """Return the serving model's answer, after a rollback that of the model before; None without any."""
+    def _predict(self, pixels: Pixels) -> list[Served]:
+        """Return the serving model's answer (after a rollback that of the model before) and those of the other roles.
+
+        Empty without a finite answer of the role serving.
+        """
         try:
-            served = self._serving.predict([pixels])
+            answers = self._models.predict([pixels])
         except RejectedError as error:
             self._events.emit("model_error", level="warning", reason=error.reason, error=str(error))
-            return None
-        return served if served.predictions[0].is_finite else None
+            return []
+        return answers if answers[0].predictions[0].is_finite else []

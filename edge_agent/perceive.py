@@ -14,7 +14,7 @@ from edge_agent.align import Aligner
 from edge_agent.config import AgentSettings, source_id
 from edge_agent.key_file import load_key
 from edge_agent.look import Viewer
-from edge_agent.models.serving import ServingModel
+from edge_agent.models.model_set import ModelSet
 from edge_agent.observation_loop import ObservationLoop
 from edge_agent.place_keeper import PlaceKeeper
 from edge_agent.prediction_log import PredictionLog
@@ -85,7 +85,7 @@ class Perceive:
         self._told_notes: dict[str, int] = {}
         self._is_closed = False
         key = load_key(state.key_path)
-        self.serving = ServingModel(
+        self.models = ModelSet(
             state.root,
             open_runtime(),
             settings.serving.model,
@@ -93,6 +93,7 @@ class Perceive:
             events,
             has_crashed=context.after_crash,
         )
+        self.serving = self.models.serving
         self.writer = SpoolWriter.open(state.spool, settings.spool, settings.vehicle_id, key, clock, events)
         limits = progress_limits(settings)
         self.journal, trouble = ProgressJournal.open(
@@ -110,7 +111,7 @@ class Perceive:
         self.log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=settings.vehicle_id,
-            viewer=Viewer(self.serving, running.memory, self.log, clock, events),
+            viewer=Viewer(self.models, running.memory, self.log, clock, events),
             policy=build_policy(settings, running.tracks),
             capture=settings.capture,
             spool=settings.spool,
@@ -242,6 +243,7 @@ class Perceive:
             "swaps": self.serving.swaps,
             "rollbacks": self.serving.rollbacks,
             "health": dataclasses.asdict(self.serving.health()),
+            "other_roles": self.models.other_roles(),
             "model_events": [dataclasses.asdict(event) for event in self.serving.events],
         }
         try:

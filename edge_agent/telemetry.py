@@ -14,7 +14,7 @@ from pathlib import Path
 
 from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent import AGENT_VERSION
-from edge_agent.models.status import read_model_status
+from edge_agent.models.status import read_model_status, read_other_roles
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.uploader import Failed, Idle, Ok, StepResult
@@ -97,6 +97,7 @@ def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, 
         bytes_captured=ledger.bytes_captured,
         bytes_uploaded=ledger.bytes_uploaded,
         start_number=epoch.start_number,
+        other_roles=read_other_roles(state.root, _object(perceive, "other_roles")),
     )
 
 
@@ -192,6 +193,11 @@ class TelemetryDuty:
         if sink is not None:
             sink.close(1.0)
             self._answer = None
+
+
+def _object(document: dict[str, object], key: str) -> dict[str, object]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _number(document: dict[str, object], key: str) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge_agent.models.slots import ActiveState, SlotFolder, SlotRef, with_event
+from edge_agent.models.slots import NO_MODEL, ActiveState, SlotFolder, SlotRef, with_event
 from foundation.clock import Clock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.events import EventLog
 from schemas.records import ModelEvent
+from schemas.roles import SERVING
 
 _WARNED = ("rolled_back", "withdrawn", "refused")
 
@@ -90,6 +91,7 @@ class ActiveModels:
             model_digest=event.model_digest,
             model_name=event.model_name,
             release_id=event.release_id,
+            role=self._slots.role,
             reason=event.reason,
         )
 
@@ -97,6 +99,12 @@ class ActiveModels:
         try:
             return self._slots.read_active()
         except CorruptError as error:
+            if self._slots.role != SERVING:
+                self._slots.keep_damaged()
+                self._log.emit(
+                    "active_state_damaged", level="error", role=self._slots.role, reason=str(error)
+                )
+                return ActiveState(NO_MODEL)
             factory = self._slots.read_factory()
             self._slots.keep_damaged()
             self._is_unsaved = True

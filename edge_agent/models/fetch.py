@@ -52,6 +52,7 @@ from schemas.records import ModelEvent
 
 MAX_TRIAL_ATTEMPTS = 3
 _TRIAL_POLL_S = 0.2
+_SIDE_DOWNLOAD_S = 30.0
 StartTrial = Callable[[Path, str, Path], TrialRun]
 
 
@@ -82,6 +83,7 @@ class _Work:
 
     release: Release
     info: TargetInfo
+    slots: SlotFolder
     staged_bytes: int = 0
     trial: TrialRun | None = None
 
@@ -106,6 +108,7 @@ class ModelFetcher:
         events: EventLog,
         *,
         providers: tuple[str, ...] = (),
+        other_roles: tuple[str, ...] = (),
         transport: Transport | None = None,
         start_trial: StartTrial | None = None,
         rng: random.Random | None = None,
@@ -115,6 +118,8 @@ class ModelFetcher:
         self._settings = settings
         self._providers = providers
         self._slots = SlotFolder(state_folder)
+        self._roles = (self._slots, *(SlotFolder(state_folder, role) for role in other_roles))
+        self._refreshed_ns = 0
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
         self._clock = clock
@@ -133,6 +138,7 @@ class ModelFetcher:
         """One bounded amount of work. Raises nothing that network, repository or disk can cause."""
         if self._is_look_wanted and self._work is None and not self._last_error:
             self._not_before_ns = 0
+        self._look_again_during_a_side_download()
         wait_s = (self._not_before_ns - self._clock.monotonic_ns()) / 1e9
         if wait_s > 0 and (self._work is None or self._work.trial is None):
             return FetchStep("idle", "", wait_s)
@@ -189,33 +195,57 @@ class ModelFetcher:
             online.fetch_index("rollouts")
         )  # first: a halt must come through whatever else is wrong
         releases = releases_of(online.fetch_index("models"))
-        intent = desired(plans, self._vehicle)
-        self._work = self._choose(intent, releases, online)
+        self._refreshed_ns = self._clock.monotonic_ns()
+        wanted = desired(plans, self._vehicle).release_id
+        for slots in self._roles:
+            intent = desired(plans, self._vehicle, slots.role)
+            try:
+                self._work = self._choose(slots, intent, releases, online)
+            except FleetLoopError as error:
+                if slots is self._slots:
+                    raise
+                self._log.emit(
+                    "model_fetch_failed", level="warning", role=slots.role, reason=str(error)[:500]
+                )
+            if self._work is not None:
+                break
         if self._work is None:
+            self._tidy()
             self._wait(self._settings.poll_interval_s)
-            return FetchStep("idle", f"the plans want {intent.release_id}", self._settings.poll_interval_s)
+            return FetchStep("idle", f"the plans want {wanted}", self._settings.poll_interval_s)
         return FetchStep("ok", f"fetching release {self._work.release.release_id}", 0.0)
 
-    def _choose(self, intent: Intent, releases: dict[str, Release], online: OnlineTrust) -> _Work | None:
+    def _choose(
+        self, slots: SlotFolder, intent: Intent, releases: dict[str, Release], online: OnlineTrust
+    ) -> _Work | None:
         wanted = intent.release_id
-        state, fetched = self._slots.read_active(), self._fetched()
-        candidate = self._candidate()
+        state, fetched = slots.read_active(), self._fetched(slots)
+        candidate = self._candidate(slots)
         if candidate is not None and candidate.slot.release_id != wanted:
-            self._slots.write_candidate(None)
+            slots.write_candidate(None)
             candidate = None
         settled = {state.active.release_id, *state.blocked, *fetched.refused}
         if wanted is None or wanted in settled:
             if candidate is not None:
-                self._slots.write_candidate(None)
-            self._tidy()
+                slots.write_candidate(None)
             return None
-        if candidate is not None and self._slots.slot_path(candidate.slot.digest).exists():
+        if candidate is not None and slots.slot_path(candidate.slot.digest).exists():
             return None  # perceive has it
         release = releases.get(wanted)
         if release is None:
             raise RetryLaterError(f"a plan names release {wanted}, which the role models does not list")
         check_plan(intent.plan, release)
-        return _Work(release, check_release(release, online.target("models", target_name(release))))
+        info = check_release(release, online.target("models", target_name(release)))
+        return _Work(release, info, slots)
+
+    def _look_again_during_a_side_download(self) -> None:
+        """A halt or a release of the role serving does not wait until a large file of another role is here."""
+        work = self._work
+        if work is None or work.slots is self._slots or work.trial is not None:
+            return
+        pause_s = max(self._settings.poll_interval_s, _SIDE_DOWNLOAD_S)
+        if self._clock.monotonic_ns() - self._refreshed_ns > pause_s * 1e9:
+            self._work = None  # what is staged stays
 
     # Bringing in.
 
@@ -269,13 +299,13 @@ class ModelFetcher:
 
     def _count_attempt(self, work: _Work) -> None:
         release_id = work.release.release_id
-        fetched = self._fetched()
+        fetched = self._fetched(work.slots)
         attempts = fetched.attempts.get(release_id, 0)
         if attempts >= MAX_TRIAL_ATTEMPTS:
             raise RejectedError(
                 f"{attempts} trials never came to an end", reason=RefuseReason.TRIAL_NEVER_ENDED
             )
-        self._slots.write_fetch(replace(fetched, attempts={**fetched.attempts, release_id: attempts + 1}))
+        work.slots.write_fetch(replace(fetched, attempts={**fetched.attempts, release_id: attempts + 1}))
 
     def _ask_trial(self, work: _Work, trial: TrialRun) -> FetchStep:
         result = trial.poll()
@@ -286,7 +316,7 @@ class ModelFetcher:
         return self._offer(work, result)
 
     def _offer(self, work: _Work, result: TrialResult) -> FetchStep:
-        self._slots.write_candidate(Candidate(work.slot, result.latency_p50_ns, result.frames))
+        work.slots.write_candidate(Candidate(work.slot, result.latency_p50_ns, result.frames))
         nodes = ", ".join(f"{provider} {count}" for provider, count in result.nodes.items())
         found = f"{result.frames} frames, p50 {result.latency_p50_ns} ns, nodes on {nodes or 'nothing known'}"
         self._journal("trial_passed", work, found)
@@ -322,31 +352,32 @@ class ModelFetcher:
         return FetchStep("failed", text, wait_s)
 
     def _journal(self, word: str, work: _Work | None, reason: str, *, refused: str = "") -> None:
-        fetched = self._fetched()
+        slots = work.slots if work is not None else self._slots
+        fetched = self._fetched(slots)
         slot = work.slot if work is not None else SlotRef("", "")
         event = ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
         if fetched.events and word == "untrusted" and fetched.events[-1].reason == reason:
             return
         refusals = {**fetched.refused, slot.release_id: refused} if refused else fetched.refused
         attempts = {key: count for key, count in fetched.attempts.items() if key != slot.release_id}
-        self._slots.write_fetch(FetchState(refusals, attempts, with_event(fetched.events, event)))
+        slots.write_fetch(FetchState(refusals, attempts, with_event(fetched.events, event)))
 
     # Small parts.
 
-    def _fetched(self) -> FetchState:
+    def _fetched(self, slots: SlotFolder) -> FetchState:
         """Damage costs only knowledge of what was refused: it would be tried, and refused, again."""
         try:
-            return self._slots.read_fetch()
+            return slots.read_fetch()
         except CorruptError as error:
             self._log.emit("fetch_state_damaged", level="error", reason=str(error))
             return FetchState()
 
-    def _candidate(self) -> Candidate | None:
+    def _candidate(self, slots: SlotFolder) -> Candidate | None:
         try:
-            return self._slots.read_candidate()
+            return slots.read_candidate()
         except CorruptError as error:
             self._log.emit("candidate_damaged", level="error", reason=str(error))
-            self._slots.write_candidate(None)
+            slots.write_candidate(None)
             return None
 
     def _start_real_trial(self, slot_path: Path, digest: str, frames: Path) -> TrialRun:

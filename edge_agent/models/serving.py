@@ -49,6 +49,7 @@ from modelkit.predictor import Prediction, Predictor
 from modelkit.runtime import Backend
 from schemas.reasons import ModelState, RefuseReason, RollbackReason
 from schemas.records import Health, ModelEvent
+from schemas.roles import SERVING
 
 _NOT_HERE = frozenset({RefuseReason.CPU_FALLBACK, RefuseReason.NO_ALLOWED_PROVIDER})
 """Why a candidate can never serve on this vehicle, although its trial passed (or was of other settings)."""
@@ -63,6 +64,7 @@ class Served:
     model_digest: str
     latency_ns: int
     event: ModelEvent | None = None
+    role: str = SERVING
 
 
 class ServingModel:

@@ -8,6 +8,7 @@ from typing import Final
 
 from foundation.errors import MisconfiguredError
 from foundation.settings import setting
+from schemas.roles import MAX_ROLES, ROLE_PATTERN, SERVING, SHADOW, is_role
 
 _PROVIDER: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
 
@@ -55,9 +56,20 @@ class ServingSettings:
         default=32, min=0, max=1000, help="recent frames kept for trials; 0 keeps none"
     )
     trial_frame_every: int = setting(default=25, min=1, max=1_000_000, help="keep one frame of so many")
+    other_roles: tuple[str, ...] = setting(
+        default=(SHADOW,),
+        help="roles beside serving that this vehicle runs; each is absent until a plan fills it",
+    )
+    other_roles_every: int = setting(default=1, min=1, max=1_000_000, help="they see one frame of so many")
     health: HealthSettings = field(default_factory=HealthSettings)
 
     def __post_init__(self) -> None:
+        wrong = [name for name in self.other_roles if not is_role(name) or name == SERVING]
+        if wrong or len(set(self.other_roles)) != len(self.other_roles) or len(self.other_roles) >= MAX_ROLES:
+            raise MisconfiguredError(
+                f"other_roles is {list(self.other_roles)}; at most {MAX_ROLES - 1} different names of the form "
+                f"{ROLE_PATTERN}, without {SERVING}"
+            )
         for name in self.providers:
             if not _PROVIDER.fullmatch(name):
                 raise MisconfiguredError(

@@ -7,6 +7,8 @@ which serves.
     models/active.json           serving, previous, blocked, events    (writer: perceive)
     models/candidate.json        the slot that passed its trial        (writer: deliver)
     models/fetch.json            what was refused, and events          (writer: deliver)
+    models/roles/<role>/         active.json, candidate.json and fetch.json of a role beside serving, which has no
+                                 factory model and may have none at all
 
 Two roles, A (serving) and B (next), as in any A/B scheme; but a slot is never overwritten, so that fetching
 the next model cannot take away the one to roll back to. Unreferenced slots are removed under the folder's
@@ -27,6 +29,7 @@ from foundation.errors import CorruptError, RejectedError
 from foundation.files import FileLock, read_json, write_atomic, write_json_atomic
 from modelkit.digest import sha256_hex
 from schemas.records import MAX_MODEL_EVENTS, ModelEvent
+from schemas.roles import SERVING, is_role
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 FORMAT = 1
@@ -39,6 +42,10 @@ class SlotRef:
     digest: str
     name: str
     release_id: str = ""
+
+
+NO_MODEL = SlotRef("", "")
+"""The slot of a role beside serving that has no model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +87,14 @@ class FetchState:
 class SlotFolder:
     """The files under `state/models`, read and written whole."""
 
-    def __init__(self, state_folder: Path) -> None:
+    def __init__(self, state_folder: Path, role: str = SERVING) -> None:
         self.path = state_folder / "models"
+        self.role = role
+        self._files = self.path if role == SERVING else self.path / "roles" / role
+
+    def other_roles(self) -> list[str]:
+        """Roles beside serving of which anything was ever written, sorted."""
+        return sorted(path.name for path in (self.path / "roles").glob("*") if is_role(path.name))
 
     def lock(self, clock: Clock, wait_s: float = 0.0) -> FileLock:
         """Held while slots appear or vanish, and while perceive makes one its own. Raises RetryLaterError."""
@@ -126,23 +139,25 @@ class SlotFolder:
         write_json_atomic(self.path / "factory.json", {"format": FORMAT, **dataclasses.asdict(slot)})
 
     def read_active(self) -> ActiveState:
-        """What serves. Raises CorruptError: damaged or missing."""
-        path = self.path / "active.json"
+        """What has the role. Raises CorruptError: damaged, or missing in the role serving."""
+        path = self._files / "active.json"
+        if self.role != SERVING and not path.exists():
+            return ActiveState(NO_MODEL)
         return _active_state(_document(path), path)
 
     def write_active(self, state: ActiveState) -> None:
         """Perceive's word: atomic and durable."""
-        write_json_atomic(self.path / "active.json", {"format": FORMAT, **_plain(state)})
+        self._write("active.json", _plain(state))
 
     def keep_damaged(self) -> None:
         """Put a damaged `active.json` aside for a person."""
-        path = self.path / "active.json"
+        path = self._files / "active.json"
         if path.exists():
             syscalls.rename(path, path.with_name("active.json.damaged"))
 
     def read_candidate(self) -> Candidate | None:
         """The candidate, or None. Raises CorruptError."""
-        path = self.path / "candidate.json"
+        path = self._files / "candidate.json"
         if not path.exists():
             return None
         document = _document(path)
@@ -153,16 +168,16 @@ class SlotFolder:
 
     def write_candidate(self, candidate: Candidate | None) -> None:
         """Deliver's word; None takes it back."""
-        path = self.path / "candidate.json"
+        path = self._files / "candidate.json"
         if candidate is None:
             if path.exists():
                 syscalls.unlink(path)
             return
-        write_json_atomic(path, {"format": FORMAT, **_plain(candidate)})
+        self._write(path.name, _plain(candidate))
 
     def read_fetch(self) -> FetchState:
         """What deliver knows; empty before its first word. Raises CorruptError."""
-        path = self.path / "fetch.json"
+        path = self._files / "fetch.json"
         if not path.exists():
             return FetchState()
         document = _document(path)
@@ -172,7 +187,11 @@ class SlotFolder:
 
     def write_fetch(self, state: FetchState) -> None:
         """Atomic and durable."""
-        write_json_atomic(self.path / "fetch.json", {"format": FORMAT, **_plain(state)})
+        self._write("fetch.json", _plain(state))
+
+    def _write(self, name: str, document: dict[str, object]) -> None:
+        self._files.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(self._files / name, {"format": FORMAT, **document})
 
     def remove_unreferenced(self, clock: Clock, wait_s: float = 0.0) -> list[str]:
         """Unlink every slot that no file names. Returns their digests. Raises RetryLaterError while perceive
@@ -191,6 +210,13 @@ class SlotFolder:
         active = self.read_active()
         candidate = self.read_candidate()
         refs = [self.read_factory(), active.active, active.previous, candidate.slot if candidate else None]
+        for role in self.other_roles():
+            other = SlotFolder(self.path.parent, role)
+            try:
+                waiting = other.read_candidate()
+                refs += [other.read_active().active, waiting.slot if waiting else None]
+            except CorruptError:
+                continue  # what it named is fetched again
         return {ref.digest for ref in refs if ref is not None}
 
 
@@ -268,6 +294,8 @@ def _object(document: dict[str, object], key: str, path: Path) -> dict[str, obje
 
 def _slot_ref(document: dict[str, object], path: Path) -> SlotRef:
     digest, name, release_id = (document.get(key) for key in ("digest", "name", "release_id"))
+    if (digest, name, release_id) == ("", "", "") and path.parent.parent.name == "roles":
+        return NO_MODEL
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
         raise CorruptError(f"digest is {digest!r}, not a sha256", path=path)
     if not isinstance(name, str) or not isinstance(release_id, str):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.models.slots import FetchState, SlotFolder
+from edge_agent.models.slots import ActiveState, FetchState, SlotFolder
 from foundation.errors import CorruptError
 from schemas.reasons import ModelState
-from schemas.records import MAX_MODEL_EVENTS, ModelEvent
+from schemas.records import MAX_MODEL_EVENTS, Health, ModelEvent, RoleReport
+from schemas.roles import MAX_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,45 @@ def read_model_status(state_folder: Path) -> ModelStatus:
         refused=fetched.refused,
         events=tuple(events[-MAX_MODEL_EVENTS:]),
     )
+
+
+def read_other_roles(state_folder: Path, said: Mapping[str, object]) -> tuple[RoleReport, ...]:
+    """The roles beside serving, for telemetry; one whose file is damaged is left out.
+
+    Args:
+        said: role -> frames and health, as perceive's status has them.
+    """
+    found = []
+    for role in SlotFolder(state_folder).other_roles()[: MAX_ROLES - 1]:
+        slots = SlotFolder(state_folder, role)
+        try:
+            active, fetched = slots.read_active(), slots.read_fetch()
+        except CorruptError:
+            continue
+        known = said.get(role)
+        counts: Mapping[str, object] = known if isinstance(known, Mapping) else {}
+        frames, health = counts.get("frames"), counts.get("health")
+        events = tuple(sorted((*active.events, *fetched.events), key=lambda event: event.time_ns))
+        found.append(
+            RoleReport(
+                role=role,
+                model_digest=active.active.digest,
+                model_name=active.active.name,
+                model_state=_state(active, events),
+                release_id=active.active.release_id,
+                swaps=active.swaps,
+                rollbacks=active.rollbacks,
+                frames=frames if isinstance(frames, int) else 0,
+                health=Health(**health) if isinstance(health, dict) else Health(),
+                model_events=events[-MAX_MODEL_EVENTS:],
+            )
+        )
+    return tuple(found)
+
+
+def _state(active: ActiveState, events: Sequence[ModelEvent]) -> ModelState:
+    if active.active.digest:
+        return ModelState.SHADOW if active.confirmed else ModelState.TRIAL
+    ends = [event.event for event in events if event.event in ("refused", "rolled_back", "withdrawn")]
+    is_refused = bool(ends) and ends[-1] == "refused"
+    return ModelState.REFUSED if is_refused else ModelState.ROLLED_BACK

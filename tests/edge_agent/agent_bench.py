@@ -13,7 +13,7 @@ from connectors.sensors.ports import Observation
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
 from edge_agent.key_file import load_key, save_key
 from edge_agent.look import Viewer
-from edge_agent.models.serving import ServingModel
+from edge_agent.models.model_set import ModelSet
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle
 from edge_agent.observation_loop import ObservationLoop
@@ -94,7 +94,8 @@ class Vehicle1:
     def start(self) -> None:
         events = EventLog(self.state.events / "bench.jsonl", self.clock, "bench")
         settings, state, clock = self.settings, self.state, self.clock
-        self.serving = ServingModel(state.root, self.backend, settings.serving.model, clock, events)
+        self.models = ModelSet(state.root, self.backend, settings.serving.model, clock, events)
+        self.serving = self.models.serving
         key = load_key(state.key_path)
         self.writer = SpoolWriter.open(state.spool, settings.spool, VEHICLE, key, clock, events)
         limits = progress_limits(settings)
@@ -107,7 +108,7 @@ class Vehicle1:
         log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=VEHICLE,
-            viewer=Viewer(self.serving, self.running.memory, log, clock, events),
+            viewer=Viewer(self.models, self.running.memory, log, clock, events),
             policy=build_policy(settings, self.running.tracks),
             capture=settings.capture,
             spool=settings.spool,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.models.fetch import FetchStep, ModelFetcher
+from edge_agent.models.model_set import ModelSet
 from edge_agent.models.serving import ServingModel
 from edge_agent.models.settings import (
     DownloadSettings,
@@ -29,6 +30,7 @@ from modelkit.runtime import Backend
 from rollout.repository import init_repository
 from schemas.documents import RUNNING, Gate, Release, RolloutPlan, Wave
 from schemas.downlink import PLANS_KEY, RELEASES_KEY, index_targets
+from schemas.roles import SERVING
 
 EVERYBODY = "f" * 64
 
@@ -70,7 +72,13 @@ class Bench:
         return [json.loads(line)["event"] for line in lines]
 
     def release(
-        self, release_id: str, seed: int, *, signing_role: str | None = None, data: bytes | None = None
+        self,
+        release_id: str,
+        seed: int,
+        *,
+        signing_role: str | None = None,
+        data: bytes | None = None,
+        role: str = SERVING,
     ) -> bytes:
         """Publish a release of a tiny model."""
         data = data if data is not None else tiny_model(tiny_contract(name=release_id), seed=seed)
@@ -83,6 +91,7 @@ class Bench:
             contract_digest=contract_digest(data),
             gate=Gate(passed=True),
             created_time_ns=self.clock.now_ns(),
+            role=role,
         )
         releases = [*self.releases, release]
         targets = {f"{release_id}.onnx": data, **index_targets(RELEASES_KEY, releases)}
@@ -116,6 +125,7 @@ class Bench:
             self.state,
             self.clock,
             EventLog(self.log_path, self.clock, "deliver"),
+            other_roles=("shadow",),
             start_trial=None if real_trial else start,  # type: ignore[arg-type]
         )
 
@@ -130,14 +140,7 @@ class Bench:
             self.clock.advance(step.wait_s)
         return steps
 
-    def serving(
-        self,
-        backend: Backend | None = None,
-        on_step: Callable[[str], None] | None = None,
-        *,
-        has_crashed: bool = False,
-        **settings: object,
-    ) -> ServingModel:
+    def settings(self, **settings: object) -> ServingSettings:
         chosen = ServingSettings(
             poll_interval_s=0.0,
             refused_wait_s=0.0,
@@ -146,14 +149,29 @@ class Bench:
                 window_frames=20, min_frames=4, max_error_ratio=0.25, max_latency_p50_s=0.5
             ),
         )
+        return replace(chosen, **settings)  # type: ignore[arg-type]
+
+    def serving(
+        self,
+        backend: Backend | None = None,
+        on_step: Callable[[str], None] | None = None,
+        *,
+        has_crashed: bool = False,
+        **settings: object,
+    ) -> ServingModel:
+        log = EventLog(self.log_path, self.clock, "perceive")
+        chosen = self.settings(**settings)
         return ServingModel(
-            self.state,
-            backend or FakeBackend(),
-            replace(chosen, **settings),  # type: ignore[arg-type]
-            self.clock,
-            EventLog(self.log_path, self.clock, "perceive"),
-            on_step,
-            has_crashed=has_crashed,
+            self.state, backend or FakeBackend(), chosen, self.clock, log, on_step, has_crashed=has_crashed
+        )
+
+    def models(
+        self, backend: Backend | None = None, *, has_crashed: bool = False, **settings: object
+    ) -> ModelSet:
+        log = EventLog(self.log_path, self.clock, "perceive")
+        chosen = self.settings(**settings)
+        return ModelSet(
+            self.state, backend or FakeBackend(), chosen, self.clock, log, has_crashed=has_crashed
         )
 
 
