@@ -15,6 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from workspace.layout import Workspace
+
 MIN_DISK_BYTES = 10_000_000_000
 MIN_MEMORY_BYTES = 3_000_000_000
 CLONE_MARKS = ("Makefile", "mk", "requirements", "pyproject.toml")
@@ -56,8 +58,8 @@ class Examination:
         return all(each.ok or not each.required for each in self.findings)
 
 
-def examine() -> Examination:
-    """Look at this machine. Runs `java -version`; changes nothing."""
+def examine(place: Workspace | None = None) -> Examination:
+    """Look at this machine, and at the topics of the workspace's broker. Runs `java -version`; changes nothing."""
     findings = [
         _python(),
         _tool("git", "workspaces", "install git with your system's packages", required=True),
@@ -76,7 +78,36 @@ def examine() -> Examination:
         _kafka_jars(),
         _demo_data(),
     ]
+    findings += [] if place is None else _topics(place)
     return Examination(tuple(sorted(findings, key=lambda f: not f.required)), CLONE, fetched_into())
+
+
+def _topics(place: Workspace) -> list[Finding]:
+    """Each setting of our topics under which accepted records get lost; one finding when there is none."""
+    from connectors.kafka.admin import administration
+    from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
+    from foundation.errors import FleetLoopError
+    from schemas.topics import TOPIC_TABLE
+
+    name, needed_for = "topics", "keeping every record until it is ingested"
+    try:
+        with administration(place.kafka()) as admin:
+            if admin.describe(TOPIC_TABLE[0].name).cluster_id.startswith(EMBEDDED_CLUSTER):
+                return [Finding(name, True, "an embedded broker: topics have no settings", needed_for, "")]
+            found = [each for topic in TOPIC_TABLE for each in admin.differences(topic.name)]
+    except FleetLoopError as error:
+        mend = "start the broker, then `fleetloop broker topics --create --workspace WORKSPACE`"
+        return [Finding(name, False, str(error), needed_for, mend)]
+    return [
+        Finding(
+            f"{each.topic}: {each.setting}",
+            False,
+            each.found,
+            f"{needed_for}: {each.cost}",
+            f"set it to {each.wanted}",
+        )
+        for each in found
+    ] or [Finding(name, True, f"as needed at {place.bootstrap}", needed_for, "")]
 
 
 PACKAGES = (

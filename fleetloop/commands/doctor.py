@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +18,17 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", help="Look at the topics of its broker too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what is missing on this machine and how to mend it. Exit status 1 when something required is missing."""
     from services.doctor import examine
+    from workspace.layout import Workspace
 
-    found = examine()
+    found = examine(None if workspace is None else Workspace.open(workspace))
     if as_json:
         document = {
             "ok": found.is_ok,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.kafka.admin import administration, ensure_topics
 from connectors.kafka.settings import KafkaSettings
@@ -15,7 +17,9 @@ from devservers.apache_kafka import ApacheKafka, missing
 from foundation.clock import SystemClock
 from foundation.retry import Deadline
 from schemas.topics import TOPIC_TABLE, TOPICS
+from services.doctor import examine
 from tests.connectors.worlds import KAFKA_HOME
+from workspace.layout import Workspace
 
 FOREIGN = {
     "cleanup.policy": "compact",
@@ -82,6 +86,36 @@ def test_on_a_real_broker_a_topic_of_ours_has_no_difference_and_a_foreign_one_ha
     source = KafkaSource(kafka)
     assert len(source.warnings("foreign")) == len(FOREIGN)
     source.close()
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_doctor_looks_at_the_topics_of_a_workspace(kafka: KafkaSettings, tmp_path: Path) -> None:
+    ensure_topics(kafka)
+    (tmp_path / "fleetloop.toml").write_text(f'bootstrap = "{kafka.bootstrap}"\n')
+
+    def told() -> dict[str, bool]:
+        return {
+            each.name: each.ok
+            for each in examine(Workspace.open(tmp_path)).findings
+            if "every record" in each.needed_for
+        }
+
+    assert told() == {"topics": True}
+    with administration(kafka) as admin:
+        resource = ConfigResource(ConfigResourceType.TOPIC, TOPICS.samples, {"cleanup.policy": "compact"})
+        admin.ask("changing a setting", lambda client: client.alter_configs([resource]))
+    assert told()["fleetloop.samples: cleanup.policy"] is False
+
+
+def test_doctor_says_that_no_broker_answers(tmp_path: Path) -> None:
+    (tmp_path / "fleetloop.toml").write_text(
+        "[kafka]\nbootstrap = '127.0.0.1:1'\nprogress_deadline_s = 0.2\n"
+    )
+    (found,) = [each for each in examine(Workspace.open(tmp_path)).findings if each.name == "topics"]
+    assert not found.ok
+    assert "127.0.0.1:1" in found.found
 
 
 @pytest.mark.kafka

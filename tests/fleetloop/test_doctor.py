@@ -169,6 +169,6 @@ def test_an_installed_package_is_no_clone(tmp_path: Path) -> None:
 def test_the_advice_is_shown_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = doctor.Finding("torch", False, "not installed", "training", "pip install 'fleetloop[train]'")
     found = doctor.Examination((missing,), None, Path())
-    monkeypatch.setattr(doctor, "examine", lambda: found)
+    monkeypatch.setattr(doctor, "examine", lambda _place: found)
     done = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
     assert "fleetloop[train]" in done.output
