@@ -11,6 +11,7 @@ from foundation.files import read_json
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository
 from schemas.documents import Release
+from schemas.roles import SERVING
 from services.model_name import read_model_name
 from services.notices import Notified, tell_fleet
 from training.registry import MODEL_FILE, RECORD_FILE, WEIGHTS_FILE, ModelRecord, register_model
@@ -32,6 +33,8 @@ class ReleaseRequest:
     override_by: str = ""
     override_why: str = ""
     notes: str = ""
+    role: str = SERVING
+    """What the model is for on a vehicle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def create_release(place: Workspace, request: ReleaseRequest) -> Published:
         report,
         clock,
         release_id=request.release_id,
+        role=request.role,
         override=with_override(report, request.override_by, request.override_why, clock),
         notes=request.notes,
     )

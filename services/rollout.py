@@ -15,6 +15,7 @@ from rollout.repository import Repository
 from rollout.service import Advance, RolloutService
 from rollout.service import watch as watch_service
 from schemas.documents import COMPLETE, HealthGate, RolloutPlan
+from schemas.roles import SERVING
 from services.fleet import fleet_lock
 from services.notices import Notified, tell_fleet
 from workspace.enrolment_file import load_enrolment
@@ -123,14 +124,16 @@ def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
     return PlanChanged(plan, tell_fleet(place, "rollout", f"{plan.plan_id} started"))
 
 
-def advance(place: Workspace, bootstrap: str = "") -> RolloutStep:
-    """Hear the fleet and decide once: wait, open the next wave, complete, or halt.
+def advance(place: Workspace, bootstrap: str = "", role: str = SERVING, plan_id: str = "") -> RolloutStep:
+    """Hear the fleet and decide once on a rollout of the role: wait, open the next wave, complete, or halt.
 
     Raises:
         RetryLaterError: there is no broker, so nobody was heard and nothing is decided.
         MisconfiguredError: there is no rollout.
     """
-    done = open_service(place).advance(hear(place, open_reports(place), bootstrap))
+    service = open_service(place)
+    role = service.current(role, plan_id).role
+    done = service.advance(hear(place, open_reports(place), bootstrap, role), role, plan_id)
     notified = (_tell(place, done, bootstrap),) if done.has_published else ()
     return RolloutStep(done, update_serving(place, done), notified)
 
@@ -140,6 +143,8 @@ def watch(
     *,
     timeout_s: float,
     every_s: float,
+    role: str = SERVING,
+    plan_id: str = "",
     bootstrap: str = "",
     clock: Clock | None = None,
     on_published: Callable[[Advance, Notified], object] = lambda _step, _notified: None,
@@ -152,37 +157,44 @@ def watch(
         told.append(_tell(place, step, bootstrap))
         on_published(step, told[-1])
 
+    service = open_service(place)
+    watched = service.current(role, plan_id)
     done = watch_service(
-        open_service(place),
-        lambda: hear(place, reports, bootstrap),
+        service,
+        lambda: hear(place, reports, bootstrap, watched.role),
         clock or SystemClock(),
         timeout_s=timeout_s,
         every_s=every_s,
+        role=watched.role,
+        plan_id=watched.plan_id,
         on_published=tell,
     )
     return RolloutStep(done, update_serving(place, done), tuple(told))
 
 
-def halt(place: Workspace, why: str) -> PlanChanged:
-    """Stop the newest rollout: its vehicles go back to the model before. Raises MisconfiguredError without one."""
-    plan = open_service(place).halt(why)
+def halt(place: Workspace, why: str, role: str = SERVING, plan_id: str = "") -> PlanChanged:
+    """Stop the rollout of the role: its vehicles go back to the model before. Raises MisconfiguredError without one."""
+    plan = open_service(place).halt(why, role, plan_id)
     return PlanChanged(plan, tell_fleet(place, "rollout", f"{plan.plan_id} {plan.state}"))
 
 
-def status(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) -> RolloutStatus:
-    """How the rollouts stand and what every vehicle last said. Offline: without asking the broker."""
+def status(
+    place: Workspace, bootstrap: str = "", *, is_offline: bool = False, role: str = SERVING
+) -> RolloutStatus:
+    """How the rollouts stand and what every vehicle last said of the role. Offline: without asking the broker."""
     service, reports = open_service(place), open_reports(place)
     if not is_offline:
         hear(place, reports, bootstrap)
-    plans = service.plans()
+    plans = [plan for plan in service.plans() if plan.role == role]
+    newest = reports.newest_of(role)
     states = [service.state_of(plan) for plan in plans]
-    verdict = service.verdict_on(plans[-1], reports.newest) if plans and states[-1] is not None else None
+    verdict = service.verdict_on(plans[-1], newest) if plans and states[-1] is not None else None
     judged = {each.vehicle_id: each for each in verdict.vehicles} if verdict is not None else {}
-    names = sorted({*reports.newest, *judged})
+    names = sorted({*newest, *judged})
     return RolloutStatus(
         tuple(PlanStatus(p, s.halt_reason if s else "") for p, s in zip(plans, states, strict=True)),
         verdict.verdict if verdict else None,
-        {name: VehicleStatus(judged.get(name), reports.newest.get(name)) for name in names},
+        {name: VehicleStatus(judged.get(name), newest.get(name)) for name in names},
         dict(reports.not_believed),
         reports.lost_offsets,
     )
@@ -210,7 +222,9 @@ def open_reports(place: Workspace) -> FleetReports:
     return FleetReports(place.rollouts_path, SystemClock())
 
 
-def hear(place: Workspace, reports: FleetReports, bootstrap: str = "") -> Mapping[str, VehicleReport]:
+def hear(
+    place: Workspace, reports: FleetReports, bootstrap: str = "", role: str = SERVING
+) -> Mapping[str, VehicleReport]:
     """Read the telemetry that is new. Raises RetryLaterError without a broker: nobody is heard, so nobody decides."""
     from connectors.kafka.source import KafkaSource
 
@@ -219,7 +233,7 @@ def hear(place: Workspace, reports: FleetReports, bootstrap: str = "") -> Mappin
         reports.listen(source, load_enrolment(place.enrolment_path))
     finally:
         source.close()
-    return reports.newest
+    return reports.newest_of(role)
 
 
 def update_serving(place: Workspace, done: Advance) -> ServingUpdate:
@@ -230,6 +244,8 @@ def update_serving(place: Workspace, done: Advance) -> ServingUpdate:
     """
     from training.registry import load_model, set_serving, why_not_registered
 
+    if done.plan.role != SERVING:
+        return ServingUpdate(False, f"the rollout is of the role {done.plan.role}")
     if done.plan.state != COMPLETE:
         return ServingUpdate(False, f"the rollout is {done.plan.state}")
     try:

@@ -41,6 +41,9 @@ def create(
     override_by: str = typer.Option("", "--override-by", help="Who lets a refused model pass."),
     override_why: str = typer.Option("", "--override-why", help="Why."),
     notes: str = typer.Option("", "--notes", help="Words for whoever reads the release."),
+    role: str = typer.Option(
+        "serving", "--role", help="What it is for on a vehicle, such as serving or shadow."
+    ),
     workspace: WorkspacePath = Path(),
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +51,7 @@ def create(
     from services.release import ReleaseRequest, create_release
     from workspace.layout import Workspace
 
-    request = ReleaseRequest(package, model, gate, release_id, override_by, override_why, notes)
+    request = ReleaseRequest(package, model, gate, release_id, override_by, override_why, notes, role)
     place = Workspace.open(workspace)
     published = create_release(place, request)
     say_notice(published.notified)
@@ -79,10 +82,11 @@ def list_(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
         print(json.dumps({"releases": rows}, sort_keys=True, indent=2))
         return
     table = Table(title="releases", title_justify="left")
-    for heading in ("release", "model", "bytes", "sha256", "gate"):
+    for heading in ("release", "role", "model", "bytes", "sha256", "gate"):
         table.add_column(heading)
     for each in releases:
         override = each.gate.override
         word = "passed" if each.gate.passed else f"overridden by {override.by if override else '?'}"
-        table.add_row(each.release_id, each.model_name, str(each.model_bytes), each.model_digest[:16], word)
+        size, digest = str(each.model_bytes), each.model_digest[:16]
+        table.add_row(each.release_id, each.role, each.model_name, size, digest, word)
     Console().print(table)

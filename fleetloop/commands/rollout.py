@@ -6,7 +6,7 @@ import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it."
 )
 
+Role = Annotated[str, typer.Option("--role", help="The role whose rollout is meant.")]
+Plan = Annotated[str, typer.Option("--plan", help="One rollout by name, when several of a role run.")]
 HALTED_EXIT = 3
 WAITING_EXIT = 75
 HEARD = "What the fleet said"
@@ -73,13 +75,19 @@ def start(
 
 
 @app.command()
-def advance(workspace: WorkspacePath = Path(), bootstrap: Bootstrap = "", as_json: AsJson = False) -> None:
+def advance(
+    role: Role = "serving",
+    plan: Plan = "",
+    workspace: WorkspacePath = Path(),
+    bootstrap: Bootstrap = "",
+    as_json: AsJson = False,
+) -> None:
     """Hear the fleet and decide once: wait, open the next wave, complete, or halt (exit status 3)."""
     from services import rollout as service
     from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
-    done = service.advance(place, bootstrap)
+    done = service.advance(place, bootstrap, role, plan)
     for notified in done.notified:
         say_notice(notified)
     _finish(place, done, as_json)
@@ -89,6 +97,8 @@ def advance(workspace: WorkspacePath = Path(), bootstrap: Bootstrap = "", as_jso
 def watch(
     timeout_s: float = typer.Option(600.0, "--timeout-s", min=0.0, help="How long to watch."),
     every_s: float = typer.Option(2.0, "--every-s", min=0.05, max=3600.0, help="Between two decisions."),
+    role: Role = "serving",
+    plan: Plan = "",
     workspace: WorkspacePath = Path(),
     bootstrap: Bootstrap = "",
     as_json: AsJson = False,
@@ -102,6 +112,8 @@ def watch(
         place,
         timeout_s=timeout_s,
         every_s=every_s,
+        role=role,
+        plan_id=plan,
         bootstrap=bootstrap,
         on_published=lambda _step, notified: say_notice(notified),
     )
@@ -111,21 +123,24 @@ def watch(
 @app.command()
 def halt(
     why: str = typer.Option("halted by hand", "--why", help="For the record."),
+    role: Role = "serving",
+    plan: Plan = "",
     workspace: WorkspacePath = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Stop the newest rollout: its vehicles go back to the model before."""
+    """Stop a rollout: its vehicles go back to the model before."""
     from services import rollout as service
     from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
-    done = service.halt(place, why)
+    done = service.halt(place, why, role, plan)
     record(place, f"Halt the rollout {done.plan.plan_id}")
     _changed(done, as_json, f"rollout {done.plan.plan_id} is {done.plan.state}: {why}")
 
 
 @app.command()
 def status(
+    role: Role = "serving",
     workspace: WorkspacePath = Path(),
     bootstrap: Bootstrap = "",
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
@@ -136,7 +151,7 @@ def status(
     from workspace.layout import Workspace
 
     place = Workspace.open(workspace)
-    found = service.status(place, bootstrap, is_offline=offline)
+    found = service.status(place, bootstrap, is_offline=offline, role=role)
     record(place, HEARD)
     if as_json:
         print(json.dumps(_document(found), sort_keys=True, indent=2))
@@ -178,19 +193,26 @@ def history(
         return
     table = Table(title="which vehicle ran which model when (vehicles' clocks)", title_justify="left")
     if events:
-        for heading in ("vehicle", "time", "event", "model", "release", "reason"):
+        for heading in ("vehicle", "role", "time", "event", "model", "release", "reason"):
             table.add_column(heading)
         for row in found.events:
             table.add_row(
-                row.vehicle_id, _time(row.time_ns), row.event, row.model_name, row.release_id, row.reason
+                row.vehicle_id,
+                row.role,
+                _time(row.time_ns),
+                row.event,
+                row.model_name,
+                row.release_id,
+                row.reason,
             )
     else:
-        for heading in ("vehicle", "model", "sha256", "release", "from", "to", "ended by"):
+        for heading in ("vehicle", "role", "model", "sha256", "release", "from", "to", "ended by"):
             table.add_column(heading)
         for run in found.runs:
             until = "now" if run.end_ns is None else _time(run.end_ns)
             begun, digest = _time(run.start_ns), run.model_digest[:12]
-            table.add_row(run.vehicle_id, run.model_name, digest, run.release_id, begun, until, run.ended_by)
+            cells = (run.role, run.model_name, digest, run.release_id, begun, until, run.ended_by)
+            table.add_row(run.vehicle_id, *cells)
     Console().print(table)
 
 

@@ -28,6 +28,7 @@ from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from rollout.health import VehicleReport
 from rollout.reports import FleetReports
 from rollout.repository import init_repository
+from rollout.service import Advance
 from schemas.reasons import ModelState
 from services import release as release_service
 from services import rollout as rollout_service
@@ -165,7 +166,9 @@ def test_a_package_is_released_and_registered_and_serves_when_its_rollout_comple
     release = desk.json("release", "create")
     desk.run("rollout", "start", release["release_id"])
 
-    def hear(_place: Workspace, _reports: FleetReports, _bootstrap: str = "") -> Mapping[str, VehicleReport]:
+    def hear(
+        _place: Workspace, _reports: FleetReports, _bootstrap: str = "", role: str = "serving"
+    ) -> Mapping[str, VehicleReport]:
         now_ns = SystemClock().now_ns()
         report = VehicleReport(
             "car-1",
@@ -301,10 +304,40 @@ def test_every_publication_tells_the_fleet_once_and_a_decision_to_wait_tells_nob
 
     for module in (release_service, rollout_service):
         monkeypatch.setattr(module, "tell_fleet", tell)
-    monkeypatch.setattr(rollout_service, "hear", lambda place, reports, bootstrap: reports.newest)
+    monkeypatch.setattr(
+        rollout_service, "hear", lambda place, reports, bootstrap, role: reports.newest_of(role)
+    )
     desk.enrol("car-1")
     desk.release()
     assert desk.json("rollout", "start", "r2")["notified"] is True
     assert desk.json("rollout", "advance")["notified"] is None
     assert desk.json("rollout", "halt")["notified"] is True
     assert told == [("release", "r2"), ("rollout", "r2.1 started"), ("rollout", "r2.1 halted")]
+
+
+def test_a_shadow_release_rolls_beside_a_serving_one_and_each_role_is_asked_for_by_name(desk: Desk) -> None:
+    desk.enrol("car-1")
+    desk.release()
+    why = ("--override-by", "ana", "--override-why", "bench")
+    made = desk.json("release", "create", "--model", str(desk.v2), "--id", "s1", "--role", "shadow", *why)
+    assert made["role"] == "shadow"
+    desk.run("rollout", "start", "r2")
+    desk.run("rollout", "start", "s1")
+    serving = desk.json("rollout", "status", "--offline")
+    shadow = desk.json("rollout", "status", "--offline", "--role", "shadow")
+    assert [plan["plan_id"] for plan in serving["plans"]] == ["r2.1"]
+    assert [plan["plan_id"] for plan in shadow["plans"]] == ["s1.1"]
+    assert shadow["vehicles"]["car-1"]["outcome"] == "waiting"
+    assert desk.json("rollout", "halt", "--role", "shadow")["plan_id"] == "s1.1"
+    assert desk.json("rollout", "halt", "--plan", "r2.1")["plan_id"] == "r2.1"
+
+
+def test_a_completed_rollout_of_another_role_leaves_the_serving_record(desk: Desk) -> None:
+    desk.enrol("car-1")
+    why = ("--override-by", "ana", "--override-why", "bench")
+    desk.run("release", "create", "--model", str(desk.v2), "--id", "s1", "--role", "shadow", *why)
+    desk.run("rollout", "start", "s1")
+    (plan,) = rollout_service.open_service(desk.place).plans()
+    done = Advance(plan.with_state("complete"), "completed", None)
+    assert rollout_service.update_serving(desk.place, done).why == "the rollout is of the role shadow"
+    assert not desk.place.serving_path.exists()
