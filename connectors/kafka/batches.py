@@ -163,7 +163,9 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
         most_bytes = MAX_RECORD_BYTES + _VARINT_BYTES
         if self._pieces is not None and len(self._buffer) - self._pos < most_bytes:
             self._fill(most_bytes)
-        if len(self._buffer) - self._pos > _LEAST_HEADER_BYTES * MAX_HEADERS:
+        buffer, pos = self._buffer, self._pos
+        # A length of three bytes or more is 8,192 at least: a shorter record is below every bound.
+        if len(buffer) - pos > _LEAST_HEADER_BYTES * MAX_HEADERS and buffer[pos] & buffer[pos + 1] & 0x80:
             length, begin = decode_varint(self._buffer, self._pos)
             if self._is_stream and length > MAX_RECORD_BYTES:
                 return self._passed_over(
