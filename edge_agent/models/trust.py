@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuf.ngclient import Updater, UpdaterConfig
+
+# Why internal? No public class verifies metadata from bytes alone; ngclient's Updater needs a network.
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 

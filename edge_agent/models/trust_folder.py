@@ -20,6 +20,8 @@ from typing import Any
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata
+
+# Why internal? No public class verifies metadata from bytes alone; ngclient's Updater needs a network.
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
