@@ -1,4 +1,4 @@
-"""The demo itself, on a reduced set: it ends well, says what it must, and leaves nothing running and nothing dirty."""
+"""The demo itself: it ends well, says what it must, and leaves nothing running and nothing dirty."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("demo") / "out"
     done = subprocess.run(
-        [sys.executable, "-m", "fleetloop", "demo", "--scale", "0.6", "--labels", "260", "--out", str(out),
+        [sys.executable, "-m", "fleetloop", "demo", "--out", str(out),
          "--wheel-folder", str(DEMO_DATA)],
         cwd=ROOT, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_the_model_got_better_where_it_was_weak(demo: tuple[Path, dict[str, Any]
     accuracy = demo[1]["accuracy"]
     assert accuracy["after"] > accuracy["before"]
     assert accuracy["by_class"]["yellow"]["before"] == 0.0 < accuracy["by_class"]["yellow"]["after"]
-    assert demo[1]["labels_used"] <= 260
+    assert demo[1]["labels_used"] <= 350
 
 
 def test_the_three_releases_end_as_they_must(demo: tuple[Path, dict[str, Any]]) -> None:
