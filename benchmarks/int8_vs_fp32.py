@@ -105,9 +105,7 @@ def accuracy(fp32: VerifiedModel, int8: VerifiedModel, rows: list[Row]) -> dict[
     for model in (fp32, int8):
         predictor = open_predictor(model)
         answers = predictor.predict([row.image for row in rows])
-        right.append(
-            np.array([a.output.class_name == r.class_name for a, r in zip(answers, rows, strict=True)])
-        )
+        right.append(np.array([a.output.class_name == r.label for a, r in zip(answers, rows, strict=True)]))
     before, after = right
     pairs = PairedCounts(
         int((before & after).sum()),

@@ -65,6 +65,7 @@ from modelkit.images import condition_of, decode_image
 from modelkit.predictor import Prediction
 from modelkit.runtimes import open_predictor
 from modelkit.scores import score
+from modelkit.tasks import TASKS
 from pipelines.curate.labelling import ask
 from pipelines.curate.params import LabelParams, Params, Strategy, load_params
 from pipelines.curate.resolve import KEPT, UNLABELLED
@@ -191,10 +192,10 @@ def make_world(source: ImageSource, seed: int, recipe: Recipe, scratch: Path) ->
     pool = _training_set(frames, contract)
     predictions = predictor.predict(list(pool.pixels))
     test = _training_set(held_out, contract)
-    right = (
-        np.array([contract.classes.index(p.output.class_name) for p in predictor.predict(list(test.pixels))])
-        == test.labels
-    )
+    right = [
+        p.output.class_name == label
+        for p, label in zip(predictor.predict(list(test.pixels)), test.labels, strict=True)
+    ]
     rows = pl.concat([_reference_rows(base_rows), _pool_rows(frames, predictions, made.model.digest, params)])
     base = make_training_set(base_rows, contract)
     truth = {f.payload_sha256: f.class_name for f in frames}
@@ -228,7 +229,7 @@ def _reference_rows(rows: Sequence[Row]) -> pl.DataFrame:
     """The first model's pictures as curation sees them: labelled, without a prediction."""
     known = [
         {"payload_sha256": r.payload_sha256, "identity": r.payload_sha256, "drive_id": r.drive_id,
-         "track_id": r.track_id, "split": str(Split.TRAIN), "state": KEPT, "class_name": r.class_name}
+         "track_id": r.track_id, "split": str(Split.TRAIN), "state": KEPT, "class_name": r.label}
         for r in rows
     ]  # fmt: skip
     return pl.DataFrame(known, schema=_SCHEMA)
@@ -244,9 +245,9 @@ def _pool_rows(
         rows.append(
             {"payload_sha256": frame.payload_sha256, "identity": frame.frame_id, "drive_id": frame.drive_id,
              "track_id": frame.track_id, "split": str(split_of(frame.drive_id, params.split)), "state": UNLABELLED,
-             "class_name": None, "predicted_class": prediction.class_name, "model_digest": digest,
-             "score_entropy": scores.entropy, "score_margin": scores.margin,
-             "score_least_confidence": scores.least_confidence, "embedding": list(prediction.embedding)}
+             "class_name": None, "predicted_class": prediction.output.class_name, "model_digest": digest,
+             "score_entropy": scores["entropy"], "score_margin": scores["margin"],
+             "score_least_confidence": scores["least_confidence"], "embedding": list(prediction.embedding)}
         )  # fmt: skip
     return pl.DataFrame(rows, schema=_SCHEMA)
 
@@ -352,8 +353,7 @@ def teach(world: World, asked: Sequence[str], seed: int, recipe: Recipe) -> NDAr
     validation = [i for i, held in zip(numbers, is_validation, strict=True) if held]
     architecture = Architecture.from_json(world.made.record.architecture)
     weights = load_weights(world.made.folder / "weights.npz", world.made.record.weights_digest)
-    how = world.made.model.contract.preprocessing
-    both = _joined(world.base, _take(world.pool, train))
+    both = world.base.joined(world.pool.take(train))
     # Where more rows are used, fewer epochs: every arm is trained with as many steps.
     epochs = max(
         1, round(recipe.epochs * (len(world.base) + recipe.budget) / (len(world.base) + len(numbers)))
@@ -361,25 +361,16 @@ def teach(world: World, asked: Sequence[str], seed: int, recipe: Recipe) -> NDAr
     found = fit(
         build(architecture, weights, seed),
         both,
-        _take(world.pool, validation),
-        how,
+        world.pool.take(validation),
+        world.made.model.contract,
         _train_params(seed, epochs),
     )
-    logits = infer(build(architecture, found.weights), world.test.pixels, how)
-    return np.asarray(logits.argmax(axis=1) == world.test.labels)
-
-
-def _take(rows: TrainingSet, numbers: Sequence[int]) -> TrainingSet:
-    index = np.array(numbers, dtype=np.int64)
-    drives, conditions = (tuple(values[i] for i in numbers) for values in (rows.drives, rows.conditions))
-    return TrainingSet(rows.pixels[index], rows.labels[index], drives, conditions, rows.is_reference[index])
-
-
-def _joined(a: TrainingSet, b: TrainingSet) -> TrainingSet:
-    return TrainingSet(
-        np.concatenate([a.pixels, b.pixels]), np.concatenate([a.labels, b.labels]), a.drives + b.drives,
-        a.conditions + b.conditions, np.concatenate([a.is_reference, b.is_reference]),
-    )  # fmt: skip
+    contract = world.made.model.contract
+    raw = infer(build(architecture, found.weights), world.test.pixels, contract)
+    said = TASKS[contract.task].decode(raw, contract, world.test.placed)
+    return np.array(
+        [a is not None and a.class_name == label for a, label in zip(said, world.test.labels, strict=True)]
+    )
 
 
 Say = Callable[[str], None]
@@ -402,7 +393,7 @@ def run_arms(
             continue
         with tempfile.TemporaryDirectory() as scratch:
             world = make_world(source, seed, recipe, Path(scratch))
-            is_rare = np.isin(world.test.labels, [source.classes.index(name) for name in rare])
+            is_rare = np.isin(world.test.labels, list(rare))
             for arm in left:
                 started = time.process_time()
                 asked = choose(world, arm, seed, recipe)

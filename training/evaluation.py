@@ -1,8 +1,8 @@
 """Base and candidate on the same held-out rows, through the vehicle's own code and the shipped bytes.
 
-A row that a model gives no answer to (NaN) counts as wrong and is counted beside it. Every slice has its
-accuracies with Wilson intervals and the paired difference with the wider of Newcombe's interval and a
-bootstrap over tracks.
+A row that a model gives no answer to (NaN) counts as wrong and is counted beside it. What is measured is the
+task's metric. Every slice has both models' values and their paired difference with intervals of a bootstrap
+over clusters; where rows are right or wrong, the wider of it and of Wilson's and Newcombe's intervals.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,13 @@ from modelkit.images import condition_of
 from modelkit.predictor import Predictor
 from modelkit.prepare import preprocess
 from modelkit.runtime import LoadedModel
+from modelkit.tasks import TASKS
+from modelkit.tasks.judged import Judged
 from training.intervals import (
     Interval,
     PairedCounts,
     bootstrap_difference,
+    cluster_weights,
     mcnemar_p,
     paired_difference,
     wilson,
@@ -37,11 +40,12 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What both models said, row by row, n rows. Class numbers are the contract's; -1 is no answer."""
+    """Labels and what both models said, row by row; None is no answer. Labels and outputs are the task's."""
 
-    truth: NDArray[np.int64]
-    base: NDArray[np.int64]
-    candidate: NDArray[np.int64]
+    task: str
+    labels: tuple[Any, ...]
+    base: tuple[Any, ...]
+    candidate: tuple[Any, ...]
     classes: tuple[str, ...]
     conditions: tuple[str, ...]
     clusters: NDArray[np.int64]
@@ -49,10 +53,11 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """One slice. Accuracies and differences are ratios of 1.
+    """One slice. The metric and its differences are ratios of 1; `n` counts labelled things.
 
     `difference` is two-sided; `difference_bound` is the pair of one-sided bounds that the gate uses, each
-    of the same confidence; `mcnemar_p` is one-sided for "the candidate is better".
+    of the same confidence; `p_better` is one-sided for "the candidate is better": McNemar's where rows are
+    right or wrong (`pairs` counts them), else of the bootstrap over clusters.
     """
 
     name: str
@@ -62,24 +67,21 @@ class SliceResult:
     candidate: Interval
     difference: Interval
     difference_bound: Interval
-    pairs: PairedCounts
-    mcnemar_p: float
+    pairs: PairedCounts | None
+    p_better: float
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All slices (overall, `class:<name>`, `condition:<name>`), no-answers and confusion matrices.
+    """All slices (overall, `class:<name>`, `condition:<name>`), no-answers and what only the task reports."""
 
-    `confusion_*` is [truth][answer] in the contract's order; rows without an answer are in `no_answer_*`
-    only.
-    """
-
+    metric: str
     slices: tuple[SliceResult, ...]
     classes: tuple[str, ...]
     no_answer_base: int
     no_answer_candidate: int
-    confusion_base: tuple[tuple[int, ...], ...]
-    confusion_candidate: tuple[tuple[int, ...], ...]
+    details_base: dict[str, Any]
+    details_candidate: dict[str, Any]
     confidence: float
 
     def by_name(self, name: str) -> SliceResult | None:
@@ -116,31 +118,34 @@ def answer(
     Raises:
         MisconfiguredError: there is no row, the contracts have other classes, or a row's class is in neither.
     """
-    classes = candidate.contract.classes
-    if base.contract.classes != classes:
+    classes, task = candidate.contract.classes, TASKS[candidate.contract.task]
+    if base.contract.classes != classes or base.contract.task != task.name:
         raise MisconfiguredError(
-            f"base and candidate have other classes: {base.contract.classes} and {classes}"
+            f"base and candidate have other classes or tasks: {base.contract.task} of {base.contract.classes} "
+            f"and {task.name} of {classes}"
         )
-    index = {name: i for i, name in enumerate(classes)}
-    truth: list[int] = []
-    said: tuple[list[int], list[int]] = ([], [])
+    labels: list[Any] = []
+    said: tuple[list[Any], list[Any]] = ([], [])
     conditions: list[str] = []
     clusters: dict[str, int] = {}
     numbers: list[int] = []
     for rows in batches:
         for row in rows:
-            if row.class_name not in index:
-                raise MisconfiguredError(f"class {row.class_name!r} of a test row is not in {list(classes)}")
-            truth.append(index[row.class_name])
+            problem = task.label_problem(row.label, classes)
+            if problem:
+                raise MisconfiguredError(f"the label of the test row {row.payload_sha256}: {problem}")
+            labels.append(row.label)
             conditions.append(row.condition or condition_of(row.image))
             numbers.append(clusters.setdefault(_cluster(row, cluster), len(clusters)))
         images = [row.image for row in rows]
         for predictor, found in zip((base, candidate), said, strict=True):
-            found.extend(index[p.output.class_name] if p.is_finite else -1 for p in predictor.predict(images))
-    if not truth:
+            found.extend(p.output for p in predictor.predict(images))
+    if not labels:
         raise MisconfiguredError("the test split is empty: nothing can be proven on it")
-    as_array = [np.array(values, dtype=np.int64) for values in (truth, *said, numbers)]
-    return Answers(as_array[0], as_array[1], as_array[2], classes, tuple(conditions), as_array[3])
+    numbers_of = np.array(numbers, dtype=np.int64)
+    return Answers(
+        task.name, tuple(labels), tuple(said[0]), tuple(said[1]), classes, tuple(conditions), numbers_of
+    )
 
 
 def _cluster(row: Row, cluster: str) -> str:
@@ -152,71 +157,104 @@ def _cluster(row: Row, cluster: str) -> str:
 
 
 def evaluate(answers: Answers, params: EvaluateParams) -> Evaluation:
-    """Every slice that has at least one row."""
+    """Every slice that has at least one labelled thing."""
+    task = TASKS[answers.task]
+    base, candidate = (
+        task.judge(answers.labels, said, answers.classes) for said in (answers.base, answers.candidate)
+    )
     conditions = np.array(answers.conditions)
-    masks = [(OVERALL, np.ones(len(answers.truth), dtype=np.bool_))]
-    masks += [(f"class:{name}", answers.truth == i) for i, name in enumerate(answers.classes)]
-    masks += [(f"condition:{name}", conditions == name) for name in sorted(set(answers.conditions))]
+    whole = np.ones(len(answers.labels), dtype=np.bool_)
+    parts: list[tuple[str, str | None, NDArray[np.bool_]]] = [(OVERALL, None, whole)]
+    parts += [(f"class:{name}", name, whole) for name in answers.classes]
+    parts += [(f"condition:{name}", None, conditions == name) for name in sorted(set(answers.conditions))]
     return Evaluation(
-        slices=tuple(_slice(name, mask, answers, params) for name, mask in masks if mask.any()),
+        metric=base.metric,
+        slices=tuple(
+            _slice(name, class_name, rows, (base, candidate), answers.clusters, params)
+            for name, class_name, rows in parts
+            if (base.evidence(class_name) * rows).any()
+        ),
         classes=answers.classes,
-        no_answer_base=int((answers.base < 0).sum()),
-        no_answer_candidate=int((answers.candidate < 0).sum()),
-        confusion_base=_confusion(answers.truth, answers.base, len(answers.classes)),
-        confusion_candidate=_confusion(answers.truth, answers.candidate, len(answers.classes)),
+        no_answer_base=sum(said is None for said in answers.base),
+        no_answer_candidate=sum(said is None for said in answers.candidate),
+        details_base=base.details(),
+        details_candidate=candidate.details(),
         confidence=params.confidence,
     )
 
 
-def _slice(name: str, mask: NDArray[np.bool_], answers: Answers, params: EvaluateParams) -> SliceResult:
-    base = (answers.base == answers.truth)[mask]
-    candidate = (answers.candidate == answers.truth)[mask]
-    clusters = answers.clusters[mask]
-    n = len(base)
-    pairs = PairedCounts(
-        int((base & candidate).sum()),
-        int((base & ~candidate).sum()),
-        int((~base & candidate).sum()),
-        int((~base & ~candidate).sum()),
-    )
+def _slice(
+    name: str,
+    class_name: str | None,
+    rows: NDArray[np.bool_],
+    judged: tuple[Judged, Judged],
+    clusters: NDArray[np.int64],
+    params: EvaluateParams,
+) -> SliceResult:
+    evidence = judged[0].evidence(class_name) * rows
+    right = [each.right(class_name) for each in judged]
+    if right[0] is None or right[1] is None:
+        return _drawn_again(name, class_name, rows, judged, clusters, params)
+    used = evidence > 0  # a row without evidence says nothing of right and wrong
+    a, b = right[0][used], right[1][used]
+    pairs = PairedCounts(int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()))
     z = z_of(params.confidence, two_sided=True)
     one_sided = z_of(params.confidence, two_sided=False)
-    difference = candidate.astype(np.float64) - base.astype(np.float64)
-    draws = bootstrap_difference(difference, clusters, params.bootstrap_samples, params.seed)
+    tail = (1.0 - params.confidence) / 2.0
+    draws = [
+        bootstrap_difference(values.astype(np.float64), clusters[used], params.bootstrap_samples, params.seed)
+        for values in (a, b, b.astype(np.float64) - a)
+    ]
+    return SliceResult(
+        name=name,
+        n=int(evidence.sum()),
+        clusters=len(np.unique(clusters[used])),
+        base=_wider(wilson(int(a.sum()), len(a), z), draws[0], tail),
+        candidate=_wider(wilson(int(b.sum()), len(b), z), draws[1], tail),
+        difference=_wider(paired_difference(pairs, z), draws[2], tail),
+        difference_bound=_wider(paired_difference(pairs, one_sided), draws[2], 2 * tail),
+        pairs=pairs,
+        p_better=mcnemar_p(pairs),
+    )
+
+
+def _drawn_again(
+    name: str,
+    class_name: str | None,
+    rows: NDArray[np.bool_],
+    judged: tuple[Judged, Judged],
+    clusters: NDArray[np.int64],
+    params: EvaluateParams,
+) -> SliceResult:
+    """A slice of a metric that is no mean of rows: it is computed anew for every draw of clusters."""
+    drawn = np.zeros((params.bootstrap_samples, len(rows)))
+    drawn[:, rows] = cluster_weights(clusters[rows], params.bootstrap_samples, params.seed)
+    once = rows[None].astype(np.float64)
+    base, candidate = (each.values(class_name, drawn) for each in judged)
+    before, after = (float(each.values(class_name, once)[0]) for each in judged)
+    draws = candidate - base
     tail = (1.0 - params.confidence) / 2.0
     return SliceResult(
         name=name,
-        n=n,
-        clusters=len(np.unique(clusters)),
-        base=_accuracy(base, clusters, z, params),
-        candidate=_accuracy(candidate, clusters, z, params),
-        difference=_wider(paired_difference(pairs, z), draws, tail),
-        difference_bound=_wider(paired_difference(pairs, one_sided), draws, 2 * tail),
-        pairs=pairs,
-        mcnemar_p=mcnemar_p(pairs),
+        n=int((judged[0].evidence(class_name) * rows).sum()),
+        clusters=len(np.unique(clusters[rows])),
+        base=_wider(_point(before), base, tail),
+        candidate=_wider(_point(after), candidate, tail),
+        difference=_wider(_point(after - before), draws, tail),
+        difference_bound=_wider(_point(after - before), draws, 2 * tail),
+        pairs=None,
+        p_better=float((1 + (draws <= 0).sum()) / (1 + len(draws))),
     )
 
 
-def _accuracy(
-    right: NDArray[np.bool_], clusters: NDArray[np.int64], z: float, params: EvaluateParams
-) -> Interval:
-    """Accuracy of one model on a slice; rows of one cluster are drawn together, for they are no independent proof."""
-    draws = bootstrap_difference(right.astype(np.float64), clusters, params.bootstrap_samples, params.seed)
-    return _wider(wilson(int(right.sum()), len(right), z), draws, (1.0 - params.confidence) / 2.0)
+def _point(estimate: float) -> Interval:
+    return Interval(estimate, estimate, estimate)
 
 
 def _wider(closed: Interval, draws: NDArray[np.float64], tail: float) -> Interval:
     """Neither the closed form (blind to tracks) nor the bootstrap (blind where all agree) may flatter."""
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return Interval(closed.estimate, min(closed.low, float(low)), max(closed.high, float(high)))
-
-
-def _confusion(
-    truth: NDArray[np.int64], said: NDArray[np.int64], classes: int
-) -> tuple[tuple[int, ...], ...]:
-    answered = said >= 0
-    flat = np.bincount(truth[answered] * classes + said[answered], minlength=classes * classes)
-    return tuple(tuple(int(v) for v in row) for row in flat.reshape(classes, classes))
 
 
 def measure_latency(base: LoadedModel, candidate: LoadedModel, row: Row, runs: int) -> Latency:

@@ -13,10 +13,10 @@ import torch
 from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract
 from modelkit.verify import verify_model
-from training.network import TrafficNet
+from training.network import Network
 
 
-def export_onnx(network: TrafficNet, contract: ModelContract) -> bytes:
+def export_onnx(network: Network, contract: ModelContract) -> bytes:
     """ONNX bytes with a free batch dimension, verified as a vehicle would verify them.
 
     Raises:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from foundation.errors import MisconfiguredError
-from modelkit.contract import Preprocessing
+from modelkit.contract import ModelContract
+from modelkit.geometry import Placed
 from modelkit.prepare import normalise
+from modelkit.tasks import TASKS
 from training.augment import AugmentParams, augment
-from training.network import TrafficNet, Weights, weights_of
+from training.network import Network, Weights, weights_of
 from training.params import TrainParams
 from training.rows import TrainingSet
 
@@ -28,11 +30,11 @@ OnEpoch = Callable[["EpochReport"], None]
 
 @dataclass(frozen=True, slots=True)
 class EpochReport:
-    """One epoch: mean loss, and recall averaged over the classes of validation (None without rows)."""
+    """One epoch: mean loss, and the task's quality on the validation rows (None without rows)."""
 
     epoch: int
     train_loss: float
-    validation_recall: float | None
+    validation_quality: float | None
     validation_loss: float | None
 
 
@@ -48,10 +50,10 @@ class Fit:
 
 
 def fit(
-    network: TrafficNet,
+    network: Network,
     train: TrainingSet,
     validation: TrainingSet,
-    how: Preprocessing,
+    contract: ModelContract,
     params: TrainParams,
     on_epoch: OnEpoch | None = None,
     augmentation: AugmentParams | None = None,
@@ -67,7 +69,11 @@ def fit(
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(params.threads)
     rng = np.random.default_rng(params.seed)
-    chances = sampling_chances(train, params)
+    task = TASKS[contract.task]
+    targets = [task.target(*pair) for pair in _with_contract(train, contract)]
+    if augmentation is None and not task.moves_pictures:
+        augmentation = AugmentParams(max_shift_pixels=0)
+    chances = sampling_chances(train, task.groups(train.labels, contract.classes), params)
     steps = max(1, -(-len(train) // params.batch_size))
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay
@@ -82,10 +88,10 @@ def fit(
         total = 0.0
         for _ in range(steps):
             rows = rng.choice(len(train), size=min(params.batch_size, len(train)), p=chances)
-            batch = _tensor(normalise(augment(train.pixels[rows], rng, augmentation), how))
-            logits, _embedding = network(batch)
-            target = torch.from_numpy(train.labels[rows])
-            loss = functional.cross_entropy(logits, target, label_smoothing=params.label_smoothing)
+            changed = augment(train.pixels[rows], rng, augmentation)
+            outputs = _run(network, normalise(changed, contract.preprocessing))
+            truth = [targets[i] for i in rows.tolist()]
+            loss = task.loss(outputs, truth, contract, params.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -95,13 +101,13 @@ def fit(
             raise MisconfiguredError(
                 f"the loss of epoch {epoch} is {total}; learning_rate {params.learning_rate} is too high"
             )
-        recall, validation_loss = _validate(network, validation, how)
-        report = EpochReport(epoch, total / steps, recall, validation_loss)
+        quality, validation_loss = _validate(network, validation, contract)
+        report = EpochReport(epoch, total / steps, quality, validation_loss)
         reports.append(report)
         if on_epoch is not None:
             on_epoch(report)
         worth = (
-            (0.0, float(epoch)) if recall is None or validation_loss is None else (recall, -validation_loss)
+            (0.0, float(epoch)) if quality is None or validation_loss is None else (quality, -validation_loss)
         )
         if best is None or worth > best[0]:
             best = (worth, epoch, weights_of(network))
@@ -110,10 +116,12 @@ def fit(
     return Fit(best[2], tuple(reports), best[1], selected_by, time.monotonic() - started)
 
 
-def sampling_chances(train: TrainingSet, params: TrainParams) -> NDArray[np.float64]:
-    """How likely each row is drawn: rare classes more often, reference rows `replay_ratio` of the time."""
-    counts = np.bincount(train.labels)
-    chances = 1.0 / counts[train.labels].astype(np.float64) ** params.balance_power
+def sampling_chances(
+    train: TrainingSet, groups: NDArray[np.int64], params: TrainParams
+) -> NDArray[np.float64]:
+    """How likely each row is drawn: rare groups more often, reference rows `replay_ratio` of the time."""
+    counts = np.bincount(groups)
+    chances = 1.0 / counts[groups].astype(np.float64) ** params.balance_power
     reference = train.is_reference
     if reference.any() and not reference.all():
         chances[reference] *= params.replay_ratio / chances[reference].sum()
@@ -121,28 +129,35 @@ def sampling_chances(train: TrainingSet, params: TrainParams) -> NDArray[np.floa
     return np.asarray(chances / chances.sum(), dtype=np.float64)
 
 
-def infer(network: TrafficNet, pixels: NDArray[np.uint8], how: Preprocessing) -> NDArray[np.float32]:
-    """Logits (N, classes) of the network in evaluation mode; leaves it in that mode."""
+def infer(network: Network, pixels: NDArray[np.uint8], contract: ModelContract) -> dict[str, NDArray[Any]]:
+    """Raw outputs by role of the network in evaluation mode, on pictures inside the input; leaves it in that mode."""
     network.eval()
-    found = []
+    parts: list[dict[str, NDArray[Any]]] = []
     with torch.no_grad():
-        for start in range(0, len(pixels), 256):
-            logits, _embedding = network(_tensor(normalise(pixels[start : start + 256], how)))
-            found.append(logits.numpy())
-    return np.concatenate(found) if found else np.zeros((0, network.classify.out_features), dtype=np.float32)
+        for start in range(0, max(len(pixels), 1), 64):
+            batch = normalise(pixels[start : start + 64], contract.preprocessing)
+            parts.append({name: value.numpy() for name, value in _run(network, batch).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in network.roles}
 
 
-def _tensor(batch: NDArray[np.float32]) -> torch.Tensor:
-    return torch.from_numpy(batch).to(memory_format=torch.channels_last)
+def _run(network: Network, batch: NDArray[np.float32]) -> dict[str, torch.Tensor]:
+    tensor = torch.from_numpy(batch).to(memory_format=torch.channels_last)
+    return dict(zip(network.roles, network(tensor), strict=True))
+
+
+def _with_contract(rows: TrainingSet, contract: ModelContract) -> list[tuple[Any, ModelContract, Placed]]:
+    return [(label, contract, placed) for label, placed in zip(rows.labels, rows.placed, strict=True)]
 
 
 def _validate(
-    network: TrafficNet, rows: TrainingSet, how: Preprocessing
+    network: Network, rows: TrainingSet, contract: ModelContract
 ) -> tuple[float | None, float | None]:
     if not len(rows):
         return None, None
-    logits = infer(network, rows.pixels, how)
-    right = logits.argmax(axis=1) == rows.labels
-    recalls = [float(right[rows.labels == label].mean()) for label in np.unique(rows.labels)]
-    loss = functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(rows.labels))
-    return float(np.mean(recalls)), float(loss)
+    task = TASKS[contract.task]
+    raw = infer(network, rows.pixels, contract)
+    outputs = task.decode(raw, contract, rows.placed)
+    tensors = {name: torch.from_numpy(value) for name, value in raw.items()}
+    targets = [task.target(*pair) for pair in _with_contract(rows, contract)]
+    loss = task.loss(tensors, targets, contract, 0.0)
+    return task.quality(rows.labels, outputs, contract.classes), float(loss)

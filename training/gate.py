@@ -104,10 +104,10 @@ def _better(evaluation: Evaluation, targets: Sequence[str], params: GateParams) 
             checks.append(Check(f"better on {name}", "insufficient evidence", "no test row is in this slice"))
             continue
         detail = (
-            f"difference {_points(found.difference.estimate)}, p={found.mcnemar_p:.2g} (needs {alpha:.2g}), "
+            f"difference {_points(found.difference.estimate)}, p={found.p_better:.2g} (needs {alpha:.2g}), "
             f"n={found.n}"
         )
-        if found.mcnemar_p <= alpha and found.difference.estimate > 0:
+        if found.p_better <= alpha and found.difference.estimate > 0:
             checks.append(Check(f"better on {name}", "passed", detail))
         else:
             outcome: Outcome = "insufficient evidence" if found.n < params.n_min else "failed"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
 from modelkit.contract import ModelContract
 from modelkit.digest import digest_of_json
 from modelkit.images import CONDITIONS
+from modelkit.tasks import TASKS
 from modelkit.verify import VerifiedModel, verify_model
 from training.params import TrainParams
 from training.registry import ModelRecord, SplitOf, check_training_drives, register_model
-from training.rows import Row, TrainingSet, make_training_set
+from training.rows import Row, make_training_set
 from training.weights import pack_weights, weights_digest
 
 
@@ -41,11 +40,13 @@ def train_initial(
     params: TrainParams,
     excluded_classes: Sequence[str] = (),
     excluded_conditions: Sequence[str] = (),
+    like: ModelContract | None = None,
 ) -> InitialModel:
     """Train, export, quantise and register `name`; rows of excluded classes and conditions are left out.
 
     The contract says what the kept rows really had: `trained_classes`, and as `untrained_conditions` every
     condition without a row. The int8 artefact for the CPU is what is registered; fp32.onnx lies beside.
+    `like` gives task, head, input and preprocessing (default: classification of 32 x 32 pixels).
 
     Raises:
         MisconfiguredError: too few rows, or an excluded class that is not in `classes`.
@@ -53,29 +54,29 @@ def train_initial(
     """
     from training.export import export_onnx
     from training.fit import fit
-    from training.network import Architecture, build
+    from training.network import architecture_for, build
     from training.quantise import pick_rows, quantise
 
     unknown = sorted(set(excluded_classes) - set(classes))
     if unknown:
         raise MisconfiguredError(f"excluded classes {unknown} are not among {list(classes)}")
-    contract = ModelContract(name=name, classes=tuple(classes), trained_classes=())
-    kept = [row for row in rows if row.class_name not in excluded_classes]
+    names = tuple(classes)
+    blank = ModelContract(name=name, classes=names, trained_classes=())
+    contract = blank if like is None else replace(like, name=name, classes=names, trained_classes=())
+    task = TASKS[contract.task]
+    kept = [row for row in rows if not set(task.classes_of(row.label)) & set(excluded_classes)]
     train = make_training_set(kept, contract)
     chosen = [i for i, condition in enumerate(train.conditions) if condition not in excluded_conditions]
-    train = _take(train, chosen)
+    train = train.take(chosen)
     check_training_drives(set(train.drives), split_of)
     drives = sorted(set(train.drives))
-    architecture = Architecture(classes=len(classes), embedding_size=contract.embedding_size)
-    found = fit(
-        build(architecture, None, params.seed), train, _take(train, []), contract.preprocessing, params
-    )
-    made = ModelContract(
-        name=name,
-        classes=tuple(classes),
-        trained_classes=tuple(c for i, c in enumerate(classes) if i in set(train.labels.tolist())),
+    architecture = architecture_for(contract)
+    found = fit(build(architecture, None, params.seed), train, train.take([]), contract, params)
+    seen = {c for label in train.labels for c in task.classes_of(label)}
+    made = replace(
+        contract,
+        trained_classes=tuple(c for c in names if c in seen),
         untrained_conditions=tuple(c for c in CONDITIONS if c not in train.conditions),
-        embedding_size=architecture.embedding_size,
         training_drives_digest=digest_of_json(drives),
         created_by="fleetloop train --from-scratch",
     )
@@ -87,14 +88,3 @@ def train_initial(
     folder = register_model(registry, int8.data, pack_weights(found.weights), record)
     write_atomic(folder / "fp32.onnx", fp32)
     return InitialModel(folder, int8, record, len(train), found.seconds)
-
-
-def _take(train: TrainingSet, chosen: list[int]) -> TrainingSet:
-    index = np.array(chosen, dtype=np.int64)
-    return TrainingSet(
-        train.pixels[index],
-        train.labels[index],
-        tuple(train.drives[i] for i in chosen),
-        tuple(train.conditions[i] for i in chosen),
-        train.is_reference[index],
-    )

@@ -101,7 +101,7 @@ def mcnemar_p(counts: PairedCounts) -> float:
 def bootstrap_difference(
     difference: NDArray[np.float64], clusters: NDArray[np.int64], samples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Sorted means of row differences (-1, 0, 1) over `samples` draws of whole clusters with replacement.
+    """Sorted means of row values (0, 1 or their differences) over `samples` draws of whole clusters with replacement.
 
     Frames of one track are not independent, so clusters are drawn, never single rows. Cost: samples *
     clusters.
@@ -116,3 +116,19 @@ def bootstrap_difference(
         drawn = rng.integers(0, len(sums), (count, len(sums)))
         found[start : start + count] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return np.sort(found)
+
+
+def cluster_weights(clusters: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.float64]:
+    """How often each row counts in `samples` draws of whole clusters with replacement, (samples, rows).
+
+    Frames of one track are not independent, so clusters are drawn, never single rows.
+    """
+    _, numbers = np.unique(clusters, return_inverse=True)
+    count = int(numbers.max()) + 1 if len(numbers) else 0
+    rng = np.random.default_rng(seed)
+    times = np.zeros((samples, count))
+    for start in range(0, samples, 256):
+        size = min(256, samples - start)
+        drawn = rng.integers(0, max(count, 1), (size, count))
+        np.add.at(times, (np.arange(start, start + size)[:, None], drawn), 1.0)
+    return times[:, numbers]

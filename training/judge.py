@@ -41,7 +41,7 @@ def run_evaluate(place: Workspace, params: EvaluateParams, gate_params: GatePara
             f"but the base is {base.model.digest}; train again"
         )
     predictors = (_predictor(base.model), _predictor(candidate))
-    rows = iter_rows(place.dataset_path, Split.TEST)
+    rows = iter_rows(place.dataset_path, Split.TEST, task=candidate.contract.task)
     first = next(rows, None)
     if not first:
         raise MisconfiguredError(
@@ -142,5 +142,5 @@ def _summary(found: SliceResult) -> dict[str, object]:
         "difference": [
             round(v, 6) for v in (found.difference.estimate, found.difference.low, found.difference.high)
         ],
-        "mcnemar_p": found.mcnemar_p,
+        "p_better": found.p_better,
     }

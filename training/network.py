@@ -1,31 +1,43 @@
-"""The demo's own network: a small plain convnet with a 64-number embedding, about 0.2 million weights."""
+"""The project's own networks: a small plain convnet with an embedding, and a head per task upon it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from foundation.errors import RejectedError
+from foundation.errors import MisconfiguredError, RejectedError
+from modelkit.contract import ModelContract
 
 Weights = dict[str, NDArray[np.generic]]
+GRID_STRIDE: Final = 8
+"""Pixels of the input per cell of the last features: the stem halves, and so do two poolings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """All that is needed to build the network again, beside its weights. Written into model.json."""
+    """All that is needed to build the network again, beside its weights. Written into model.json.
+
+    `kind` is a key of NETWORKS; `height` and `width` of the input are 0 where the network takes any.
+    """
 
     widths: tuple[int, ...] = (32, 48, 96, 128)
     embedding_size: int = 64
     classes: int = 2
     kind: str = "trafficnet"
+    height: int = 0
+    width: int = 0
 
     def as_json(self) -> dict[str, object]:
         """Plain values for model.json."""
-        return {**asdict(self), "widths": list(self.widths)}
+        found = {**asdict(self), "widths": list(self.widths)}
+        return found if self.height else {k: v for k, v in found.items() if k not in ("height", "width")}
 
     @classmethod
     def from_json(cls, document: object) -> Architecture:
@@ -35,37 +47,36 @@ class Architecture:
                 "widths": [*widths],
                 "embedding_size": int(size),
                 "classes": int(classes),
-                "kind": "trafficnet",
+                "kind": str(kind),
+                **more,
             } if (
-                2 <= len(widths) <= 6
+                kind in NETWORKS
+                and 2 <= len(widths) <= 6
                 and all(isinstance(w, int) and 1 <= w <= 1024 for w in widths)
                 and 1 <= size <= 4096
-                and 2 <= classes <= 10_000
+                and 1 <= classes <= 10_000
             ):
-                return cls(tuple(widths), size, classes)
-            case _:
-                raise RejectedError(f"unknown architecture {str(document)[:200]}", reason="bad_architecture")
+                height, width = more.get("height", 0), more.get("width", 0)
+                if isinstance(height, int) and isinstance(width, int) and 0 <= height <= 4096 >= width >= 0:
+                    return cls(tuple(widths), size, classes, kind, height, width)
+        raise RejectedError(f"unknown architecture {str(document)[:200]}", reason="bad_architecture")
 
 
-class TrafficNet(nn.Module):
-    """Input float32 (N, 3, H, W); returns logits (N, classes) and embedding (N, embedding_size)."""
+class Network(nn.Module):
+    """Input float32 (N, 3, H, W); returns one tensor per name in `roles`, in that order."""
+
+    roles: tuple[str, ...]
+
+
+class TrafficNet(Network):
+    """Returns logits (N, classes) and embedding (N, embedding_size)."""
 
     roles = ("logits", "embedding")
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        first, *others = architecture.widths
-        # Why 4 x 4 with stride 2: a 3 x 3 stem at full size took a third of the int8 model's time.
-        layers: list[nn.Module] = [nn.Conv2d(3, first, 4, stride=2, padding=1, bias=False)]
-        layers += [nn.BatchNorm2d(first), nn.ReLU()]
-        channels = first
-        for place, width in enumerate(others):
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            if place < len(others) - 1:
-                layers.append(nn.MaxPool2d(2))
-            channels = width
-        self.features = nn.Sequential(*layers)
-        self.embed = nn.Linear(channels, architecture.embedding_size)
+        self.features = _backbone(architecture.widths)
+        self.embed = nn.Linear(architecture.widths[-1], architecture.embedding_size)
         self.classify = nn.Linear(architecture.embedding_size, architecture.classes)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,12 +85,92 @@ class TrafficNet(nn.Module):
         return self.classify(torch.relu(embedding)), embedding
 
 
-def weights_of(network: TrafficNet) -> Weights:
+class GridNet(Network):
+    """An anchor-free detector: every cell of a grid says where the object at its centre ends, and what it is.
+
+    Returns boxes (N, cells, 4) as edges in pixels of the input, scores (N, cells, classes) in (0, 1) and
+    embedding (N, embedding_size), the mean of the features.
+    """
+
+    roles = ("boxes", "scores", "embedding")
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.widths[-1]
+        self.features = _backbone(architecture.widths)
+        # Dilated: a cell must see more than its own 36 pixels to say where a large object ends.
+        self.context = nn.Sequential(*_block(width, width, dilation=2), *_block(width, width, dilation=3))
+        self.edges = nn.Conv2d(width, 4, 1)
+        self.classify = nn.Conv2d(width, architecture.classes, 1)
+        nn.init.constant_(self.edges.bias, 1.0)
+        nn.init.constant_(self.classify.bias, -4.0)
+        rows, columns = architecture.height // GRID_STRIDE, architecture.width // GRID_STRIDE
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        centres = (torch.stack([x, y], dim=2).reshape(1, -1, 2).float() + 0.5) * GRID_STRIDE
+        self.register_buffer("centres", centres, persistent=False)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes, scores and embedding."""
+        features = self.features(image)
+        seen = self.context(features)
+        far = torch.nn.functional.softplus(self.edges(seen)).flatten(2).transpose(1, 2) * GRID_STRIDE
+        boxes = torch.cat([self.centres - far[..., :2], self.centres + far[..., 2:]], dim=2)
+        scores = torch.sigmoid(self.classify(seen)).flatten(2).transpose(1, 2)
+        return boxes, scores, features.mean(dim=(2, 3))
+
+
+NETWORKS: Final[Mapping[str, type[Network]]] = MappingProxyType(
+    {"trafficnet": TrafficNet, "gridnet": GridNet}
+)
+_OF_TASK: Final = {"classification": "trafficnet", "detection": "gridnet"}
+_DETECTOR_WIDTHS: Final = (16, 24, 48, 64)
+
+
+def architecture_for(contract: ModelContract) -> Architecture:
+    """The project's own network for this task and input.
+
+    Raises:
+        MisconfiguredError: there is none for the task, its head or the size of its input.
+    """
+    kind = _OF_TASK.get(contract.task)
+    if kind == "trafficnet" and contract.head.kind == "softmax":
+        return Architecture(classes=len(contract.classes), embedding_size=contract.embedding_size)
+    spec = contract.input
+    is_whole = spec.height % GRID_STRIDE == 0 and spec.width % GRID_STRIDE == 0
+    if kind == "gridnet" and contract.head.kind == "parts" and contract.head.boxes == "xyxy-px" and is_whole:
+        size = _DETECTOR_WIDTHS[-1]
+        return Architecture(_DETECTOR_WIDTHS, size, len(contract.classes), kind, spec.height, spec.width)
+    raise MisconfiguredError(
+        f"no network of ours is trained for {contract.task} with the head {contract.head.kind} on "
+        f"{spec.width} x {spec.height} pixels (sides must be multiples of {GRID_STRIDE})"
+    )
+
+
+def _backbone(widths: tuple[int, ...]) -> nn.Sequential:
+    first, *others = widths
+    # Why 4 x 4 with stride 2: a 3 x 3 stem at full size took a third of the int8 model's time.
+    layers: list[nn.Module] = [nn.Conv2d(3, first, 4, stride=2, padding=1, bias=False)]
+    layers += [nn.BatchNorm2d(first), nn.ReLU()]
+    channels = first
+    for place, width in enumerate(others):
+        layers += _block(channels, width)
+        if place < len(others) - 1:
+            layers.append(nn.MaxPool2d(2))
+        channels = width
+    return nn.Sequential(*layers)
+
+
+def _block(channels: int, width: int, dilation: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation, bias=False)
+    return [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+
+
+def weights_of(network: Network) -> Weights:
     """A copy of every weight and statistic, as numpy arrays by name."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
-def build(architecture: Architecture, weights: Weights | None = None, seed: int = 0) -> TrafficNet:
+def build(architecture: Architecture, weights: Weights | None = None, seed: int = 0) -> Network:
     """The network with these weights, or with fresh ones drawn from `seed`.
 
     Raises:
@@ -87,7 +178,7 @@ def build(architecture: Architecture, weights: Weights | None = None, seed: int 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = TrafficNet(architecture)
+        network = NETWORKS[architecture.kind](architecture)
     if weights is not None:
         state = network.state_dict()
         wrong = sorted(set(state) ^ set(weights)) or [

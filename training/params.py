@@ -82,7 +82,7 @@ class EvaluateParams:
 
 @dataclass(frozen=True, slots=True)
 class GateParams:
-    """The gate. Ratios are of 1; `margin` is how much worse a slice may be, in accuracy."""
+    """The gate. Ratios are of 1; `margin` is how much worse a slice may be, in the task's metric."""
 
     margin: float = setting(0.05, min=0.0, max=0.5)
     n_min: int = setting(50, min=2, max=1_000_000)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modelkit.contract import ModelContract
+from modelkit.geometry import Placed
 from modelkit.prepare import as_input
 from modelkit.runtime import RuntimeOptions
 from modelkit.runtimes import open_runtime
+from modelkit.tasks import TASKS
 from modelkit.verify import VerifiedModel
+
+Raw = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Two forms of one model on `rows` pictures. Differences are of logits; agreement is of classes."""
+    """Two forms of one model on `rows` pictures. Differences are of raw outputs; agreement is the task's, mean of rows."""
 
     reference: str
     compared: str
@@ -25,25 +32,35 @@ class Parity:
     agreement_ratio: float
 
 
-def compare(reference: str, a: NDArray[np.float32], compared: str, b: NDArray[np.float32]) -> Parity:
-    """Parity of two arrays of logits (N, classes); one that is not finite is infinitely different."""
-    if a.shape != b.shape or not len(a):
+def compare(
+    reference: str, a: Raw, compared: str, b: Raw, contract: ModelContract, placed: Sequence[Placed]
+) -> Parity:
+    """Parity of two sets of raw outputs; one that is not finite is infinitely different and agrees with nothing."""
+    roles = sorted(set(a) - {"embedding"})
+    if not placed or any(a[role].shape != b[role].shape for role in roles):
         return Parity(reference, compared, 0, float("inf"), float("inf"), 0.0)
-    difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    if not np.isfinite(difference).all():
-        difference = np.full_like(difference, np.inf)
-    same = (a.argmax(axis=1) == b.argmax(axis=1)) & np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    differences = [np.abs(a[role].astype(np.float64) - b[role].astype(np.float64)) for role in roles]
+    if not all(np.isfinite(difference).all() for difference in differences):
+        differences = [np.full((1,), np.inf)]
+    task = TASKS[contract.task]
+    pairs = zip(task.decode(a, contract, placed), task.decode(b, contract, placed), strict=True)
+    same = [0.0 if x is None or y is None else task.agreement(x, y) for x, y in pairs]
     return Parity(
-        reference, compared, len(a), float(difference.max()), float(difference.mean()), float(same.mean())
+        reference,
+        compared,
+        len(placed),
+        float(max(difference.max() for difference in differences)),
+        float(np.concatenate([difference.reshape(-1) for difference in differences]).mean()),
+        float(np.mean(same)),
     )
 
 
-def logits_of(model: VerifiedModel, pixels: NDArray[np.uint8], threads: int = 1) -> NDArray[np.float32]:
-    """Logits (N, classes) through the vehicle's own runtime; pixels uint8 (N, H, W, 3), resized."""
+def outputs_of(model: VerifiedModel, pixels: NDArray[np.uint8], threads: int = 1) -> dict[str, NDArray[Any]]:
+    """Raw outputs by role through the vehicle's own runtime; pixels uint8 (N, H, W, 3) inside the input, N at least 1."""
     loaded = open_runtime().load(model, RuntimeOptions(threads=threads, off_vehicle=True))
     name = model.contract.input.name
     found = [
-        loaded.run({name: as_input(pixels[start : start + 64], model.contract)})["logits"]
+        loaded.run({name: as_input(pixels[start : start + 64], model.contract)})
         for start in range(0, len(pixels), 64)
     ]
-    return np.concatenate(found) if found else np.zeros((0, len(model.contract.classes)), dtype=np.float32)
+    return {role: np.concatenate([part[role] for part in found]) for role in model.contract.outputs}

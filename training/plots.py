@@ -1,4 +1,4 @@
-"""Accuracy by class and condition before and after, each with its interval."""
+"""The metric by class and condition before and after, each with its interval."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plot_by_class(evaluation: Evaluation, path: Path, base_name: str, candidate_
     axes.set_yticks(range(len(slices)), [_label(s) for s in slices])
     axes.invert_yaxis()
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(f"accuracy on the held-out test set, {evaluation.confidence:.0%} intervals")
+    axes.set_xlabel(f"{evaluation.metric} on the held-out test set, {evaluation.confidence:.0%} intervals")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="lower left", frameon=False)
     out = io.BytesIO()

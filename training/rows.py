@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,24 @@ from numpy.typing import NDArray
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError
 from foundation.files import read_json
 from modelkit.contract import ModelContract
+from modelkit.geometry import Placed, place
 from modelkit.images import Pixels, condition_of, decode_image
 from modelkit.prepare import fit_in
+from modelkit.tasks import TASKS, Task
 from schemas.reasons import Split
 
-_COLUMNS: Final = ("payload", "payload_sha256", "class_name", "drive_id", "track_id", "condition", "origin")
+_COLUMNS: Final = ("payload", "payload_sha256", "drive_id", "track_id", "condition", "origin")
 REFERENCE: Final = "reference"
+CLASSIFICATION: Final = "classification"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled picture of a dataset, at the size at which the vehicle saw it."""
+    """One labelled picture of a dataset, at the size at which the vehicle saw it; the label is the task's."""
 
     image: Pixels
     payload_sha256: str
-    class_name: str
+    label: Any
     drive_id: str
     track_id: str
     condition: str
@@ -37,16 +40,40 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Pictures at the input's size: pixels uint8 (N, H, W, 3), labels int64 (N,), the rest of length N."""
+    """Pictures inside the input: pixels uint8 (N, H, W, 3); labels of the task and where each picture lies, N of each."""
 
     pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: tuple[Any, ...]
+    placed: tuple[Placed, ...]
     drives: tuple[str, ...]
     conditions: tuple[str, ...]
     is_reference: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.drives)
+
+    def take(self, rows: Sequence[int]) -> TrainingSet:
+        """These rows, in this order."""
+        index = np.array(rows, dtype=np.int64)
+        return TrainingSet(
+            self.pixels[index],
+            tuple(self.labels[i] for i in rows),
+            tuple(self.placed[i] for i in rows),
+            tuple(self.drives[i] for i in rows),
+            tuple(self.conditions[i] for i in rows),
+            self.is_reference[index],
+        )
+
+    def joined(self, other: TrainingSet) -> TrainingSet:
+        """These rows and then the others."""
+        return TrainingSet(
+            np.concatenate([self.pixels, other.pixels]),
+            self.labels + other.labels,
+            self.placed + other.placed,
+            self.drives + other.drives,
+            self.conditions + other.conditions,
+            np.concatenate([self.is_reference, other.is_reference]),
+        )
 
 
 def shards_of(dataset: Path, split: Split) -> list[Path]:
@@ -61,8 +88,10 @@ def shards_of(dataset: Path, split: Split) -> list[Path]:
     return sorted(folder.glob(f"{split.value}-*.parquet"))
 
 
-def iter_rows(dataset: Path, split: Split, batch_rows: int = 512) -> Iterator[list[Row]]:
-    """Every row of a split, in batches, in the order of the shards.
+def iter_rows(
+    dataset: Path, split: Split, batch_rows: int = 512, task: str = CLASSIFICATION
+) -> Iterator[list[Row]]:
+    """Every row of a split, in batches, in the order of the shards, with labels of the task.
 
     Raises:
         CorruptError: a shard cannot be read, a payload is not what its hash says, or a row has no label.
@@ -72,18 +101,21 @@ def iter_rows(dataset: Path, split: Split, batch_rows: int = 512) -> Iterator[li
 
     for shard in shards_of(dataset, split):
         try:
-            for batch in pq.ParquetFile(shard).iter_batches(batch_rows, columns=list(_COLUMNS)):
-                yield [_row(values, shard) for values in batch.to_pylist()]
+            columns = [*_COLUMNS, TASKS[task].label_column]
+            for batch in pq.ParquetFile(shard).iter_batches(batch_rows, columns=columns):
+                yield [_row(values, shard, TASKS[task]) for values in batch.to_pylist()]
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             raise CorruptError(f"cannot be read as a shard: {error}", path=shard) from error
 
 
-def _row(values: dict[str, object], shard: Path) -> Row:
+def _row(values: dict[str, object], shard: Path, task: Task[Any, Any]) -> Row:
     payload, digest = values["payload"], str(values["payload_sha256"])
     if not isinstance(payload, bytes) or hashlib.sha256(payload).hexdigest() != digest:
         raise CorruptError(f"the payload of {digest} is not what its hash says", path=shard)
-    if not values["class_name"]:
-        raise CorruptError(f"the row {digest} has no label", path=shard)
+    try:
+        label = task.label_of(values[task.label_column])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"the row {digest} has no label of {task.name}: {error}", path=shard) from error
     try:
         image = decode_image(payload)
     except FleetLoopError as error:
@@ -91,7 +123,7 @@ def _row(values: dict[str, object], shard: Path) -> Row:
     return Row(
         image,
         digest,
-        str(values["class_name"]),
+        label,
         str(values["drive_id"]),
         str(values["track_id"] or ""),
         str(values["condition"] or ""),
@@ -109,25 +141,27 @@ def load_training_set(dataset: Path, split: Split, contract: ModelContract) -> T
         raise MisconfiguredError(
             "the test split is for evaluation only: nothing is trained or calibrated on it"
         )
-    return make_training_set((row for rows in iter_rows(dataset, split) for row in rows), contract)
+    rows = iter_rows(dataset, split, task=contract.task)
+    return make_training_set((row for part in rows for row in part), contract)
 
 
 def make_training_set(rows: Iterable[Row], contract: ModelContract) -> TrainingSet:
     """These rows inside the contract's input."""
-    spec, classes = contract.input, contract.classes
-    index = {name: i for i, name in enumerate(classes)}
+    spec, classes, how = contract.input, contract.classes, contract.preprocessing
+    task = TASKS[contract.task]
     pixels: list[Pixels] = []
-    labels: list[int] = []
+    labels: list[Any] = []
+    placed: list[Placed] = []
     drives: list[str] = []
     conditions: list[str] = []
     reference: list[bool] = []
     for row in rows:
-        if row.class_name not in index:
-            raise MisconfiguredError(
-                f"class {row.class_name!r} of {row.payload_sha256} is not in the contract's {list(classes)}"
-            )
-        pixels.append(fit_in(row.image, spec, contract.preprocessing))
-        labels.append(index[row.class_name])
+        problem = task.label_problem(row.label, classes)
+        if problem:
+            raise MisconfiguredError(f"the label of {row.payload_sha256}: {problem} (the contract's classes)")
+        pixels.append(fit_in(row.image, spec, how))
+        labels.append(row.label)
+        placed.append(place(row.image.shape[1], row.image.shape[0], spec, how))
         drives.append(row.drive_id)
         conditions.append(row.condition or condition_of(row.image))
         reference.append(row.origin == REFERENCE)
@@ -135,7 +169,8 @@ def make_training_set(rows: Iterable[Row], contract: ModelContract) -> TrainingS
     stacked = np.stack(pixels) if pixels else np.zeros(shape, dtype=np.uint8)
     return TrainingSet(
         stacked,
-        np.array(labels, dtype=np.int64),
+        tuple(labels),
+        tuple(placed),
         tuple(drives),
         tuple(conditions),
         np.array(reference, dtype=np.bool_),

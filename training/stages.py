@@ -11,12 +11,11 @@ import dataclasses
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.files import read_json, write_atomic, write_json_atomic
 from modelkit.contract import ModelContract
 from modelkit.digest import digest_of_json, sha256_hex
+from modelkit.tasks import TASKS
 from modelkit.verify import VerifiedModel, verify_model
 from schemas.reasons import Split
 from training.params import QuantiseParams, TrainParams
@@ -67,9 +66,10 @@ def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[
     train = load_training_set(place.dataset_path, Split.TRAIN, contract)
     validation = load_training_set(place.dataset_path, Split.VALIDATION, contract)
     check_training_drives({*train.drives, *validation.drives}, split_of)
+    task = TASKS[contract.task]
     architecture = Architecture.from_json(base.record.architecture)
     network = build(architecture, base.weights(), params.seed)
-    found = fit(network, train, validation, contract.preprocessing, params)
+    found = fit(network, train, validation, contract, params)
     tuned = build(architecture, found.weights)
     drives = sorted({*base.record.training_drives, *train.drives, *validation.drives})
     made = _fine_tuned_contract(base, train, drives, params)
@@ -99,7 +99,9 @@ def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[
             "validation": len(validation),
             "reference": int(train.is_reference.sum()),
         },
-        "rows_by_class": {name: int((train.labels == i).sum()) for i, name in enumerate(contract.classes)},
+        "rows_by_class": {
+            name: sum(name in task.classes_of(label) for label in train.labels) for name in contract.classes
+        },
         "best_epoch": found.best_epoch,
         "selected_by": found.selected_by,
         "epochs": [asdict(epoch) for epoch in found.epochs],
@@ -115,7 +117,8 @@ def _fine_tuned_contract(
 ) -> ModelContract:
     """The base's contract with what the new model has seen besides."""
     old = base.model.contract
-    seen = {old.classes[i] for i in set(train.labels.tolist())} | set(old.trained_classes)
+    found = (TASKS[old.task].classes_of(label) for label in train.labels)
+    seen = {name for names in found for name in names} | set(old.trained_classes)
     return dataclasses.replace(
         old,
         name=params.name or next_name(old.name),
@@ -133,7 +136,7 @@ def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
     """Make the target's int8 artefact from the fp32 candidate; returns what it wrote into parity.json."""
     from training.fit import infer
     from training.network import Architecture, build
-    from training.parity import compare, logits_of
+    from training.parity import compare, outputs_of
     from training.quantise import pick_rows, quantise
     from training.weights import load_weights
 
@@ -158,12 +161,17 @@ def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
     validation = load_training_set(place.dataset_path, Split.VALIDATION, contract)
     # Validation first, filled up from train: agreement of thirty rows would say little.
     filled_up = pick_rows(len(train), max(0, params.parity_rows - len(validation)), params.seed + 1)
-    pixels = np.concatenate([validation.pixels[: params.parity_rows], train.pixels[filled_up]])
+    held_out = validation.take(range(min(len(validation), params.parity_rows)))
+    rows = held_out.joined(train.take(filled_up.tolist()))
+    pixels, placed = rows.pixels, rows.placed
     weights = load_weights(place.candidate_path / WEIGHTS_FILE, record.weights_digest)
-    torch_logits = infer(
-        build(Architecture.from_json(record.architecture), weights), pixels, contract.preprocessing
-    )
-    fp32_logits, int8_logits = logits_of(fp32, pixels), logits_of(int8, pixels)
+    network = build(Architecture.from_json(record.architecture), weights)
+    forms = {
+        "torch": infer(network, pixels, contract),
+        "fp32": outputs_of(fp32, pixels),
+        "int8": outputs_of(int8, pixels),
+    }
+    pairs = (("torch", "fp32"), ("fp32", "int8"), ("torch", "int8"))
     report: dict[str, object] = {
         "fp32_digest": fp32.digest,
         "int8_digest": int8.digest,
@@ -173,11 +181,7 @@ def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
         "allowed_providers": list(int8.contract.allowed_providers),
         "cpu_fallback": int8.contract.cpu_fallback,
         "rows_from": {"validation": len(pixels) - len(filled_up), "train": len(filled_up)},
-        "parity": [
-            asdict(compare("torch", torch_logits, "fp32", fp32_logits)),
-            asdict(compare("fp32", fp32_logits, "int8", int8_logits)),
-            asdict(compare("torch", torch_logits, "int8", int8_logits)),
-        ],
+        "parity": [asdict(compare(a, forms[a], b, forms[b], contract, placed)) for a, b in pairs],
     }
     write_atomic(place.candidate_path / INT8_FILE, int8.data)
     place.reports_path.mkdir(parents=True, exist_ok=True)

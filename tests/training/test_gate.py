@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelkit.fakes import tiny_contract
+from schemas.predictions import ClassificationOutput
 from training.evaluation import Answers, Evaluation, SliceResult, evaluate
 from training.gate import Budgets, GateResult, decide, target_slices
 from training.intervals import PairedCounts, mcnemar_p, paired_difference, wilson, z_of
@@ -29,7 +30,7 @@ def part(name: str, both: int, lost: int, won: int, neither: int) -> SliceResult
 
 
 def evidence(*slices: SliceResult, no_answer: int = 0) -> Evaluation:
-    return Evaluation(slices, ("a", "b"), 0, no_answer, ((0,),), ((0,),), CONFIDENCE)
+    return Evaluation("accuracy", slices, ("a", "b"), 0, no_answer, {}, {}, CONFIDENCE)
 
 
 def names_of(result: GateResult, outcome: str) -> list[str]:
@@ -119,15 +120,25 @@ def test_targets_are_what_the_base_was_not_trained_on_unless_named() -> None:
 
 
 def answers(rng: np.random.Generator, n: int) -> Answers:
-    truth = rng.integers(0, 2, n)
-    return Answers(
-        truth,
-        rng.integers(-1, 2, n),
-        truth.copy(),
-        ("a", "b"),
-        tuple(rng.choice(["dark", "normal"], n)),
-        np.arange(n) // 3,
+    truth, said = rng.integers(0, 2, n), rng.integers(-1, 2, n)
+    return given_answers(truth, said, truth, tuple(rng.choice(["dark", "normal"], n)), np.arange(n) // 3)
+
+
+def given_answers(
+    truth: np.ndarray,
+    base: np.ndarray,
+    candidate: np.ndarray,
+    conditions: tuple[str, ...],
+    clusters: np.ndarray,
+) -> Answers:
+    """Class numbers of "a" and "b"; -1 is no answer."""
+    names = ("a", "b")
+    said = (
+        tuple(None if i < 0 else ClassificationOutput(names[i], ()) for i in each)
+        for each in (base, candidate)
     )
+    labels = tuple(names[i] for i in truth)
+    return Answers("classification", labels, *said, names, conditions, clusters)
 
 
 def test_slices_add_up_and_no_answer_is_wrong() -> None:
@@ -142,9 +153,10 @@ def test_slices_add_up_and_no_answer_is_wrong() -> None:
         )
     assert by_name["overall"].candidate.estimate == 1.0
     assert by_name["overall"].clusters == 100
-    right = sum(found.confusion_base[i][i] for i in range(2))
+    confusion = found.details_base["confusion"]
+    right = sum(confusion[i][i] for i in range(2))
     assert by_name["overall"].base.estimate == right / 300
-    assert sum(map(sum, found.confusion_base)) + found.no_answer_base == 300
+    assert sum(map(sum, confusion)) + found.no_answer_base == 300
     for s in found.slices:
         assert s.difference.low <= s.difference_bound.low <= s.difference.estimate <= s.difference_bound.high
 
@@ -165,7 +177,7 @@ def test_the_interval_is_never_more_hopeful_than_the_closed_form_or_the_tracks()
     one_sided = z_of(params.confidence, two_sided=False)
 
     def overall(candidate: np.ndarray) -> SliceResult:
-        found = Answers(truth, truth.copy(), candidate, ("a", "b"), ("normal",) * 200, tracks)
+        found = given_answers(truth, truth, candidate, ("normal",) * 200, tracks)
         return evaluate(found, params).slices[0]
 
     clustered = overall(worse.astype(np.int64))

@@ -96,7 +96,7 @@ def test_the_shipped_model_answers_as_the_evaluation_says(workshop: Path) -> Non
     rows = [row for row, _ in labelled(Split.TEST, 60, 3)]
     right = np.mean(
         [
-            p.output.class_name == r.class_name
+            p.output.class_name == r.label
             for p, r in zip(predictor.predict([r.image for r in rows]), rows, strict=True)
         ]
     )
@@ -272,7 +272,7 @@ def test_every_stage_runs_from_the_command_line(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({
             "payload": [payload for _, payload in first],
-            "class_name": [row.class_name for row, _ in first],
+            "class_name": [row.label for row, _ in first],
             "drive_id": [drives(Split.TRAIN)[5]] * len(first),
         }),
         tmp_path / "boot.parquet",

@@ -87,7 +87,7 @@ def test_an_unreadable_picture_a_missing_label_and_a_torn_shard_are_corrupt(tmp_
     write_shard(tmp_path, Split.TRAIN, [(dataclasses.replace(row, payload_sha256=sha256_hex(junk)), junk)])
     with pytest.raises(CorruptError, match="unreadable image"):
         list(iter_rows(tmp_path, Split.TRAIN))
-    path = write_shard(tmp_path, Split.TRAIN, [(dataclasses.replace(row, class_name=""), payload)])
+    path = write_shard(tmp_path, Split.TRAIN, [(dataclasses.replace(row, label=""), payload)])
     with pytest.raises(CorruptError, match="no label"):
         list(iter_rows(tmp_path, Split.TRAIN))
     path.write_bytes(path.read_bytes()[:-20])
@@ -103,7 +103,9 @@ def test_the_test_split_is_never_handed_to_training(tmp_path: Path) -> None:
 
 def test_a_class_outside_the_contract_and_a_missing_dataset_are_named(tmp_path: Path) -> None:
     write_dataset(tmp_path, 4)
-    with pytest.raises(MisconfiguredError, match=r"'yellow' of \w+ is not in the contract"):
+    with pytest.raises(
+        MisconfiguredError, match=r"the label of \w+: class 'yellow' is not in \['red', 'green'\]"
+    ):
         load_training_set(tmp_path, Split.TRAIN, tiny_contract(("red", "green")))
     with pytest.raises(MisconfiguredError, match="no dataset"):
         load_training_set(tmp_path / "none", Split.TRAIN, CONTRACT)

@@ -67,8 +67,9 @@ def write_shard(dataset: Path, split: Split, rows: list[tuple[Row, bytes]]) -> P
     folder = dataset / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split.value}-00000.parquet"
-    columns = ("payload_sha256", "class_name", "drive_id", "track_id", "condition", "origin")
+    columns = ("payload_sha256", "drive_id", "track_id", "condition", "origin")
     table = {name: [getattr(row, name) for row, _ in rows] for name in columns}
+    table["class_name"] = [row.label for row, _ in rows]
     pq.write_table(pa.table({"payload": [payload for _, payload in rows], **table}), path)
     return path
 
