@@ -152,7 +152,8 @@ quota_bytes = 2000000000
 @contextmanager
 def busy_uplink(folder: Path) -> Iterator[str]:
     """The bootstrap address of an embedded broker that a real deliver process keeps uploading to, from the spool of a
-    vehicle of its own, which a third process feeds at a steady rate."""
+    vehicle of its own, which a third process feeds at a steady rate.
+    """
     root = folder / "uplink"
     children: list[subprocess.Popen[bytes]] = []
     with EmbeddedBroker() as broker:

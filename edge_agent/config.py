@@ -40,12 +40,13 @@ class SourceSettings:
 
     `replay_id` names one playing of the same recording: a restart with the same id goes on where it was,
     another id plays it from the beginning. What a folder or file gained since it ended is played at the next start,
-    and with `follow` while the agent runs."""
+    and with `follow` while the agent runs.
+    """
 
     kind: SourceKind = setting(help="image_folder or parquet")
     path: Path = setting(help="the folder, or the Parquet file")
     rate_hz: float = setting(
-        default=0.0, min=0.0, max=1000.0, help="frames a second; 0 = as fast as possible"
+        default=0.0, min=0.0, max=1000.0, help="frames per second; 0 = as fast as possible"
     )
     loop: bool = setting(default=False, help="begin again at the end, for ever")
     replay_id: str = setting(default="", max=200, help="another id plays the recording again")
@@ -125,7 +126,7 @@ class SelectionSettings:
     novelty: NoveltySettings = field(default_factory=NoveltySettings)
     random: RandomSettings = field(default_factory=RandomSettings)
     limits_tracks: bool = setting(default=True, help="false keeps any number a track")
-    max_per_track: int = setting(default=3, min=1, max=1_000_000, help="frames a track, by rule")
+    max_per_track: int = setting(default=3, min=1, max=1_000_000, help="frames per track, by rule")
     budget: BudgetSettings = field(default_factory=BudgetSettings)
 
     @property

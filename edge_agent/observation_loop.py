@@ -198,8 +198,7 @@ class ObservationLoop:
         self._keeper.accept(step)
 
     def _refuse(self, reason: NotAcceptedReason, seen: Seen) -> None:
-        """Count what will not be sent: with the next commit, and in the next step, which holds or does not hold
-        together with its place."""
+        """Count what will not be sent, with the next commit and in the next step: both hold together or not at all."""
         self._writer.not_accepted(reason, bytes=len(seen.observation.payload))
         self._keeper.refuse()
 

@@ -62,11 +62,11 @@ class StopSignal:
 
 
 def run_process(name: str, body: Callable[[ProcessContext], int], arguments: list[str] | None = None) -> int:
-    """Read the arguments and settings, take the lock of this kind of process, run `body`, return the exit
-    code.
+    """Read the arguments and settings, take the lock of this kind of process, run `body`, return the exit code.
 
     A FleetLoopError ends the process with its exit code and one line on stderr; any other error is a defect
-    and keeps its traceback."""
+    and keeps its traceback.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m edge_agent.{name}")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--parent-pid", type=int, default=None)

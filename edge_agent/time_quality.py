@@ -35,7 +35,8 @@ class WallClockWatch:
 
         What was recorded just now must also have a believable capture time; what is played back
         may be as old as it likes. After a jump, times are `unsynchronised` until the clock has kept pace for
-        STEADY_NS: what was taken shortly before and after a jump does not share a clock."""
+        STEADY_NS: what was taken shortly before and after a jump does not share a clock.
+        """
         now_ns, monotonic_ns = self._clock.now_ns(), self._clock.monotonic_ns()
         offset_ns = now_ns - monotonic_ns
         if abs(offset_ns - self._offset_ns) > JUMP_NS:

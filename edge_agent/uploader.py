@@ -78,8 +78,7 @@ class UploaderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing could be done: nothing pending, or all that is allowed is in flight. Call again after
-    `wait_s`."""
+    """Nothing could be done: nothing pending, or all that is allowed is in flight. Call again after `wait_s`."""
 
     wait_s: float = 0.05
 
@@ -105,8 +104,11 @@ StepResult = Idle | Ok | Failed
 
 @dataclass(frozen=True, slots=True)
 class UploaderStatus:
-    """What the agent's status says about delivery. `connected`: acknowledged something since the last
-    trouble. `state` is also `refused` (not let in: certificate, password or rights; a person must act) or `waiting`."""
+    """What the agent's status says about delivery.
+
+    `connected`: acknowledged something since the last trouble. `state` is also `refused` (not let in:
+    certificate, password or rights; a person must act) or `waiting`.
+    """
 
     connected: bool
     state: str
@@ -312,7 +314,7 @@ class Uploader:
         return Idle(min(Idle().wait_s, max(SHORTEST_WAIT_S, self._answer_s / 8, waited_s / 8)))
 
     def _judge(self, acknowledged: int, failure: str, now_ns: int) -> None:
-        """Whether this vehicle is let in. What the client says is asked twice a second while nothing is acknowledged."""
+        """Whether this vehicle is let in. What the client says is asked twice per second while nothing is acknowledged."""
         state, reason = self._state, failure
         if acknowledged and not failure:
             state = CONNECTED

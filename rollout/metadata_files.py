@@ -1,6 +1,4 @@
-"""The files of a repository as they lie on disk: reads what is published, writes one signed document at a
-time.
-"""
+"""The files of a repository as they lie on disk: reads what is published, writes one signed document at a time."""
 
 from __future__ import annotations
 

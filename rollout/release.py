@@ -130,9 +130,7 @@ def default_release_id(model_name: str, digest: str) -> str:
 
 
 def with_override(gate: GateReport, by: str, why: str, clock: Clock) -> Override | None:
-    """The override of a refused gate; None when neither is given. Raises MisconfiguredError for one without
-    the other.
-    """
+    """The override of a refused gate; None when neither is given. Raises MisconfiguredError for one without the other."""
     if not by and not why:
         return None
     if not by.strip() or not why.strip():

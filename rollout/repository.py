@@ -55,9 +55,7 @@ OnStep = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """How long each role's word is good for. A vehicle that hears nothing newer stops activating after the
-    shortest.
-    """
+    """How long each role's word is good for. A vehicle that hears nothing newer stops activating after the shortest."""
 
     root_expiry_s: int = setting(default=730 * _DAY_S, min=60, help="life of a root document")
     targets_expiry_s: int = setting(default=365 * _DAY_S, min=60, help="life of targets, models and rollouts")
@@ -219,8 +217,7 @@ class Repository:
             return int(published.version)
 
     def refresh(self) -> list[str]:
-        """Say again that the published state is the newest: a new timestamp, and anew whatever is past half
-        its life.
+        """Say again that the published state is the newest: a new timestamp, and anew whatever is past half its life.
 
         Run it more often than `timestamp_expiry_s` (a timer, or any publication). Returns the roles signed.
         """
@@ -243,8 +240,7 @@ class Repository:
             return signed
 
     def rotate_root(self, *, threshold: int | None = None, root_keys: int = 1) -> int:
-        """Replace the offline root keys; the new root is signed by the old and by the new ones. Returns its
-        version.
+        """Replace the offline root keys; the new root is signed by the old and by the new ones. Returns its version.
 
         The old key files stay where they are and are trusted no more: move them to the archive or destroy
         them.
@@ -263,8 +259,7 @@ class Repository:
             return self._next_root(root, [*old, *new])
 
     def rotate_key(self, role: str) -> str:
-        """Give an online role a new key, without a moment at which clients would refuse. Returns the new
-        key's id.
+        """Give an online role a new key, without a moment at which clients would refuse. Returns the new key's id.
 
         A top-level role: a root that trusts both keys, everything signed by both, a root that trusts the new
         one only. A delegated role: its delegation and its document change in one publication.

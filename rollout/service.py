@@ -186,8 +186,9 @@ class RolloutService:
         return self._publish(plan, plan.with_state(HALTED))
 
     def hold_out(self, vehicle_id: str) -> bool:
-        """Keep a vehicle that enrols now out of the running plans: their waves were cut without it. Returns
-        whether one runs.
+        """Keep a vehicle that enrols now out of the running plans: their waves were cut without it.
+
+        Returns whether one runs.
         """
         held = [False]
 

@@ -77,8 +77,9 @@ def check_folder(folder: Path) -> list[str]:
 
 
 def check_history(folder: Path) -> list[str] | None:
-    """Every frozen file in `folder`/frozen that is not what git has as its first version; None without a history
-    to compare with (no git, or no checkout)."""
+    """Every frozen file in `folder`/frozen that differs from its first version in git; None without a history
+    to compare with (no git, or no checkout).
+    """
     frozen = folder / "frozen"
     said = _git(
         frozen, "log", "--reverse", "--diff-filter=A", "--no-renames", "--relative", "--name-only",

@@ -41,8 +41,7 @@ class BlobStore:
         self._max_blob_bytes = max_blob_bytes
 
     def put_verified(self, payload: bytes) -> BlobRef:
-        """Store the payload, read it back, and only then give it its name. The same payload twice is one
-        blob.
+        """Store the payload, read it back, and only then give it its name. The same payload twice is one blob.
 
         Raises:
             RejectedError: it is larger than the limit (reason oversize).

@@ -62,9 +62,7 @@ class KafkaAdmin:
             raise RetryLaterError(f"no broker at {settings.bootstrap}: {cause or error}") from error
 
     def describe(self, topic: str) -> TopicInfo:
-        """What the topic is now. Raises RejectedError (reason no_such_topic), RetryLaterError without a
-        broker.
-        """
+        """What the topic is now. Raises RejectedError (reason no_such_topic), RetryLaterError without a broker."""
         cluster_id = str(
             self._call("describing the cluster", lambda: self._client.describe_cluster())["cluster_id"]
         )

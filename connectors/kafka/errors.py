@@ -60,8 +60,7 @@ _SETTINGS: Final = (
 
 
 def translated(error: BaseException, doing: str) -> FleetLoopError:
-    """The error of ours for a client's error; `doing` says what was tried, e.g. "sending to
-    fleetloop.samples".
+    """The error of ours for a client's error; `doing` says what was tried, e.g. "sending to fleetloop.samples".
 
     Refused access is MisconfiguredError, never success and never a rejection of the record: the right may be
     given back, and the record must still be there. What is not known is RetryLaterError: nothing is thrown
@@ -119,8 +118,9 @@ class TroubleLog(logging.Handler):
             self.handleError(record)
 
     def since(self, monotonic_s: float) -> str:
-        """The most telling message at or after `monotonic_s` (of `time.monotonic`: a wall clock that jumps would hide
-        a message for as long as it went back), or an empty string.
+        """The most telling message at or after `monotonic_s`, or an empty string.
+
+        Why monotonic? A wall clock that jumps back would hide a message for as long as it went back.
 
         The cause ("Handshake failed: ...", "ECONNREFUSED") stands in the message about a connection, which
         what follows only repeats as "not ready".

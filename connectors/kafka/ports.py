@@ -103,8 +103,10 @@ class RecordSource(Protocol):
 
 
 class RecordTail(Protocol):
-    """What a topic gets from now on. For hints: it may miss records, or begin with the last one before, and never
-    says so; no group, no offsets.
+    """What a topic gets from now on.
+
+    For hints: it may miss records, or begin with the last one before, and never says so; no group, no
+    offsets.
     """
 
     @property

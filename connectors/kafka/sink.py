@@ -99,9 +99,7 @@ class KafkaSink:
 
     @property
     def last_error(self) -> str:
-        """Why nothing moves, in words: the client's last warning since the last acknowledgement, or a
-        failure.
-        """
+        """Why nothing moves, in words: the client's last warning since the last acknowledgement, or a failure."""
         told = self._trouble.since(max(self._started_s, self._progress_s))
         return told or self._last_failure
 

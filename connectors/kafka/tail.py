@@ -1,7 +1,7 @@
 """The end of one topic, as it grows: what comes from now on, and nothing that was there before.
 
 For hints only. It joins no group and keeps no offsets; after an outage, or when retention passed it, it goes on at
-the end, and says nothing of what it missed; a broker that tells its end too low makes it begin a record early.
+the end, and says nothing of what it missed; if the broker under-reports the end offset, the last record is read again.
 Whoever must not miss a record reads with `KafkaSource`.
 """
 
@@ -24,7 +24,7 @@ from schemas.wire import StoredRecord
 
 _CONNECT_S: Final = 5.0
 _LONG_POLL_MS: Final = 5_000
-"""The broker holds an empty fetch for so long: a waiting vehicle asks twelve times a minute, not 120 times."""
+"""The broker holds an empty fetch for so long: a waiting vehicle asks twelve times per minute, not 120 times."""
 _MOST_BYTES: Final = 65_536
 
 

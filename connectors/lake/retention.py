@@ -86,8 +86,7 @@ def vacuum(
     dry_run: bool = False,
     clock: Clock | None = None,
 ) -> list[str]:
-    """Remove data files that neither the newest nor a named version holds and that are older than
-    `older_than`.
+    """Remove data files that neither the newest nor a named version holds and that are older than `older_than`.
 
     Returns the removed paths, relative to the table. The age protects a writer that has not committed yet.
     Raises MisconfiguredError for an age below one hour.

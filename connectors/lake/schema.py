@@ -1,6 +1,6 @@
 """The columns of the lake's tables, in one place, with what each holds.
 
-`arrivals` holds one row an offset of the log (`origin` "log"), and beside them, never counted as offsets: a
+`arrivals` holds one row per offset of the log (`origin` "log"), and beside them, never counted as offsets: a
 replayed dead letter (`origin` "replay"), an interval that retention or compaction took before it was read ("loss") and
 an interval that the log never shows: transaction markers and records of aborted transactions ("gap"). Both
 intervals are [offset, offset_end). So for every partition, over the rows that are not replays: the sum of

@@ -33,8 +33,9 @@ class ActiveModels:
         self.state: ActiveState = self._read()
 
     def count_start(self, *, has_crashed: bool = False) -> None:
-        """A start on probation, or after a crash, is written down before the model is touched: what kills the
-        process cannot undo it. The factory model's are not counted: there is no way back from it.
+        """A start on probation, or after a crash, is written down before the model is touched.
+
+        What kills the process cannot undo it. Starts of the factory model are not counted: nothing lies behind it.
         """
         if not self.state.confirmed or (has_crashed and self.state.active.release_id):
             self.save(replace(self.state, starts=self.state.starts + 1))
@@ -48,9 +49,7 @@ class ActiveModels:
         self.state = state
 
     def save(self, state: ActiveState) -> None:
-        """Take the state, and write it; a full disk is tried again at the next poll, the right model serves
-        anyway.
-        """
+        """Take the state, and write it; a full disk is tried again at the next poll, the right model serves anyway."""
         self.state = state
         try:
             self._slots.write_active(state)

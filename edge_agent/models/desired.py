@@ -1,6 +1,4 @@
-"""What the signed plans want of this vehicle. Pure: the same function decides on a vehicle and in a simulated
-fleet.
-"""
+"""What the signed plans want of this vehicle. Pure: the same function decides on a vehicle and in a simulated fleet."""
 
 from __future__ import annotations
 
@@ -24,8 +22,9 @@ _Document = TypeVar("_Document", Release, RolloutPlan)
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`release_id` is what should have the role (None: nothing says so), by `plan`. `withdrawn` must not: their
-    newest plan is halted.
+    """`release_id` is what should have the role (None: nothing says so), by `plan`.
+
+    `withdrawn` must not: their newest plan is halted.
     """
 
     release_id: str | None
@@ -34,8 +33,7 @@ class Intent:
 
 
 def desired(plans: Sequence[RolloutPlan], vehicle: Vehicle, role: str = SERVING) -> Intent:
-    """The newest plan of the role that lets this vehicle in decides; a halted one lets nobody in, so the one before
-    it does.
+    """The newest plan of the role that admits this vehicle decides; a halted one admits nobody.
 
     Args:
         plans: of any role, oldest first, as in the index.

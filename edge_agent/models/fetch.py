@@ -1,5 +1,4 @@
-"""Brings the release that the signed plans want of this vehicle into a slot, tried and ready; refuses what is
-not fit.
+"""Brings the release that the signed plans want of this vehicle into a slot, tried and ready; refuses what is not fit.
 
 One bounded step at a call, so that deliver goes on delivering: refresh the chain, decide, download a slice
 (resuming), verify, try in a subprocess, name it the candidate. A release that fails verification or trial is
@@ -93,8 +92,9 @@ class _Work:
 
 
 class ModelFetcher:
-    """The model duty of deliver; the only writer of `candidate.json`, `fetch.json` and `state/trust`. Not
-    thread-safe, but for `look_now`.
+    """The model duty of deliver; the only writer of `candidate.json`, `fetch.json` and `state/trust`.
+
+    Not thread-safe, but for `look_now`.
 
     Raises:
         MisconfiguredError: no base_url, or the vehicle was never enrolled.

@@ -1,6 +1,4 @@
-"""Keeps a few recent frames, so that a candidate is tried on what this vehicle really sees. Never leaves the
-vehicle.
-"""
+"""Keeps a few recent frames, so that a candidate is tried on what this vehicle really sees. Never leaves the vehicle."""
 
 from __future__ import annotations
 
@@ -8,9 +6,7 @@ from pathlib import Path
 
 
 class TrialFrames:
-    """A ring of files `NNNN.frame`, every `every`-th frame offered. Losing some to a crash is harmless: no
-    fsync.
-    """
+    """A ring of files `NNNN.frame`, every `every`-th frame offered. Losing some to a crash is harmless: no fsync."""
 
     def __init__(self, folder: Path, *, count: int, every: int, max_bytes: int = 2_000_000) -> None:
         self._folder = folder

@@ -29,8 +29,7 @@ class Transport(Protocol):
     """Opens a byte range of something. Tests and other protocols stand behind it."""
 
     def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
-        """The offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its
-        chunks.
+        """The offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its chunks.
 
         Raises:
             DownloadHTTPError: the server said 400 or above; SlowRetrievalError, DownloadError.

@@ -1,5 +1,4 @@
-"""One model serves at every instant: a better one takes over between two frames, a bad one gives way within
-its own frame.
+"""One model serves at every instant: a better one takes over between frames, a bad one is replaced within its frame.
 
 A swap, in steps (each may be the last before a crash, and a model serves after it):
   1. candidate-read   deliver says that a slot passed its trial
@@ -86,7 +85,7 @@ class ServingModel:
         *,
         has_crashed: bool = False,
     ) -> None:
-        """`has_crashed`: the process before this one was ended by a signal as code that went wrong gets it."""
+        """`has_crashed`: the previous process crashed (ended by SIGSEGV, SIGABRT or another fault signal)."""
         self._slots = SlotFolder(state_folder)
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
@@ -199,9 +198,7 @@ class ServingModel:
         return Served(predictions, slot.name, slot.digest, latency_ns, told)
 
     def observe(self, predictions: Sequence[Prediction], latency_ns: int) -> ModelEvent | None:
-        """Judge an answer of the serving model. A returned event `rolled_back` means: ask the predictor
-        again.
-        """
+        """Judge an answer of the serving model. A returned event `rolled_back` means: ask the predictor again."""
         event = self._act_on(self._watch.answered(predictions, latency_ns))
         if event is not None or self._watch.frames < self._settings.probation_frames:
             return event

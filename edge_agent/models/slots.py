@@ -1,5 +1,4 @@
-"""A vehicle always has a model to serve: slots are immutable files named by digest, and one atomic file says
-which serves.
+"""Model slots: immutable files named by digest; one atomically replaced file names the slot that serves.
 
     models/slots/<sha256>.onnx   verified bytes, never written twice   (writer: deliver; enrolment for the
     first)
@@ -194,9 +193,7 @@ class SlotFolder:
         write_json_atomic(self._files / name, {"format": FORMAT, **document})
 
     def remove_unreferenced(self, clock: Clock, wait_s: float = 0.0) -> list[str]:
-        """Unlink every slot that no file names. Returns their digests. Raises RetryLaterError while perceive
-        swaps.
-        """
+        """Unlink every slot that no file names. Returns their digests. Raises RetryLaterError while perceive swaps."""
         with self.lock(clock, wait_s):
             keep = self._referenced()
             removed = []
@@ -221,8 +218,9 @@ class SlotFolder:
 
 
 def install_initial(state_folder: Path, model_bytes: bytes, clock: Clock) -> SlotRef:
-    """Give a vehicle its first model at enrolment. Verified like any other; not signed, because the person
-    who enrols is there.
+    """Give a vehicle its first model at enrolment.
+
+    Verified like any other; not signed, because the person who enrols is there.
 
     Raises:
         RejectedError: the bytes are no acceptable model (reason as in modelkit.verify), or another model is

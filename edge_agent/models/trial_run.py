@@ -1,6 +1,4 @@
-"""Starts a trial and asks for its end without waiting: deliver goes on delivering meanwhile. Every end is an
-answer.
-"""
+"""Starts a trial and asks for its end without waiting: deliver goes on delivering meanwhile. Every end is an answer."""
 
 from __future__ import annotations
 

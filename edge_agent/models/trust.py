@@ -1,5 +1,4 @@
-"""What this vehicle believes came from the fleet's keys, and until when: rollback, freeze and mix-and-match
-end here.
+"""What this vehicle believes came from the fleet's keys, and until when: rollback, freeze and mix-and-match end here.
 
 python-tuf holds the chain (root, timestamp, snapshot, roles). This adds what it lacks:
 - time that no wall clock can set back (the floor, see `edge_agent.models.trust_folder`);
@@ -81,9 +80,7 @@ class TargetInfo:
 
 
 class OnlineTrust:
-    """One refresh of the chain over the network, in deliver. Saves what it verified; decides nothing about
-    models.
-    """
+    """One refresh of the chain over the network, in deliver. Saves what it verified; decides nothing about models."""
 
     def __init__(self, trust: TrustFolder, base_url: str, fetcher: BoundedFetcher, clock: Clock) -> None:
         self._trust = trust
@@ -120,9 +117,7 @@ class OnlineTrust:
             return _only_by(self._updater.trusted, role, path)
 
     def fetch_index(self, role: str) -> bytes | None:
-        """The newest index target of a role, verified and saved for `SavedTrust`; None while the role has published
-        nothing.
-        """
+        """The newest index target of a role, verified and saved for `SavedTrust`; None while there is none."""
         info = self.target(role, INDEX) or self.target(role, INDEX_1)
         if info is None:
             return None
@@ -141,9 +136,7 @@ class OnlineTrust:
 
 
 class SavedTrust:
-    """The chain as saved, verified again from its bytes without a network: what perceive asks just before a
-    swap.
-    """
+    """The chain as saved, verified again from its bytes without a network: what perceive asks just before a swap."""
 
     def __init__(self, trusted: Any, trust: TrustFolder) -> None:
         self._trusted = trusted
@@ -171,9 +164,7 @@ class SavedTrust:
         return cls(trusted, trust)
 
     def index(self, role: str) -> bytes | None:
-        """The saved index of a role, its delegation, signature, version and hash checked; None when it has
-        none.
-        """
+        """The saved index of a role, its delegation, signature, version and hash checked; None when it has none."""
         with our_errors():
             if role not in self._trusted:
                 self._trusted.update_delegated_targets(_saved(self._trust, role), role, "targets")
@@ -199,9 +190,7 @@ class SavedTrust:
 
 
 def parse_index(data: bytes, key: str) -> list[object]:
-    """The list under `key` of an index document. Raises UntrustedError: a signed index that is none is not
-    acted on.
-    """
+    """The list under `key` of an index document. Raises UntrustedError: a signed index that is none is not acted on."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -125,9 +125,7 @@ class TrustFolder:
         )
 
     def raise_floor(self, issued_ns: int, key_ids: tuple[str, ...], clock: Clock) -> TimeFloor:
-        """Save the higher of the floor so far and `issued_ns`; a floor by keys no longer trusted counts for
-        nothing.
-        """
+        """Save the higher of the floor so far and `issued_ns`; a floor by keys no longer trusted counts for nothing."""
         old = self.read_floor()
         kept_ns = old.at(clock) if old is not None and set(old.key_ids) & set(key_ids) else 0
         floor = TimeFloor(max(kept_ns, issued_ns), boot_id(), clock.monotonic_ns(), key_ids)
@@ -141,8 +139,9 @@ class TrustFolder:
         return floor
 
     def hold_floor(self, clock: Clock) -> None:
-        """Save how far the floor has moved in this boot, so that a reboot with a clock in 1970 does not set
-        it back. In a new boot, let it move from now on, also while every word is refused or none comes.
+        """Save how far the floor has moved in this boot, so that a reboot with a clock in 1970 does not set it back.
+
+        In a new boot, let it move from now on, also while every word is refused or none comes.
         """
         floor = self.read_floor()
         if floor is None:

@@ -24,7 +24,8 @@ class ByteBudget:
 
     Time is monotonic nanoseconds, for wall clocks of vehicles jump. In any 3,600 s at most `per_hour_bytes`
     are kept: bytes are counted in minutes, and a minute is forgotten only when all of it is an hour old.
-    After a reboot the hour's bytes count as if they were kept just now."""
+    After a reboot the hour's bytes count as if they were kept just now.
+    """
 
     def __init__(self, limits: BudgetLimits) -> None:
         self.limits = limits

@@ -42,7 +42,8 @@ class Selection:
     `trigger` keeps the frame (and opens its window); without one, `refused_for` says why not.
     `trigger_probability` in [0, 1] is the chance that this frame would have triggered, given all that was
     kept before it: 1 when a rule fired, p of the random arm otherwise, 0 when the budget could not have
-    paid for it."""
+    paid for it.
+    """
 
     trigger: Decision | None
     trigger_probability: float

@@ -13,11 +13,11 @@ from schemas.reasons import NotAcceptedReason
 
 @dataclass(frozen=True, slots=True)
 class SelectionPolicy:
-    """Rules fire for certain, the random arm by chance; a rule's pick hides the arm's, never the other way
-    round.
+    """Rules select with certainty, the random arm at random; rules take precedence over random sampling.
 
     A frame that a rule keeps has trigger probability 1, whatever the arm drew. A frame that no rule keeps
-    (none fired, or its track is full) has the arm's p. A frame that the budget cannot pay has 0."""
+    (none fired, or its track is full) has the arm's p. A frame that the budget cannot pay has 0.
+    """
 
     rules: Sequence[Selector]
     random_arm: RandomArm

@@ -16,7 +16,8 @@ class RandomArm:
     """Keeps a frame with `probability`, by a hash of (seed, vehicle, drive, frame, lap).
 
     Why a hash and not a generator: a frame that is judged again after a crash gets the same answer,
-    whatever was judged before it."""
+    whatever was judged before it.
+    """
 
     vehicle_id: str
     seed: int

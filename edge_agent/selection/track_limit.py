@@ -1,4 +1,4 @@
-"""At most n frames a track by rule: ten frames of one sign teach little more than one."""
+"""At most n frames per track by rule: ten frames of one sign teach little more than one."""
 
 from __future__ import annotations
 

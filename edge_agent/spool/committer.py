@@ -31,8 +31,7 @@ class Committer:
             raise RuntimeError("the thread that commits the spool has died") from self._failure
 
     def stop(self) -> None:
-        """Return when what was handed over is committed and the thread has ended. See `check` for what it
-        raises."""
+        """Return when what was handed over is committed and the thread has ended. See `check` for what it raises."""
         self._line.close()
         self._thread.join()
         self.check()

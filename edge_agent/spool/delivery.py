@@ -1,5 +1,4 @@
-"""What the deliver process knows of the spool: what may have been sent, what was acknowledged, what it gave
-up.
+"""What the deliver process knows of the spool: what may have been sent, what was acknowledged, what it gave up.
 
 A pure state that frames of `delivery.journal` are applied to, by the reader that writes them and by anyone
 who reads them. It does no I/O. It never forgets an acknowledgement whose segment is still there, and never

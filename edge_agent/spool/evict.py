@@ -1,5 +1,4 @@
-"""Room under the quota: delivered segments first, then the oldest segment of the lowest class, never
-silently.
+"""Room under the quota: delivered segments first, then the oldest segment of the lowest class, never silently.
 
 A segment leaves in this order:
     1. an "evicting" frame, so that a reader which leases from now on sees it and does not send;
@@ -96,8 +95,7 @@ class Keeper:
         return [segment.number for segment in done]
 
     def evict(self, segment: LiveSegment, reason: EvictReason) -> bool:
-        """Take `segment` away with what is still in it. False when the ledger could not be written: then it
-        stays."""
+        """Take `segment` away with what is still in it. False when the ledger could not be written: then it stays."""
         if not self._log.record(LedgerKind.EVICTING, {"segment": segment.number, "reason": str(reason)}):
             return False
         self.look()
@@ -133,8 +131,7 @@ class Keeper:
         return removal
 
     def doom(self, number: int, path: Path) -> None:
-        """A file whose removal is recorded, or which holds nothing: to be unlinked once the ledger is
-        durable."""
+        """A file whose removal is recorded, or which holds nothing: to be unlinked once the ledger is durable."""
         self._doomed[number] = path
 
     def _unlink_doomed(self) -> None:

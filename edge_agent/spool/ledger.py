@@ -60,8 +60,7 @@ class Totals:
 
 @dataclass(slots=True)
 class EpochRow:
-    """One epoch. The sets hold numbers of removed segments only; what is still in a segment is told by the
-    segment."""
+    """One epoch. The sets hold numbers of removed segments only; what is still in a segment is told by the segment."""
 
     epoch: str
     previous_epoch: str = ""
@@ -234,8 +233,7 @@ class LedgerState:
     def removal(
         self, segment: LiveSegment, delivery: DeliveryState, reason: EvictReason
     ) -> dict[str, object]:
-        """The removal frame of `segment`: what was acknowledged, given up, possibly sent (in doubt), and
-        never sent."""
+        """The removal frame of `segment`: what was acknowledged, given up, possibly sent (in doubt), and never sent."""
         outcome = delivery.outcome(segment.epoch, segment.seqs)
         evicted = {name: gone.copy() for name, gone in outcome.given_up.items()}
         never_sent = outcome.pending.difference(outcome.leased)
@@ -273,8 +271,7 @@ class LedgerState:
         return live
 
     def shrink(self, max_ranges: int = MAX_DETAIL_RANGES, max_epochs: int = MAX_EPOCHS) -> None:
-        """Keep the account bounded: counts instead of ranges for the oldest numbers, one row for the oldest
-        epochs."""
+        """Keep the account bounded: counts instead of ranges for the oldest numbers, one row for the oldest epochs."""
         excess = sum(row.range_count for row in self.epochs.values()) - max_ranges
         for row in list(self.epochs.values()):
             if excess <= 0:

@@ -1,5 +1,4 @@
-"""Opening a spool to write: lock, ledger, recovery, a new epoch, and a fresh snapshot of it all on the
-disk."""
+"""Opening a spool to write: lock, ledger, recovery, a new epoch, and a fresh snapshot of it all on the disk."""
 
 from __future__ import annotations
 
@@ -60,8 +59,7 @@ def make_folders(folder: Path) -> None:
 def open_account(
     folder: Path, settings: SpoolSettings, clock: Clock, events: EventLog, epoch: str
 ) -> OpenedAccount:
-    """Recover and begin `epoch`. Raises RetryLaterError (locked, or not synced) and MisconfiguredError
-    (folder)."""
+    """Recover and begin `epoch`. Raises RetryLaterError (locked, or not synced) and MisconfiguredError (folder)."""
     make_folders(folder)
     lock = FileLock(folder / WRITER_LOCK, clock=clock)
     lock.__enter__()
@@ -118,8 +116,7 @@ def open_account(
 def read_state(
     follower: Follower[LedgerState] | Follower[DeliveryState], path: Path, events: EventLog
 ) -> bool:
-    """Read a journal of our own at start; whether it was damaged. An unreadable one is set aside for a
-    person."""
+    """Read a journal of our own at start; whether it was damaged. An unreadable one is set aside for a person."""
     existed = path.exists()
     try:
         follower.poll()

@@ -1,5 +1,4 @@
-"""The deliver process's side of the spool: what is durable is leased, sent, and gone only once it is
-acknowledged.
+"""The deliver process's side of the spool: what is durable is leased, sent, and gone only once it is acknowledged.
 
 Leasing, in this order: the lease is journalled and synced, then the ledger is read again, and what the
 writer is evicting meanwhile is not handed out (see `edge_agent.spool.evict`). So whatever may be in the
@@ -115,8 +114,7 @@ class SpoolReader:
         return reader
 
     def refresh(self) -> None:
-        """Take in what the writer committed and removed since. A ledger that cannot be read is looked at
-        again later."""
+        """Take in what the writer committed and removed since. A ledger that cannot be read is looked at again later."""
         try:
             self._ledger.poll()
         except CorruptError as error:
@@ -289,8 +287,7 @@ class SpoolReader:
         self._log.record(DeliveryKind.GIVEN_UP, value)
 
     def acknowledge(self, identities: Iterable[Identity]) -> None:
-        """The broker has these. Journalled now, durable with the next `sync` or lease. Unknown ones are
-        left out."""
+        """The broker has these. Journalled now, durable with the next `sync` or lease. Unknown ones are left out."""
         known: list[Identity] = []
         size_bytes = 0
         for identity in identities:
@@ -330,8 +327,7 @@ class SpoolReader:
             self._settle(identity.epoch, RangeSet([(identity.seq, identity.seq + 1)]), reason)
 
     def sync(self) -> bool:
-        """Whether every acknowledgement so far is durable. False on a disk error: they are kept and tried
-        again."""
+        """Whether every acknowledgement so far is durable. False on a disk error: they are kept and tried again."""
         if self._log.sync():
             return True
         self._fail(f"acknowledgements are not durable: {self._log.last_error}")
@@ -384,8 +380,7 @@ class SpoolReader:
         return compute_ledger(self._ledger.state, self._state)
 
     def close(self) -> None:
-        """Make acknowledgements durable and give everything back; what is leased may be leased again by the
-        next."""
+        """Make acknowledgements durable and give everything back; what is leased may be leased again by the next."""
         self.sync()
         self._log.close()
         self._ledger.close()

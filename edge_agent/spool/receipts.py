@@ -13,8 +13,7 @@ from schemas import wire
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One commit: `count` records with numbers in [first_seq, last_seq] are durable. `bytes` are their
-    values'."""
+    """One commit: `count` records with numbers in [first_seq, last_seq] are durable. `bytes` are their values'."""
 
     epoch: str
     first_seq: int
@@ -32,8 +31,7 @@ class Receipt:
 
 
 class ReceiptPrinter:
-    """Prints to a file or pipe ('-' is standard output). A reader that went away ends the receipts, not the
-    agent."""
+    """Prints to a file or pipe ('-' is standard output). A reader that went away ends the receipts, not the agent."""
 
     def __init__(self, target: str, events: EventLog) -> None:
         self._target = target

@@ -66,8 +66,7 @@ def recover(
     *,
     is_ledger_damaged: bool,
 ) -> Recovery:
-    """Bring `account` in line with the files of `folder`. Changes are applied to memory; the caller writes
-    the ledger.
+    """Bring `account` in line with the files of `folder`. Changes are applied to memory; the caller writes the ledger.
 
     A segment that cannot be read is left as it is, with its tail unadopted, for the next start.
     """

@@ -1,5 +1,4 @@
-"""One segment: a file of frames of one value class, whose name says what it holds, whose records are wire
-records.
+"""One segment: a file of frames of one value class, whose name says what it holds, whose records are wire records.
 
     frame 1       kind HEAD, meta = JSON: number, value_class, epoch, previous_epoch, created_ns
     frame 2...    kind RECORD, meta = epoch (8 bytes), seq (8), class (1), topic, key, headers; body = the
@@ -119,8 +118,7 @@ def record_parts(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord
 
 
 def decode_wire(meta: bytes, value: bytes) -> WireRecord:
-    """The wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts`
-    wrote."""
+    """The wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts` wrote."""
     texts: list[bytes] = []
     at, size, length_at = _IDENTITY.size, len(meta), _LENGTH.unpack_from
     while at < size:
@@ -165,8 +163,7 @@ def scan_segment(
 
 
 def read_record(fd: int, offset: int, end: int) -> tuple[RecordEntry, WireRecord] | None:
-    """The record at [offset, end), checked byte for byte; None when it is not there any more as it was
-    written."""
+    """The record at [offset, end), checked byte for byte; None when it is not there any more as it was written."""
     try:
         found = read_frame(fd, offset, end)
     except OSError:

@@ -34,8 +34,7 @@ class SegmentFile:
         self.end_bytes += len(data)
 
     def abandon(self) -> None:
-        """After a failure: cut back to what is durable (nothing: unlink), and close. Does what the disk
-        allows."""
+        """After a failure: cut back to what is durable (nothing: unlink), and close. Does what the disk allows."""
         try:
             if self._fd >= 0 and self.end_bytes:
                 syscalls.truncate(self._fd, self.end_bytes)

@@ -29,7 +29,7 @@ class SpoolSettings:
         default=500 * _MB, min=100 * _KB, max=10**13, help="bytes of all segments together"
     )
     segment_bytes: int = setting(default=8 * _MB, min=10 * _KB, max=1_000 * _MB, help="bytes of one segment")
-    commit_count: int = setting(default=20, min=1, max=10_000, help="records a commit")
+    commit_count: int = setting(default=20, min=1, max=10_000, help="records per commit")
     commit_interval_s: float = setting(
         default=0.2, min=0.001, max=60.0, help="longest wait of a record for its commit"
     )

@@ -107,8 +107,7 @@ class Ledger:
     problems: tuple[str, ...]
 
     def balances(self) -> bool:
-        """Whether every accepted record is accounted for, in total and in every epoch, and no segment is
-        missing."""
+        """Whether every accepted record is accounted for, in total and in every epoch, and no segment is missing."""
         return (
             not self.problems
             and self.counts.balances()
@@ -166,8 +165,7 @@ def read_ledger(folder: Path) -> Ledger:
 def compute_ledger(
     account: LedgerState, delivery: DeliveryState, sizes: Mapping[int, int] | None = None
 ) -> Ledger:
-    """The ledger of an account and what was delivered; `sizes` are the bytes of the segments that are
-    really there."""
+    """The ledger of an account and what was delivered; `sizes` are the bytes of the segments that are really there."""
     rows = tuple(_row(row, account, delivery) for row in account.epochs.values())
     evicted: dict[str, int] = dict(account.older.evicted)
     for row in rows:

@@ -1,5 +1,4 @@
-"""A journal that is a snapshot followed by changes: bounded on disk, healed by writing it anew, readable by
-others.
+"""A journal that is a snapshot followed by changes: bounded on disk, healed by writing it anew, readable by others.
 
 Its owner holds the whole state in memory, so whatever the disk does to the journal, the next snapshot mends
 it: it is written beside, synced and renamed. A snapshot is written twice, so that one flipped bit costs
@@ -40,8 +39,7 @@ class State(Protocol):
 
 
 class StateLog:
-    """The owner's side. Changes are applied to `state` first, then appended: memory is never behind the
-    file."""
+    """The owner's side. Changes are applied to `state` first, then appended: memory is never behind the file."""
 
     def __init__(
         self,
@@ -88,8 +86,7 @@ class StateLog:
         return True
 
     def sync(self) -> bool:
-        """Whether every change so far is on the disk. A failed fsync is never tried again on the same
-        file."""
+        """Whether every change so far is on the disk. A failed fsync is never tried again on the same file."""
         if self.is_broken:
             return self.rewrite()
         if self._is_synced:
@@ -103,8 +100,7 @@ class StateLog:
         return True
 
     def rewrite(self) -> bool:
-        """Replace the file by a snapshot of the state, durable when this returns True. Gives up the reserve
-        to do so."""
+        """Replace the file by a snapshot of the state, durable when this returns True. Gives up the reserve to do so."""
         if self.before_snapshot is not None:
             self.before_snapshot()
         body = _json(self._state.snapshot())
@@ -185,8 +181,7 @@ S = TypeVar("S", bound=State)
 
 
 class Follower(Generic[S]):
-    """Anyone's side: what the owner has written so far. `state` is replaced when the owner wrote a new
-    snapshot."""
+    """Anyone's side: what the owner has written so far. `state` is replaced when the owner wrote a new snapshot."""
 
     def __init__(self, path: Path, make_state: Callable[[], S]) -> None:
         self._path = path
@@ -197,8 +192,7 @@ class Follower(Generic[S]):
         self.damaged = 0
 
     def poll(self) -> bool:
-        """Take in what is new; whether there was anything. A half-written last frame is left for the next
-        time.
+        """Take in what is new; whether there was anything. A half-written last frame is left for the next time.
 
         Raises:
             CorruptError: the file cannot be read, or a whole frame makes no sense.

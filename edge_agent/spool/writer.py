@@ -1,5 +1,4 @@
-"""Accepted means durable: a record counts once the fsync of its segment returned, and its receipt is
-printed after that.
+"""Accepted means durable: a record counts once the fsync of its segment returned, and its receipt is printed after that.
 
 A commit, in this order:
     1. the records that wait are framed and written, one segment a value class;
@@ -218,8 +217,10 @@ class SpoolWriter:
         self._line.cut()
 
     def commit(self) -> Receipt | None:
-        """Make everything that waits durable and visible, in this thread. None when nothing was accepted;
-        never raises for the disk."""
+        """Make everything that waits durable and visible, in this thread.
+
+        None when nothing was accepted; never raises for the disk.
+        """
         self._line.cut()
         receipt: Receipt | None = None
         with self._commit_lock:  # what the thread is at ends first
@@ -310,8 +311,7 @@ class SpoolWriter:
         return SegmentFile(self._keeper.path(value_class, number), head)
 
     def maybe_commit(self) -> Receipt | None:
-        """Commit when enough records wait, or long enough; also keeps the counts of refused frames up to
-        date."""
+        """Commit when enough records wait, or long enough; also keeps the counts of refused frames up to date."""
         now_ns = self._clock.monotonic_ns()
         count, oldest_ns = self._line.waiting, self._line.oldest_ns
         if count >= self._settings.commit_count or (
@@ -329,13 +329,17 @@ class SpoolWriter:
         self._refused.add(reason, count, bytes)
 
     def refused_frames(self) -> tuple[dict[str, int], int]:
-        """How many frames were not taken so far, by reason, and their bytes. Records that the disk refused
-        are not among them: the ledger knows their numbers."""
+        """How many frames were not taken so far, by reason, and their bytes.
+
+        Records that the disk refused are not among them: the ledger knows their numbers.
+        """
         return self._refused.now()
 
     def recount_refused_frames(self, counts: Mapping[str, int], bytes: int) -> None:  # noqa: A002
-        """Set the counts to those of the place at which the source goes on: what was counted beyond it is
-        looked at again. A drive without a frame is no frame and stays counted."""
+        """Set the counts to those of the place at which the source goes on: what was counted beyond it is looked at again.
+
+        A drive without a frame is no frame and stays counted.
+        """
         self._refused.set(counts, bytes)
 
     def _housekeep(self) -> None:
@@ -360,8 +364,7 @@ class SpoolWriter:
         return self._line.pending_bytes
 
     def ledger(self) -> Ledger:
-        """The ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be
-        read."""
+        """The ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be read."""
         with self._commit_lock:
             self._delivery.poll()
             return compute_ledger(self._account, self._delivery.state, self._keeper.sizes)

@@ -25,8 +25,10 @@ def base(
     workspace: WorkspacePath = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Show or choose the base of the next training. A rollout never changes it: otherwise the model that was just
-    rolled out would look stale."""
+    """Show or choose the base of the next training.
+
+    A rollout never changes it: otherwise the model that was just rolled out would look stale.
+    """
     from services import training as service
     from workspace.layout import Workspace
 

@@ -98,7 +98,9 @@ def commit(
     as_json: AsJson = False,
 ) -> None:
     """Commit datasets/current as the next version (DVC, git, a tag), with all that the stages made until now.
-    The same digest makes no new version: run it again after training, to record and push the model too."""
+
+    The same digest makes no new version: run it again after training, to record and push the model too.
+    """
     from services import dataset as service
     from workspace.layout import Workspace
 

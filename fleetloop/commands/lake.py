@@ -63,7 +63,8 @@ def status(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
 @app.command()
 def trim(workspace: WorkspacePath = Path(), dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Remove the log entries that neither the newest version, a dataset nor lake.lock needs: earlier versions
-    can not be read afterwards. No data file is touched."""
+    can not be read afterwards. No data file is touched.
+    """
     from services import lake as service
     from workspace.layout import Workspace
 

@@ -270,7 +270,7 @@ def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
     common = (
         "Vehicles are processes on this machine that replay recorded images; there is no camera and no car.",
         f"Every frame is encoded anew as JPEG (quality {JPEG_QUALITY}), as a camera would.",
-        "Capture times are made up: ten frames a second, drive after drive.",
+        "Capture times are made up: ten frames per second, drive after drive.",
         "The label desk is a file of the source's own labels that stands for annotators.",
     )
     if source.has_real_tracks:

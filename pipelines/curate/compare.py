@@ -1,5 +1,4 @@
-"""Steps 2 and 3: from all measured rows, which payloads stay after quality and exact copies; then all near
-pairs of them.
+"""Steps 2 and 3: the payloads that stay after quality checks and exact copies; then all near pairs of them.
 
 `GatherRows` runs once, over columns. `FindPairs` runs in parallel over bands of the hash, or over pairs of blocks where
 that is faster (`near_bands`); only pairs with a payload that no earlier run compared are looked for, because the cache
@@ -38,8 +37,7 @@ HASH, BAND, EMBEDDING = "hash", "band", "embedding"
 
 
 def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Every measured row with split, label, and the reason of the first step that removes it (null: still
-    there)."""
+    """Every measured row with split, label, and the reason of the first step that removes it (null: still there)."""
     empty = [
         pl.when(pl.col("outcome") == "landed")
         .then(None)
@@ -55,8 +53,7 @@ def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.D
 
 
 def frames_to_compare(rows: pl.DataFrame, *, with_embeddings: bool = True) -> pl.DataFrame:
-    """One row a readable payload, by sha256: those still there, and those of test drives whatever their
-    quality."""
+    """One row a readable payload, by sha256: those still there, and those of test drives whatever their quality."""
     is_test = pl.col("split") == str(Split.TEST)
     readable = rows.filter((pl.col("outcome") == "landed") & pl.col("image_hash").is_not_null())
     present = readable.filter(pl.col("reason").is_null() | is_test)
@@ -79,8 +76,7 @@ def frames_to_compare(rows: pl.DataFrame, *, with_embeddings: bool = True) -> pl
 
 
 class GatherRows(beam.DoFn):
-    """All measured files -> `judged.arrow` and `frames.arrow` in the work folder -> the comparisons to
-    make."""
+    """All measured files -> `judged.arrow` and `frames.arrow` in the work folder -> the comparisons to make."""
 
     def __init__(self, work: str, cache: str, labels_path: str, params: Params) -> None:
         self._work = Path(work)
@@ -90,7 +86,8 @@ class GatherRows(beam.DoFn):
 
     def process(self, element: Iterable[str]) -> Iterator[str]:
         """Yields "measure begin_a end_a begin_b end_b": rows of `frames.arrow` to compare by that measure; or
-        "band number first_new": the band in which to look for pairs with a row from `first_new` on."""
+        "band number first_new": the band in which to look for pairs with a row from `first_new` on.
+        """
         rows = pl.concat([pl.read_ipc(path) for path in sorted(element)], how="vertical")
         judged = judge_rows(rows, pl.read_parquet(self._labels_path), self._params)
         judged.write_ipc(self._work / "judged.arrow")

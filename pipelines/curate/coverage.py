@@ -1,5 +1,4 @@
-"""Labels go where a class has fewest distinct examples, and a track gets a second one only for a class that is
-short.
+"""Labels go where a class has fewest distinct examples, and a track gets a second one only for a class that is short.
 
 Two frames of one track teach less than frames of two tracks: the n-th label of a track counts n^0.3 -
 (n-1)^0.3 towards its class. The next frame is always the one with the most to add to its class, by what the
@@ -37,7 +36,7 @@ def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int,
     Args:
         frames: candidates with `track_key`, `used` (labels their track has), `worth`, `chance`, and what the vehicle said.
         labelled: frames with `class_name` and `track_key`; those of test drives do not count as examples.
-        limit: labels a track may have anyway.
+        limit: labels that a track may have anyway.
         repeats: further labels of a track whose class is known from a label.
     """
     examples = labelled.filter(pl.col("split") != str(Split.TEST))

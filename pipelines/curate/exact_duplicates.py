@@ -1,5 +1,4 @@
-"""Of frames with the same bytes one stays, whatever order they came in: of a test drive first, then the
-smallest identity.
+"""Of frames with equal bytes one stays, in any order of arrival: one of a test drive first, then the smallest identity.
 
 A copy in training of a frame of a test drive leaves as a near-duplicate of test at distance 0 (guarantee 5);
 every other copy leaves as an exact duplicate. Both name the identity that stays.

@@ -1,5 +1,4 @@
-"""Every row of the lake at the locked versions is in exactly one fragment, and a fragment can be read
-anywhere.
+"""Every row of the lake at the locked versions is in exactly one fragment, and a fragment can be read anywhere.
 
 A fragment is a range of row groups of one immutable Parquet file. It travels through the pipeline as its JSON
 text. Fleet rows and reference rows get the same columns here; what a reference row cannot know is null. It
@@ -114,8 +113,7 @@ def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
 
 
 def read_metadata(fragment: Fragment) -> pl.DataFrame:
-    """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text
-    `identity`."""
+    """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text `identity`."""
     file = pq.ParquetFile(fragment.path)
     present = [name for name in [*FLEET_COLUMNS, "class_name"] if name in file.schema_arrow.names]
     groups = list(range(fragment.first_group, fragment.end_group))

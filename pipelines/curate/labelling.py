@@ -1,5 +1,4 @@
-"""A label is asked for only when it was selected, paid once, and kept with its cost and the request it
-belongs to.
+"""A label is asked for only when it was selected, paid once, and kept with its cost and the request it belongs to.
 
     current lake -> what would be kept -> those without a label -> (selection -> label desk) x rounds -> one
     commit to `labels`

@@ -1,5 +1,4 @@
-"""Every frame gets the one label that its payload has: the newest answer, and the lake's table before the
-reference's own.
+"""Every frame gets the one label of its payload: the newest answer; the lake's table before the reference's own.
 
 Labels belong to payloads, not to arrivals: a resent or copied frame is never labelled twice. It refuses to
 pick between answers by their order in the table: time decides, then the labeller's name, then the class.

@@ -1,5 +1,4 @@
-"""Step 1: every row of a fragment is read once and every payload is measured once, in parallel over
-fragments.
+"""Step 1: every row of a fragment is read once and every payload is measured once, in parallel over fragments.
 
 In: a fragment's JSON. Out: the path of an Arrow file with the fragment's rows, their features, and no
 payloads.
@@ -26,8 +25,7 @@ from pipelines.curate.quality import FEATURES, measure
 
 
 class MeasureFragment(beam.DoFn):
-    """Measures what the cache does not know. `cache` is its folder, `blobs` where payloads are that are not
-    inline."""
+    """Measures what the cache does not know. `cache` is its folder, `blobs` where payloads are that are not inline."""
 
     def __init__(self, work: str, cache: str, blobs: str) -> None:
         self._work = work
@@ -36,8 +34,7 @@ class MeasureFragment(beam.DoFn):
         self._known: pl.DataFrame | None = None
 
     def process(self, element: str) -> Iterator[str]:
-        """One output path a fragment, always of the same name, so that a bundle that is run again changes
-        nothing."""
+        """One output path a fragment, always of the same name, so that a bundle that is run again changes nothing."""
         fragment = Fragment.from_json(element)
         rows = read_metadata(fragment)
         remote = remote_rows(fragment)

@@ -1,5 +1,4 @@
-"""A near-duplicate leaves and names its match; no near-duplicate of a test frame stays outside test
-(guarantee 5).
+"""A near-duplicate leaves and names its match; no near-duplicate of a test frame stays outside test (guarantee 5).
 
 Two rules over the exact pairs of `near_pairs`, both pure functions of the set of frames, so that order cannot
 matter:

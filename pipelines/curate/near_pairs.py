@@ -1,5 +1,4 @@
-"""Every pair of frames at most a threshold apart is found: exactly, whatever the order of the frames or of
-the blocks.
+"""Every pair of frames at most a threshold apart is found: exactly, whatever the order of the frames or of the blocks.
 
 All pairs are compared, block against block; half of the bits decide for most of them (their distance is never
 more than the whole's). Two measures: bits of the perceptual hash, and cosine distance of
@@ -24,8 +23,7 @@ _EMBEDDING_LEVELS = 127
 
 
 def blocks_to_compare(rows: int, first_new: int = 0, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
-    """Blocks [begin_a, end_a) x [begin_b, end_b) that together meet every pair with a row >= `first_new`
-    once.
+    """Blocks [begin_a, end_a) x [begin_b, end_b) that together meet every pair with a row >= `first_new` once.
 
     Rows before `first_new` were compared with each other already; a pair is met with its larger row in block
     b.
@@ -60,8 +58,7 @@ def hash_pairs(
 
 
 def rounded_unit(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Shape (n, d): unit vectors rounded to whole numbers in [-127, 127]; a zero or non-finite vector stays
-    zero."""
+    """Shape (n, d): unit vectors rounded to whole numbers in [-127, 127]; a zero or non-finite vector stays zero."""
     clean = np.where(np.isfinite(embeddings), embeddings, 0).astype(np.float64)
     length = np.sqrt((clean**2).sum(axis=1, keepdims=True))
     unit = np.divide(clean, length, out=np.zeros_like(clean), where=length > 0)
@@ -71,8 +68,7 @@ def rounded_unit(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
 def embedding_pairs(
     rounded: npt.NDArray[np.float32], block: Block, max_distance: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """As `hash_pairs`, with the cosine distance of rows that `rounded_unit` gave (exact up to 1,040
-    dimensions)."""
+    """As `hash_pairs`, with the cosine distance of rows that `rounded_unit` gave (exact up to 1,040 dimensions)."""
     begin_a, end_a, begin_b, end_b = block
     a, b = rounded[begin_a:end_a], rounded[begin_b:end_b]
     squares_a, squares_b = (a.astype(np.float64) ** 2).sum(axis=1), (b.astype(np.float64) ** 2).sum(axis=1)

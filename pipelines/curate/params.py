@@ -1,5 +1,4 @@
-"""The parameters of curation, labelling and validation: read once from params.yaml, checked, then never
-changed.
+"""The parameters of curation, labelling and validation: read once from params.yaml, checked, then never changed.
 
 params.yaml is their only source, so that DVC sees every change. A section of another stage is not read here.
 It refuses an unknown key, a value out of its bound and ratios that leave nothing for training.
@@ -27,8 +26,7 @@ class SplitParams:
 
 @dataclass(frozen=True, slots=True)
 class QualityParams:
-    """Bounds inside which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures
-    it."""
+    """Bounds inside which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures it."""
 
     min_luma: float = setting(6.0, min=0.0, max=255.0)
     max_luma: float = setting(249.0, min=0.0, max=255.0)
@@ -77,8 +75,7 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelParams:
-    """How a labelling budget is spent. The three arms are the strategy, chance, and the test set (by chance,
-    too)."""
+    """How a labelling budget is spent. The three arms are the strategy, chance, and the test set (by chance, too)."""
 
     strategy: Strategy = Strategy.CLASS_BALANCED
     at_most_per_track: int = setting(1, min=1)

@@ -1,5 +1,4 @@
-"""Frames that look alike get hashes few bits apart; the same pixels get the same bits on every machine and
-run.
+"""Frames that look alike get hashes few bits apart; the same pixels get the same bits on every machine and run.
 
 The hash is 256 signs: the 16 x 16 lowest frequencies of the discrete cosine transform of the 32 x 32 luma, each compared
 with their median (after Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, with 4 times

@@ -1,5 +1,4 @@
-"""A frame that cannot be learned from is removed with its reason and the value that decided; every other one
-stays.
+"""A frame that cannot be learned from is removed with its reason and the value that decided; every other one stays.
 
 `measure` looks at one payload (size, luma, sharpness, condition, perceptual hash); `judge` compares whole
 columns with the bounds of params.yaml. It refuses to mend: a frame is kept as it is or removed.
@@ -89,7 +88,8 @@ def measure(payload: bytes, payload_sha256: str) -> Features:
 
 def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
     """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of payload
-    unavailable, unreadable, small, dark, bright, blurred. Rows that have a reason already keep it."""
+    unavailable, unreadable, small, dark, bright, blurred. Rows that have a reason already keep it.
+    """
     side = pl.min_horizontal("width_pixels", "height_pixels")
     rules: list[tuple[pl.Expr, RemovalReason, pl.Expr]] = [
         (

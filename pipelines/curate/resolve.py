@@ -99,8 +99,7 @@ def _with_shards(rows: pl.DataFrame, params: ShardParams) -> pl.DataFrame:
 
 
 class ResolveRows(beam.DoFn):
-    """All pairs -> `resolved.parquet` and `pairs.parquet` in the work folder -> the fragments that have kept
-    rows."""
+    """All pairs -> `resolved.parquet` and `pairs.parquet` in the work folder -> the fragments that have kept rows."""
 
     def __init__(self, work: str, cache: str, params: Params) -> None:
         self._work = Path(work)

@@ -1,5 +1,4 @@
-"""The rules that every row of a dataset keeps, each once: as a polars expression and as a Great Expectations
-expectation.
+"""The rules of every dataset row, each defined once as a polars expression and as a Great Expectations expectation.
 
 A missing value breaks only the rules that say "present"; a value that is no number breaks the rule of its
 range. The two judges must agree row count by row count (`stage.judge` refuses to go on when they do not).

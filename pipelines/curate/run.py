@@ -27,8 +27,7 @@ from workspace.layout import Workspace
 
 
 def resolve_lake(workspace: Workspace, runner: RunnerSettings | None = None) -> tuple[pl.DataFrame, LakeLock]:
-    """What would become of every row of the lake as it is now (not as locked): the rows of
-    `resolve.resolve`."""
+    """What would become of every row of the lake as it is now (not as locked): the rows of `resolve.resolve`."""
     from connectors.lake.table import LakeTable
 
     params = load_params(workspace.params_path)
@@ -70,8 +69,7 @@ def run_rows(
     *,
     with_shards: bool,
 ) -> None:
-    """Run the pipeline over the snapshots. Afterwards the work folder holds resolved.parquet, and the
-    shards."""
+    """Run the pipeline over the snapshots. Afterwards the work folder holds resolved.parquet, and the shards."""
     fragments = plan_fragments(snapshots)
     if not fragments:
         raise MisconfiguredError(

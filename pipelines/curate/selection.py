@@ -1,11 +1,10 @@
-"""A labelling budget is spent on the frames worth most, at most so many a track, and the same frames every
-time.
+"""A labelling budget is spent on the frames worth most, at most so many a track, and the same frames every time.
 
 Three arms share the budget: `test` (by chance among test drives, so the test set stays a fair sample),
 `random` (by chance among the others: what the strategy is compared with) and the strategy. What one arm
 cannot spend, the next may. Why the limit a track: measured on traffic signs, 1,000 least-confident frames
 lost to 1,000 random ones (77.9 % against
-86.3 %), and won (90.7 %) once limited to one a track. Only `coverage` asks again for a track, when a label
+86.3 %), and won (90.7 %) once limited to one per track. Only `coverage` asks again for a track, when a label
 told that its class is short (`coverage`). It refuses to ask for a frame that has a label or was removed.
 """
 
@@ -27,8 +26,7 @@ _POOL_FACTOR = 10
 def select(
     candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams
 ) -> pl.DataFrame:
-    """The columns of SELECTED, at most `budget` rows, the test arm first, each arm in the order of its
-    choice.
+    """The columns of SELECTED, at most `budget` rows, the test arm first, each arm in the order of its choice.
 
     Args:
         candidates: one row a frame that is kept and has no label.
@@ -103,8 +101,7 @@ def _by_strategy(
 
 
 def _fewest_first(ordered: pl.DataFrame, labelled: pl.DataFrame) -> pl.DataFrame:
-    """Always the next frame of the predicted class that has the fewest labels by then, the classes by
-    name."""
+    """Always the next frame of the predicted class that has the fewest labels by then, the classes by name."""
     has = labelled.group_by(pl.col("class_name").alias("predicted_class")).len("labels")
     level = pl.col("labels").fill_null(0) + pl.int_range(pl.len()).over("predicted_class")
     return (

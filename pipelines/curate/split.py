@@ -34,7 +34,7 @@ def split_of(drive_id: str, params: SplitParams) -> Split:
 
 
 def with_split(rows: pl.DataFrame, params: SplitParams) -> pl.DataFrame:
-    """`rows` with a column `split`, computed once a drive."""
+    """`rows` with a column `split`, computed once per drive."""
     drives = rows["drive_id"].drop_nulls().unique().sort()
     splits = [str(split_of(drive, params)) for drive in drives]
     return rows.join(

@@ -1,5 +1,4 @@
-"""A dataset says what it was made from, what became of every row that was read, and the digest of what is in
-it.
+"""A dataset says what it was made from, what became of every row that was read, and the digest of what is in it.
 
 Nothing in it depends on the time, the machine or the number of workers, so the same inputs write the same
 bytes. The version's number and its parent are not here: they are given when it is committed (`versions.py`).
@@ -114,8 +113,7 @@ def dataset_digest(folder: Path) -> str:
 
 
 def code_digest() -> str:
-    """sha256 over the source of what decides about rows: this layer's curation and rules, and the image
-    measures."""
+    """sha256 over the source of what decides about rows: this layer's curation and rules, and the image measures."""
     digest = hashlib.sha256()
     for package in ("pipelines.curate", "pipelines.validate", "modelkit"):
         for item in sorted(resources.files(package).iterdir(), key=lambda item: item.name):

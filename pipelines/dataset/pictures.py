@@ -32,8 +32,7 @@ class Sheet:
 
 
 def draw_contact_sheets(pictures: Path, dataset: Path, kept: pl.DataFrame, classes: list[str]) -> list[Sheet]:
-    """One PNG a class that has rows, at most MAX_SHEETS; returns what was drawn, in the order of the
-    classes."""
+    """One PNG a class that has rows, at most MAX_SHEETS; returns what was drawn, in the order of the classes."""
     sheets = []
     present = [name for name in classes if kept.filter(pl.col("class_name") == name).height][:MAX_SHEETS]
     chosen = {name: _choose(kept.filter(pl.col("class_name") == name)) for name in present}

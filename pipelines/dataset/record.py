@@ -91,7 +91,8 @@ def push(repository: DvcRepository) -> None:
 
 def stage_states(repository: DvcRepository) -> dict[str, str]:
     """Each stage of dvc.yaml: "recorded", "not run", or what differs from dvc.lock, such as "changed outs:
-    models/package"."""
+    models/package".
+    """
     workspace = repository.workspace
     locked = _locked_stages(workspace)
     found = repository.dvc_status()

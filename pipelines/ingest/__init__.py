@@ -1,5 +1,4 @@
-"""Ingest: every offset of the log becomes exactly one row of the lake, whatever is resent, replayed or
-crashes.
+"""Ingest: every offset of the log becomes exactly one row of the lake, whatever is resent, replayed or crashes.
 
 One step a file, in this order; `pipeline.py` holds the graph and `run.py` the loop around it.
 

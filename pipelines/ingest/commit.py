@@ -1,5 +1,4 @@
-"""Rename and commit: all files of a run become part of the lake at once, on the version that it was planned
-on.
+"""Rename and commit: all files of a run become part of the lake at once, on the version that it was planned on.
 
   1. wait for the commit lock
   2. the newest version is the planned one, else nothing is done and the caller plans again

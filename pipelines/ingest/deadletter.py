@@ -1,5 +1,4 @@
-"""Dead letters: what was rejected, and its second chance after a fix. Nothing that was committed is ever
-changed.
+"""Dead letters: what was rejected, and its second chance after a fix. Nothing that was committed is ever changed.
 
 A replay verifies rejected rows again, from the bytes they kept. One that passes now gets a second row with
 `origin` "replay", the place of the rejection and `supersedes` pointing at it; by the same rule as in ingest

@@ -1,5 +1,4 @@
-"""Decode: a batch of records becomes rows, each either verified and decoded or rejected with its reason and
-its bytes.
+"""Decode: a batch of records becomes rows, each either verified and decoded or rejected with its reason and its bytes.
 
 A record is believed only when its vehicle's key signed it and its content names the same identity. Nothing in
 a record can stop this step: what cannot be read is a rejected row. Whether a good row is the first of its

@@ -1,5 +1,4 @@
-"""Run ingest: snapshot, plan, the graph, one commit; again when somebody else was first; again and again to
-follow.
+"""Run ingest: snapshot, plan, the graph, one commit; again when somebody else was first; again and again to follow.
 
 The order is the promise: rows first, ends last, both in one commit. Kafka's group offsets play no part.
 """

@@ -1,5 +1,4 @@
-"""A dataset passes only when two judges agree about every rule, the shards break none, and quarantine is
-small enough.
+"""A dataset passes only when two judges agree about every rule, the shards break none, and quarantine is small enough.
 
 The rows judged are all that had a label: the shards and what was set apart in quarantine. The fast rules
 (polars) and Great Expectations must count the same failing rows; when they do not, one of them is wrong and
@@ -62,8 +61,7 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
 
 
 def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs: Path | None) -> Report:
-    """The report on rows in the columns of a shard (payloads apart). Without `docs` only the fast rules
-    judge.
+    """The report on rows in the columns of a shard (payloads apart). Without `docs` only the fast rules judge.
 
     Raises GuaranteeBrokenError when the judges count different rows.
     """

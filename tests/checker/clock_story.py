@@ -93,7 +93,8 @@ def flag_violations(moments: Mapping[str, Moment], records: Sequence[Delivered])
 
 def own_flag_violations(records: Sequence[Delivered]) -> list[str]:
     """The same, from the records alone: a time of no year that can be, or one that does not go with the monotonic
-    clock of its process, is flagged."""
+    clock of its process, is flagged.
+    """
     found = []
     last: dict[str, Delivered] = {}
     doubted: dict[str, tuple[int, int]] = {}

@@ -46,8 +46,10 @@ def ledger(vehicle: str = "car-1", **ranges: Any) -> dict[str, Any]:
 
 @dataclass
 class World:
-    """One vehicle: seq 0 to 3 landed, 2 was resent, 4 pending, 5 evicted, 6 in doubt, 7 never accepted. A
-    record of another vehicle was rejected."""
+    """One vehicle: seq 0 to 3 landed, 2 was resent, 4 pending, 5 evicted, 6 in doubt, 7 never accepted.
+
+    A record of another vehicle was rejected.
+    """
 
     records: list[LogRecord] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)

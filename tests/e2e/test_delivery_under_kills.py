@@ -228,8 +228,7 @@ def lose_power_and_go_on(build: str, vehicle: Vehicle) -> None:
 
 
 def test_the_checker_tells_a_receipt_before_its_fsync_from_one_after_it(tmp_path: Path) -> None:
-    """Two vehicles lose power in the fsync of a commit. One is built as it is; the other had told the
-    receipt already."""
+    """Two vehicles lose power in the fsync of a commit. One is built as it is; the other had told the receipt already."""
     with EmbeddedBroker() as broker:
         bootstrap = broker.bootstrap
         ensure_topics(bootstrap)

@@ -1,5 +1,4 @@
-"""A thousand simulated vehicles, the agent's own decision and the real service: exposure never passes the
-open waves.
+"""A thousand simulated vehicles, the agent's own decision and the real service: exposure never passes the open waves.
 
 Simulated: the vehicles (their reports, their silence, their being offline) and time. Real: the plan, the
 decision `edge_agent.models.desired`, the health gate and the service.

@@ -94,8 +94,11 @@ class Comeback:
 
 @dataclass(slots=True)
 class Recovery:
-    """All that had to come back after one kill. `ending` are processes that end by themselves, because their
-    supervisor was killed: the next ones wait for them."""
+    """All that had to come back after one kill.
+
+    `ending` are processes that end by themselves, because their supervisor was killed: the next ones wait for
+    them.
+    """
 
     killed_s: float
     comebacks: list[Comeback]
@@ -132,7 +135,8 @@ class Recovery:
 
     def waited_s(self, comeback: Comeback) -> float:
         """What of that was spent waiting for a core: by the supervisor until it started the process, then by the
-        process itself or, when that was longer, by those on whose end it waited."""
+        process itself or, when that was longer, by those on whose end it waited.
+        """
         return self.supervisor_waited_s + max(self.ending_waited_s, comeback.at_work.waited_s)
 
     def imports_s(self, comeback: Comeback) -> float:

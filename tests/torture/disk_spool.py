@@ -25,8 +25,9 @@ T = TypeVar("T")
 
 
 class DiskSpool:
-    """Both sides of one spool with real settings; time is moved by hand, so that the hold after an error is not
-    waited for. Receipts are read from the file that the writer prints them to.
+    """Both sides of one spool with real settings; time is moved by hand, so that the hold after an error is not waited for.
+
+    Receipts are read from the file that the writer prints them to.
     """
 
     def __init__(self, folder: Path, receipts: Path, tell: Tell, rng: random.Random) -> None:

@@ -16,8 +16,10 @@ _LINGER_NONE = struct.pack("ii", 1, 0)
 
 @dataclass(slots=True)
 class CuttingLine:
-    """A TCP proxy on loopback. Answers to a request for a model are ended when they reach the next multiple of 64 KB
-    (shifted by `shift` bytes) of the file, in the given way; everything else goes through.
+    """A TCP proxy on loopback.
+
+    Answers to a request for a model are ended when they reach the next multiple of 64 KB (shifted by `shift`
+    bytes) of the file, in the given way; everything else goes through.
 
     reset: the connection is reset. closed: it is closed in order. silent: nothing more comes. refused: the connection is
     closed, and the next request is answered with 503. without ranges: now and then the answer begins at the first byte again.

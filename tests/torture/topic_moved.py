@@ -66,7 +66,8 @@ class Case:
 
     def wrong(self, ends: dict[str, dict[int, int]], *, gone: tuple[str, ...] = ()) -> list[str]:
         """Rows that differ from what was offered, holes, and identities not landed once; `gone`: topic ids of which
-        the lake has as much as was read before they went."""
+        the lake has as much as was read before they went.
+        """
         from tests.checker.offered_records import holes, lake_rows, lost_intervals, wrong_rows
 
         def judge() -> list[str]:

@@ -1,6 +1,4 @@
-"""Guarantee 6 on the vehicle: the old model serves until the new one may, and again when the new one
-misbehaves.
-"""
+"""Guarantee 6 on the vehicle: the old model serves until the new one may, and again when the new one misbehaves."""
 
 from __future__ import annotations
 

@@ -46,9 +46,7 @@ def test_a_model_signed_by_the_key_of_the_wrong_role_never_loads(bench: Bench) -
 
 
 def test_a_model_listed_by_the_role_of_plans_never_loads(bench: Bench) -> None:
-    """The rollouts key signs its own document, properly, with models/* in it: the delegation does not reach
-    there.
-    """
+    """The rollouts key signs its own document, properly, with models/* in it: the delegation does not reach there."""
     with_release(bench)
     forge(bench, "rollouts", evil_listing(bench), bench.repository.keys.signers("rollouts"))
     online = refresh(bench)

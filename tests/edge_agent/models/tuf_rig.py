@@ -80,9 +80,7 @@ def metadata_path(bench: Bench, name: str) -> Path:
 
 
 def forge(bench: Bench, role: str, change: Callable[[Any], None], signers: list[Any]) -> None:
-    """Publish the next version of a role, changed and signed by whoever; snapshot and timestamp by their
-    keys.
-    """
+    """Publish the next version of a role, changed and signed by whoever; snapshot and timestamp by their keys."""
     repository = bench.repository
     snapshot = repository.load("snapshot").signed
     document = repository.load(role).signed

@@ -1,5 +1,4 @@
-"""Shared by the tests of the spool and the uploader: samples, a spool with both sides, faults in system
-calls."""
+"""Shared by the tests of the spool and the uploader: samples, a spool with both sides, faults in system calls."""
 
 from __future__ import annotations
 
@@ -95,8 +94,7 @@ class Spool:
         return self.reader
 
     def kill_writer(self) -> None:
-        """What SIGKILL does: descriptors and the lock go, what waited in memory is lost, nothing is
-        written."""
+        """What SIGKILL does: descriptors and the lock go, what waited in memory is lost, nothing is written."""
         for segment in self.writer._open.values():
             segment.close()
         self.writer._log.close()
@@ -168,8 +166,10 @@ def whereabouts(ledger: Ledger) -> dict[tuple[str, int], str]:
 
 
 def interrupted(moment: int, do: Callable[[], object], act: Callable[[], object]) -> bool:
-    """Run `do`, and `act` once within it: before the function call of the spool's code with that number. Whether it was
-    reached. So two processes can be made to meet at every point at which one of them could lose its core.
+    """Run `do`, and `act` once within it: before the function call of the spool's code with that number.
+
+    Whether it was reached. So two processes can be made to meet at every point at which one of them could
+    lose its core.
     """
     calls, was_reached = 0, False
 

@@ -1,5 +1,4 @@
-"""After a simulated power loss at any system call, everything that had a receipt is there, whole, or
-explained."""
+"""After a simulated power loss at any system call, everything that had a receipt is there, whole, or explained."""
 
 from __future__ import annotations
 

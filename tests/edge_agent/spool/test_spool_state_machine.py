@@ -1,5 +1,4 @@
-"""Whatever happens in whatever order: what was accepted is delivered intact or explained, and nothing comes
-back.
+"""Whatever happens in whatever order: what was accepted is delivered intact or explained, and nothing comes back.
 
 The model is a dictionary in memory: what receipts promised, what was acknowledged. Crashes lose memory, not
 files.

@@ -1,5 +1,4 @@
-"""Guarantee 4: the same rows give the same digest, with any workers, any order of arrival, any crash and
-restart."""
+"""Guarantee 4: the same rows give the same digest, with any workers, any order of arrival, any crash and restart."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The card shows the manifest's numbers, draws the same pictures every time, and loads nothing from
-anywhere."""
+"""The card shows the manifest's numbers, draws the same pictures every time, and loads nothing from anywhere."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Versions with real git and real DVC: only what changed runs again, one writer, and a version never
-changes."""
+"""Versions with real git and real DVC: only what changed runs again, one writer, and a version never changes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The digest is of the rows: not of their order, their files or their Arrow layout; and every value
-counts."""
+"""The digest is of the rows: not of their order, their files or their Arrow layout; and every value counts."""
 
 from __future__ import annotations
 
