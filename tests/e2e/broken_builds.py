@@ -4,6 +4,7 @@
     receipt_before_fsync  the same, but receipts are printed before the fsync and not after it
     no_resend_marking     ingest; every record lands, also one that landed before
     offsets_before_data   ingest; says first where the log was read to, then adds the rows; killed in between
+    blind_to_holes        ingest; goes on where the table says that the log was read to, whatever rows it lacks
 
 Nothing here is part of the product.
 """
@@ -94,6 +95,13 @@ def offsets_before_data(arguments: list[str]) -> int:
     return _ingest(arguments, run_offsets=CUT_OFFSETS)
 
 
+def blind_to_holes(arguments: list[str]) -> int:
+    from pipelines.ingest import plan
+
+    plan.check_no_holes = lambda *_: None  # type: ignore[assignment]
+    return _ingest(arguments)
+
+
 def _ingest(arguments: list[str], **bounds: int) -> int:
     from tests.e2e.ingest_child import ingest_of
 
@@ -108,7 +116,13 @@ def _die() -> NoReturn:
 
 BUILDS: dict[str, Callable[[list[str]], int]] = {
     build.__name__: build
-    for build in (as_it_is, receipt_before_fsync, no_resend_marking, offsets_before_data)
+    for build in (
+        as_it_is,
+        receipt_before_fsync,
+        no_resend_marking,
+        offsets_before_data,
+        blind_to_holes,
+    )
 }
 
 if __name__ == "__main__":

@@ -196,7 +196,10 @@ def broken_lakes(field: Field, tmp_path_factory: pytest.TempPathFactory) -> dict
         done = run_program("tests.e2e.broken_builds", build, str(place))
         assert done.returncode == exit_status, done.stderr[-3000:]
         if exit_status:
-            ingest(place)  # a true one goes on where the table says that the log was read to
+            refused = run_program("tests.e2e.ingest_child", str(place), "", "1")
+            assert refused.returncode != 0, "a true ingest went on over offsets that have no row"
+            on = run_program("tests.e2e.broken_builds", "blind_to_holes", str(place))
+            assert on.returncode == 0, on.stderr[-3000:]
         return place
 
     builds = {"no_resend_marking": 0, "offsets_before_data": -signal.SIGKILL}
