@@ -28,8 +28,9 @@ from edge_agent.state_folder import StateFolder, read_status
 from foundation.clock import SystemClock
 from foundation.errors import RejectedError
 from foundation.events import EventLog
-from modelkit.contract import InputSpec, ModelContract
+from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract
+from modelkit.specs import InputSpec
 from schemas.reasons import NotAcceptedReason, Provenance
 from schemas.signing import VehicleKey
 

@@ -3,105 +3,40 @@
 The contract names every class from the first model on, trained or not, so that a new class never changes
 the shape of an output; `trained_classes` and `untrained_conditions` say what the model has really seen. A
 contract that contradicts itself cannot be built.
+
+As text it has versions: every one that was released is read, and the oldest that can say it is written. Version 1
+knows classification of one stretched picture with logits and an embedding; writing it where it is enough keeps
+digests, and lets vehicles that know nothing else serve the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
+from foundation.documents import DocumentType, Version
 from foundation.errors import RejectedError
 from modelkit.digest import digest_of_json
+from modelkit.specs import ContractFields, HeadSpec, InputSpec, Preprocessing, is_plain
+from modelkit.tasks import TASKS
 from schemas.reasons import RefuseReason
 
 METADATA_KEY: Final = "fleetloop.contract"
 MAX_CLASSES: Final = 10_000
 STANDARD_DOMAIN: Final = "ai.onnx"
+MAX_CONTRACT_BYTES: Final = 262_144
+_NEW_IN_2: Final = ("embedding_size", "head", "size_input", "task")
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 _DIGEST = re.compile(r"^([0-9a-f]{64})?$")
 
-Fit = Literal["stretch", "letterbox-centre", "letterbox-topleft", "crop-centre"]
-Suppression = Literal["none", "per-class", "agnostic"]
-
 
 @dataclass(frozen=True, slots=True)
-class InputSpec:
-    """The input of role `image`: one picture per row of a batch. Sizes in pixels.
-
-    `batch` is the number of rows that one run takes, 0 when any number will do; a fixed batch is filled up.
-    """
-
-    name: str = "image"
-    channels: int = 3
-    height: int = 32
-    width: int = 32
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    dtype: Literal["float32", "float16", "uint8"] = "float32"
-    batch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SizeSpec:
-    """An input of role `size` (N, 2): a size in pixels, of the `original` picture or of the model's `input`."""
-
-    name: str
-    order: Literal["height-width", "width-height"] = "height-width"
-    of: Literal["original", "input"] = "original"
-    dtype: Literal["float32", "int64", "int32"] = "float32"
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """From 8-bit pixels to the input: fit into it, then `(pixel * scale - mean) / std` per channel.
-
-    `fit` says how a picture of another shape gets into the input. A letterbox keeps the picture's shape, also
-    enlarges, and fills the rest with `pad` (0 to 255); in the centre an odd spare row goes below or right.
-    `crop-centre` resizes the short side to `crop_from` pixels and cuts out the middle. `resample` "averaged"
-    is bilinear with anti-aliasing, "two-point" is bilinear between the nearest pixels alone. `mean` and `std`
-    are in the order of the input's channels.
-    """
-
-    resample: Literal["averaged", "two-point"] = "averaged"
-    color: Literal["RGB", "BGR"] = "RGB"
-    scale: float = 1.0 / 255.0
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
-    fit: Fit = "stretch"
-    pad: int = 114
-    crop_from: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HeadSpec:
-    """How the outputs are to be read; `kind` is one of the task's heads, the rest is for heads that have boxes.
-
-    `boxes` is a convention and a unit: xyxy, cxcywh, xywh or yxyx, then px (of the input), norm (0 to 1 of the
-    input) or original (pixels of the picture). A box counts when its score is above `min_score`; it is
-    suppressed by a better one when their overlap (intersection over union) is above `max_overlap`.
-    """
-
-    kind: str = "softmax"
-    boxes: str = "xyxy-px"
-    strides: tuple[int, ...] = ()
-    columns: tuple[str, ...] = ()
-    first_class: int = 0
-    min_score: float = 0.25
-    suppression: Suppression = "per-class"
-    max_overlap: float = 0.5
-    max_boxes: int = 300
-
-
-def _default_outputs() -> dict[str, str]:
-    return {"logits": "logits", "embedding": "embedding"}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelContract:
+class ModelContract(ContractFields):
     """A model's promises. `base_digest` is empty for a first model; digests are lower-case hex SHA-256.
 
     `outputs` gives the graph's outputs by role; which roles there are is for the task and its head to say, and
@@ -111,28 +46,9 @@ class ModelContract:
     use besides the standard one. Raises RejectedError(bad_contract) when it contradicts itself.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    trained_classes: tuple[str, ...]
-    untrained_conditions: tuple[str, ...] = ()
-    task: str = "classification"
-    head: HeadSpec = HeadSpec()
-    input: InputSpec = InputSpec()
-    size_input: SizeSpec | None = None
-    preprocessing: Preprocessing = Preprocessing()
-    outputs: Mapping[str, str] = field(default_factory=_default_outputs)
-    embedding_size: int = 64
-    allowed_providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    cpu_fallback: Literal["allow", "refuse"] = "allow"
-    operator_domains: tuple[str, ...] = ()
-    target: str = "cpu"
-    base_digest: str = ""
-    training_drives_digest: str = ""
-    created_by: str = ""
-
     def __post_init__(self) -> None:
         for problem in _problems(self):
-            raise RejectedError(f"model contract: {problem}", reason=RefuseReason.BAD_CONTRACT)
+            raise _bad(f"model contract: {problem}")
 
     @property
     def untrained_classes(self) -> tuple[str, ...]:
@@ -142,15 +58,11 @@ class ModelContract:
     @property
     def digest(self) -> str:
         """Digest of the contract alone, whatever the weights."""
-        from modelkit.contract_json import to_document
-
         return digest_of_json(to_document(self))
 
     def to_json(self) -> str:
         """The contract as one JSON object with sorted keys, in the oldest version that can say it."""
-        from modelkit.contract_json import write_contract
-
-        return write_contract(self)
+        return json.dumps(to_document(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelContract:
@@ -160,15 +72,13 @@ class ModelContract:
             RejectedError: reason `bad_contract`; a missing key, a wrong type, a contradiction, or a key that
                 must be understood and is not.
         """
-        from modelkit.contract_json import read_contract
-
-        return read_contract(text)
+        if len(text) > MAX_CONTRACT_BYTES:
+            raise _bad(f"model contract: {len(text)} characters, the limit is {MAX_CONTRACT_BYTES}")
+        return CONTRACT.read(text)
 
 
 def _problems(c: ModelContract) -> Iterator[str]:
     """Everything that contradicts itself; the first one is reported. Bounds are named."""
-    from modelkit.tasks import TASKS
-
     if c.task not in TASKS:
         yield f"task {c.task!r}, this knows {sorted(TASKS)}"
         return
@@ -246,11 +156,99 @@ def _of_input(c: ModelContract) -> list[tuple[bool, str]]:
     return checks
 
 
-def is_plain(how: Preprocessing) -> bool:
-    """Whether pixels of 0 to 255 reach the input unchanged."""
-    return how.scale == 1.0 and not any(how.mean) and all(math.isclose(s, 1.0) for s in how.std)
-
-
 def with_name(contract: ModelContract, name: str | None) -> ModelContract:
     """The same promises under another name; None keeps the name."""
     return contract if name is None else dataclasses.replace(contract, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class _InputV1:
+    name: str
+    channels: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class _PreprocessingV1:
+    resize: Literal["bilinear"]
+    color: Literal["RGB"]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _OutputsV1:
+    logits: str
+    embedding: str
+    embedding_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ContractV1:
+    name: str
+    classes: tuple[str, ...]
+    trained_classes: tuple[str, ...]
+    untrained_conditions: tuple[str, ...]
+    input: _InputV1
+    preprocessing: _PreprocessingV1
+    outputs: _OutputsV1
+    allowed_providers: tuple[str, ...]
+    cpu_fallback: Literal["allow", "refuse"]
+    operator_domains: tuple[str, ...]
+    target: str
+    base_digest: str
+    training_drives_digest: str
+    created_by: str
+
+    def upgrade(self) -> ModelContract:
+        """The same promises; what version 1 could not say has its default."""
+        how, spec, out = self.preprocessing, self.input, self.outputs
+        same = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changed: dict[str, Any] = {
+            "input": InputSpec(spec.name, spec.channels, spec.height, spec.width),
+            "preprocessing": Preprocessing(scale=how.scale, mean=how.mean, std=how.std),
+            "outputs": {"logits": out.logits, "embedding": out.embedding},
+            "embedding_size": out.embedding_size,
+        }
+        return ModelContract(**{**same, **changed})
+
+
+def _bad(message: str) -> RejectedError:
+    return RejectedError(message, reason=RefuseReason.BAD_CONTRACT)
+
+
+CONTRACT: Final[DocumentType[ModelContract]] = DocumentType(
+    "model contract",
+    {1: Version(_ContractV1, _ContractV1.upgrade), 2: Version(ModelContract, lambda contract: contract)},
+    family=_bad,
+)
+
+
+def to_document(contract: ModelContract) -> dict[str, Any]:
+    """The contract as plain values, in the oldest version that can say it."""
+    plain = dataclasses.replace(contract, outputs=dict(contract.outputs))
+    document = {**dataclasses.asdict(plain), "format_version": 2}
+    if not _is_version_1(contract):
+        return document
+    for key in _NEW_IN_2:
+        del document[key]
+    document["format_version"] = 1
+    document["outputs"]["embedding_size"] = contract.embedding_size
+    document["preprocessing"]["resize"] = "bilinear"
+    for key, kind in (("input", _InputV1), ("preprocessing", _PreprocessingV1)):
+        document[key] = {f.name: document[key][f.name] for f in dataclasses.fields(kind)}
+    return document
+
+
+def _is_version_1(c: ModelContract) -> bool:
+    spec, how = c.input, c.preprocessing
+    return (
+        c.task == "classification"
+        and c.head == HeadSpec()
+        and c.size_input is None
+        and set(c.outputs) == {"embedding", "logits"}
+        and spec == InputSpec(spec.name, spec.channels, spec.height, spec.width)
+        and how == Preprocessing(scale=how.scale, mean=how.mean, std=how.std)
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkit.contract import InputSpec, Preprocessing
+from modelkit.specs import InputSpec, Preprocessing
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelkit.contract import InputSpec, ModelContract, Preprocessing
+from modelkit.contract import ModelContract
 from modelkit.geometry import Placed, place
 from modelkit.images import Pixels, resize_to
+from modelkit.specs import InputSpec, Preprocessing
 
 
 def fit_in(image: Pixels, spec: InputSpec, how: Preprocessing) -> Pixels:

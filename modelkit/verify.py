@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from foundation.errors import GuaranteeBrokenError, RejectedError
-from modelkit.contract import STANDARD_DOMAIN, InputSpec, ModelContract
+from modelkit.contract import STANDARD_DOMAIN, ModelContract
 from modelkit.digest import sha256_hex
 from modelkit.embed import contract_of, parse_model
+from modelkit.specs import InputSpec
 from modelkit.tasks import TASKS
 from modelkit.tasks.task import wrong_io
 from modelkit.tensor_checks import check_sparse_tensor, check_tensor

@@ -17,12 +17,13 @@ import numpy as np
 from connectors.labels.picture_sets import FolderPictures
 from foundation.errors import MisconfiguredError, RejectedError
 from foundation.files import write_atomic
-from modelkit.contract import HeadSpec, InputSpec, ModelContract, Preprocessing, SizeSpec
+from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract, read_contract
 from modelkit.foreign import ForeignModel, Port, nodes_of, random_nodes, read_foreign, scale_faults
 from modelkit.images import Pixels, decode_image
 from modelkit.prepare import feeds, place_all
 from modelkit.runtimes import open_predictor
+from modelkit.specs import HeadSpec, InputSpec, Preprocessing, SizeSpec
 from modelkit.tasks import TASKS
 from modelkit.tasks.detection_heads import HEADS
 from modelkit.verify import ModelLimits, VerifiedModel, verify_model

@@ -61,8 +61,11 @@ def train_initial(
     if unknown:
         raise MisconfiguredError(f"excluded classes {unknown} are not among {list(classes)}")
     names = tuple(classes)
-    blank = ModelContract(name=name, classes=names, trained_classes=())
-    contract = blank if like is None else replace(like, name=name, classes=names, trained_classes=())
+    contract = (
+        ModelContract(name=name, classes=names, trained_classes=())
+        if like is None
+        else replace(like, name=name, classes=names, trained_classes=())
+    )
     task = TASKS[contract.task]
     kept = [row for row in rows if not set(task.classes_of(row.label)) & set(excluded_classes)]
     train = make_training_set(kept, contract)

@@ -18,7 +18,7 @@ from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
-    from modelkit.contract import ModelContract
+    from modelkit.specs import ContractFields
 
 COMPETING: Final = ("softmax", "probabilities")
 INDEPENDENT: Final = ("sigmoid", "sigmoid-inside")
@@ -34,7 +34,7 @@ class Classification(Task[ClassificationOutput, str]):
 
     name: ClassVar[str] = "classification"
 
-    def problems(self, contract: ModelContract) -> Iterator[str]:
+    def problems(self, contract: ContractFields) -> Iterator[str]:
         """See `Task.problems`."""
         heads = (*COMPETING, *INDEPENDENT)
         if len(contract.classes) < 2:
@@ -44,7 +44,7 @@ class Classification(Task[ClassificationOutput, str]):
         if set(contract.outputs) - {"embedding"} != {"logits"}:
             yield f"outputs {sorted(contract.outputs)}, classification has logits and perhaps embedding"
 
-    def check_shapes(self, contract: ModelContract, shapes: Shapes) -> None:
+    def check_shapes(self, contract: ContractFields, shapes: Shapes) -> None:
         """See `Task.check_shapes`."""
         found, wanted = shapes["logits"], len(contract.classes)
         if len(found) != 2 or found[1] != wanted:
@@ -54,7 +54,7 @@ class Classification(Task[ClassificationOutput, str]):
             )
 
     def decode(
-        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed]
+        self, raw: Raw, contract: ContractFields, placed: Sequence[Placed]
     ) -> list[ClassificationOutput | None]:
         """See `Task.decode`."""
         values = per_picture(raw, "logits", contract, len(placed), len(contract.classes))
@@ -68,7 +68,7 @@ class Classification(Task[ClassificationOutput, str]):
         ]
 
     def warnings(
-        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed], producers: Mapping[str, str]
+        self, raw: Raw, contract: ContractFields, placed: Sequence[Placed], producers: Mapping[str, str]
     ) -> list[str]:
         """An activation upon the same activation: the best class stays, every score is wrong."""
         last, kind = producers.get("logits", ""), contract.head.kind
@@ -79,7 +79,7 @@ class Classification(Task[ClassificationOutput, str]):
             ]
         return []
 
-    def scores(self, output: ClassificationOutput, contract: ModelContract) -> dict[str, float]:
+    def scores(self, output: ClassificationOutput, contract: ContractFields) -> dict[str, float]:
         """Entropy, margin and least confidence of the distribution, or of the most doubtful label."""
         if contract.head.kind in COMPETING:
             return distribution_scores(output.probabilities)
@@ -123,7 +123,7 @@ class Classification(Task[ClassificationOutput, str]):
     def mark(self, drawing: Drawing, label: str, scale: float, offset: tuple[int, int]) -> None:
         """Nothing: the sheet is of one class."""
 
-    def target(self, label: str, contract: ModelContract, placed: Placed) -> int:
+    def target(self, label: str, contract: ContractFields, placed: Placed) -> int:
         """The class number."""
         return contract.classes.index(label)
 
@@ -133,7 +133,7 @@ class Classification(Task[ClassificationOutput, str]):
         return np.array([index[label] for label in labels], dtype=np.int64)
 
     def loss(
-        self, outputs: Mapping[str, Any], targets: Sequence[int], contract: ModelContract, smoothing: float
+        self, outputs: Mapping[str, Any], targets: Sequence[int], contract: ContractFields, smoothing: float
     ) -> Any:
         """Cross-entropy with label smoothing."""
         import torch

@@ -21,7 +21,7 @@ from schemas.predictions import Box, DetectionOutput, ModelPrediction
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
-    from modelkit.contract import ModelContract
+    from modelkit.specs import ContractFields
 
 MATCH_OVERLAP = 0.5
 """Two boxes of one class are the same object when they overlap by at least this."""
@@ -39,7 +39,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
 
     name: ClassVar[str] = "detection"
 
-    def problems(self, contract: ModelContract) -> Iterator[str]:
+    def problems(self, contract: ContractFields) -> Iterator[str]:
         """See `Task.problems`."""
         spec = contract.head
         head = HEADS.get(spec.kind)
@@ -64,7 +64,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         if not 1 <= spec.max_boxes <= ALL_BOXES or not all(1 <= s <= 1024 for s in spec.strides):
             yield f"max_boxes {spec.max_boxes} or strides {spec.strides} out of range"
 
-    def check_shapes(self, contract: ModelContract, shapes: Shapes) -> None:
+    def check_shapes(self, contract: ContractFields, shapes: Shapes) -> None:
         """See `Task.check_shapes`."""
         if "output" in shapes:
             problem = columns_problem(contract.head.kind, shapes["output"], contract)
@@ -72,7 +72,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
                 raise RejectedError(problem, reason=RefuseReason.WRONG_CLASSES)
 
     def decode(
-        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed]
+        self, raw: Raw, contract: ContractFields, placed: Sequence[Placed]
     ) -> list[DetectionOutput | None]:
         """See `Task.decode`."""
         head = HEADS[contract.head.kind]
@@ -86,7 +86,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return [self._objects(found, contract, where) for found, where in zip(rows, placed, strict=True)]
 
     def warnings(
-        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed], producers: Mapping[str, str]
+        self, raw: Raw, contract: ContractFields, placed: Sequence[Placed], producers: Mapping[str, str]
     ) -> list[str]:
         """Boxes whose numbers do not fit the unit that the contract says, and boxes beyond its limit."""
         spec, found = contract.head, []
@@ -108,7 +108,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
                 found.append(f"{cut} of {len(objects.boxes)} boxes were cut: max_boxes is {spec.max_boxes}")
         return found
 
-    def _objects(self, rows: Rows, contract: ModelContract, where: Placed) -> DetectionOutput | None:
+    def _objects(self, rows: Rows, contract: ContractFields, where: Placed) -> DetectionOutput | None:
         spec = contract.head
         if np.isnan(rows.scores).any():
             return None
@@ -133,7 +133,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
             )
         )
 
-    def scores(self, output: DetectionOutput, contract: ModelContract) -> dict[str, float]:
+    def scores(self, output: DetectionOutput, contract: ContractFields) -> dict[str, float]:
         """Doubt about the most doubtful box (is it one at all?), and `count`: objects of MANY_BOXES."""
         doubt = label_scores([box.score for box in output.boxes])
         return {**doubt, "count": min(len(output.boxes) / MANY_BOXES, 1.0)}
@@ -197,7 +197,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
             place = edges([box])[0] * scale + np.tile(offset, 2)
             drawing.rectangle(place.tolist(), outline=_OUTLINE, width=1)
 
-    def target(self, label: tuple[Box, ...], contract: ModelContract, placed: Placed) -> NDArray[np.float32]:
+    def target(self, label: tuple[Box, ...], contract: ContractFields, placed: Placed) -> NDArray[np.float32]:
         """Rows (N, 5): class number and edges in pixels of the input."""
         numbers = [[contract.classes.index(box.class_name)] for box in label]
         found = np.concatenate(
@@ -213,7 +213,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return np.array([index.get(name, len(index)) for name in rarest], dtype=np.int64)
 
     def loss(
-        self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ModelContract, smoothing: float
+        self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ContractFields, smoothing: float
     ) -> Any:
         """Focal loss of the scores and overlap loss of the boxes; see `detection_loss`."""
         from modelkit.tasks.detection_loss import detection_loss

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from modelkit.tasks.task import Raw, role, wrong_io
 
 if TYPE_CHECKING:
-    from modelkit.contract import ModelContract
+    from modelkit.specs import ContractFields
 
 Floats = NDArray[np.float64]
 CONVENTIONS: Final = ("xyxy", "cxcywh", "xywh", "yxyx")
@@ -46,14 +46,14 @@ class Head:
     """
 
     roles: tuple[str, ...]
-    rows: Callable[[Raw, ModelContract, int], Rows]
+    rows: Callable[[Raw, ContractFields, int], Rows]
     optional: tuple[str, ...] = ()
     columns: int | None = None
     has_columns_first: bool = False
     is_batched: bool = True
 
 
-def grid(contract: ModelContract) -> tuple[Floats, Floats]:
+def grid(contract: ContractFields) -> tuple[Floats, Floats]:
     """Column and row of every cell (N, 2), and its stride (N, 1): strides in order, rows from top to bottom."""
     cells, strides = [], []
     for stride in contract.head.strides or DEFAULT_STRIDES:
@@ -64,7 +64,7 @@ def grid(contract: ModelContract) -> tuple[Floats, Floats]:
     return np.concatenate(cells).astype(np.float64), np.concatenate(strides).astype(np.float64)
 
 
-def to_edges(boxes: Floats, contract: ModelContract) -> Floats:
+def to_edges(boxes: Floats, contract: ContractFields) -> Floats:
     """Boxes in the contract's convention and unit -> edges in pixels (of the input, or the original)."""
     convention, _, unit = contract.head.boxes.partition("-")
     a, b, c, d = boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
@@ -94,7 +94,7 @@ def _centres(values: Floats) -> Floats:
     return np.concatenate([values[:, :2] - half, values[:, :2] + half], axis=1)
 
 
-def _matrix(raw: Raw, contract: ModelContract, index: int, head: Head) -> Floats:
+def _matrix(raw: Raw, contract: ContractFields, index: int, head: Head) -> Floats:
     values: Floats = role(raw, "output")[index]
     columns = len(contract.classes) + (head.columns or 0)
     if head.has_columns_first:
@@ -106,7 +106,7 @@ def _matrix(raw: Raw, contract: ModelContract, index: int, head: Head) -> Floats
     return values
 
 
-def _columns_message(found: int, contract: ModelContract, head: Head) -> str:
+def _columns_message(found: int, contract: ContractFields, head: Head) -> str:
     classes, extra = len(contract.classes), head.columns or 0
     text = f"{found} columns are not {extra} + {classes} classes"
     others = {4: "yolo-anchor-free or yolo-anchor-free-rows", 5: "yolov5 or yolox-grid"}
@@ -115,17 +115,17 @@ def _columns_message(found: int, contract: ModelContract, head: Head) -> str:
     return text
 
 
-def _anchor_free(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _anchor_free(raw: Raw, contract: ContractFields, index: int) -> Rows:
     values = _matrix(raw, contract, index, HEADS[contract.head.kind])
     return _best(_centres(values), values[:, 4:])
 
 
-def _with_objectness(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _with_objectness(raw: Raw, contract: ContractFields, index: int) -> Rows:
     values = _matrix(raw, contract, index, HEADS[contract.head.kind])
     return _best(_centres(values), values[:, 5:] * values[:, 4:5])
 
 
-def _yolox_grid(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _yolox_grid(raw: Raw, contract: ContractFields, index: int) -> Rows:
     values = _matrix(raw, contract, index, HEADS[contract.head.kind])
     cells, strides = grid(contract)
     if len(values) != len(cells):
@@ -138,7 +138,7 @@ def _yolox_grid(raw: Raw, contract: ModelContract, index: int) -> Rows:
     return _best(_centres(np.concatenate([centre, size], axis=1)), values[:, 5:] * values[:, 4:5])
 
 
-def _rows(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Rows after suppression: [N, K] or [B, N, K] with the columns that the contract names."""
     values, columns = role(raw, "output"), contract.head.columns
     if values.shape[-1] != len(columns):
@@ -152,7 +152,7 @@ def _rows(raw: Raw, contract: ModelContract, index: int) -> Rows:
     return Rows(boxes, values[:, columns.index("score")], numbers)
 
 
-def _parts(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Tensors by role: boxes [B, N, 4], scores [B, N] with classes [B, N], or scores [B, N, C]; perhaps a count."""
     boxes, scores = role(raw, "boxes")[index], role(raw, "scores")[index]
     if "classes" in raw:
@@ -168,7 +168,7 @@ def _parts(raw: Raw, contract: ModelContract, index: int) -> Rows:
     return Rows(found.boxes[:count], found.scores[:count], found.classes[:count])
 
 
-def _selected(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _selected(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Boxes [B, N, 4], scores [B, C, N] and the indices (M, 3) of batch, class and box that suppression left."""
     chosen = np.asarray(raw["selected"], dtype=np.int64).reshape(-1, 3)
     chosen = chosen[chosen[:, 0] == index]
@@ -180,7 +180,7 @@ def _selected(raw: Raw, contract: ModelContract, index: int) -> Rows:
     )
 
 
-def _detr(raw: Raw, contract: ModelContract, index: int) -> Rows:
+def _detr(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Logits [B, N, C + 1] and boxes [B, N, 4]: softmax over all, then the column of no object is left out.
 
     That column is the last one; with `first_class` 1 it is the first.
@@ -212,7 +212,7 @@ HEADS: Final[Mapping[str, Head]] = MappingProxyType(
 """`yolo-anchor-free` is [B, 4 + C, N]; the other YOLO forms are [B, N, 4 + C] and, with objectness, [B, N, 5 + C]."""
 
 
-def columns_problem(kind: str, shape: tuple[int, ...], contract: ModelContract) -> str:
+def columns_problem(kind: str, shape: tuple[int, ...], contract: ContractFields) -> str:
     """Why the declared shape of `output` does not fit the head, "" when it does or does not tell."""
     head = HEADS[kind]
     if head.columns is None or len(shape) != 3:

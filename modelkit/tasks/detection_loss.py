@@ -15,7 +15,7 @@ import torch
 from modelkit.tasks.detection_heads import grid
 
 if TYPE_CHECKING:
-    from modelkit.contract import ModelContract
+    from modelkit.specs import ContractFields
 
 REACH_CELLS: Final = 1.0
 """A cell whose centre is this near (in strides, along both axes) to an object's centre answers for it."""
@@ -24,7 +24,7 @@ _GAMMA: Final = 2.0
 _BOX_WEIGHT: Final = 2.0
 
 
-def detection_loss(boxes: Any, scores: Any, targets: Sequence[Any], contract: ModelContract) -> Any:
+def detection_loss(boxes: Any, scores: Any, targets: Sequence[Any], contract: ContractFields) -> Any:
     """Boxes (B, N, 4) as edges in pixels, scores (B, N, C) in (0, 1), per picture rows of class and edges."""
     cells, strides = grid(contract)
     centres = torch.from_numpy(((cells + 0.5) * strides).astype(np.float32))

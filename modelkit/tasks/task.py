@@ -16,7 +16,7 @@ from schemas.predictions import ModelPrediction
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
-    from modelkit.contract import ModelContract
+    from modelkit.specs import ContractFields
 
 Raw = Mapping[str, NDArray[Any]]
 """What a graph returned, by role; the batch is the first axis unless the head says otherwise."""
@@ -41,11 +41,11 @@ class Task(ABC, Generic[Output, Label]):
     name: ClassVar[str]
 
     @abstractmethod
-    def problems(self, contract: ModelContract) -> Iterator[str]:
+    def problems(self, contract: ContractFields) -> Iterator[str]:
         """What contradicts itself in the contract's classes, head and outputs."""
 
     @abstractmethod
-    def check_shapes(self, contract: ModelContract, shapes: Shapes) -> None:
+    def check_shapes(self, contract: ContractFields, shapes: Shapes) -> None:
         """Hold the shapes that the graph declares against the contract.
 
         Raises:
@@ -53,7 +53,7 @@ class Task(ABC, Generic[Output, Label]):
         """
 
     @abstractmethod
-    def decode(self, raw: Raw, contract: ModelContract, placed: Sequence[Placed]) -> list[Output | None]:
+    def decode(self, raw: Raw, contract: ContractFields, placed: Sequence[Placed]) -> list[Output | None]:
         """One output per picture, None where what comes out of the head is not finite.
 
         Raises:
@@ -62,12 +62,12 @@ class Task(ABC, Generic[Output, Label]):
 
     @abstractmethod
     def warnings(
-        self, raw: Raw, contract: ModelContract, placed: Sequence[Placed], producers: Mapping[str, str]
+        self, raw: Raw, contract: ContractFields, placed: Sequence[Placed], producers: Mapping[str, str]
     ) -> list[str]:
         """What looks like a mistake in the contract, in words, from one run; `producers` is each role's last operator."""
 
     @abstractmethod
-    def scores(self, output: Output, contract: ModelContract) -> dict[str, float]:
+    def scores(self, output: Output, contract: ContractFields) -> dict[str, float]:
         """How much there is to learn from this picture, by measure, each in [0, 1]."""
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Task(ABC, Generic[Output, Label]):
     """Whether training may shift a picture without changing its label."""
 
     @abstractmethod
-    def target(self, label: Label, contract: ModelContract, placed: Placed) -> Any:
+    def target(self, label: Label, contract: ContractFields, placed: Placed) -> Any:
         """The label in the terms of the model's input, as `loss` takes it."""
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Task(ABC, Generic[Output, Label]):
 
     @abstractmethod
     def loss(
-        self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ModelContract, smoothing: float
+        self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ContractFields, smoothing: float
     ) -> Any:
         """The loss of a batch as a torch scalar; `outputs` are tensors by role. Imports torch."""
 
@@ -153,7 +153,7 @@ def role(raw: Raw, name: str) -> NDArray[np.float64]:
     return np.asarray(raw[name], dtype=np.float64)
 
 
-def per_picture(raw: Raw, name: str, contract: ModelContract, count: int, width: int) -> NDArray[np.float64]:
+def per_picture(raw: Raw, name: str, contract: ContractFields, count: int, width: int) -> NDArray[np.float64]:
     """The output of a role that has one row of `width` numbers per picture; rows that only filled a batch are cut.
 
     Raises:

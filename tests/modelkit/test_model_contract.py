@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.errors import RejectedError
-from modelkit.contract import METADATA_KEY, HeadSpec, InputSpec, ModelContract, Preprocessing, SizeSpec
+from modelkit.contract import METADATA_KEY, ModelContract
 from modelkit.embed import embed_contract, parse_model, read_contract
 from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
+from modelkit.specs import HeadSpec, InputSpec, Preprocessing, SizeSpec
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
 numbers = st.floats(0.01, 100.0)

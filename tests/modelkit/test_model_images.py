@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 
 from foundation.errors import RejectedError
 from modelkit import images, prepare
-from modelkit.contract import Preprocessing
 from modelkit.fakes import tiny_contract
+from modelkit.specs import Preprocessing
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:

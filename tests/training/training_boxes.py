@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from modelkit.contract import HeadSpec, InputSpec, ModelContract, Preprocessing
+from modelkit.contract import ModelContract
 from modelkit.digest import sha256_hex
 from modelkit.images import condition_of, decode_image
+from modelkit.specs import HeadSpec, InputSpec, Preprocessing
 from modelkit.tasks.boxes import overlap
 from modelkit.tasks.detection import EDGES, edges
 from schemas.predictions import Box
