@@ -16,6 +16,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.source import KafkaSource
 from devservers.embedded_broker import EmbeddedBroker
+from edge_agent.state_folder import read_status
 from schemas.codec import decode_sample, encode_sample
 from schemas.identity import Identity
 from schemas.reasons import TimeQuality
@@ -168,11 +169,29 @@ def test_an_empty_drive_is_counted_and_the_agent_ends_well(tmp_path: Path, broke
     assert (ledger["accepted"], ledger["not_accepted"]) == (0, {"empty_drive": 1})
 
 
+def test_a_missing_source_is_told_stops_nothing_and_is_played_when_it_comes(tmp_path: Path) -> None:
+    vehicle = Vehicle(tmp_path / "car", "car-1", "127.0.0.1:9", 3)
+    vehicle.config.write_text(vehicle.config.read_text().replace('path = "recording"', 'path = "nowhere"'))
+
+    def told() -> str:
+        return str(read_status(vehicle.state.status_path("perceive")).get("source_error", ""))
+
+    try:
+        vehicle.start()
+        until(lambda: "nowhere" in told() and "must exist" in told(), "the status names the missing folder")
+        assert vehicle.child("deliver") is not None
+        (vehicle.root / "recording").rename(vehicle.root / "nowhere")
+        until(lambda: vehicle.receipts() == 3, "the source that came is played")
+        until(lambda: not told(), "the status forgets a fault that is over")
+        assert vehicle.stop() == 0
+    finally:
+        vehicle.clean_up()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('path = "recording"', 'path = "nowhere"'), ("source.path", "nowhere", "must exist")),
-        (("rate_hz = 0.0", "rate_hz = -3.5"), ("source.rate_hz", "-3.5", "[0.0, 1000.0]")),
+        (("rate_hz = 0.0", "rate_hz = -3.5"), ("source.rate_hz", "-3.5", "[0, 1000]")),
         (("rate_hz = 0.0", "rate_herz = 3.5"), ("source.rate_herz", "no such key", "rate_hz")),
     ],
 )
