@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foundation.documents import build, plain
-from foundation.errors import CorruptError
+from foundation.errors import CorruptError, RetryLaterError
 from rollout.row_file import RowFile
 from schemas.records import ModelEvent
 from schemas.roles import SERVING
@@ -105,9 +105,18 @@ class History:
         return len(self._unsaved) - before
 
     def save(self) -> None:
-        """Make what was added durable; the caller holds the lock. Raises RetryLaterError."""
-        self._file.append([plain(row) for row in self._unsaved])
-        self._unsaved = []
+        """Make what was added durable; the caller holds the lock.
+
+        Raises:
+            RetryLaterError: the disk refused; what was added is dropped, for no file holds it.
+        """
+        unsaved, self._unsaved = self._unsaved, []
+        try:
+            self._file.append([plain(row) for row in unsaved])
+        except RetryLaterError:
+            self._keys -= {row.key for row in unsaved}
+            self.rows = [row for row in self.rows if row.key in self._keys]
+            raise
 
     def runs(self) -> list[ModelRun]:
         """Intervals in which a model had a role, by vehicle and role, in order."""

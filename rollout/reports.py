@@ -16,7 +16,7 @@ from typing import Any
 from connectors.kafka.ports import RecordSource
 from foundation.clock import Clock
 from foundation.documents import build, plain
-from foundation.errors import CorruptError, OffsetsLostError, RejectedError
+from foundation.errors import CorruptError, OffsetsLostError, RejectedError, RetryLaterError
 from foundation.files import FileLock, read_json
 from rollout.health import VehicleReport
 from rollout.history import History
@@ -105,7 +105,8 @@ class FleetReports:
         """Read everything up to the end of the topic as it is now. Returns how many records were taken.
 
         Raises:
-            RetryLaterError: no broker, no progress, or another process listens; what was read before is kept.
+            RetryLaterError: no broker, no progress, or another process listens; what was read before is kept. Or the
+                disk refused: the next call goes on from what the files hold.
         """
         with FileLock(self._folder / ".reports.lock", wait_s=10.0, clock=self._clock):
             self.history.catch_up()
@@ -192,6 +193,7 @@ class FleetReports:
 
     def _forget(self) -> None:
         self._heard.clear()
+        self._changed = []
         self._marks = Marks()
         self._apply(Place())
 
@@ -219,7 +221,11 @@ class FleetReports:
 
     def _save(self) -> None:
         """History first: what was heard is durable before it counts as heard."""
-        self.history.save()
+        try:
+            self.history.save()
+        except RetryLaterError:  # nor does the rest count as heard
+            self._file.forget()
+            raise
         is_new = not self._file.path.exists()
         live = len(self._heard) + len(self._marks) + 1
         if is_new or self._file.rows_read > _COMPACT_ABOVE_ROWS + 4 * live:

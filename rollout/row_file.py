@@ -1,7 +1,8 @@
 """A file of JSON lines to which rows are appended: durable once `append` returns, readable with `tail -f`.
 
-A crash may leave half a row at the end: no reader takes it, and the next append writes over it. Writers exclude each
-other by a lock of the caller; readers need none.
+A crash may leave half a row at the end: no reader takes it, and the next append writes over it. An append that fails
+takes back what it wrote, and a reader that saw those rows meanwhile reads the file anew. Writers exclude each other by
+a lock of the caller; readers need none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from foundation.errors import CorruptError, RetryLaterError
 from foundation.files import fsync_folder, write_atomic
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
+_TAIL_BYTES = 64 * 1024
+"""How much of what was read is compared at each reading, to notice that it was taken back and written over."""
 
 
 class RowFile:
@@ -27,42 +31,54 @@ class RowFile:
         self.path = path
         self.rows_read = 0
         self._end = 0
+        self._tail = b""
         self._inode = 0
+        self._is_known = False
+
+    def forget(self) -> None:
+        """Let the next `news` be all rows there are."""
+        self._is_known = False
 
     def news(self) -> tuple[bool, list[Any]]:
-        """Whole rows since the last call, and whether they are all rows there are: the first call, or a replaced file.
+        """Whole rows since the last call, and whether they are all rows there are.
+
+        They are at the first call, after `forget` or a failed write, and when the file is missing, was replaced, or no
+        longer holds what was read.
 
         Raises:
             CorruptError: a row is not JSON; names the line.
         """
         try:
             with self.path.open("rb") as stream:
-                found = os.fstat(stream.fileno())
-                is_anew = found.st_ino != self._inode or found.st_size < self._end
-                if is_anew:
-                    self._inode, self._end, self.rows_read = found.st_ino, 0, 0
-                stream.seek(self._end)
+                inode = os.fstat(stream.fileno()).st_ino
+                stream.seek(self._end - len(self._tail))
                 data = stream.read()
+                is_anew = not self._is_known or inode != self._inode or not data.startswith(self._tail)
+                if is_anew:
+                    stream.seek(0)
+                    data = stream.read()
         except FileNotFoundError:
-            is_anew, self._inode, self._end, self.rows_read = self._inode != 0, 0, 0, 0
-            return is_anew, []
-        whole = data[: data.rfind(b"\n") + 1]
+            self._inode, self._end, self._tail, self.rows_read = 0, 0, b"", 0
+            return True, []
+        end, tail, count = (0, b"", 0) if is_anew else (self._end, self._tail, self.rows_read)
+        whole = data[len(tail) : data.rfind(b"\n") + 1]
         rows = []
-        for line in whole.splitlines():
-            self.rows_read += 1
-            name = f"line {self.rows_read}"
+        for number, line in enumerate(whole.splitlines(), count + 1):
+            name = f"line {number}"
             row = parse_json(line, name, family=self._damaged, max_bytes=MAX_ROW_BYTES)
             if not isinstance(row, dict):
                 raise self._damaged(f"{name} is no object")
             rows.append(row)
-        self._end += len(whole)
+        self._inode, self._is_known = inode, True
+        self._end, self.rows_read = end + len(whole), count + len(rows)
+        self._tail = (tail + whole)[-_TAIL_BYTES:]
         return is_anew, rows
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Put rows behind what `news` has read, durably; the caller holds the lock and has read all news.
 
         Raises:
-            RetryLaterError: the disk refused; nothing counts as written.
+            RetryLaterError: the disk refused; nothing counts as written, and the next `news` is all that is there.
         """
         lines = [_line(row) for row in rows]
         if not lines:
@@ -71,18 +87,24 @@ class RowFile:
         try:
             fd = syscalls.open(self.path, os.O_RDWR | os.O_CREAT)
             try:
-                os.ftruncate(fd, self._end)
+                syscalls.truncate(fd, self._end)
                 os.lseek(fd, self._end, os.SEEK_SET)
                 syscalls.write_all(fd, data)
                 syscalls.fsync(fd)
                 inode = os.fstat(fd).st_ino
+            except OSError:
+                with suppress(OSError):  # the first error is the one to tell
+                    syscalls.truncate(fd, self._end)
+                raise
             finally:
                 syscalls.close(fd)
             if inode != self._inode:
                 fsync_folder(self.path.parent)
         except OSError as error:
+            self.forget()
             raise RetryLaterError(f"{self.path} cannot be written: {error.strerror}") from error
         self._inode, self._end, self.rows_read = inode, self._end + len(data), self.rows_read + len(lines)
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
     def replace(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Compact: these rows and no others, whole or not at all. Raises RetryLaterError."""
@@ -92,8 +114,10 @@ class RowFile:
             write_atomic(self.path, data)
             self._inode = self.path.stat().st_ino
         except OSError as error:
+            self.forget()
             raise RetryLaterError(f"{self.path} cannot be written: {error.strerror}") from error
-        self._end, self.rows_read = len(data), len(lines)
+        self._end, self._tail, self.rows_read = len(data), data[-_TAIL_BYTES:], len(lines)
+        self._is_known = True
 
     def _damaged(self, message: str) -> CorruptError:
         return CorruptError(message, path=self.path)

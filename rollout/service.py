@@ -98,7 +98,7 @@ class RolloutService:
         Raises:
             MisconfiguredError: no such release, sizes that do not fit, an unknown vehicle.
             RejectedError: reason `rollout_running`; names the running rollout of the same role that holds one of
-                these vehicles: halt or complete it first.
+                these vehicles, or will once it completes: halt or complete it first.
         """
         release = find_release(self._repository, release_id)
         names = eligible(vehicles, tags_of or {}, tags=tags, include=include, exclude=exclude)
@@ -144,7 +144,8 @@ class RolloutService:
             role, plan_id: as in `current`.
 
         Raises:
-            MisconfiguredError: there is no rollout, or its local state is lost (halt it and start anew).
+            MisconfiguredError: there is no rollout, several run and none is named, or its local state is lost
+                (halt it and start anew).
         """
         plan = self.current(role, plan_id)
         if plan.state != RUNNING:
@@ -175,7 +176,7 @@ class RolloutService:
         """Stop the current rollout of a role: its vehicles go back to the model before. Halting twice changes nothing.
 
         Raises:
-            MisconfiguredError: there is no rollout at all.
+            MisconfiguredError: there is no rollout at all, or several run and none is named.
         """
         plan = self.current(role, plan_id)
         if plan.state == HALTED:
@@ -222,17 +223,23 @@ class RolloutService:
         return list(rows.read)
 
     def current(self, role: str = SERVING, plan_id: str = "") -> RolloutPlan:
-        """The plan `plan_id`; without one the oldest of `role` that runs, else its newest.
+        """The plan `plan_id`; without one the one of `role` that runs, else its newest.
 
         Raises:
-            MisconfiguredError: there is no such plan.
+            MisconfiguredError: there is no such plan, or several of the role run and none is named.
         """
         plans = self.plans()
         if plan_id:
             found = [plan for plan in plans if plan.plan_id == plan_id]
         else:
             found = [plan for plan in plans if plan.role == role]
-            found = [plan for plan in found if plan.state == RUNNING][:1] or found
+            running = [plan for plan in found if plan.state == RUNNING]
+            if len(running) > 1:
+                names = ", ".join(plan.plan_id for plan in running)
+                raise MisconfiguredError(
+                    f"{len(running)} rollouts of the role {role} run: {names}; name one with --plan"
+                )
+            found = running or found
         if not found:
             raise MisconfiguredError(
                 f"there is no rollout {plan_id or f'of the role {role}'}; "
@@ -276,16 +283,21 @@ class RolloutService:
         vehicles: Collection[str],
         tags_of: Mapping[str, Collection[str]],
     ) -> None:
+        states = self._states()
         for plan in plans:
             if plan.state != RUNNING or plan.role != role:
                 continue
+            state = states.get(
+                plan.plan_id
+            )  # completion drops the exclusion of later vehicles: so they count too
+            exclude = state.exclude if state is not None and state.covers_all else plan.exclude
             include = [name for name in plan.include if name in vehicles]
-            held = eligible(vehicles, tags_of, tags=plan.tags, include=include, exclude=plan.exclude)
+            held = eligible(vehicles, tags_of, tags=plan.tags, include=include, exclude=exclude)
             both = sorted(set(held) & set(names))
             if both:
                 raise RejectedError(
-                    f"rollout {plan.plan_id} is running in the role {role} on {len(both)} of these vehicles, "
-                    f"such as {both[0]}; halt it first",
+                    f"rollout {plan.plan_id} is running in the role {role} and is for {len(both)} of these "
+                    f"vehicles, now or when it completes, such as {both[0]}; complete or halt it first",
                     reason="rollout_running",
                 )
 
@@ -360,8 +372,10 @@ def watch(
     """Listen and advance until the rollout completes or halts, or the time is over.
 
     `on_published` is called after every step that published a plan.
-    While there is no broker nobody is heard, so nothing is decided.
+    While there is no broker nobody is heard, so nothing is decided. Raises MisconfiguredError when several rollouts of
+    the role run and none is named; one that starts later does not disturb.
     """
+    plan_id = service.current(role, plan_id).plan_id
     deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
     while True:
         try:

@@ -14,7 +14,7 @@ from rollout.reports import FleetReports
 from rollout.repository import Repository
 from rollout.service import Advance, RolloutService
 from rollout.service import watch as watch_service
-from schemas.documents import COMPLETE, HealthGate, RolloutPlan
+from schemas.documents import COMPLETE, RUNNING, HealthGate, RolloutPlan
 from schemas.roles import SERVING
 from services.fleet import fleet_lock
 from services.notices import Notified, tell_fleet
@@ -69,26 +69,30 @@ class RolloutStep:
 
 @dataclass(frozen=True, slots=True)
 class PlanStatus:
-    """One plan as published, and why it was halted ("" when it was not)."""
+    """One plan as published, why it was halted ("" when it was not), and the verdict on it (None: not judged)."""
 
     plan: RolloutPlan
     halt_reason: str
+    verdict: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class VehicleStatus:
-    """What the newest rollout makes of a vehicle (None: not exposed), and what it last reported (None: never)."""
+    """What the rollout `plan_id` makes of a vehicle (None, "": none exposes it), and its last report (None: never)."""
 
     verdict: VehicleVerdict | None
     report: VehicleReport | None
+    plan_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutStatus:
-    """Every plan, oldest first; the verdict on the newest; every vehicle that was heard or judged, by name."""
+    """Every plan, oldest first; every vehicle that was heard or judged, by name.
+
+    Every plan that runs is judged; when none does, the newest.
+    """
 
     plans: tuple[PlanStatus, ...]
-    verdict: str | None
     vehicles: Mapping[str, VehicleStatus]
     not_believed: Mapping[str, int]
     """Reports that were refused, by reason."""
@@ -129,11 +133,12 @@ def advance(place: Workspace, bootstrap: str = "", role: str = SERVING, plan_id:
 
     Raises:
         RetryLaterError: there is no broker, so nobody was heard and nothing is decided.
-        MisconfiguredError: there is no rollout.
+        MisconfiguredError: there is no rollout, or several of the role run and none is named.
     """
     service = open_service(place)
-    role = service.current(role, plan_id).role
-    done = service.advance(hear(place, open_reports(place), bootstrap, role), role, plan_id)
+    plan = service.current(role, plan_id)
+    heard = hear(place, open_reports(place), bootstrap, plan.role)
+    done = service.advance(heard, plan.role, plan.plan_id)
     notified = (_tell(place, done, bootstrap),) if done.has_published else ()
     return RolloutStep(done, update_serving(place, done), notified)
 
@@ -149,7 +154,11 @@ def watch(
     clock: Clock | None = None,
     on_published: Callable[[Advance, Notified], object] = lambda _step, _notified: None,
 ) -> RolloutStep:
-    """Advance until the rollout completes or halts, or `timeout_s` is over; `on_published` hears of every step."""
+    """Advance until the rollout completes or halts, or `timeout_s` is over; `on_published` hears of every step.
+
+    Raises:
+        MisconfiguredError: there is no rollout, or several of the role run and none is named.
+    """
     reports = open_reports(place)
     told: list[Notified] = []
 
@@ -173,7 +182,11 @@ def watch(
 
 
 def halt(place: Workspace, why: str, role: str = SERVING, plan_id: str = "") -> PlanChanged:
-    """Stop the rollout of the role: its vehicles go back to the model before. Raises MisconfiguredError without one."""
+    """Stop the rollout of the role: its vehicles go back to the model before.
+
+    Raises:
+        MisconfiguredError: there is no rollout, or several of the role run and none is named.
+    """
     plan = open_service(place).halt(why, role, plan_id)
     return PlanChanged(plan, tell_fleet(place, "rollout", f"{plan.plan_id} {plan.state}"))
 
@@ -187,14 +200,21 @@ def status(
         hear(place, reports, bootstrap)
     plans = [plan for plan in service.plans() if plan.role == role]
     newest = reports.newest_of(role)
-    states = [service.state_of(plan) for plan in plans]
-    verdict = service.verdict_on(plans[-1], newest) if plans and states[-1] is not None else None
-    judged = {each.vehicle_id: each for each in verdict.vehicles} if verdict is not None else {}
-    names = sorted({*newest, *judged})
+    states = {plan.plan_id: service.state_of(plan) for plan in plans}
+    to_judge = [plan for plan in plans if plan.state == RUNNING] or plans[-1:]
+    verdicts = {p.plan_id: service.verdict_on(p, newest) for p in to_judge if states[p.plan_id] is not None}
+    judged = {each.vehicle_id: (each, name) for name, said in verdicts.items() for each in said.vehicles}
+    found = []
+    for plan in plans:
+        state, said = states[plan.plan_id], verdicts.get(plan.plan_id)
+        found.append(PlanStatus(plan, state.halt_reason if state else "", said.verdict if said else None))
+    vehicles = {}
+    for name in sorted({*newest, *judged}):
+        verdict, plan_id = judged.get(name, (None, ""))
+        vehicles[name] = VehicleStatus(verdict, newest.get(name), plan_id)
     return RolloutStatus(
-        tuple(PlanStatus(p, s.halt_reason if s else "") for p, s in zip(plans, states, strict=True)),
-        verdict.verdict if verdict else None,
-        {name: VehicleStatus(judged.get(name), newest.get(name)) for name in names},
+        tuple(found),
+        vehicles,
         dict(reports.not_believed),
         reports.lost_offsets,
     )

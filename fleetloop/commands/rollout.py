@@ -146,7 +146,7 @@ def status(
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
     as_json: AsJson = False,
 ) -> None:
-    """Say how the newest rollout stands, vehicle by vehicle, and what every vehicle last said."""
+    """Say how every running rollout stands (else the newest), vehicle by vehicle, and what each vehicle last said."""
     from services import rollout as service
     from workspace.layout import Workspace
 
@@ -159,16 +159,25 @@ def status(
     console = Console()
     for each in found.plans:
         sizes = ", ".join(f"{wave.number}: {wave.exact_count}" for wave in each.plan.waves)
-        console.print(f"{each.plan.plan_id}  {each.plan.state}  open waves {sizes}  {each.halt_reason}")
+        told = f"{each.plan.plan_id}  {each.plan.state}  open waves {sizes}"
+        console.print(f"{told}  {each.verdict or ''}  {each.halt_reason}".rstrip())
     table = Table(title="vehicles", title_justify="left")
-    for heading in ("vehicle", "wave", "outcome", "model", "state", "swaps", "rollbacks", "reason"):
+    for heading in (
+        "vehicle",
+        "rollout",
+        "wave",
+        "outcome",
+        "model",
+        "state",
+        "swaps",
+        "rollbacks",
+        "reason",
+    ):
         table.add_column(heading)
     for name, vehicle in found.vehicles.items():
         row = _vehicle_row(vehicle)
-        cells = (
-            row[key]
-            for key in ("wave", "outcome", "model_name", "model_state", "swaps", "rollbacks", "reason")
-        )
+        shown = ("plan_id", "wave", "outcome", "model_name", "model_state", "swaps", "rollbacks", "reason")
+        cells = (row[key] for key in shown)
         table.add_row(name, *("" if cell is None else str(cell) for cell in cells))
     console.print(table)
 
@@ -218,8 +227,10 @@ def history(
 
 def _document(found: RolloutStatus) -> dict[str, Any]:
     return {
-        "plans": [dataclasses.asdict(each.plan) | {"halt_reason": each.halt_reason} for each in found.plans],
-        "verdict": found.verdict,
+        "plans": [
+            dataclasses.asdict(each.plan) | {"halt_reason": each.halt_reason, "verdict": each.verdict}
+            for each in found.plans
+        ],
         "vehicles": {name: _vehicle_row(vehicle) for name, vehicle in found.vehicles.items()},
         "not_believed": dict(found.not_believed),
         "lost_offsets": found.lost_offsets,
@@ -230,6 +241,7 @@ def _vehicle_row(vehicle: VehicleStatus) -> dict[str, Any]:
     report, verdict = vehicle.report, vehicle.verdict
     said = ("model_name", "model_digest", "model_state", "swaps", "rollbacks", "heard_ns")
     return {
+        "plan_id": vehicle.plan_id,
         "wave": verdict.wave if verdict else None,
         "outcome": verdict.outcome if verdict else None,
         "reason": verdict.reason if verdict else "",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka.fakes import FakeBroker, FakeSource
+from foundation import syscalls
 from foundation.clock import ManualClock
-from foundation.errors import CorruptError
+from foundation.errors import CorruptError, RetryLaterError
 from foundation.files import write_atomic
 from rollout.history import History
 from rollout.reports import FleetReports
@@ -303,6 +304,27 @@ def test_two_processes_that_listen_in_turn_see_each_others_rows(vehicles: Fleet)
         assert reports.listen(FakeSource(vehicles.broker), vehicles.enrolment) == 1
     assert [row.event for row in first.history.rows] == ["installed", "activated", "rolled_back"]
     assert vehicles.reports().not_believed == {}
+
+
+def test_what_a_full_disk_refused_is_heard_again_by_the_same_process(
+    vehicles: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vehicles.say("car-1", 0, model_events=(INSTALLED,))
+    reports = vehicles.listen()
+    vehicles.say("car-1", 1, model_events=(INSTALLED, ACTIVATED))
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(syscalls, "fsync", full)
+    with pytest.raises(RetryLaterError, match="history"):
+        vehicles.listen(reports)
+    assert [row.event for row in reports.history.rows] == ["installed"]
+    monkeypatch.undo()
+    assert reports.listen(FakeSource(vehicles.broker), vehicles.enrolment) == 1
+    assert [row.event for row in reports.history.rows] == ["installed", "activated"]
+    assert vehicles.reports().history.rows == reports.history.rows
+    assert (reports.not_believed, reports.newest["car-1"].seq) == ({}, 1)
 
 
 def test_each_role_of_a_vehicle_is_reported_and_remembered_apart(vehicles: Fleet) -> None:

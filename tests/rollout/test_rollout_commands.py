@@ -332,6 +332,28 @@ def test_a_shadow_release_rolls_beside_a_serving_one_and_each_role_is_asked_for_
     assert desk.json("rollout", "halt", "--plan", "r2.1")["plan_id"] == "r2.1"
 
 
+def test_status_judges_every_running_rollout_and_a_halt_says_which_it_means(desk: Desk) -> None:
+    desk.enrol("car-1", "car-2")
+    desk.release()
+    why = ("--override-by", "ana", "--override-why", "bench")
+    desk.run("release", "create", "--model", str(desk.v1), "--id", "r3", *why)
+    desk.run("rollout", "start", "r2", "--exclude", "car-2")
+    desk.run("rollout", "start", "r3", "--exclude", "car-1")
+    status = desk.json("rollout", "status", "--offline")
+    assert [(plan["plan_id"], plan["verdict"]) for plan in status["plans"]] == [
+        ("r2.1", "waiting"),
+        ("r3.1", "waiting"),
+    ]
+    judged = {name: (row["plan_id"], row["outcome"]) for name, row in status["vehicles"].items()}
+    assert judged == {"car-1": ("r2.1", "waiting"), "car-2": ("r3.1", "waiting")}
+    for verb in ("halt", "advance", "watch"):
+        with pytest.raises(MisconfiguredError, match=r"run: r2\.1, r3\.1; name one with --plan"):
+            desk.run("rollout", verb)
+    assert desk.json("rollout", "halt", "--plan", "r3.1")["plan_id"] == "r3.1"
+    status = desk.json("rollout", "status", "--offline")
+    assert [plan["verdict"] for plan in status["plans"]] == ["waiting", None]
+
+
 def test_a_completed_rollout_of_another_role_leaves_the_serving_record(desk: Desk) -> None:
     desk.enrol("car-1")
     why = ("--override-by", "ana", "--override-why", "bench")

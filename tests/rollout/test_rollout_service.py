@@ -316,6 +316,69 @@ def test_a_rollout_that_touches_the_same_role_of_the_same_vehicle_is_refused_by_
     assert wanted == {"car-0": "r2", "car-1": "r3", "car-2": "r2"}
 
 
+def test_vehicles_that_a_running_rollout_will_take_in_when_it_completes_are_in_no_other(lab: Lab) -> None:
+    """They are held out while it runs; its completion would give them its model under the other's waves."""
+    release = lab.release("r2")
+    lab.release("r3", 3)
+    lab.service.start("r2", "rest", fleet(2), health=GATE)
+    late = ["late-a", "late-b"]
+    for name in late:
+        lab.service.hold_out(name)
+    with pytest.raises(RejectedError, match=r"r2\.1 is running.* for 2 of these vehicles.*late-a"):
+        lab.service.start("r3", "1,1", [*fleet(2), *late], exclude=fleet(2))
+    for name in fleet(2):
+        lab.says(name, release)
+    assert lab.service.advance(lab.reports).did == "completed"
+    plan = lab.service.start("r3", "1,1", [*fleet(2), *late], exclude=fleet(2))
+    assert sum(plan.wave_of(name) is not None for name in late) == 1
+
+
+def test_vehicles_that_a_running_rollout_never_takes_in_may_be_in_another(lab: Lab) -> None:
+    release = lab.release("r2")
+    lab.release("r3", 3)
+    lab.service.start("r2", "1", fleet(2), health=GATE)
+    late = ["late-a", "late-b"]
+    for name in late:
+        lab.service.hold_out(name)
+    (first,) = lab.members(1)
+    apart = lab.service.start("r3", "1,1", [*fleet(2), *late], exclude=fleet(2))
+    lab.says(first, release)
+    done = lab.service.advance(lab.reports, plan_id="r2.1")
+    assert (done.did, [done.plan.wave_of(name) for name in late]) == ("completed", [None, None])
+    assert lab.service.current().plan_id == apart.plan_id
+
+
+def test_of_several_running_rollouts_of_a_role_one_must_be_named(lab: Lab) -> None:
+    lab.release("r2")
+    lab.release("r3", 3)
+    lab.service.start("r2", "rest", fleet(2), exclude=["car-1"])
+    lab.service.start("r3", "rest", fleet(2), exclude=["car-0"])
+    several = r"2 rollouts of the role serving run: r2\.1, r3\.1"
+    with pytest.raises(MisconfiguredError, match=several):
+        lab.service.halt("rain")
+    with pytest.raises(MisconfiguredError, match=several):
+        lab.service.advance(lab.reports)
+    with pytest.raises(MisconfiguredError, match=several):
+        watch(lab.service, lambda: lab.reports, lab.clock, timeout_s=0, every_s=1)
+    assert [plan.state for plan in lab.service.plans()] == [RUNNING, RUNNING]
+    assert lab.service.halt("rain", plan_id="r3.1").state == HALTED
+    assert lab.service.halt("rain").plan_id == "r2.1"
+
+
+def test_watching_keeps_to_its_rollout_when_another_of_the_role_starts(lab: Lab) -> None:
+    lab.release("r2")
+    lab.release("r3", 3)
+    lab.service.start("r2", "rest", fleet(2), exclude=["car-1"])
+
+    def listen() -> dict[str, VehicleReport]:
+        if len(lab.service.plans()) == 1:
+            lab.service.start("r3", "rest", fleet(2), exclude=["car-0"])
+        return {}
+
+    done = watch(lab.service, listen, lab.clock, timeout_s=3, every_s=1)
+    assert (done.did, done.plan.plan_id) == ("waited", "r2.1")
+
+
 def test_the_release_before_is_that_of_the_same_role(lab: Lab) -> None:
     for number, role in enumerate(("serving", "shadow", "shadow")):
         release = lab.release(f"r{number}", number + 2, role)
