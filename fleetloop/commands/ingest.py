@@ -92,7 +92,7 @@ def _print(report: IngestReport) -> None:
     for reason, count in report.rejected.items():
         table.add_row(f"rejected: {reason}", f"[yellow]{count:,}[/]")
     for lost in report.lost:
-        table.add_row(f"[red]lost to {lost.reason}[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
+        table.add_row(f"[red]lost ({lost.reason})[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
                       f"[red]{lost.end - lost.begin:,}[/]")  # fmt: skip
     for gone in report.topics_gone:
         table.add_row(f"[red]{escape(gone.told(report.cluster))}[/]", "")

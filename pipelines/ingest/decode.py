@@ -93,6 +93,7 @@ def rows_of(
         rejected_rows(source, rejected, ingest_time_ns),
         _intervals(source, Origin.GAP, "marker_or_aborted", batch.hidden, ingest_time_ns),
         _intervals(source, Origin.LOSS, "compaction", batch.destroyed, ingest_time_ns),
+        _intervals(source, Origin.LOSS, "unknown", batch.unknown, ingest_time_ns),
     ]
     return pa.concat_tables([table for table in tables if table.num_rows])
 

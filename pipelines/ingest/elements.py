@@ -111,6 +111,8 @@ class LogBatch:
     """Offsets that no reader ever sees: transaction markers, records of aborted transactions."""
     destroyed: tuple[Interval, ...] = ()
     """Offsets whose records compaction took."""
+    unknown: tuple[Interval, ...] = ()
+    """Offsets without a record of which nobody can say any more why: retention passed them before they were asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,9 @@ class LogBatchCoder(Coder):
             [[content for _, content in r.headers] for r in value.records],
             [r.unreadable for r in value.records],
         ]
-        place = json.dumps([value.begin, value.end, value.is_lost, value.hidden, value.destroyed])
+        place = json.dumps(
+            [value.begin, value.end, value.is_lost, value.hidden, value.destroyed, value.unknown]
+        )
         schema = _RECORDS.with_metadata({b"range": _BATCH.encode(value.source), b"place": place})
         arrays = [pa.array(column, field.type) for column, field in zip(columns, _RECORDS, strict=True)]
         return ArrowTableCoder().encode(pa.Table.from_arrays(arrays, schema=schema))
@@ -194,7 +198,7 @@ class LogBatchCoder(Coder):
         """The batch in a stream's bytes."""
         table = ArrowTableCoder().decode(encoded)
         begin, end, is_lost, *gaps = json.loads(table.schema.metadata[b"place"])
-        hidden, destroyed = (tuple((first, last) for first, last in intervals) for intervals in gaps)
+        hidden, destroyed, unknown = (tuple((first, last) for first, last in intervals) for intervals in gaps)
         records = tuple(
             StoredRecord(
                 row["partition"],
@@ -208,7 +212,7 @@ class LogBatchCoder(Coder):
             for row in table.to_pylist()
         )
         source = _BATCH.decode(table.schema.metadata[b"range"])
-        return LogBatch(source, begin, end, records, is_lost, hidden, destroyed)
+        return LogBatch(source, begin, end, records, is_lost, hidden, destroyed, unknown)
 
     def estimate_size(self, value: LogBatch) -> int:
         """Bytes of the values, without writing them."""

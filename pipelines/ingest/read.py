@@ -3,7 +3,7 @@
 What retention took meanwhile becomes a lost interval, never a jump. When the broker gives no more, what was
 read so far is kept and the rest is said to be unread: a broken connection costs no work and no offset. Offsets without a
 record are told apart: transaction markers and aborted records are hidden by design, records that compaction took
-are a loss.
+are a loss, and so is what nobody can tell any more.
 """
 
 from __future__ import annotations
@@ -77,8 +77,12 @@ def read_range(
         except OffsetsLostError as lost:
             lost_begin = max(begin, lost.lost_begin)
             lost_end = min(wanted.end, lost.lost_end)
-            if begin < lost_begin:
-                yield _batch(source, wanted, begin, lost_begin, held)
+            try:
+                if begin < lost_begin:
+                    yield _batch(source, wanted, begin, lost_begin, held)
+            except RetryLaterError as error:
+                yield Unread(wanted.partition, begin, str(error))
+                return
             yield LogBatch(wanted, lost_begin, lost_end, (), is_lost=True)
             begin, held, held_bytes = lost_end, [], 0
         except RetryLaterError as error:
@@ -117,12 +121,21 @@ def _batch(
     gaps = gaps_of(begin, end, held)
     if not gaps:
         return LogBatch(wanted, begin, end, tuple(held))
-    try:
-        kept = source.kept(wanted.topic, wanted.partition, gaps[0][0], gaps[-1][1])
-    except OffsetsLostError:  # retention passed the gaps by now: whether they were records cannot be known
-        return LogBatch(wanted, begin, end, tuple(held), hidden=tuple(gaps))
+    unknown: list[Interval] = []
+    kept: set[int] = set()
+    while gaps:
+        try:
+            kept = source.kept(wanted.topic, wanted.partition, gaps[0][0], gaps[-1][1])
+            break
+        except (
+            OffsetsLostError
+        ) as lost:  # nobody can say any more what was below; the rest can still be asked
+            unknown += [(first, min(last, lost.lost_end)) for first, last in gaps if first < lost.lost_end]
+            gaps = [(max(first, lost.lost_end), last) for first, last in gaps if last > lost.lost_end]
     hidden, destroyed = _split(gaps, kept)
-    return LogBatch(wanted, begin, end, tuple(held), hidden=hidden, destroyed=destroyed)
+    return LogBatch(
+        wanted, begin, end, tuple(held), hidden=hidden, destroyed=destroyed, unknown=tuple(unknown)
+    )
 
 
 def _split(gaps: Sequence[Interval], kept: set[int]) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:

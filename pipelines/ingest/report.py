@@ -12,7 +12,7 @@ from pipelines.ingest.elements import StagedFile, TopicGone, Unread, Waiting
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Offsets [begin, end) of a partition that `reason` (retention, compaction) took before they were read."""
+    """Offsets [begin, end) of a partition that `reason` took before they were read: retention, compaction, or unknown."""
 
     partition: int
     begin: int
