@@ -19,7 +19,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,8 +38,13 @@ _CONFIG = """\
     url = {place}
 """
 _PRIVATE_KEY = b"PRIVATE KEY-----"
-_PROGRAMS = re.compile(r"filter\..+|(commit|tag)\.gpgsign", re.IGNORECASE)
+_PROGRAMS = re.compile(r"filter\..+|(commit|tag)\.gpgsign", re.IGNORECASE | re.DOTALL)
 """What a repository's own configuration may make the git commands of this module run, besides hooks and a monitor."""
+_REMOTE = re.compile(r"(remote\..+)\.[^.]+", re.IGNORECASE | re.DOTALL)
+_AUTOSTAGE = re.compile(
+    r"""^\s*["']?autostage["']?\s*=(?!\s*(?:false|no|off|0)\s*$)""", re.IGNORECASE | re.MULTILINE
+)
+"""DVC adds to git by a library that runs the filters of the repository whatever git is told."""
 PYTHON_VARIABLE = "FLEETLOOP_PYTHON"
 """Tells `launch` which Python called DVC."""
 GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
@@ -69,10 +73,12 @@ class DvcRepository:
 
     def dvc(self, *arguments: str, on_line: OnLine | None = None) -> str:
         """Run `dvc ARGUMENTS` in the workspace; its output, of which `on_line` hears every line at once."""
+        self._refuse_autostage()
         return self._run([sys.executable, "-P", "-m", "dvc", *arguments], on_line=on_line)
 
     def dvc_status(self) -> Mapping[str, Any]:
         """What differs from dvc.lock, by stage, as `dvc status --json` says it; empty when nothing does."""
+        self._refuse_autostage()
         said = self._asked([sys.executable, "-P", "-m", "dvc", "status", "--json"])
         return cast("Mapping[str, Any]", json.loads(said))
 
@@ -110,7 +116,8 @@ class DvcRepository:
 
         DVC's configuration is written once, as the plain file that it is: four calls of DVC would take 6 s.
 
-        Raises MisconfiguredError when git or DVC is not installed; then nothing was made.
+        Raises MisconfiguredError when git or DVC is not installed, or when git has filters here and DVC is to be begun:
+        `dvc init` would run them. Then nothing was made.
         """
         if importlib.util.find_spec("dvc") is None:
             raise MisconfiguredError(
@@ -121,6 +128,11 @@ class DvcRepository:
             self.git("init", "--quiet", "--initial-branch", "main")
         config = root / ".dvc" / "config"
         if not config.is_file():
+            filters = [name for name, _ in self._overrides() if name.lower().startswith("filter.")]
+            if filters:
+                raise MisconfiguredError(
+                    f"{root / '.git' / 'config'} sets {filters[0]}, a program that `dvc init` would run: remove it first"
+                )
             self.dvc("init", "--quiet", "--force")
         if "[core]" not in config.read_text():
             remote.mkdir(parents=True, exist_ok=True)
@@ -143,13 +155,23 @@ class DvcRepository:
         self.git(*self._identity(), "tag", "--annotate", "--message", message, name)
 
     def environment(self) -> dict[str, str]:
-        """The environment of git, DVC and the stages: this interpreter, its folder first on PATH, nothing of the workspace."""
+        """The environment of git, DVC and the stages: this interpreter, its folder first on PATH, nothing of the workspace.
+
+        What the workspace's git configuration would run is overridden here, so that every git below inherits it.
+        """
         source = str(Path(__file__).resolve().parents[2])
         python_path = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
         quiet = {"DVC_NO_ANALYTICS": "1", "GX_ANALYTICS_ENABLED": "false", "GIT_TERMINAL_PROMPT": "0"}
+        settings = self._overrides()
+        first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+        overrides = {"GIT_CONFIG_COUNT": str(first + len(settings)), "GIT_NO_LAZY_FETCH": "1"}
+        for number, (name, value) in enumerate(settings, first):
+            overrides |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         return {
             **os.environ,
             **quiet,
+            **overrides,
+            "GIT_ALLOW_PROTOCOL": "none",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), *self._path()]),
             "PYTHONPATH": os.pathsep.join(python_path),
             PYTHON_VARIABLE: sys.executable,
@@ -174,12 +196,27 @@ class DvcRepository:
 
     def _git(self) -> list[str]:
         """The words that begin a call of git. Raises MisconfiguredError when it is not installed."""
-        program = shutil.which("git", path=os.pathsep.join(self._path()))
+        program = self._git_program()
         if program is None:
             raise MisconfiguredError("git is not installed; run `fleetloop doctor`")
-        config = self.workspace.root / ".git" / "config"
-        changed_ns = config.stat().st_mtime_ns if config.is_file() else 0
-        return [program, *_harmless(program, self.workspace.root, changed_ns)]
+        return [program]
+
+    def _git_program(self) -> str | None:
+        return shutil.which("git", path=os.pathsep.join(self._path()))
+
+    def _overrides(self) -> tuple[tuple[str, str], ...]:
+        """Names and values for git; see `_harmless`."""
+        program = self._git_program()
+        return _harmless(program, self.workspace.root) if program is not None else ()
+
+    def _refuse_autostage(self) -> None:
+        """Raises MisconfiguredError when the workspace tells DVC to add files to git."""
+        for name in ("config", "config.local"):
+            path = self.workspace.root / ".dvc" / name
+            if path.is_file() and _AUTOSTAGE.search(path.read_text(errors="replace")):
+                raise MisconfiguredError(
+                    f"{path} sets core.autostage, under which DVC runs git filters: remove the line"
+                )
 
     def changes(self) -> list[str]:
         """What git would call changed or unknown, as paths in the workspace; empty when it is clean."""
@@ -262,18 +299,24 @@ class DvcRepository:
         return "".join(lines)
 
 
-@lru_cache(maxsize=16)
-def _harmless(program: str, root: Path, _config_changed_ns: int) -> tuple[str, ...]:
-    """Options of git under which nothing that the workspace's own git configuration names is run."""
-    settings = ["core.hooksPath=/dev/null", "core.fsmonitor=false"]
+def _harmless(program: str, root: Path) -> tuple[tuple[str, str], ...]:
+    """Settings (name, value) of git under which nothing that the workspace's own git configuration names is run.
+
+    A remote gets the usual uploadpack: with an empty one git would run the remote's address.
+    """
+    settings = {"core.hooksPath": "/dev/null", "core.fsmonitor": "false"}
     words = [program, "-c", "core.fsmonitor=false", "config", "--list", "--name-only", "--show-scope", "-z"]
     fields = subprocess.run(
         words, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
     ).stdout.split("\0")
     for scope, name in zip(fields[::2], fields[1::2], strict=False):
-        if scope in ("local", "worktree") and _PROGRAMS.match(name):
-            settings.append(f"{name}={'false' if name.lower().endswith(('gpgsign', 'required')) else ''}")
-    return tuple(word for setting in settings for word in ("-c", setting))
+        if scope not in ("local", "worktree"):
+            continue
+        if _PROGRAMS.fullmatch(name):
+            settings[name] = "false" if name.lower().endswith(("gpgsign", "required")) else ""
+        elif remote := _REMOTE.fullmatch(name):
+            settings |= {f"{remote[1]}.promisor": "false", f"{remote[1]}.uploadpack": "git-upload-pack"}
+    return tuple(settings.items())
 
 
 def _failed(command: list[str], status: int, lines: list[str]) -> CommandFailedError:

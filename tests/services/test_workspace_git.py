@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from connectors.lake.schema import ARRIVALS, LABELS
 from connectors.lake.table import LakeTable
 from fleetloop.cli import app
+from foundation.errors import MisconfiguredError
 from foundation.files import FileLock, write_json_atomic
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.embed import read_contract
@@ -226,3 +227,32 @@ def test_a_workspace_from_somebody_else_runs_no_code_of_its_own(
     assert DvcRepository(place).git("log", "-1", "--format=%s").strip() == "Enrol car-1"
     make_workspace(place.root)
     assert not owned.exists(), owned.read_text()
+
+
+def test_no_git_below_a_command_runs_a_filter_of_any_name_or_a_remotes_program(tmp_path: Path) -> None:
+    root, owned = tmp_path / "ws", tmp_path / "owned"
+    root.mkdir()
+    (root / "fleetloop.toml").write_text("")
+    repository = DvcRepository(Workspace.open(root))
+    repository.git("init", "--quiet")
+    program = root / "program"
+    program.write_text(f"#!/bin/sh\necho ran >> {shlex.quote(str(owned))}\n")
+    program.chmod(0o755)
+    with (root / ".git" / "config").open("a") as config:
+        config.write(f'[filter "a=b"]\n\tclean = "{program}"\n\trequired = true\n')
+        config.write("[core]\n\trepositoryformatversion = 1\n[extensions]\n\tpartialClone = evil\n")
+        config.write(f'[remote "evil"]\n\turl = "{root}"\n\tpromisor = true\n\tuploadpack = "{program}"\n')
+    (root / ".gitattributes").write_text("*.json filter=a=b\n")
+    (root / "x.json").write_text("{}")
+    environment = repository.environment()
+    for words in (["add", "x.json"], ["cat-file", "-p", "1" * 40]):
+        subprocess.run(["git", *words], cwd=root, env=environment, capture_output=True, check=False)
+    assert not owned.exists()
+    subprocess.run(["git", "cat-file", "-p", "1" * 40], cwd=root, capture_output=True, check=False)
+    assert owned.exists(), "without the environment the planted program runs"
+    with pytest.raises(MisconfiguredError, match=r"filter\.a=b\.clean"):
+        repository.begin(tmp_path / "remote")
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config.local").write_text("[core]\n    autostage = true\n")
+    with pytest.raises(MisconfiguredError, match="autostage"):
+        repository.dvc("status")
