@@ -116,8 +116,10 @@ def test_bad_frames_a_full_spool_a_dead_broker_and_forged_records_are_counted_an
     place = workspace(tmp_path / "workspace", broker.bootstrap, [vehicle])
     try:
         vehicle.start("--until-source-ends")
-        until(lambda: vehicle.status()["frames_seen"] == FRAMES, "the recording ends without a broker")
+        until(lambda: vehicle.status()["frames_seen"] == FRAMES - 1, "the recording ends without a broker")
         waiting = vehicle.status()
+        (left_out,) = (n for why, n in waiting["source_notes"].items() if why.startswith("left out"))
+        assert left_out == 1, "a link is no frame, and is counted"
         assert waiting["broker"]["connected"] is False
         assert waiting["broker"]["last_error"]
         assert vehicle.process is not None
@@ -128,7 +130,7 @@ def test_bad_frames_a_full_spool_a_dead_broker_and_forged_records_are_counted_an
     finally:
         vehicle.clean_up()
     ledger = vehicle.export_ledger()
-    assert ledger["not_accepted"] == {"unreadable_image": 4, "oversize": 1}
+    assert ledger["not_accepted"] == {"unreadable_image": 3, "oversize": 1}
     assert ledger["accepted"] == FRAMES - 5
     lost = ledger["evicted"]["quota"]
     assert lost > 0, "the quota was reached"

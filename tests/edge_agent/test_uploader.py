@@ -227,11 +227,11 @@ def test_bytes_in_flight_stay_under_the_cap_and_leases_do_not_pile_up(rig: Rig) 
 def test_a_nearly_full_window_is_no_reason_for_a_lease_of_one_record(rig: Rig) -> None:
     """Every lease is synced: room is saved up to a quarter of the window."""
     rig.is_held = True
-    rig.spool.put(60, size_bytes=700)
+    rig.spool.put(60, size_bytes=600)
     rig.uploader.step()
     full = rig.spool.reader.leased
     sink = rig.sinks[0]
-    for number in range(1, 4):  # 20 kB are the window, about 1.2 kB one record
+    for number in range(1, 4):  # 20 kB are the window, about 1.3 kB one record
         record, on_done = sink._queue.popleft()
         on_done(rig.broker.produce(record))
         rig.uploader.step()

@@ -132,13 +132,13 @@ def test_a_strategy_that_learns_nothing_from_answers_asks_once(tmp_path: Path) -
 
 
 def test_labels_that_the_lake_holds_count_as_examples(tmp_path: Path) -> None:
-    pool = pl.concat([track("new-a", "a", "a"), track("new-b", "b", "b")]).with_columns(
+    pool = pl.concat([track("a-new", "a", "a"), track("b-new", "b", "b")]).with_columns(
         state=pl.lit(UNLABELLED)
     )
     held = track("old", "b", "b", class_name="b").with_columns(state=pl.lit(KEPT))
     rows = pl.concat([pool, held]).with_columns(identity=pl.col("payload_sha256"))
     chosen, _ = ask(rows, Desk(), 1, params_with(BALANCED, tmp_path))
-    assert tracks_of(chosen) == ["new-a"]
+    assert tracks_of(chosen) == ["a-new"]
 
 
 def test_the_rounds_of_one_request_are_one_record_and_one_commit(tmp_path: Path) -> None:

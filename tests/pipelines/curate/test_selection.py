@@ -21,6 +21,7 @@ SCHEMA = {
     "split": pl.String,
     "predicted_class": pl.String,
     "class_name": pl.String,
+    "reason": pl.String,
     "model_digest": pl.String,
     "score_entropy": pl.Float64,
     "score_margin": pl.Float64,
