@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.errors import RejectedError
 from modelkit.specs import InputSpec, Preprocessing
+from schemas.reasons import RefuseReason
+
+MAX_INNER_PIXELS = 32_000_000
+"""A crop resizes the whole picture first: a picture of 4000 x 1 pixels would take gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +45,23 @@ class Placed:
 
 
 def place(width: int, height: int, spec: InputSpec, how: Preprocessing) -> Placed:
-    """Where a picture of this size lies in the input. No side ever becomes 0 pixels."""
+    """Where a picture of this size lies in the input. No side ever becomes 0 pixels.
+
+    Raises:
+        RejectedError: reason `run_failed`; the picture is so narrow that resizing it passes MAX_INNER_PIXELS.
+    """
     if how.fit == "stretch":
         return Placed(width, height, 0, 0, spec.width, spec.height)
     short = how.crop_from / min(width, height)
     scale = short if how.fit == "crop-centre" else min(spec.width / width, spec.height / height)
     inner_width = max(1, round(width * scale))
     inner_height = max(1, round(height * scale))
+    if inner_width * inner_height > MAX_INNER_PIXELS:
+        raise RejectedError(
+            f"a picture of {width} x {height} pixels would be resized to {inner_width} x {inner_height} before the crop; "
+            f"at most {MAX_INNER_PIXELS} pixels are",
+            reason=RefuseReason.RUN_FAILED,
+        )
     if how.fit == "letterbox-topleft":
         return Placed(width, height, 0, 0, inner_width, inner_height)
     left, top = (spec.width - inner_width) // 2, (spec.height - inner_height) // 2

@@ -14,7 +14,7 @@ from modelkit.images import Pixels
 from modelkit.prepare import feeds, place_all
 from modelkit.runtime import LoadedModel
 from modelkit.tasks import TASKS
-from modelkit.tasks.task import per_picture
+from modelkit.tasks.task import per_picture, wrong_io
 from schemas.predictions import ModelPrediction
 from schemas.reasons import RefuseReason
 
@@ -77,7 +77,13 @@ class Predictor:
         """
         found: list[Prediction] = []
         for start in range(0, len(images), self._batch):
-            found.extend(self._predict_batch(images[start : start + self._batch]))
+            try:
+                found.extend(self._predict_batch(images[start : start + self._batch]))
+            except (ArithmeticError, LookupError, ValueError, TypeError, MemoryError) as error:
+                # What a model answers comes from outside: numbers and shapes that no head expects end no process.
+                raise wrong_io(
+                    f"the answer fits no {self.contract.task}: {type(error).__name__}: {error}"
+                ) from error
         return found
 
     def _predict_batch(self, images: Sequence[Pixels]) -> list[Prediction]:

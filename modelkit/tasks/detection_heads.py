@@ -155,6 +155,10 @@ def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
 def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Tensors by role: boxes [B, N, 4], scores [B, N] with classes [B, N], or scores [B, N, C]; perhaps a count."""
     boxes, scores = role(raw, "boxes")[index], role(raw, "scores")[index]
+    if boxes.shape[-1] != 4 or ("classes" not in raw and len(scores) != len(boxes)):
+        raise wrong_io(
+            f"boxes of shape {raw['boxes'].shape} and scores of shape {raw['scores'].shape}: N x 4 and N are needed"
+        )
     if "classes" in raw:
         scores = scores.reshape(len(boxes))
         numbers = role(raw, "classes")[index].reshape(len(boxes)) - contract.head.first_class
@@ -164,7 +168,10 @@ def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
         found = _best(to_edges(boxes, contract), scores[:, first : first + len(contract.classes)])
     if "count" not in raw:
         return found
-    count = int(role(raw, "count").reshape(-1)[index])
+    told = float(role(raw, "count").reshape(-1)[index])
+    if not 0 <= told <= len(boxes):
+        raise wrong_io(f"the model counts {told} boxes; it must be in [0, {len(boxes)}]")
+    count = int(told)
     return Rows(found.boxes[:count], found.scores[:count], found.classes[:count])
 
 
