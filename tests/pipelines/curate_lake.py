@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,8 @@ def make_workspace(
             table.append(pa.Table.from_pylist(rows[begin : begin + step], schema))
     write_lake_lock(workspace.lake_lock_path, tables)
     return workspace
+
+
+def clone_with_git(workspace: Path, clone: Path, *arguments: str) -> None:
+    """Clone a workspace as a person does: with git itself, which our own commands never let fetch."""
+    subprocess.run(["git", "clone", "--quiet", *arguments, str(workspace), str(clone)], check=True)

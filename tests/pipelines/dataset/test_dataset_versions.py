@@ -26,7 +26,7 @@ from pipelines.dataset.manifest import read_rows
 from pipelines.dataset.versions import checkout_version, commit_version, find_version, list_versions
 from pipelines.steps import watched
 from services.init import make_workspace
-from tests.pipelines.curate_lake import CLASSES, arrival, fleet_rows, label_rows, picture
+from tests.pipelines.curate_lake import CLASSES, arrival, clone_with_git, fleet_rows, label_rows, picture
 from workspace.layout import Workspace
 
 pytestmark = pytest.mark.slow
@@ -109,9 +109,7 @@ def test_late_data_makes_a_new_version_and_the_old_one_comes_back_whole(
     with pytest.raises(MisconfiguredError, match=r"'v9'; known: v1, v2"):
         find_version(workspace, "v9")
     clone = tmp_path / "clone"
-    DvcRepository(workspace).git(
-        "clone", "--quiet", "--branch", "dataset/v1", str(workspace.root), str(clone)
-    )
+    clone_with_git(workspace.root, clone, "--branch", "dataset/v1")
     pulled = DvcRepository(Workspace.open(clone))
     pulled.dvc("pull", "curate")
     assert read_rows(clone / "datasets" / "current").equals(old)

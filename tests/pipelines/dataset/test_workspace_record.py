@@ -24,7 +24,7 @@ from pipelines.dataset.make import curate
 from pipelines.dataset.record import stage_states
 from pipelines.dataset.versions import commit_version, list_versions
 from services.init import make_workspace
-from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
+from tests.pipelines.curate_lake import CLASSES, clone_with_git, fleet_rows, label_rows
 from workspace.layout import Workspace
 
 pytestmark = pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_clone_and_a_pull_give_back_the_dataset_and_the_model_byte_by_byte(
     ]
 
     clone = tmp_path / "clone"
-    repository.git("clone", "--quiet", str(workspace.root), str(clone))
+    clone_with_git(workspace.root, clone)
     DvcRepository(Workspace.open(clone)).dvc("pull")
     for part in ("datasets/current", "models/candidate", "models/package", "registry/models"):
         assert files(clone / part) == files(workspace.root / part), part
