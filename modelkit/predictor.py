@@ -77,20 +77,18 @@ class Predictor:
         """
         found: list[Prediction] = []
         for start in range(0, len(images), self._batch):
-            try:
-                found.extend(self._predict_batch(images[start : start + self._batch]))
-            except (ArithmeticError, LookupError, ValueError, TypeError, MemoryError) as error:
-                # What a model answers comes from outside: numbers and shapes that no head expects end no process.
-                raise wrong_io(
-                    f"the answer fits no {self.contract.task}: {type(error).__name__}: {error}"
-                ) from error
+            found.extend(self._predict_batch(images[start : start + self._batch]))
         return found
 
     def _predict_batch(self, images: Sequence[Pixels]) -> list[Prediction]:
         contract = self.contract
         placed = place_all(images, contract)
         raw = self.loaded.run(feeds(images, placed, contract))
-        outputs = self.task.decode(raw, contract, placed)
+        try:
+            outputs = self.task.decode(raw, contract, placed)
+        except (ArithmeticError, LookupError, ValueError, TypeError) as error:
+            # What a model answers comes from outside: numbers and shapes that no head expects end no process.
+            raise wrong_io(f"the answer fits no {contract.task}: {type(error).__name__}: {error}") from error
         embeddings: list[list[float]] = [[] for _ in images]
         finite = [output is not None for output in outputs]
         if contract.embedding_size:

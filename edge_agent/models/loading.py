@@ -5,15 +5,16 @@ The vehicle's own wish for providers is narrowed to what the model's contract al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edge_agent.models.settings import ServingSettings
 from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
+from modelkit.images import Pixels
 from modelkit.placement import PlacementStatement, state_placement
-from modelkit.predictor import Predictor
+from modelkit.predictor import Prediction, Predictor
 from modelkit.runtime import Backend, RuntimeOptions
 from modelkit.verify import verify_model
 from schemas.reasons import RefuseReason
@@ -43,6 +44,20 @@ def stated(predictor: Predictor, wish: tuple[str, ...]) -> PlacementStatement:
     return state_placement(predictor.loaded, wish or predictor.contract.allowed_providers)
 
 
+def ask(predictor: Predictor, images: Sequence[Pixels]) -> list[Prediction]:
+    """The answers of a model. Whatever else it fails with counts as an error of the model: a vehicle drives on.
+
+    Raises:
+        RejectedError: the model failed; reason `model_error` for what no runtime or task foresaw.
+    """
+    try:
+        return predictor.predict(images)
+    except RejectedError:
+        raise
+    except Exception as error:
+        raise RejectedError(f"{type(error).__name__}: {error}", reason=RefuseReason.MODEL_ERROR) from error
+
+
 class ModelLoader:
     """Verifies, loads and runs once on grey."""
 
@@ -64,7 +79,7 @@ class ModelLoader:
         providers = wanted_providers(self._settings.providers, verified.contract)
         options = RuntimeOptions(threads=self._settings.threads, providers=providers)
         predictor = Predictor(self._backend.load(verified, options), verified.contract)
-        predictor.predict([np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)])
+        ask(predictor, [np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)])
         return predictor
 
     def placement(self, predictor: Predictor) -> PlacementStatement:

@@ -26,7 +26,7 @@ from edge_agent.models.active import ActiveModels
 from edge_agent.models.desired import authorise, desired, plans_of
 from edge_agent.models.frames import TrialFrames
 from edge_agent.models.health import HealthWatch
-from edge_agent.models.loading import ModelLoader, OnStep
+from edge_agent.models.loading import ModelLoader, OnStep, ask
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.slots import ActiveState, Candidate, SlotFolder, SlotRef, with_event
 from edge_agent.models.trust import SavedTrust
@@ -167,14 +167,14 @@ class ServingModel:
         """Answer for these pictures, by the previous model when the serving one fails at them.
 
         Raises:
-            RejectedError: no model could answer (reason `run_failed` or `wrong_io`); the frame is to be
-                counted as such.
+            RejectedError: no model could answer (reason `run_failed`, `wrong_io` or `model_error`); the frame is to
+                be counted as such.
         """
         told: ModelEvent | None = None
         while True:  # at most once a model: each rollback goes to an older one
             began_ns = self._clock.monotonic_ns()
             try:
-                predictions = self._predictor.predict(images)
+                predictions = ask(self._predictor, images)
                 latency_ns = self._clock.monotonic_ns() - began_ns
                 event = self.observe(predictions, latency_ns)
             except RejectedError as error:
@@ -193,7 +193,7 @@ class ServingModel:
     ) -> Served:
         """The previous model answers for one on probation that failed at these pictures."""
         began_ns = self._clock.monotonic_ns()
-        predictions = predictor.predict(images)
+        predictions = ask(predictor, images)
         latency_ns = self._clock.monotonic_ns() - began_ns
         return Served(predictions, slot.name, slot.digest, latency_ns, told)
 

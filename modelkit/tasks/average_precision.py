@@ -21,6 +21,8 @@ from schemas.predictions import Box, DetectionOutput
 
 OVERLAP: Final = 0.5
 MAX_BOXES_PER_PICTURE: Final = 100
+_BLOCK_NUMBERS: Final = 2_000_000
+"""Draws are weighed in blocks of at most so many numbers (draws times boxes), or one draw at a time."""
 _RECALLS: Final = np.linspace(0.0, 1.0, 101)
 
 
@@ -84,16 +86,18 @@ class AveragePrecision(Judged):
 def _weighted(boxes: _OfClass, weights: Floats) -> Floats:
     """AP with every row counted `weights` times, (S, rows) to (S,); NaN where no object is counted."""
     total = weights @ boxes.objects
-    drawn = weights[:, boxes.rows]
-    true = np.cumsum(drawn * boxes.found, axis=1)
-    false = np.cumsum(drawn * ~boxes.found, axis=1)
     found = np.full(len(weights), np.nan)
-    for row in np.flatnonzero(total > 0):
-        recall = true[row] / total[row]
-        precision = true[row] / np.maximum(true[row] + false[row], np.finfo(np.float64).eps)
-        best = np.maximum.accumulate(precision[::-1])[::-1]
-        at = np.searchsorted(recall, _RECALLS, side="left")
-        found[row] = float(np.append(best, 0.0)[at].mean())
+    size = max(_BLOCK_NUMBERS // max(len(boxes.rows), 1), 1)
+    for start in range(0, len(weights), size):
+        drawn = weights[start : start + size, boxes.rows]
+        true = np.cumsum(drawn * boxes.found, axis=1)
+        false = np.cumsum(drawn * ~boxes.found, axis=1)
+        for row in np.flatnonzero(total[start : start + size] > 0):
+            recall = true[row] / total[start + row]
+            precision = true[row] / np.maximum(true[row] + false[row], np.finfo(np.float64).eps)
+            best = np.maximum.accumulate(precision[::-1])[::-1]
+            at = np.searchsorted(recall, _RECALLS, side="left")
+            found[start + row] = float(np.append(best, 0.0)[at].mean())
     return found
 
 

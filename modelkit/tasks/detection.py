@@ -13,9 +13,17 @@ from foundation.errors import RejectedError
 from modelkit.geometry import Placed
 from modelkit.tasks.average_precision import AveragePrecision
 from modelkit.tasks.boxes import area, clip, overlap, suppress
-from modelkit.tasks.detection_heads import COLUMNS, CONVENTIONS, HEADS, UNITS, Rows, columns_problem
+from modelkit.tasks.detection_heads import (
+    COLUMNS,
+    CONVENTIONS,
+    HEADS,
+    UNITS,
+    Rows,
+    candidates,
+    columns_problem,
+)
 from modelkit.tasks.judged import Judged
-from modelkit.tasks.task import Drawing, Raw, Shapes, Task, wrong_io
+from modelkit.tasks.task import Drawing, Raw, Shapes, Task
 from modelkit.tasks.uncertainty import label_scores
 from schemas.predictions import Box, DetectionOutput, ModelPrediction
 from schemas.reasons import RefuseReason
@@ -75,14 +83,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         self, raw: Raw, contract: ContractFields, placed: Sequence[Placed]
     ) -> list[DetectionOutput | None]:
         """See `Task.decode`."""
-        head = HEADS[contract.head.kind]
-        try:
-            rows = [head.rows(raw, contract, index) for index in range(len(placed))]
-        except (IndexError, ValueError) as error:
-            shapes = {name: values.shape for name, values in raw.items()}
-            raise wrong_io(
-                f"outputs of shapes {shapes} do not fit the head {contract.head.kind}: {error}"
-            ) from error
+        rows = candidates(raw, contract, len(placed))
         return [self._objects(found, contract, where) for found, where in zip(rows, placed, strict=True)]
 
     def warnings(
@@ -91,8 +92,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         """Boxes whose numbers do not fit the unit that the contract says, and boxes beyond its limit."""
         spec, found = contract.head, []
         size = max(contract.input.width, contract.input.height)
-        for index, where in enumerate(placed):
-            rows = HEADS[spec.kind].rows(raw, contract, index)
+        for rows, where in zip(candidates(raw, contract, len(placed)), placed, strict=True):
             boxes = rows.boxes[(rows.scores > spec.min_score) & np.isfinite(rows.boxes).all(axis=1)]
             farthest = float(np.abs(boxes).max()) if len(boxes) else 0.0
             if len(boxes) and not spec.boxes.endswith("-norm") and farthest <= _NORMALISED:
@@ -108,6 +108,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
                 found.append(f"{cut} of {len(objects.boxes)} boxes were cut: max_boxes is {spec.max_boxes}")
         return found
 
+    @np.errstate(invalid="ignore", over="ignore")
     def _objects(self, rows: Rows, contract: ContractFields, where: Placed) -> DetectionOutput | None:
         spec = contract.head
         if np.isnan(rows.scores).any():

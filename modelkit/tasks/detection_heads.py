@@ -68,17 +68,41 @@ def to_edges(boxes: Floats, contract: ContractFields) -> Floats:
     """Boxes in the contract's convention and unit -> edges in pixels (of the input, or the original)."""
     convention, _, unit = contract.head.boxes.partition("-")
     a, b, c, d = boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
-    with np.errstate(invalid="ignore", over="ignore"):
-        edges = {
-            "xyxy": lambda: (a, b, c, d),
-            "yxyx": lambda: (b, a, d, c),
-            "xywh": lambda: (a, b, a + c, b + d),
-            "cxcywh": lambda: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
-        }[convention]()
-        found = np.stack(edges, axis=1)
-        if unit == "norm":
-            found = found * np.tile([contract.input.width, contract.input.height], 2)
+    edges = {
+        "xyxy": lambda: (a, b, c, d),
+        "yxyx": lambda: (b, a, d, c),
+        "xywh": lambda: (a, b, a + c, b + d),
+        "cxcywh": lambda: (a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+    }[convention]()
+    found = np.stack(edges, axis=1)
+    if unit == "norm":
+        found = found * np.tile([contract.input.width, contract.input.height], 2)
     return np.asarray(found, dtype=np.float64)
+
+
+def candidates(raw: Raw, contract: ContractFields, count: int) -> list[Rows]:
+    """The candidates of each of the first `count` pictures of the batch, by the contract's head.
+
+    Raises:
+        RejectedError: reason `wrong_io`; an output has not the shape or the range that the head says.
+    """
+    head = HEADS[contract.head.kind]
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return [head.rows(raw, contract, index) for index in range(count)]
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        shapes = {name: np.shape(values) for name, values in raw.items()}
+        raise wrong_io(
+            f"outputs of shapes {shapes} do not fit the head {contract.head.kind}: {error}"
+        ) from error
+
+
+def _boxes(raw: Raw, index: int) -> Floats:
+    """The boxes of one picture, (N, 4)."""
+    boxes = role(raw, "boxes")
+    if boxes.ndim != 3 or boxes.shape[2] != 4:
+        raise wrong_io(f"boxes of shape {boxes.shape}, not (batch, boxes, 4)")
+    return np.asarray(boxes[index], dtype=np.float64)
 
 
 def _best(boxes: Floats, by_class: Floats) -> Rows:
@@ -101,7 +125,7 @@ def _matrix(raw: Raw, contract: ContractFields, index: int, head: Head) -> Float
         values = values.T
     if values.ndim != 2 or values.shape[1] != columns:
         raise wrong_io(
-            f"output of shape {raw['output'].shape}: {_columns_message(values.shape[-1], contract, head)}"
+            f"output of shape {np.shape(raw['output'])}: {_columns_message(values.shape[-1], contract, head)}"
         )
     return values
 
@@ -133,8 +157,7 @@ def _yolox_grid(raw: Raw, contract: ContractFields, index: int) -> Rows:
             f"{len(values)} rows, a grid of strides {contract.head.strides or DEFAULT_STRIDES} over "
             f"{contract.input.width} x {contract.input.height} pixels has {len(cells)} cells"
         )
-    with np.errstate(over="ignore"):
-        centre, size = (values[:, :2] + cells) * strides, np.exp(values[:, 2:4]) * strides
+    centre, size = (values[:, :2] + cells) * strides, np.exp(values[:, 2:4]) * strides
     return _best(_centres(np.concatenate([centre, size], axis=1)), values[:, 5:] * values[:, 4:5])
 
 
@@ -143,10 +166,12 @@ def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
     values, columns = role(raw, "output"), contract.head.columns
     if values.shape[-1] != len(columns):
         raise wrong_io(f"output of shape {values.shape}, the contract names {len(columns)} columns")
-    if values.ndim == 2 and "batch" in columns:
-        values = values[values[:, columns.index("batch")] == index]
-    elif values.ndim == 3:
+    if values.ndim not in (2, 3):
+        raise wrong_io(f"output of shape {values.shape}, not (rows, columns) or (batch, rows, columns)")
+    if values.ndim == 3:
         values = values[index]
+    elif "batch" in columns:
+        values = values[values[:, columns.index("batch")] == index]
     boxes = to_edges(np.stack([values[:, columns.index(f"b{i}")] for i in range(4)], axis=1), contract)
     numbers = values[:, columns.index("class")] - contract.head.first_class
     return Rows(boxes, values[:, columns.index("score")], numbers)
@@ -154,17 +179,16 @@ def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
 
 def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Tensors by role: boxes [B, N, 4], scores [B, N] with classes [B, N], or scores [B, N, C]; perhaps a count."""
-    boxes, scores = role(raw, "boxes")[index], role(raw, "scores")[index]
-    if boxes.shape[-1] != 4 or ("classes" not in raw and len(scores) != len(boxes)):
-        raise wrong_io(
-            f"boxes of shape {raw['boxes'].shape} and scores of shape {raw['scores'].shape}: N x 4 and N are needed"
-        )
+    boxes, scores, first = _boxes(raw, index), role(raw, "scores")[index], contract.head.first_class
     if "classes" in raw:
-        scores = scores.reshape(len(boxes))
-        numbers = role(raw, "classes")[index].reshape(len(boxes)) - contract.head.first_class
-        found = Rows(to_edges(boxes, contract), scores, numbers)
+        numbers = role(raw, "classes")[index]
+        if scores.size != len(boxes) or numbers.size != len(boxes):
+            raise wrong_io(f"{len(boxes)} boxes, {scores.size} scores and {numbers.size} classes per picture")
+        found = Rows(to_edges(boxes, contract), scores.reshape(-1), numbers.reshape(-1) - first)
     else:
-        first = contract.head.first_class
+        if scores.ndim != 2 or len(scores) != len(boxes) or scores.shape[1] < first + len(contract.classes):
+            wanted = (len(boxes), first + len(contract.classes))
+            raise wrong_io(f"scores of shape {scores.shape} per picture, the head needs {wanted}")
         found = _best(to_edges(boxes, contract), scores[:, first : first + len(contract.classes)])
     if "count" not in raw:
         return found
@@ -177,11 +201,18 @@ def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
 
 def _selected(raw: Raw, contract: ContractFields, index: int) -> Rows:
     """Boxes [B, N, 4], scores [B, C, N] and the indices (M, 3) of batch, class and box that suppression left."""
-    chosen = np.asarray(raw["selected"], dtype=np.int64).reshape(-1, 3)
+    boxes, scores, selected = _boxes(raw, index), role(raw, "scores")[index], role(raw, "selected")
+    if scores.ndim != 2 or scores.shape[1] != len(boxes) or selected.shape[-1:] != (3,):
+        raise wrong_io(
+            f"{len(boxes)} boxes, scores of shape {scores.shape} per picture and selected of shape {selected.shape}"
+        )
+    chosen = selected.reshape(-1, 3)
     chosen = chosen[chosen[:, 0] == index]
-    boxes, scores = role(raw, "boxes")[index][chosen[:, 2]], role(raw, "scores")[index]
+    if not ((chosen[:, 1:] >= 0) & (chosen[:, 1:] < scores.shape)).all():  # also refuses NaN
+        raise wrong_io(f"an index of selected is not below {scores.shape} (classes, boxes)")
+    chosen = chosen.astype(np.int64)
     return Rows(
-        to_edges(boxes.reshape(-1, 4), contract),
+        to_edges(boxes[chosen[:, 2]], contract),
         scores[chosen[:, 1], chosen[:, 2]],
         (chosen[:, 1] - contract.head.first_class).astype(np.float64),
     )
@@ -195,12 +226,14 @@ def _detr(raw: Raw, contract: ContractFields, index: int) -> Rows:
     logits, classes, first = role(raw, "logits")[index], len(contract.classes), contract.head.first_class
     if logits.ndim != 2 or logits.shape[1] != classes + 1 or first not in (0, 1):
         raise wrong_io(
-            f"logits of shape {raw['logits'].shape}, first class {first}: detr-softmax has {classes} classes and no object"
+            f"logits of shape {np.shape(raw['logits'])}, first class {first}: detr-softmax has {classes} classes and no object"
         )
-    with np.errstate(invalid="ignore", over="ignore"):
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-    return _best(to_edges(role(raw, "boxes")[index], contract), shares[:, first : first + classes])
+    boxes = _boxes(raw, index)
+    if len(boxes) != len(logits):
+        raise wrong_io(f"{len(boxes)} boxes and {len(logits)} rows of logits per picture")
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return _best(to_edges(boxes, contract), shares[:, first : first + classes])
 
 
 HEADS: Final[Mapping[str, Head]] = MappingProxyType(

@@ -149,8 +149,11 @@ def wrong_io(message: str) -> RejectedError:
 
 
 def role(raw: Raw, name: str) -> NDArray[np.float64]:
-    """The output of a role as float64."""
-    return np.asarray(raw[name], dtype=np.float64)
+    """The output of a role as float64. Raises RejectedError(wrong_io) when it is no array of numbers."""
+    try:
+        return np.asarray(raw[name], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise wrong_io(f"{name} is no array of numbers: {error}") from error
 
 
 def per_picture(raw: Raw, name: str, contract: ContractFields, count: int, width: int) -> NDArray[np.float64]:

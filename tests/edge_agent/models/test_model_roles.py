@@ -224,4 +224,4 @@ def test_a_shadow_model_that_cannot_be_loaded_is_refused_with_its_reason(bench: 
     assert said_by(models) == {"serving": "v1"}
     (report,) = read_other_roles(bench.state, {})
     assert report.model_state is ModelState.REFUSED
-    assert report.model_events[0].reason == "model_error: not on this machine"
+    assert report.model_events[0].reason == "model_error: ValueError: not on this machine"

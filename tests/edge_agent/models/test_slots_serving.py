@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from edge_agent.look import Viewer
 from edge_agent.models.slots import SlotFolder
+from edge_agent.prediction_log import PredictionLog
+from edge_agent.selection.novelty import NoveltyMemory
 from foundation import syscalls
 from foundation.errors import CorruptError, RejectedError
+from foundation.events import EventLog
 from modelkit.fakes import FakeBackend, raw_outputs
 from modelkit.runtime import LoadedModel, RuntimeOptions
 from modelkit.tasks.task import Raw
 from modelkit.verify import VerifiedModel
 from schemas.documents import COMPLETE, HALTED
-from schemas.reasons import ModelState
+from schemas.reasons import ModelState, NotAcceptedReason
+from tests.edge_agent.agent_bench import make_frame
 from tests.edge_agent.models.model_bench import Bench
 
 FRAME = np.full((32, 32, 3), 90, dtype=np.uint8)
@@ -46,6 +54,12 @@ class PickyBackend(FakeBackend):
 def answer(batch: NDArray[np.float32], value: float = 1.0) -> Raw:
     rows = batch.shape[0]
     return raw_outputs(np.full((rows, 3), value, np.float32), np.full((rows, 8), value, np.float32))
+
+
+def encoded(pixels: NDArray[np.uint8]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
 def nan_when_dark(batch: NDArray[np.float32]) -> Raw:
@@ -195,6 +209,44 @@ def test_too_many_failed_inferences_roll_back(bench: Bench) -> None:
             names.append("no answer")
     assert names[-1] == "v1"
     assert serving.events[-2].reason == "error_ratio"
+
+
+def fails_when_dark(batch: NDArray[np.float32]) -> Raw:
+    """An error that neither the runtime nor a task is known to raise."""
+    if batch.mean() < -1.5:
+        raise AssertionError("an assertion inside a library")
+    return answer(batch)
+
+
+def test_an_error_of_any_kind_counts_as_the_models_and_rolls_it_back(bench: Bench) -> None:
+    offered(bench)
+    serving = bench.serving(PickyBackend(r2=fails_when_dark), probation_frames=100)
+    serving.poll()
+    assert serving.predict([FRAME]).model_name == "r2"
+    assert [serving.predict([DARK]).model_name for _ in range(3)] == ["v1"] * 3
+    assert (serving.name, serving.health().error_count) == ("v1", 3)
+    assert serving.events[-2].reason == "error_ratio"
+    assert bench.slots.read_active().blocked == {"r2": "error_ratio"}
+
+
+def test_a_candidate_that_fails_on_grey_with_an_error_of_any_kind_never_takes_over(bench: Bench) -> None:
+    def always(_batch: NDArray[np.float32]) -> Raw:
+        raise AssertionError("an assertion inside a library")
+
+    offered(bench)
+    serving = bench.serving(PickyBackend(r2=always))
+    assert serving.poll() is None
+    assert serving.predict([FRAME]).model_name == "v1"
+    assert "swap_refused" in bench.events()
+
+
+def test_a_frame_at_which_the_only_model_fails_is_a_model_error_and_perceive_goes_on(bench: Bench) -> None:
+    models = bench.models(PickyBackend(v1=fails_when_dark))
+    events = EventLog(bench.log_path, bench.clock, "perceive")
+    viewer = Viewer(models, NoveltyMemory(10), PredictionLog(None), bench.clock, events)
+    frames = [make_frame(0, payload=encoded(DARK)), make_frame(1, payload=encoded(FRAME))]
+    looked = [viewer.look(frame, lap=0) for frame in frames]
+    assert [each.failed_for for each in looked] == [NotAcceptedReason.MODEL_ERROR, None]
 
 
 def test_a_slow_model_is_rolled_back(bench: Bench) -> None:
