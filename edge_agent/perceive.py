@@ -229,6 +229,7 @@ class Perceive:
             "frames_seen": progress.frames_seen,
             "frames_held": self.loop.window.held,
             "shortened_windows": self.loop.window.counts.shortened_windows,
+            "late_triggers": self.loop.window.counts.late_triggers,
             "progress_error": self.loop.progress_error,
             "spool_error": self.writer.last_error,
             "prediction_log_lost_lines": self.log.lost_lines,

@@ -202,7 +202,7 @@ def tail_from_json(document: object) -> WindowTail:
     drives = tuple(
         DriveTail(
             str(drive["drive_id"]),
-            None if drive["incident"] is None else OpenIncident(**drive["incident"]),
+            tuple(OpenIncident(**incident) for incident in drive["incidents"]),
             tuple((int(time_ns), float(chance)) for time_ns, chance in drive["past"]),
         )
         for drive in document["drives"]

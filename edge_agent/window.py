@@ -1,10 +1,12 @@
 """Keeps each observation of every trigger's window exactly once, with the probability that it was kept.
 
-A trigger at t keeps what all streams of its drive observed in [t - pre, t + post), itself in any case. Windows that overlap are
-one incident. An observation is decided once, when it leaves: no later trigger can reach it then, so its role, its
-incident and its inclusion probability are final. Observations leave in the order they came. How long one is held is
-bounded by the capture time of whatever else arrives, by the monotonic clock and by bytes, so that a stream that fell
-silent holds nobody. This module does not know what an observation is: it sees names, times, sizes and probabilities.
+A trigger at t keeps what all streams of its drive observed in [t - pre, t + post), itself in any case. Windows that
+overlap are one incident. An observation is decided once, when it leaves: no trigger in order of capture can reach it
+then, so its role, its incident and its inclusion probability are final. A trigger that comes out of order, after what
+it would have kept left, is counted. A late observation is still kept by every window that it was seen in.
+Observations leave in the order they came. How long one is held is bounded by the capture time of whatever else
+arrives, by the monotonic clock and by bytes, so that a stream that fell silent holds nobody. This module does not
+know what an observation is: it sees names, times, sizes and probabilities.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class DriveTail:
     """What later observations of a drive need of those that left; `past` is (time, trigger probability)."""
 
     drive_id: str
-    incident: OpenIncident | None
+    incidents: tuple[OpenIncident, ...]
     past: tuple[tuple[int, float], ...]
 
 
@@ -82,10 +84,13 @@ class Outcome(Generic[T]):
 
 @dataclass(slots=True)
 class _Drive:
+    """`incidents` are those that an observation may still belong to, oldest first; `left` those whose trigger left."""
+
     drive_id: str
-    incident: OpenIncident | None = None
-    left_incident: OpenIncident | None = None
+    incidents: list[OpenIncident] = field(default_factory=list)
+    left: list[OpenIncident] = field(default_factory=list)
     past: deque[tuple[int, float]] = field(default_factory=deque)
+    held: int = 0
 
 
 @dataclass(slots=True)
@@ -110,9 +115,12 @@ class _Held(Generic[T]):
 
 @dataclass(slots=True)
 class WindowCounts:
-    """What the window had to do beyond the plain case: observations that left before their time."""
+    """What the window had to do beyond the plain case."""
 
     shortened_windows: int = 0
+    """Observations that left before their time."""
+    late_triggers: int = 0
+    """Triggers out of order, part of whose window had left already."""
 
 
 @dataclass(slots=True)
@@ -174,12 +182,15 @@ class CaptureWindow(Generic[T]):
             selection.trigger_probability, selection.refused_for,
         )  # fmt: skip
         self._ring.append(held)
+        drive.held += 1
         self._held_bytes += size_bytes
-        incident = drive.incident
+        _forget(drive.incidents, self._now_ns - self._span_ns())
         if selection.trigger is not None:
             self._open_window(held, selection.trigger, selection)
-        elif incident is not None and incident.begin_ns <= placed_ns < incident.end_ns:
-            self._keep_context(held, incident)
+        else:
+            incident = next((i for i in drive.incidents if i.begin_ns <= placed_ns < i.end_ns), None)
+            if incident is not None:
+                self._keep_context(held, incident)
         return self._leave(arrived_ns)
 
     def expire(self, monotonic_ns: int) -> list[Outcome[T]]:
@@ -200,14 +211,14 @@ class CaptureWindow(Generic[T]):
         self._offsets_ns = OrderedDict(tail.offsets_ns)
         self._left_offsets_ns = OrderedDict(tail.offsets_ns)
         for one in tail.drives:
-            drive = _Drive(one.drive_id, one.incident, one.incident, deque(one.past))
+            drive = _Drive(one.drive_id, list(one.incidents), list(one.incidents), deque(one.past))
             self._drives[one.drive_id] = drive
 
     def _tail(self) -> WindowTail:
         drives = tuple(
-            DriveTail(drive.drive_id, drive.left_incident, tuple(drive.past))
+            DriveTail(drive.drive_id, tuple(drive.left), tuple(drive.past))
             for drive in self._drives.values()
-            if drive.left_incident is not None or drive.past
+            if drive.left or drive.past
         )
         offsets = tuple((name, offset) for name, offset in self._left_offsets_ns.items() if offset)
         return WindowTail(self._left_now_ns, offsets, drives)
@@ -216,7 +227,9 @@ class CaptureWindow(Generic[T]):
         drive = self._drives.setdefault(drive_id, _Drive(drive_id))
         self._drives.move_to_end(drive_id)
         if len(self._drives) > MAX_DRIVES:
-            self._drives.popitem(last=False)
+            idle = next((one for one in self._drives.values() if not one.held and one is not drive), None)
+            if idle is not None:
+                del self._drives[idle.drive_id]
         return drive
 
     def _span_ns(self) -> int:
@@ -244,8 +257,12 @@ class CaptureWindow(Generic[T]):
             held.role = WindowRole.SINGLE
             return
         begin_ns, end_ns = held.time_ns - self.pre_ns, held.time_ns + max(self.post_ns, 1)
-        incident = held.drive.incident
-        if incident is not None and begin_ns < incident.end_ns and incident.begin_ns < end_ns:
+        is_late = self._now_ns is not None and held.time_ns < self._now_ns
+        if is_late and self._left_now_ns is not None and begin_ns <= self._left_now_ns:
+            self.counts.late_triggers += 1
+        known = held.drive.incidents
+        incident = next((i for i in known if begin_ns < i.end_ns and i.begin_ns < end_ns), None)
+        if incident is not None:
             incident = OpenIncident(
                 incident.incident_id, incident.stream, decision.rule_id,
                 min(begin_ns, incident.begin_ns), incident.trigger_ns, max(end_ns, incident.end_ns),
@@ -253,7 +270,8 @@ class CaptureWindow(Generic[T]):
         else:
             name = self.name_incident(held.item)
             incident = OpenIncident(name, held.stream_id, decision.rule_id, begin_ns, held.time_ns, end_ns)
-        held.drive.incident = held.incident = incident
+        _put_incident(known, incident)
+        held.incident = incident
         for other in reversed(self._ring):
             if other.drive is held.drive and other.role is None and begin_ns <= other.time_ns < end_ns:
                 self._keep_context(other, incident)
@@ -290,6 +308,7 @@ class CaptureWindow(Generic[T]):
 
     def _finish(self, head: _Held[T]) -> Outcome[T]:
         drive, kept = head.drive, None
+        drive.held -= 1
         if head.role is not None:
             incident = head.incident
             kept = Kept(
@@ -310,8 +329,9 @@ class CaptureWindow(Generic[T]):
         oldest_ns = self._left_now_ns - self._span_ns() - self.post_ns
         while drive.past and drive.past[0][0] <= oldest_ns:
             drive.past.popleft()
+        _forget(drive.left, self._left_now_ns - self._span_ns())
         if head.decision is not None and head.incident is not None:
-            drive.left_incident = head.incident
+            _put_incident(drive.left, head.incident)
         return Outcome(head.item, kept, head.refused_for, self._tail())
 
     def _chances(self, head: _Held[T]) -> list[float]:
@@ -324,6 +344,20 @@ class CaptureWindow(Generic[T]):
             if other.drive is head.drive and other.probability and first_ns < other.time_ns <= last_ns
         ]
         return [head.probability, *past, *later]
+
+
+def _forget(incidents: list[OpenIncident], before_ns: int) -> None:
+    """Leave out the incidents that ended by then: nothing so late is taken any more."""
+    incidents[:] = [incident for incident in incidents if incident.end_ns > before_ns]
+
+
+def _put_incident(incidents: list[OpenIncident], incident: OpenIncident) -> None:
+    """Add the incident, or put it in the place of what it was before a trigger made it longer."""
+    for index, known in enumerate(incidents):
+        if known.incident_id == incident.incident_id:
+            incidents[index] = incident
+            return
+    incidents.append(incident)
 
 
 def _put(offsets: OrderedDict[str, int], stream_id: str, offset_ns: int) -> None:

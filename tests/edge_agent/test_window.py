@@ -136,6 +136,39 @@ def test_the_window_is_half_open_and_its_trigger_is_in_it_in_any_case():
     assert roles(Bench(1, 0).run([nothing(), rule(), nothing()])) == "pT-"
 
 
+def test_a_late_observation_is_kept_by_the_window_that_it_was_seen_in_not_only_by_the_newest():
+    """Stream b comes late: meanwhile a second window, which does not overlap the first, was opened by stream a."""
+    kinds, at = [rule(), rule(), nothing(), chance()], [0, 6.5, 4.9, 4.95]
+    outcomes = Bench(1, 5).run(kinds, at=lambda n: at[n], sensor=lambda n: "aabb"[n])
+    assert incidents(outcomes) == ["incident-0", "incident-1", "incident-0", "incident-0"]
+    assert [o.kept.inclusion_probability for o in outcomes] == [1.0] * 4
+
+
+def test_a_restart_remembers_every_window_that_a_late_observation_may_be_in():
+    kinds, at = [rule(), rule(), nothing()], [0, 6.5, 4.9]
+    whole = Bench(1, 5).run(kinds, at=lambda n: at[n])
+    after = Bench(1, 5)
+    after.window.restore(whole[1].tail)
+    assert incidents(after.run(kinds[2:], at=lambda n: at[n], first=2)) == ["incident-0"]
+
+
+def test_a_trigger_that_comes_after_its_window_began_to_leave_is_counted():
+    at = [0, 1, 2, 3, 1]
+    bench = Bench(1, 5)
+    outcomes = bench.run([*[nothing()] * 4, rule()], at=lambda n: at[n], sensor=lambda n: "aaaab"[n])
+    assert roles(outcomes) == "--ooT"
+    assert bench.window.counts.late_triggers == 1
+    in_order = Bench(1, 5)
+    in_order.run([nothing(), rule(), nothing(), rule()])
+    assert in_order.window.counts.late_triggers == 0
+
+
+def test_a_drive_that_is_still_held_is_not_forgotten_however_many_others_come():
+    drives = ["first", *(f"d{n}" for n in range(20)), "first"]
+    outcomes = Bench(2, 2).run([*[nothing()] * 21, rule()], drive=lambda n: drives[n], at=lambda n: 0.05 * n)
+    assert (roles(outcomes)[0], roles(outcomes)[-1]) == ("p", "T")
+
+
 @pytest.mark.parametrize("streams", [2, 5])
 def test_a_stream_that_fell_silent_holds_no_other(streams):
     bench = Bench(2, 0)
