@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connectors.sensors.ports import Observation
-from edge_agent.models.model_set import ModelSet, recorded
+from edge_agent.models.model_set import ModelSet
 from edge_agent.models.serving import Served
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.selection.novelty import NoveltyMemory
@@ -87,7 +87,7 @@ class Viewer:
         said = to_wire(
             prediction, scores, role_name=SERVING, model_name=served.model_name, model_digest=digest
         )
-        return Looked((said, *recorded(answers[1:])))
+        return Looked((said, *self._models.recorded(answers[1:])))
 
     def _predict(self, pixels: Pixels) -> list[Served]:
         """Return the serving model's answer (after a rollback that of the model before) and those of the other roles.

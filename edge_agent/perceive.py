@@ -82,7 +82,7 @@ class Perceive:
         settings, state, clock, events = context.settings, context.state, context.clock, context.events
         self._context = context
         self._status_ns = 0
-        self._told_notes: dict[str, int] = {}
+        self._told_notes: dict[tuple[str, str], int] = {}
         self._is_closed = False
         key = load_key(state.key_path)
         self.models = ModelSet(
@@ -225,7 +225,7 @@ class Perceive:
             ],
             "heartbeat_ns": self._context.clock.monotonic_ns(),
             "epoch": self.writer.epoch,
-            "source_notes": dict(self._told_notes),
+            "source_notes": self._summed_notes(),
             "frames_seen": progress.frames_seen,
             "frames_held": self.loop.window.held,
             "shortened_windows": self.loop.window.counts.shortened_windows,
@@ -254,14 +254,25 @@ class Perceive:
 
     def _tell_notes(self) -> None:
         """What the source left out, or took with a doubt, is an event each time that it grew."""
-        for feed in self.feeds.values():
+        for name, feed in self.feeds.items():
             for words, note in feed.notes().items():
-                if self._told_notes.get(words) != note.count:
-                    self._told_notes[words] = note.count
+                if self._told_notes.get((name, words)) != note.count:
+                    self._told_notes[name, words] = note.count
                     level = "warning" if words.startswith("left out") else "info"
                     self._context.events.emit(
-                        "source_note", level=level, note=words, count=note.count, first=note.first
+                        "source_note",
+                        level=level,
+                        source=name,
+                        note=words,
+                        count=note.count,
+                        first=note.first,
                     )
+
+    def _summed_notes(self) -> dict[str, int]:
+        sums: dict[str, int] = {}
+        for (_, words), count in self._told_notes.items():
+            sums[words] = sums.get(words, 0) + count
+        return sums
 
     def _close(self) -> None:
         self._is_closed = True

@@ -123,7 +123,7 @@ class SourceFeed:
     @property
     def is_over(self) -> bool:
         """Whether it came to its end, and no file of it is still being written."""
-        return self.state == "ended" and not getattr(self._source, "is_waiting", False)
+        return self.state == "ended" and not (self._source and self._source.is_waiting)
 
     @property
     def is_playing(self) -> bool:
@@ -179,6 +179,9 @@ class SourceFeed:
             )
             self._fail(told)
             return None
+        except Exception as error:  # noqa: BLE001 - a reader or driver of whatever kind stops nothing else
+            self._fail(CorruptError(f"{type(error).__name__}: {error}", path=self.settings.path))
+            return None
         if found is None:
             self._end()
             return None
@@ -208,7 +211,7 @@ class SourceFeed:
         self.state, self.error, self._playing = "ended", None, None
         if self._place.frame_id is not None:
             self._place = replace(self._place, has_ended=True)
-        is_growing = self.settings.follow or getattr(self._source, "is_waiting", False)
+        is_growing = self.settings.follow or (self._source is not None and self._source.is_waiting)
         self._due_ns = self._clock.monotonic_ns() + (FOLLOW_NS if is_growing else NEVER_NS)
 
     def _fail(self, error: FleetLoopError) -> None:

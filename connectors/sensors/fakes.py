@@ -14,6 +14,7 @@ class ListFrameSource:
     def __init__(self, frames: Iterable[Observation]) -> None:
         self._frames = list(frames)
         self.is_closed = False
+        self.is_waiting = False
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
         """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""

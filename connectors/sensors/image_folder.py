@@ -100,7 +100,7 @@ class ImageFolderSource:
         self._doubts = _Doubts()
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
-        """See `ObservationSource.frames`. A frame_id is the file's path below the folder."""
+        """See `ObservationSource.observations`. A frame_id is the file's path below the folder."""
         before = set(self._listed)
         files = self._files()
         names = [file.name for file in files]

@@ -45,6 +45,7 @@ class ParquetFrameSource:
 
     def __init__(self, path: Path, *, batch_rows: int = _BATCH_ROWS) -> None:
         self._batch_rows = batch_rows
+        self.is_waiting = False
         self._notes: dict[str, SourceNote] = {}
         self._paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not self._paths or not self._paths[0].is_file():
@@ -53,7 +54,7 @@ class ParquetFrameSource:
             check_columns(_open(each).schema_arrow, str(each))
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
-        """See `ObservationSource.frames`. A frame's `resume_place` names file and row, for frame ids repeat."""
+        """See `ObservationSource.observations`. A frame's `resume_place` names file and row, for frame ids repeat."""
         begin = (0, 0) if resume_after is None else self._place_after(resume_after)
         for number, path in enumerate(self._paths):
             if number >= begin[0]:

@@ -59,6 +59,9 @@ class ObservationSource(Protocol):
     end of an iteration means that there is nothing more now: a recording that grows gives the rest to the next.
     """
 
+    is_waiting: bool
+    """Whether something of it is still being written, so that it has not come to its end."""
+
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
         """What it has, in order; RejectedError (reason unknown_frame) when there is nothing named `resume_after`."""
 

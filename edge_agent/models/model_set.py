@@ -6,6 +6,7 @@ beside it are blamed first: while one of them has a model, the crash does not co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +41,8 @@ class ModelSet:
     ) -> None:
         vehicle = read_vehicle(state_folder)
         self._clock = clock
+        self._log = events
+        self._unrecorded: Counter[str] = Counter()
         self._poll_interval_ns = round(settings.poll_interval_s * 1e9)
         self._next_poll_ns = clock.monotonic_ns()
         self._others = tuple(
@@ -78,30 +81,38 @@ class ModelSet:
                 other.poll()
 
     def other_roles(self) -> dict[str, dict[str, object]]:
-        """For perceive's status: role -> frames and health since the process started."""
+        """For perceive's status: role -> frames, answers that no record may hold, health; since the process started."""
         return {
-            other.role: {"frames": other.frames, "health": asdict(other.health())} for other in self._others
+            other.role: {
+                "frames": other.frames,
+                "unrecorded": self._unrecorded[other.role],
+                "health": asdict(other.health()),
+            }
+            for other in self._others
         }
 
+    def recorded(self, answers: Sequence[Served]) -> tuple[ModelPrediction, ...]:
+        """What a sample says of the answers of roles beside serving, the first picture of each.
 
-def recorded(answers: Sequence[Served]) -> tuple[ModelPrediction, ...]:
-    """What a sample says of the answers of roles beside serving, the first picture of each.
-
-    An answer that no record may hold is left out: it must not cost the sample.
-    """
-    found = []
-    for served in answers:
-        first = served.predictions[0]
-        said = to_wire(
-            first,
-            first.scores,
-            role_name=served.role,
-            model_name=served.model_name,
-            model_digest=served.model_digest,
-        )
-        try:
-            check_predictions((said,))
-        except RejectedError:
-            continue
-        found.append(said)
-    return tuple(found)
+        An answer that no record may hold is left out and counted in the status (`unrecorded`): it must not cost the
+        sample.
+        """
+        found = []
+        for served in answers:
+            first = served.predictions[0]
+            said = to_wire(
+                first,
+                first.scores,
+                role_name=served.role,
+                model_name=served.model_name,
+                model_digest=served.model_digest,
+            )
+            try:
+                check_predictions((said,))
+            except RejectedError as error:
+                if not self._unrecorded[served.role]:
+                    self._log.emit("answer_not_recorded", level="warning", role=served.role, error=str(error))
+                self._unrecorded[served.role] += 1
+                continue
+            found.append(said)
+        return tuple(found)

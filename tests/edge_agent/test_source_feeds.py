@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from connectors.sensors.image_folder import ImageFolderSource
+from connectors.sensors.ports import Observation
 from edge_agent.config import CaptureSettings, RandomSettings, SelectionSettings, SourceKind, SourceSettings
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
@@ -135,3 +138,34 @@ def test_sources_are_played_in_one_order_of_capture_time_and_each_goes_on_at_its
         (bench.folders[number] / "3.png").write_bytes(png(50 + number))
     assert bench.run(until_source_ends=True) == 0
     assert bench.accepted == 8, "what each folder gained, and nothing twice"
+
+
+def test_what_two_sources_left_out_is_added_up_and_told_once_each(tmp_path):
+    bench = Bench(tmp_path)
+    for number in (0, 1):
+        bench.fill(number)
+        for each in range(number + 1):
+            (bench.folders[number] / f"link{each}.png").symlink_to("gone.png")
+    bench.run_for(100)
+    assert list(bench.status()["source_notes"].values()).count(3) == 1, "one link in front, two in rear"
+    lines = [json.loads(line) for line in bench.events_path.read_text().splitlines()]
+    told = [line for line in lines if line["event"] == "source_note" and "link" in line["note"]]
+    assert sorted(line["count"] for line in told) == [1, 2]
+
+
+def test_a_reader_that_breaks_in_its_own_way_holds_no_other_source(tmp_path, monkeypatch):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    bench.fill(1)
+    real = ImageFolderSource.observations
+
+    def observations(self: ImageFolderSource, resume_after: str | None = None) -> Iterator[Observation]:
+        for number, each in enumerate(real(self, resume_after)):
+            if self._folder == bench.folders[1] and number == 1:
+                raise ZeroDivisionError("a driver of somebody")
+            yield each
+
+    monkeypatch.setattr(ImageFolderSource, "observations", observations)
+    bench.run_for(50)
+    assert bench.accepted == 6, "all of front, and what rear gave between its breaks"
+    assert "ZeroDivisionError: a driver of somebody" in bench.failures()[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.models.model_set import ModelSet, recorded
+from edge_agent.models.model_set import ModelSet
 from edge_agent.models.slots import SlotFolder
 from edge_agent.models.status import read_other_roles
 from foundation.errors import RejectedError
@@ -67,13 +68,22 @@ def test_a_shadow_model_answers_beside_the_serving_one_and_says_so_in_telemetry(
     for _ in range(6):
         assert said_by(models) == {"serving": "v1", "shadow": "s1"}
     assert bench.slots.read_active().active.release_id == ""
-    (said,) = recorded(models.predict([FRAME])[1:])
+    (said,) = models.recorded(models.predict([FRAME])[1:])
     assert (said.role, said.model_name) == ("shadow", "s1")
     (report,) = read_other_roles(bench.state, models.other_roles())
     assert (report.role, report.release_id, report.model_state) == ("shadow", "s1", ModelState.SHADOW)
     assert report.frames == 7
     assert {event.event for event in report.model_events} == {"trial_passed", "activated", "confirmed"}
     assert said_by(bench.models()) == {"serving": "v1", "shadow": "s1"}  # after a restart too
+
+
+def test_an_answer_that_no_record_may_hold_costs_no_sample_and_is_counted(bench: Bench) -> None:
+    shadowed(bench)
+    models = bench.models()
+    models.poll()
+    (shadow,) = models.predict([FRAME])[1:]
+    assert models.recorded([replace(shadow, model_name="x" * 10_000), shadow])[0].model_name == "s1"
+    assert models.other_roles()["shadow"]["unrecorded"] == 1
 
 
 @pytest.mark.parametrize(
