@@ -89,7 +89,8 @@ def import_(
 
     What is not said is taken from the file or a default, and told; look at the answers before you trust it.
     """
-    from services.model_import import MEBIBYTE, ImportRequest, import_model
+    from services.foreign_contract import MEBIBYTE, ImportRequest
+    from services.model_import import import_model
     from workspace.layout import Workspace
 
     place = Workspace.open(workspace)

@@ -101,6 +101,10 @@ class Classification(Task[ClassificationOutput, str]):
         """The class."""
         return output.class_name
 
+    def describe(self, output: ClassificationOutput) -> str:
+        """The class with its probability."""
+        return f"{output.class_name} ({max(output.probabilities):.2f})"
+
     label_column: ClassVar[str] = "class_name"
     label_columns: ClassVar[tuple[str, ...]] = ("class_name", "class_index")
     prediction_columns: ClassVar[tuple[str, ...]] = ("predicted_class",)

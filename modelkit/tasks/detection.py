@@ -38,6 +38,7 @@ EDGES = ("left", "top", "right", "bottom")
 _OUTLINE = "#ffd23f"
 _NORMALISED = 1.5
 _FAR = 4.0
+DESCRIBED_BOXES = 3
 MANY_BOXES = 50
 """So many objects or more give the score `count` its largest value."""
 
@@ -96,10 +97,14 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
             boxes = rows.boxes[(rows.scores > spec.min_score) & np.isfinite(rows.boxes).all(axis=1)]
             farthest = float(np.abs(boxes).max()) if len(boxes) else 0.0
             if len(boxes) and not spec.boxes.endswith("-norm") and farthest <= _NORMALISED:
-                found.append(f"all boxes are below {_NORMALISED}: are they of 0 to 1 (norm), not of pixels?")
+                found.append(
+                    f"all boxes are below {_NORMALISED}: are they of 0 to 1 (norm), not of pixels? "
+                    f"(the contract says {spec.boxes})"
+                )
             if len(boxes) and spec.boxes.endswith("-norm") and farthest > _FAR * size:
                 found.append(
-                    f"boxes reach {farthest / size:g} times the input: are they of pixels (px), not of 0 to 1?"
+                    f"boxes reach {farthest / size:g} times the input: are they of pixels (px), not of 0 to 1? "
+                    f"(the contract says {spec.boxes})"
                 )
             whole = dataclasses.replace(contract, head=dataclasses.replace(spec, max_boxes=ALL_BOXES))
             objects = self._objects(rows, whole, where)
@@ -169,6 +174,15 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         for box in output.boxes:
             counts[box.class_name] = counts.get(box.class_name, 0) + 1
         return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
+
+    def describe(self, output: DetectionOutput) -> str:
+        """The best boxes with their scores."""
+        some = [
+            f"{box.class_name} {box.score:.2f} at {box.left:.0f},{box.top:.0f} to {box.right:.0f},{box.bottom:.0f}"
+            for box in output.boxes[:DESCRIBED_BOXES]
+        ]
+        more = len(output.boxes) - len(some)
+        return "; ".join(some) + (f"; and {more} more" if more else "") or "nothing"
 
     label_column: ClassVar[str] = "boxes"
     label_columns: ClassVar[tuple[str, ...]] = ("boxes",)

@@ -86,6 +86,10 @@ class Task(ABC, Generic[Output, Label]):
     def summary(self, output: Output) -> str:
         """The output in a few words, for logs."""
 
+    @abstractmethod
+    def describe(self, output: Output) -> str:
+        """The output in a sentence with its scores, for a person who tries a model."""
+
     # Datasets.
 
     label_column: ClassVar[str]

@@ -13,7 +13,8 @@ from PIL import Image
 from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError
 from modelkit.images import decode_image
 from modelkit.runtimes import open_predictor
-from services.model_import import ImportedModel, ImportRequest, import_model, read_model
+from services.foreign_contract import ImportRequest
+from services.model_import import ImportedModel, import_model, read_model
 from workspace.layout import Workspace
 
 CLASSES = ("red", "green", "blue")

@@ -1,0 +1,312 @@
+"""The contract of a model that was exported elsewhere: what its file says, what somebody says of it, and defaults.
+
+What was taken without being said is told; what cannot be known is asked for by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+from foundation.errors import MisconfiguredError, RejectedError
+from modelkit.contract import ModelContract
+from modelkit.foreign import ForeignModel, Port
+from modelkit.specs import HeadSpec, InputSpec, Preprocessing, SizeSpec
+from modelkit.tasks.detection_heads import HEADS
+from schemas.reasons import RefuseReason
+
+MEBIBYTE: Final = 1024 * 1024
+DEFAULT_MAX_BYTES: Final = 64 * MEBIBYTE
+IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ROLE_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "logits": ("logits", "probabilities", "scores"),
+    "embedding": ("embedding", "embeddings", "features"),
+    "boxes": ("boxes", "bboxes", "dets", "detection_boxes", "pred_boxes"),
+    "scores": ("scores", "detection_scores"),
+    "classes": ("classes", "labels", "detection_classes", "class_ids"),
+    "count": ("count", "num_detections", "num_dets"),
+    "selected": ("selected", "selected_indices"),
+}
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "0-1": (1 / 255, 0.0),
+    "0-255": (1.0, 0.0),
+    "-1-1": (2 / 255, 1.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What somebody knows of a model. Empty means: by the file, or by a default that is told.
+
+    `outputs` are the graph's outputs by role. `size` is (width, height) in pixels. `values` is 0-1, 0-255, -1-1 or
+    imagenet; `mean` and `std` are in units of 0 to 1, in the order of the input's channels.
+    """
+
+    file: Path
+    classes: tuple[str, ...]
+    name: str
+    task: str = "classification"
+    head: str = ""
+    size: tuple[int, int] | None = None
+    layout: str = ""
+    color: str = ""
+    values: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    fit: str = ""
+    pad: int = 114
+    crop_from: int = 0
+    resample: str = ""
+    input: str = ""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    size_input: str = ""
+    size_order: str = "height-width"
+    size_of: str = "original"
+    boxes: str = ""
+    first_class: int = 0
+    min_score: float = 0.25
+    suppression: str = ""
+    max_overlap: float = 0.5
+    max_boxes: int = 300
+    strides: tuple[int, ...] = ()
+    columns: tuple[str, ...] = ()
+    max_bytes: int = DEFAULT_MAX_BYTES
+    target: str = "cpu"
+    allows_chance: bool = False
+
+
+def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]) -> ModelContract:
+    """The contract that file and request say together; what was taken without being said is added to `taken`.
+
+    Raises:
+        MisconfiguredError: something must be said. RejectedError: file and request contradict each other.
+    """
+    port, size_input = _inputs(foreign, request)
+    spec = _input_spec(port, request, taken)
+    outputs = _outputs(foreign, request, taken)
+    fixed = {
+        port.shape[0]
+        for port in foreign.outputs
+        if port.name in (outputs.get("logits"), outputs.get("embedding")) and port.shape and port.shape[0] > 0
+    }
+    if spec.batch == 0 and len(fixed) == 1:
+        spec = dataclasses.replace(spec, batch=fixed.pop())
+        taken.append(f"a batch of {spec.batch}: the outputs say so, though the input's batch is free")
+    embedding = next((each for each in foreign.outputs if each.name == outputs.get("embedding")), None)
+    if embedding is not None and (len(embedding.shape) != 2 or embedding.shape[1] < 1):
+        raise RejectedError(
+            f"the embedding {embedding} is not one row of numbers per picture", reason=RefuseReason.WRONG_IO
+        )
+    return ModelContract(
+        name=request.name,
+        classes=request.classes,
+        trained_classes=request.classes,
+        task=request.task,
+        head=_head(request, taken),
+        input=spec,
+        size_input=size_input,
+        preprocessing=_preprocessing(spec, request, taken),
+        outputs=outputs,
+        embedding_size=embedding.shape[1] if embedding else 0,
+        operator_domains=foreign.domains,
+        target=request.target,
+        created_by="fleetloop model import",
+    )
+
+
+def _inputs(foreign: ForeignModel, request: ImportRequest) -> tuple[Port, SizeSpec | None]:
+    ports = {port.name: port for port in foreign.inputs}
+    for name in (request.input, request.size_input):
+        if name and name not in ports:
+            raise MisconfiguredError(f"there is no input {name!r}; there are {_listed(foreign.inputs)}")
+    others = [port for port in foreign.inputs if port.name != request.size_input]
+    if request.input:
+        picture, others = ports[request.input], [port for port in others if port.name != request.input]
+    else:
+        wide = [port for port in others if len(port.shape) == 4]
+        if len(wide) != 1:
+            raise MisconfiguredError(
+                f"{len(wide)} inputs of four axes could be the picture: name it with --input; there are {_listed(foreign.inputs)}"
+            )
+        picture, others = wide[0], [port for port in others if port is not wide[0]]
+    if others:
+        raise MisconfiguredError(
+            f"the model has the input {others[0]} besides the picture: say that it is the picture's size with --size-input, "
+            "or export the model without it"
+        )
+    if not request.size_input:
+        return picture, None
+    size = ports[request.size_input]
+    return picture, SizeSpec(
+        size.name, cast(Any, request.size_order), cast(Any, request.size_of), cast(Any, size.dtype)
+    )
+
+
+def _input_spec(port: Port, request: ImportRequest, taken: list[str]) -> InputSpec:
+    if len(port.shape) != 4:
+        raise RejectedError(
+            f"the input {port} has not the four axes of pictures", reason=RefuseReason.WRONG_IO
+        )
+    if port.dtype not in ("float32", "float16", "uint8"):
+        raise RejectedError(
+            f"the input {port} is {port.dtype}; read are float32, float16 and uint8: export it so",
+            reason=RefuseReason.WRONG_IO,
+        )
+    layout = request.layout.upper()
+    if not layout:
+        fits = [name for name, axis in (("NCHW", 1), ("NHWC", 3)) if port.shape[axis] == 3]
+        if len(fits) != 1:
+            if not fits and -1 not in (port.shape[1], port.shape[3]):
+                raise RejectedError(
+                    f"the input {port} has no axis of 3 channels: pictures are RGB",
+                    reason=RefuseReason.WRONG_IO,
+                )
+            raise MisconfiguredError(f"the input {port} can be read as NCHW or NHWC: say which with --layout")
+        layout = fits[0]
+    elif layout not in ("NCHW", "NHWC"):
+        raise MisconfiguredError(f"--layout is {request.layout!r}; it must be nchw or nhwc")
+    height, width = port.shape[2:] if layout == "NCHW" else port.shape[1:3]
+    if request.size is None:
+        if min(height, width) < 1:
+            raise MisconfiguredError(
+                f"the input {port} has no fixed height and width: say them with --size WIDTHxHEIGHT"
+            )
+    else:
+        wanted = (request.size[1], request.size[0])
+        if any(found not in (-1, each) for found, each in zip((height, width), wanted, strict=True)):
+            raise MisconfiguredError(
+                f"--size is {request.size[0]} x {request.size[1]}, the input {port} is {width} wide and {height} high"
+            )
+        height, width = wanted
+    if port.shape[0] > 1:
+        taken.append(f"a batch of {port.shape[0]}, as the file says: one picture fills it up")
+    return InputSpec(
+        port.name, 3, height, width, cast(Any, layout), cast(Any, port.dtype), max(port.shape[0], 0)
+    )
+
+
+def _preprocessing(spec: InputSpec, request: ImportRequest, taken: list[str]) -> Preprocessing:
+    color, values, fit, resample = request.color.upper(), request.values, request.fit, request.resample
+    if not color:
+        color = "RGB"
+        taken.append("colours in the order RGB (--color bgr for the other)")
+    if bool(request.mean) != bool(request.std):
+        raise MisconfiguredError("--mean and --std belong together")
+    if spec.dtype == "uint8":
+        if request.mean or values not in ("", "0-255"):
+            raise MisconfiguredError(
+                f"the input {spec.name!r} is uint8: it takes pixels of 0-255 as they are"
+            )
+        values = "0-255"
+    elif not values and not request.mean:
+        values = "0-1"
+        taken.append("values of 0-1 (--values 0-255, -1-1, imagenet, or --mean and --std for others)")
+    if not fit:
+        fit = "stretch"
+        taken.append("pictures stretched to the input (--fit for letterbox or crop)")
+    mean, std, scale = request.mean, request.std, 1 / 255
+    if values == "imagenet":
+        mean, std = (each if color == "RGB" else each[::-1] for each in IMAGENET)
+    elif not mean:
+        if values not in _RANGES:
+            raise MisconfiguredError(f"--values is {values!r}; it must be {', '.join(_RANGES)} or imagenet")
+        scale, offset = _RANGES[values]
+        mean, std = (offset,) * 3, (1.0,) * 3
+    return Preprocessing(
+        resample=cast(Any, resample or "averaged"),
+        color=cast(Any, color),
+        scale=scale,
+        mean=tuple(mean),
+        std=tuple(std),
+        fit=cast(Any, fit),
+        pad=request.pad,
+        crop_from=request.crop_from,
+    )
+
+
+def _head(request: ImportRequest, taken: list[str]) -> HeadSpec:
+    kind, boxes = request.head, request.boxes
+    if request.task == "classification":
+        if not kind:
+            kind = "softmax"
+            taken.append(
+                "logits, from which softmax makes probabilities (--head probabilities, sigmoid, sigmoid-inside)"
+            )
+        return HeadSpec(kind)
+    if not kind:
+        raise MisconfiguredError(f"say how the boxes come out with --head: {', '.join(HEADS)}")
+    if not boxes:
+        boxes = "cxcywh-px" if kind.startswith("yolo") else ""
+        if not boxes:
+            raise MisconfiguredError(
+                "say how boxes are written with --boxes, such as xyxy-px, cxcywh-norm or xyxy-original"
+            )
+        taken.append(f"boxes as {boxes} (--boxes for others)")
+    if kind == "detr-softmax" and request.first_class == 0:
+        count = len(request.classes)
+        taken.append(
+            f"{count + 1} columns for {count} classes: the last one is no-object (--first-class 1: the first)"
+        )
+    suppression = request.suppression or ("per-class" if kind.startswith("yolo") else "none")
+    return HeadSpec(
+        kind,
+        boxes,
+        request.strides,
+        request.columns,
+        request.first_class,
+        request.min_score,
+        cast(Any, suppression),
+        request.max_overlap,
+        request.max_boxes,
+    )
+
+
+def _outputs(foreign: ForeignModel, request: ImportRequest, taken: list[str]) -> dict[str, str]:
+    names = [port.name for port in foreign.outputs]
+    for role, name in request.outputs.items():
+        if name not in names:
+            raise MisconfiguredError(
+                f"--output {role}={name}: there is no such output; there are {_listed(foreign.outputs)}"
+            )
+    found = dict(request.outputs)
+    free = [port for port in foreign.outputs if port.name not in found.values()]
+    if request.task == "classification":
+        roles: Sequence[str] = ("logits",)
+    else:
+        head = HEADS.get(request.head)
+        roles = (
+            (*head.roles, *(role for role in head.optional if request.outputs or len(free) > 2))
+            if head
+            else ()
+        )
+    if "embedding" not in found:
+        named = [
+            port
+            for port in free
+            if port.name in ROLE_NAMES["embedding"] and len(port.shape) == 2 and port.shape[1] > 0
+        ]
+        if len(named) == 1 and len(foreign.outputs) > 1:
+            found["embedding"] = named[0].name
+            free.remove(named[0])
+            taken.append(f"the output {named[0].name!r} as the embedding")
+    for role in roles:
+        if role in found:
+            continue
+        fits = [port for port in free if port.name in ROLE_NAMES.get(role, ())]
+        if not fits and role in ("logits", "output") and len(free) == 1:
+            fits = free[:1]
+        if len(fits) == 1:
+            found[role] = fits[0].name
+            free = [port for port in free if port is not fits[0]]
+        elif role in ("logits", "output", "boxes", "scores", "selected"):
+            raise MisconfiguredError(
+                f"which output is the {role}? Say --output {role}=NAME; there are {_listed(foreign.outputs)}"
+            )
+    return found
+
+
+def _listed(ports: Sequence[Port]) -> str:
+    return ", ".join(map(str, ports))
