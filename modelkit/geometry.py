@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import RejectedError
 from modelkit.specs import InputSpec, Preprocessing
-from schemas.reasons import RefuseReason
 
-MAX_INNER_PIXELS = 32_000_000
-"""A crop resizes the whole picture first: a picture of 4000 x 1 pixels would take gigabytes."""
+Window = tuple[int, int, int, int]
+"""Left, top, right and bottom edge of a part of a picture, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +37,25 @@ class Placed:
         offset = np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
         return np.asarray(boxes * self._scale() + offset, dtype=np.float64)
 
+    def window(self, spec: InputSpec) -> Window:
+        """The part of the resized picture that lies inside the input; a crop leaves the rest out."""
+        left, top = max(-self.left, 0), max(-self.top, 0)
+        right = min(self.inner_width, spec.width - self.left)
+        return left, top, right, min(self.inner_height, spec.height - self.top)
+
     def _scale(self) -> NDArray[np.float64]:
         x, y = self.inner_width / self.width, self.inner_height / self.height
         return np.array([x, y, x, y], dtype=np.float64)
 
 
 def place(width: int, height: int, spec: InputSpec, how: Preprocessing) -> Placed:
-    """Where a picture of this size lies in the input. No side ever becomes 0 pixels.
-
-    Raises:
-        RejectedError: reason `run_failed`; the picture is so narrow that resizing it passes MAX_INNER_PIXELS.
-    """
+    """Where a picture of this size lies in the input. No side ever becomes 0 pixels."""
     if how.fit == "stretch":
         return Placed(width, height, 0, 0, spec.width, spec.height)
     short = how.crop_from / min(width, height)
     scale = short if how.fit == "crop-centre" else min(spec.width / width, spec.height / height)
     inner_width = max(1, round(width * scale))
     inner_height = max(1, round(height * scale))
-    if inner_width * inner_height > MAX_INNER_PIXELS:
-        raise RejectedError(
-            f"a picture of {width} x {height} pixels would be resized to {inner_width} x {inner_height} before the crop; "
-            f"at most {MAX_INNER_PIXELS} pixels are",
-            reason=RefuseReason.RUN_FAILED,
-        )
     if how.fit == "letterbox-topleft":
         return Placed(width, height, 0, 0, inner_width, inner_height)
     left, top = (spec.width - inner_width) // 2, (spec.height - inner_height) // 2

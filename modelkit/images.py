@@ -17,6 +17,7 @@ from PIL import Image
 
 from foundation.errors import RejectedError
 from foundation.picture_header import PictureHeader, read_header
+from modelkit.geometry import Window
 
 Pixels = NDArray[np.uint8]
 """A picture: (height, width, 3), 8-bit RGB."""
@@ -176,11 +177,22 @@ def _unreadable(why: str) -> RejectedError:
     return RejectedError(f"unreadable image: {why}", reason="unreadable_image")
 
 
-def resize_to(image: Pixels, width: int, height: int) -> Pixels:
-    """The picture at another size, bilinear with anti-aliasing; (height, width, 3)."""
-    if image.shape[:2] == (height, width):
-        return image
-    small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+def resize_to(image: Pixels, width: int, height: int, window: Window | None = None) -> Pixels:
+    """The picture at another size, bilinear with anti-aliasing; (height, width, 3).
+
+    With a `window` only that part of the resized picture is computed and returned; memory follows its size.
+    """
+    left, top, right, bottom = window or (0, 0, width, height)
+    old_height, old_width = image.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return image[top:bottom, left:right]
+    part = (
+        left * old_width / width,
+        top * old_height / height,
+        right * old_width / width,
+        bottom * old_height / height,
+    )
+    small = Image.fromarray(image).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=part)
     return np.asarray(small, dtype=np.uint8)
 
 

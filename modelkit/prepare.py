@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelkit.contract import ModelContract
-from modelkit.geometry import Placed, place
+from modelkit.geometry import Placed, Window, place
 from modelkit.images import Pixels, resize_to
 from modelkit.specs import InputSpec, Preprocessing
 
@@ -20,28 +20,34 @@ def fit_in(image: Pixels, spec: InputSpec, how: Preprocessing) -> Pixels:
 
 
 def _paste(image: Pixels, where: Placed, spec: InputSpec, how: Preprocessing) -> Pixels:
-    size = (where.inner_width, where.inner_height)
-    small = resize_to(image, *size) if how.resample == "averaged" else resize_two_point(image, *size)
-    if size == (spec.width, spec.height):
-        return small
+    resize = resize_to if how.resample == "averaged" else resize_two_point
+    seen = resize(image, where.inner_width, where.inner_height, where.window(spec))
+    if seen.shape[:2] == (spec.height, spec.width):
+        return seen
     canvas = np.full((spec.height, spec.width, spec.channels), how.pad, dtype=np.uint8)
     left, top = max(where.left, 0), max(where.top, 0)
-    cut = small[max(-where.top, 0) :, max(-where.left, 0) :][: spec.height - top, : spec.width - left]
-    canvas[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
+    canvas[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
     return canvas
 
 
-def resize_two_point(image: Pixels, width: int, height: int) -> Pixels:
-    """Bilinear between the two nearest pixels per axis, centres aligned by halves; nothing is averaged."""
+def resize_two_point(image: Pixels, width: int, height: int, window: Window | None = None) -> Pixels:
+    """Bilinear between the two nearest pixels per axis, centres aligned by halves; nothing is averaged.
+
+    `window` as in `resize_to`.
+    """
+    left, top, right, bottom = window or (0, 0, width, height)
     if image.shape[:2] == (height, width):
-        return image
-    columns = _between(image.astype(np.float32), width, axis=1)
-    return np.rint(_between(columns, height, axis=0)).astype(np.uint8)
+        return image[top:bottom, left:right]
+    columns = _between(image, width, range(left, right), axis=1)
+    return np.rint(_between(columns, height, range(top, bottom), axis=0)).astype(np.uint8)
 
 
-def _between(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:
+def _between(
+    values: NDArray[np.uint8] | NDArray[np.float32], size: int, wanted: range, axis: int
+) -> NDArray[np.float32]:
+    """The `wanted` places of an axis that is resized to `size`."""
     old = values.shape[axis]
-    at = np.clip((np.arange(size) + 0.5) * (old / size) - 0.5, 0, old - 1)
+    at = np.clip((np.arange(wanted.start, wanted.stop) + 0.5) * (old / size) - 0.5, 0, old - 1)
     low = np.floor(at).astype(np.int64)
     share = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
     high = np.minimum(low + 1, old - 1)

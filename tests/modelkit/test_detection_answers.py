@@ -12,9 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
-from modelkit.geometry import MAX_INNER_PIXELS, place
 from modelkit.predictor import Predictor
-from modelkit.specs import HeadSpec, InputSpec, Preprocessing
+from modelkit.specs import HeadSpec, InputSpec
 from schemas.predictions import Box
 
 CLASSES = ("car", "person")
@@ -96,11 +95,3 @@ def test_whatever_a_model_answers_is_an_answer_or_a_refusal(boxes: Any, scores: 
             assert refused.reason == "wrong_io"
         else:
             assert found.output is None or all(b.class_name in CLASSES for b in found.output.boxes)
-
-
-def test_a_needle_of_a_picture_is_refused_before_it_takes_gigabytes() -> None:
-    how = Preprocessing(fit="crop-centre", crop_from=256)
-    spec = InputSpec(height=224, width=224)
-    with pytest.raises(RejectedError, match=f"{MAX_INNER_PIXELS}"):
-        place(4000, 1, spec, how)
-    assert place(4000, 3000, spec, how).inner_height == 256
