@@ -227,13 +227,11 @@ class Perceive:
             "epoch": self.writer.epoch,
             "source_notes": self._summed_notes(),
             "frames_seen": progress.frames_seen,
-            "frames_held": self.loop.window.held,
             "shortened_windows": self.loop.window.counts.shortened_windows,
             "late_triggers": self.loop.window.counts.late_triggers,
             "progress_error": self.loop.progress_error,
             "spool_error": self.writer.last_error,
             "prediction_log_lost_lines": self.log.lost_lines,
-            "bytes_kept": progress.budget.total_bytes,
             "model": {
                 "name": self.serving.name,
                 "digest": self.serving.digest,

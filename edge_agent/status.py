@@ -37,6 +37,9 @@ def build_status(root: Path) -> dict[str, object]:
         "source": perceive.get("state", "never_started"),
         "source_error": perceive.get("source_error", ""),
         "source_notes": perceive.get("source_notes", {}),
+        "sources": perceive.get("sources", []),
+        "windows": {name: perceive.get(name, 0) for name in ("shortened_windows", "late_triggers")},
+        "prediction_log_lost_lines": perceive.get("prediction_log_lost_lines", 0),
         "progress_error": perceive.get("progress_error", ""),
         "spool_error": perceive.get("spool_error", ""),
         **_model(root),
@@ -64,6 +67,7 @@ def build_status(root: Path) -> dict[str, object]:
         "notices": deliver.get("notices") or {},
         "placement": perceive.get("placement", {}),
         "health": perceive.get("health", {}),
+        "other_roles": perceive.get("other_roles", {}),
         "processes": supervisor.get("children", {}),
         "health_port": supervisor.get("health_port"),
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent import AGENT_VERSION
-from edge_agent.models.status import read_model_status, read_other_roles
+from edge_agent.models.status import health_of, read_model_status, read_other_roles
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.uploader import Failed, Idle, Ok, StepResult
@@ -24,7 +24,7 @@ from foundation.files import read_json, write_json_atomic
 from schemas.codec import encode_telemetry
 from schemas.identity import Identity, is_epoch, new_epoch
 from schemas.limits import MAX_LONG
-from schemas.records import Health, Telemetry
+from schemas.records import Telemetry
 from schemas.signing import VehicleKey, seal
 from schemas.wire import KIND_TELEMETRY, TOPICS
 
@@ -92,7 +92,7 @@ def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, 
         rollbacks=models.rollbacks,
         frames_seen=_number(perceive, "frames_seen"),
         ledger=ledger.counts,
-        health=_health(perceive.get("health")),
+        health=health_of(perceive.get("health")),
         model_events=models.events,
         bytes_captured=ledger.bytes_captured,
         bytes_uploaded=ledger.bytes_uploaded,
@@ -203,13 +203,3 @@ def _object(document: dict[str, object], key: str) -> dict[str, object]:
 def _number(document: dict[str, object], key: str) -> int:
     value = document.get(key)
     return value if isinstance(value, int) else 0
-
-
-def _health(document: object) -> Health:
-    """Return what perceive published; an older or damaged file counts as nothing known."""
-    if not isinstance(document, dict):
-        return Health()
-    try:
-        return Health(**document)
-    except TypeError:
-        return Health()

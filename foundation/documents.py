@@ -266,12 +266,6 @@ def read_rows(rows: object, read: Callable[[Any], T], name: str, *, family: Fami
     return Rows(tuple(good), tuple(bad))
 
 
-def read_lines(data: bytes, read: Callable[[Any], T], name: str) -> Rows[T]:
-    """The rows of JSON lines; empty lines are skipped. A line that is no JSON, or refused, is kept apart."""
-    lines = [line for line in data.split(b"\n") if line.strip()]
-    return read_rows(lines, lambda line: read(parse_json(line, name)), name)
-
-
 def _check_size(data: bytes | str, name: str, family: Family, max_bytes: int) -> None:
     if len(data) > max_bytes:
         raise family(f"{name} has {len(data)} bytes; at most {max_bytes} are read")

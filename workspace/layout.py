@@ -140,11 +140,6 @@ class Workspace:
         return self.root / local_folder(self.settings.lake)
 
     @property
-    def lake_uri(self) -> str:
-        """Where the lake is, as `connectors.lake.table` takes it."""
-        return str(self.lake_path)
-
-    @property
     def arrivals_uri(self) -> str:
         """One row per Kafka offset."""
         return str(self.lake_path / "arrivals")

@@ -1,8 +1,8 @@
 """What may be removed from the lake, and nothing that a dataset version still names.
 
-Whoever makes a dataset version pins the lake lock that it was made on (`pin`, a file a dataset under
-`<lake>/pins`). Trimming the log and removing files take the pins first and refuse to reach behind the oldest
-one. The newest version is always kept too.
+Whoever makes a dataset version pins the lake lock that it was made on (`pin`, one file per dataset under
+`<lake>/pins`). Whoever trims the log or removes files says which versions are held (`pipelines.dataset.lock.holders`);
+nothing behind the oldest of them is touched. The newest version is always kept too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
-from connectors.lake.lock import LakeLock, lock_json, parse_lake_lock
+from connectors.lake.lock import LakeLock, lock_json
 from connectors.lake.table import LakeTable
 from foundation import syscalls
 from foundation.clock import Clock, SystemClock
 from foundation.errors import MisconfiguredError
-from foundation.files import fsync_folder, read_json, write_json_atomic
+from foundation.files import fsync_folder, write_json_atomic
 
 PINS_FOLDER = "pins"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
@@ -32,25 +32,6 @@ def pin(lake_folder: Path, dataset: str, lock: LakeLock) -> None:
     folder = lake_folder / PINS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / f"{dataset}.json", lock_json(lock))
-
-
-def unpin(lake_folder: Path, dataset: str) -> None:
-    """Give up the versions of a withdrawn dataset. No pin, nothing to do."""
-    found = lake_folder / PINS_FOLDER / f"{dataset}.json"
-    if found.is_file():
-        syscalls.unlink(found)
-        fsync_folder(found.parent)
-
-
-def pinned_versions(lake_folder: Path, name: str, table: LakeTable) -> list[int]:
-    """Versions of table `name` that some dataset names, ascending. Raises CorruptError for a damaged pin."""
-    versions = set()
-    table_id = table.table_id()
-    for path in sorted((lake_folder / PINS_FOLDER).glob("*.json")):
-        held = parse_lake_lock(read_json(path), path).get(name)
-        if held is not None and held.table_id == table_id:
-            versions.add(held.version)
-    return sorted(versions)
 
 
 def trim_log(table: LakeTable, named_versions: Iterable[int], *, dry_run: bool = False) -> int:

@@ -37,7 +37,6 @@ SUFFIX_TYPES: Final = {
     ".pnm": "image/x-portable-anymap",
 }
 MAX_FILE_BYTES: Final = 20_000_000
-DEFAULT_INTERVAL_NS: Final = 100_000_000
 _BURST_STEP_NS: Final = 1_000_000
 _BURST_STEPS: Final = 999
 _FILE_TIME_UNCERTAINTY_NS: Final = 365 * 86_400 * 1_000_000_000

@@ -61,7 +61,7 @@ def read_model_status(state_folder: Path) -> ModelStatus:
 
 
 def read_other_roles(state_folder: Path, said: Mapping[str, object]) -> tuple[RoleReport, ...]:
-    """The roles beside serving, for telemetry; one whose file is damaged is left out.
+    """The roles beside serving, for telemetry; of one whose file is damaged only that is said, as its last error.
 
     Args:
         said: role -> frames and health, as perceive's status has them.
@@ -71,7 +71,10 @@ def read_other_roles(state_folder: Path, said: Mapping[str, object]) -> tuple[Ro
         slots = SlotFolder(state_folder, role)
         try:
             active, fetched = slots.read_active(), slots.read_fetch()
-        except CorruptError:
+        except CorruptError as error:
+            found.append(
+                RoleReport(role, "", "", ModelState.REFUSED, health=Health(last_error=str(error)[:500]))
+            )
             continue
         known = said.get(role)
         counts: Mapping[str, object] = known if isinstance(known, Mapping) else {}
@@ -87,11 +90,21 @@ def read_other_roles(state_folder: Path, said: Mapping[str, object]) -> tuple[Ro
                 swaps=active.swaps,
                 rollbacks=active.rollbacks,
                 frames=frames if isinstance(frames, int) else 0,
-                health=Health(**health) if isinstance(health, dict) else Health(),
+                health=health_of(health),
                 model_events=events[-MAX_MODEL_EVENTS:],
             )
         )
     return tuple(found)
+
+
+def health_of(document: object) -> Health:
+    """What perceive published; a file of another version, or a damaged one, counts as nothing known."""
+    if not isinstance(document, dict):
+        return Health()
+    try:
+        return Health(**document)
+    except TypeError:
+        return Health()
 
 
 def _state(active: ActiveState, events: Sequence[ModelEvent]) -> ModelState:

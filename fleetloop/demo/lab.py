@@ -165,11 +165,6 @@ class AgentProcess:
                 f"the agent of {self.vehicle_id} did not end within {deadline_s:.0f} s"
             ) from None
 
-    @property
-    def is_running(self) -> bool:
-        """Whether the supervisor lives."""
-        return self._child.is_alive
-
     def end(self) -> None:
         """Whatever happened, leave no process behind."""
         self._child.kill_group()

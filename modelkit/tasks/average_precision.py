@@ -19,7 +19,6 @@ from foundation.errors import GuaranteeBrokenError, MisconfiguredError
 from modelkit.tasks.judged import Floats, Judged
 from schemas.predictions import Box, DetectionOutput
 
-OVERLAP: Final = 0.5
 MAX_BOXES_PER_PICTURE: Final = 100
 _BLOCK_NUMBERS: Final = 2_000_000
 """Draws are weighed in blocks of at most so many numbers (draws times boxes), or one draw at a time."""

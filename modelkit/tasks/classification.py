@@ -106,8 +106,6 @@ class Classification(Task[ClassificationOutput, str]):
         return f"{output.class_name} ({max(output.probabilities):.2f})"
 
     label_column: ClassVar[str] = "class_name"
-    label_columns: ClassVar[tuple[str, ...]] = ("class_name", "class_index")
-    prediction_columns: ClassVar[tuple[str, ...]] = ("predicted_class",)
     moves_pictures: ClassVar[bool] = True
 
     def label_of(self, value: Any) -> str:

@@ -185,8 +185,6 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return "; ".join(some) + (f"; and {more} more" if more else "") or "nothing"
 
     label_column: ClassVar[str] = "boxes"
-    label_columns: ClassVar[tuple[str, ...]] = ("boxes",)
-    prediction_columns: ClassVar[tuple[str, ...]] = ("predicted_boxes",)
     moves_pictures: ClassVar[bool] = False
 
     def label_of(self, value: Any) -> tuple[Box, ...]:

@@ -41,8 +41,7 @@ class Head:
     """How to read one form of output. `roles` are needed, `optional` may be there.
 
     `rows` gives the candidates of picture number `index` of the batch. `columns` says how many columns the one
-    output must have, as a number beside the classes; None where it is no such form. `is_batched` is False where
-    the first axis is not the batch.
+    output must have, as a number beside the classes; None where it is no such form.
     """
 
     roles: tuple[str, ...]
@@ -50,7 +49,6 @@ class Head:
     optional: tuple[str, ...] = ()
     columns: int | None = None
     has_columns_first: bool = False
-    is_batched: bool = True
 
 
 def grid(contract: ContractFields) -> tuple[Floats, Floats]:
@@ -243,10 +241,10 @@ HEADS: Final[Mapping[str, Head]] = MappingProxyType(
         "yolov5": Head(("output",), _with_objectness, columns=5),
         "yolox-decoded": Head(("output",), _with_objectness, columns=5),
         "yolox-grid": Head(("output",), _yolox_grid, columns=5),
-        "rows": Head(("output",), _rows, is_batched=False),
+        "rows": Head(("output",), _rows),
         "parts": Head(("boxes", "scores"), _parts, optional=("classes", "count")),
         "detr-softmax": Head(("logits", "boxes"), _detr),
-        "selected": Head(("boxes", "scores", "selected"), _selected, is_batched=False),
+        "selected": Head(("boxes", "scores", "selected"), _selected),
     }
 )
 """`yolo-anchor-free` is [B, 4 + C, N]; the other YOLO forms are [B, N, 4 + C] and, with objectness, [B, N, 5 + C]."""

@@ -94,10 +94,6 @@ class Task(ABC, Generic[Output, Label]):
 
     label_column: ClassVar[str]
     """The column of lake and shards that holds the label; null where nobody looked yet."""
-    label_columns: ClassVar[tuple[str, ...]]
-    """What a shard says of the label, by the names of the table in `pipelines.curate.shards`."""
-    prediction_columns: ClassVar[tuple[str, ...]]
-    """What a shard says of the serving model's prediction."""
 
     @abstractmethod
     def label_of(self, value: Any) -> Label:

@@ -22,7 +22,6 @@ from pipelines.curate.rules import broken_rules, failing, rules_for, with_derive
 from schemas.reasons import Split
 
 REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"
-STATES = (REMOVED, UNLABELLED, QUARANTINED, KEPT)
 
 
 def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, params: Params) -> pl.DataFrame:

@@ -23,7 +23,6 @@ from foundation.documents import (
     parse_json,
     parse_toml,
     plain,
-    read_lines,
     read_rows,
 )
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError
@@ -147,14 +146,6 @@ def test_an_unreadable_row_is_told_and_spoils_only_itself() -> None:
     assert [(bad.index, "wave" in bad.why) for bad in found.unreadable] == [(1, True), (2, True)]
     with pytest.raises(CorruptError, match="waves is 'x'; it must be a list"):
         read_rows("x", lambda row: row, "waves")
-
-
-def test_a_cut_line_spoils_no_other_line() -> None:
-    found = read_lines(
-        b'{"number": 1}\n\n{"numb\n{"number": 2}\n', lambda row: build(Wave, row, "wave"), "log"
-    )
-    assert found.read == (Wave(1), Wave(2))
-    assert [bad.index for bad in found.unreadable] == [1]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from foundation.errors import RejectedError
 from modelkit.tasks.task import Raw
 from schemas.documents import COMPLETE, HALTED
 from schemas.reasons import ModelState
+from schemas.records import Health
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.test_slots_serving import FRAME, PickyBackend, answer
 
@@ -75,6 +76,21 @@ def test_a_shadow_model_answers_beside_the_serving_one_and_says_so_in_telemetry(
     assert report.frames == 7
     assert {event.event for event in report.model_events} == {"trial_passed", "activated", "confirmed"}
     assert said_by(bench.models()) == {"serving": "v1", "shadow": "s1"}  # after a restart too
+
+
+def test_a_role_whose_file_is_damaged_is_told_in_telemetry_not_left_out(bench: Bench) -> None:
+    shadowed(bench)
+    (bench.state / "models" / "roles" / "shadow" / "active.json").write_text("{")
+    (report,) = read_other_roles(bench.state, {})
+    assert (report.role, report.model_digest) == ("shadow", "")
+    assert "active.json" in report.health.last_error
+
+
+def test_what_another_version_published_of_a_roles_health_counts_as_nothing_known(bench: Bench) -> None:
+    shadowed(bench)
+    said = {"shadow": {"frames": 3, "health": {"error_count": 1, "of_tomorrow": 2}}}
+    (report,) = read_other_roles(bench.state, said)
+    assert (report.frames, report.health) == (3, Health())
 
 
 def test_an_answer_that_no_record_may_hold_costs_no_sample_and_is_counted(bench: Bench) -> None:
