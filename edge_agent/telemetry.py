@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connectors.kafka.ports import Acknowledgement, RecordSink
@@ -17,6 +17,7 @@ from edge_agent import AGENT_VERSION
 from edge_agent.models.status import health_of, read_model_status, read_other_roles
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder, read_status
+from edge_agent.time_quality import is_believable
 from edge_agent.uploader import Failed, Idle, Ok, StepResult
 from foundation.clock import Clock, boot_id
 from foundation.errors import CorruptError, FleetLoopError
@@ -38,32 +39,38 @@ more.
 class DeliverEpoch:
     """The epoch of one run of deliver, and the one before it (empty for the first).
 
-    `start_number` rises with every start: the fleet takes nothing below the highest that it has heard.
+    `start_number` rises with every start: the fleet takes nothing below the highest that it has heard. `is_sure` is
+    False where neither the file of the start before nor the clock could tell how far the number had come.
     """
 
     epoch: str
     previous_epoch: str
     start_number: int
+    is_sure: bool = True
 
 
 def draw_epoch(path: Path, clock: Clock) -> DeliverEpoch:
-    """Draw the epoch of this run and remember it, durably, for the next.
+    """Draw the epoch of this run; `remember_epoch` keeps it for the next.
 
-    The number is also never below the seconds of the wall clock, so that a vehicle that lost this file goes on above
-    its former numbers; a clock that is wrong in between sets nothing back.
+    The number is one above that of the start before, and never below the seconds of a believable wall clock, so that a
+    vehicle that lost this file goes on above its former numbers. A clock in 1970, or far ahead, counts for nothing.
     """
     previous, number = "", 0
     try:
         document = read_json(path)
-    except (FileNotFoundError, CorruptError):
+    except (OSError, CorruptError):
         document = None
     if isinstance(document, dict) and is_epoch(str(document.get("epoch"))):
         previous = str(document["epoch"])
         number = _number(document, "start_number")
-    number = min(max(number + 1, clock.now_ns() // 1_000_000_000), MAX_LONG)
-    drawn = DeliverEpoch(new_epoch(), previous, number)
-    write_json_atomic(path, {"epoch": drawn.epoch, "start_number": number})
-    return drawn
+    seconds = clock.now_ns() // 1_000_000_000 if is_believable(clock.now_ns()) else 0
+    is_sure = bool(number or seconds)
+    return DeliverEpoch(new_epoch(), previous, min(max(number + 1, seconds), MAX_LONG), is_sure)
+
+
+def remember_epoch(path: Path, drawn: DeliverEpoch) -> None:
+    """Keep the epoch, durably, for the next start. Raises OSError."""
+    write_json_atomic(path, {"epoch": drawn.epoch, "start_number": drawn.start_number})
 
 
 def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, clock: Clock) -> Telemetry:
@@ -118,6 +125,7 @@ class TelemetryDuty:
         self._sink_factory = sink_factory
         self._clock = clock
         self._epoch = draw_epoch(state.deliver_epochs_path, clock)
+        self._is_remembered = False
         self._sink: RecordSink | None = None
         self._waiting: threading.Event | None = None
         self._answer: FleetLoopError | None = None
@@ -126,11 +134,16 @@ class TelemetryDuty:
         self.sent = 0
         self.acknowledged = 0
         self.last_error = ""
+        self._remember()
 
     def step(self) -> StepResult:
         """Say how things stand, unless the record before still waits for its acknowledgement."""
         if not self._is_free():
             return Idle()
+        if not self._epoch.is_sure and is_believable(self._clock.now_ns()):
+            self._epoch, self._seq, self._is_remembered = self._drawn_again(), 0, False
+        if not self._is_remembered:
+            self._remember()
         try:
             record = collect(self._state, self._vehicle_id, self._epoch, self._seq, self._clock)
             identity = Identity(self._vehicle_id, self._epoch.epoch, self._seq)
@@ -147,6 +160,20 @@ class TelemetryDuty:
         self._seq += 1
         self.sent += 1
         return Ok(1, 0)
+
+    def _drawn_again(self) -> DeliverEpoch:
+        """A number that is sure, now that the clock is: what was sent under the doubtful one may not have been heard."""
+        drawn = draw_epoch(self._state.deliver_epochs_path, self._clock)
+        return replace(drawn, previous_epoch=self._epoch.epoch)
+
+    def _remember(self) -> None:
+        """A disk that refuses stops nothing: it is told, and tried again with the next record."""
+        try:
+            remember_epoch(self._state.deliver_epochs_path, self._epoch)
+        except OSError as error:
+            self.last_error = f"the number of this start is not on disk: {error}"
+        else:
+            self._is_remembered = True
 
     def finish(self, deadline_s: float) -> None:
         """Say the last word, wait for it to arrive within the deadline, and close. No time, no last word."""

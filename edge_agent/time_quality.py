@@ -21,6 +21,11 @@ STEADY_NS = 60_000_000_000
 clock is set in steps while time synchronisation settles, and a window around a trigger is shorter."""
 
 
+def is_believable(wall_ns: int) -> bool:
+    """Whether a live wall clock may show this time (ns since 1970): not before this agent was built, nor far ahead."""
+    return FIRST_POSSIBLE_TIME_NS <= wall_ns <= FIRST_POSSIBLE_TIME_NS + FAR_FUTURE_AFTER_NS
+
+
 class WallClockWatch:
     """Notices when wall time jumps against monotonic time while the process runs."""
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import json
 import threading
 from dataclasses import dataclass, field
 
@@ -9,8 +11,10 @@ from connectors.kafka.fakes import FakeBroker, FakeSink
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
-from edge_agent.telemetry import SENT_WAIT_S, TelemetryDuty, draw_epoch
+from edge_agent.telemetry import SENT_WAIT_S, TelemetryDuty, draw_epoch, remember_epoch
+from edge_agent.time_quality import FIRST_POSSIBLE_TIME_NS
 from edge_agent.uploader import Failed, Idle, Ok
+from foundation import syscalls
 from foundation.clock import ManualClock, SystemClock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.events import EventLog
@@ -89,14 +93,57 @@ def test_a_restart_of_deliver_names_the_epoch_before_it(speaker):
     assert second.start_number > first.start_number > 0
 
 
+def refuse_to_write(_fd, _data):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+NOW_NS = FIRST_POSSIBLE_TIME_NS + 10**15
+
+
+def start(path, now_ns):
+    drawn = draw_epoch(path, ManualClock(now_ns))
+    remember_epoch(path, drawn)
+    return drawn.start_number
+
+
 def test_the_number_of_a_start_rises_with_a_clock_set_back_and_after_the_file_is_lost(tmp_path):
     path = tmp_path / "deliver-epoch.json"
-    clock = ManualClock(1_700_000_000_000_000_000)
-    first = draw_epoch(path, clock).start_number
-    second = draw_epoch(path, ManualClock(0)).start_number
+    first, second = start(path, NOW_NS), start(path, 0)
     path.unlink()
-    third = draw_epoch(path, ManualClock(1_700_000_060_000_000_000)).start_number
-    assert first < second < third
+    assert first < second < start(path, NOW_NS + 60 * 10**9)
+
+
+def test_a_clock_far_ahead_does_not_carry_the_number_away(tmp_path):
+    path = tmp_path / "deliver-epoch.json"
+    first = start(path, NOW_NS)
+    assert start(path, NOW_NS + 80 * 365 * 86_400 * 10**9) == first + 1
+
+
+def test_a_vehicle_that_lost_the_file_under_a_clock_in_1970_is_heard_once_the_clock_is_right(speaker):
+    speaker.duty.step()
+    speaker.root.deliver_epochs_path.unlink()
+    lost = Speaker(speaker.root, speaker.key, clock=ManualClock(0), broker=speaker.broker)
+    lost.duty.step()
+    lost.clock.jump_wall(WALL_NS / 1e9 + 3600)
+    lost.duty.step()
+    lost.duty.step()
+    heard = sorted(lost.heard(), key=lambda record: (record.start_number, record.seq))
+    assert heard[0].start_number == 1, "said under the doubtful clock"
+    assert [record.seq for record in heard[-2:]] == [0, 1]
+    assert heard[-1].start_number > heard[1].start_number > 1
+    assert heard[-1].previous_epoch == heard[0].epoch
+
+
+def test_a_full_disk_stops_neither_deliver_nor_telemetry(speaker, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(syscalls, "write", refuse_to_write)
+        again = Speaker(speaker.root, speaker.key, broker=speaker.broker)
+        again.duty.step()
+        assert "No space left" in again.duty.last_error
+    assert len(again.heard()) == 1
+    again.clock.advance(10)
+    again.duty.step()
+    assert json.loads(again.root.deliver_epochs_path.read_text())["epoch"] == again.heard()[0].epoch
 
 
 def test_numbers_have_no_gap_while_the_broker_is_away_and_nothing_piles_up(speaker):
