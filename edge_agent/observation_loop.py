@@ -179,7 +179,7 @@ class ObservationLoop:
 
     def _settle(self, outcome: Outcome[Seen]) -> None:
         seen, kept = outcome.item, outcome.kept
-        self._keeper.settle(seen, outcome.tail)
+        self._keeper.settle(seen, outcome.change)
         if kept is None:
             self._refuse(outcome.refused_for or NotAcceptedReason.NOT_SELECTED, seen)
             return
@@ -188,6 +188,7 @@ class ObservationLoop:
         try:
             self._writer.append(record(seen, kept, vehicle_id=self._vehicle_id, boot_id=boot_id()))
         except RejectedError as error:
+            self._keeper.reject(step)
             self._refuse(_not_accepted(error), seen)
             self._forget_kept(seen, kept)
             frame_id = seen.observation.frame_id

@@ -11,7 +11,7 @@ from edge_agent.progress import KeptFrame, Place, Progress, Refused, Step
 from edge_agent.progress_journal import ProgressJournal
 from edge_agent.record import Seen
 from edge_agent.spool.writer import SpoolWriter
-from edge_agent.window import WindowTail
+from edge_agent.window import TailChange
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError
 from foundation.events import EventLog
@@ -30,7 +30,7 @@ class PlaceKeeper:
         self._clock = clock
         self._events = events
         self._places: dict[str, Place] = {}
-        self._tail = journal.progress.tail
+        self._change = TailChange()
         self._last_seq = -1
         self._has_refused = False
         self._has_journal = True
@@ -45,10 +45,10 @@ class PlaceKeeper:
         """The state as of the last step."""
         return self._journal.progress
 
-    def settle(self, seen: Seen, tail: WindowTail) -> None:
-        """The observation left the window: the next step says so."""
+    def settle(self, seen: Seen, change: TailChange) -> None:
+        """The observation left the window: the next step says so, and what later ones need of it."""
         self._places[seen.source_id] = Place(seen.observation.resume_place, seen.lap)
-        self._tail = tail
+        self._change.add(change)
         self.progress.frames_seen += 1
 
     def refuse(self) -> None:
@@ -65,6 +65,10 @@ class PlaceKeeper:
         """The spool took the sample of `step`."""
         self._last_seq = step.seq
         self._apply(step)
+
+    def reject(self, step: Step) -> None:
+        """The spool refused the sample of `step`: what its place says holds with the next step."""
+        self.progress.tail.apply(step.tail)
 
     def write_places(self) -> None:
         """Write where the reading is, although nothing was kept there."""
@@ -99,12 +103,13 @@ class PlaceKeeper:
             self._events.emit("progress_kept_again")
 
     def _step(self, seq: int, kept: KeptFrame | None) -> Step:
+        change, self._change = self._change, TailChange()
         return Step(
             epoch=self._writer.epoch,
             seq=seq,
             places=dict(self._places),
             frames_seen=self.progress.frames_seen,
-            tail=self._tail,
+            tail=change,
             kept=kept,
             refused=self._refused(),
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_agent.selection.budget import BudgetLimits, ByteBudget
 from edge_agent.selection.novelty import NoveltyMemory
 from edge_agent.selection.track_limit import TrackLimit
-from edge_agent.window import DriveTail, OpenIncident, WindowTail
+from edge_agent.window import OpenIncident, TailChange, WindowTail
 from schemas.reasons import NotAcceptedReason
 
 Json = Mapping[str, object]
@@ -62,7 +62,7 @@ class Step:
     seq: int
     places: Mapping[str, Place]
     frames_seen: int
-    tail: WindowTail
+    tail: TailChange
     kept: KeptFrame | None = None
     refused: Refused | None = None
     """None: as in the step before."""
@@ -89,7 +89,8 @@ class Progress:
     def apply(self, step: Step, *, counts_kept: bool = True) -> None:
         """Move to the step's place; count its kept frame unless the spool refused it after all."""
         self.places.update(step.places)
-        self.frames_seen, self.tail = step.frames_seen, step.tail
+        self.frames_seen = step.frames_seen
+        self.tail.apply(step.tail)
         self.refused = step.refused or self.refused
         kept = step.kept
         if kept is None or not counts_kept:
@@ -190,23 +191,24 @@ def refused_from_json(document: object) -> Refused | None:
     return Refused(counts, int(document["bytes"]))
 
 
-def tail_from_json(document: object) -> WindowTail:
-    """Return the tail that `dataclasses.asdict` made plain; an empty one for the first format, which counted frames.
+def tail_from_json(document: object) -> TailChange:
+    """Return the change that `dataclasses.asdict` made plain; an empty one for the first format, which counted frames.
 
     Raises KeyError, TypeError, ValueError.
     """
     if document is None:
-        return WindowTail()
+        return TailChange()
     if not isinstance(document, dict):
         raise TypeError("a tail is an object")
-    drives = tuple(
-        DriveTail(
-            str(drive["drive_id"]),
-            tuple(OpenIncident(**incident) for incident in drive["incidents"]),
-            tuple((int(time_ns), float(chance)) for time_ns, chance in drive["past"]),
-        )
-        for drive in document["drives"]
-    )
     now_ns = document["now_ns"]
-    offsets = tuple((str(name), int(offset)) for name, offset in document["offsets_ns"])
-    return WindowTail(None if now_ns is None else int(now_ns), offsets, drives)
+    return TailChange(
+        None if now_ns is None else int(now_ns),
+        int(document["oldest_ns"]),
+        int(document["over_ns"]),
+        {str(name): int(offset) for name, offset in document["offsets_ns"].items()},
+        {
+            str(drive): tuple(OpenIncident(**incident) for incident in incidents)
+            for drive, incidents in document["incidents"].items()
+        },
+        [(str(drive), int(time_ns), float(chance)) for drive, time_ns, chance in document["past"]],
+    )

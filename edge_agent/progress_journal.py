@@ -148,7 +148,7 @@ def _encode_snapshot(progress: Progress) -> bytes:
         "places": places_to_json(progress.places),
         "frames_seen": progress.frames_seen,
         "refused": refused_to_json(progress.refused),
-        "tail": asdict(progress.tail),
+        "tail": asdict(progress.tail.whole()),
         "budget": progress.budget.to_json(),
         "tracks": progress.tracks.to_rows(),
         "memory": {"model_digest": progress.memory.model_digest, "shape": list(matrix.shape)},
@@ -229,5 +229,5 @@ def _restore(document: dict[str, object], body: bytes, limits: ProgressLimits, c
     progress.places = places_from_json(document, str(document.get("source_id", "")))
     progress.frames_seen = int(str(document["frames_seen"]))
     progress.refused = refused_from_json(document.get("refused"))
-    progress.tail = tail_from_json(document.get("tail"))
+    progress.tail.apply(tail_from_json(document.get("tail")))
     return progress

@@ -12,7 +12,7 @@ know what an observation is: it sees names, times, sizes and probabilities.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -23,6 +23,7 @@ from schemas.records import Incident
 
 T = TypeVar("T")
 MAX_DRIVES = 16
+MAX_DRIVE_TAILS = 64
 MAX_STREAMS = 256
 LEAST_SPAN_NS = 1_000_000_000
 """An observation may be so much older than the newest one, or as the window is long, and still be in its place."""
@@ -54,22 +55,91 @@ class OpenIncident:
     end_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class TailChange:
+    """What observations that left change of a `WindowTail`. `past` is (drive_id, time, trigger probability)."""
+
+    now_ns: int | None = None
+    oldest_ns: int = 0
+    """Triggers up to then reach nothing any more, and incidents that ended by `over_ns` hold nothing more."""
+    over_ns: int = 0
+    offsets_ns: dict[str, int] = field(default_factory=dict)
+    incidents: dict[str, tuple[OpenIncident, ...]] = field(default_factory=dict)
+    past: list[tuple[str, int, float]] = field(default_factory=list)
+
+    def add(self, later: TailChange) -> None:
+        """Take a later change in."""
+        if later.now_ns is None:
+            return
+        self.now_ns, self.oldest_ns, self.over_ns = later.now_ns, later.oldest_ns, later.over_ns
+        self.offsets_ns |= later.offsets_ns
+        self.incidents |= later.incidents
+        self.past += later.past
+
+
+@dataclass(slots=True)
 class DriveTail:
-    """What later observations of a drive need of those that left; `past` is (time, trigger probability)."""
+    """Of one drive: the incidents whose trigger left, and the triggers that left as (time, probability)."""
 
-    drive_id: str
-    incidents: tuple[OpenIncident, ...]
-    past: tuple[tuple[int, float], ...]
+    incidents: list[OpenIncident] = field(default_factory=list)
+    past: deque[tuple[int, float]] = field(default_factory=deque)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WindowTail:
     """What later observations need of those that left: durable, see `edge_agent.progress`."""
 
     now_ns: int | None = None
-    offsets_ns: tuple[tuple[str, int], ...] = ()
-    drives: tuple[DriveTail, ...] = ()
+    oldest_ns: int = 0
+    over_ns: int = 0
+    offsets_ns: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    drives: OrderedDict[str, DriveTail] = field(default_factory=OrderedDict)
+
+    def apply(self, change: TailChange) -> None:
+        """Move on by a change. The same changes, one by one or added up, lead to the same tail."""
+        if change.now_ns is None:
+            return
+        self.now_ns, self.oldest_ns, self.over_ns = change.now_ns, change.oldest_ns, change.over_ns
+        for stream_id, offset_ns in change.offsets_ns.items():
+            _put(self.offsets_ns, stream_id, offset_ns)
+        for drive_id, time_ns, probability in change.past:
+            self._drive(drive_id).past.append((time_ns, probability))
+        for drive_id, incidents in change.incidents.items():
+            self._drive(drive_id).incidents[:] = incidents
+        for drive_id, drive in list(self.drives.items()):
+            _forget(drive.incidents, self.over_ns)
+            while drive.past and drive.past[0][0] <= self.oldest_ns:
+                drive.past.popleft()
+            if not (drive.past or drive.incidents):
+                del self.drives[drive_id]
+
+    def whole(self) -> TailChange:
+        """The change that makes this tail of an empty one."""
+        return TailChange(
+            self.now_ns,
+            self.oldest_ns,
+            self.over_ns,
+            dict(self.offsets_ns),
+            {name: tuple(drive.incidents) for name, drive in self.drives.items() if drive.incidents},
+            [(name, *one) for name, drive in self.drives.items() for one in drive.past],
+        )
+
+    def past_of(self, drive_id: str) -> Iterable[tuple[int, float]]:
+        """The triggers of a drive that left, oldest first."""
+        drive = self.drives.get(drive_id)
+        return () if drive is None else drive.past
+
+    def incidents_of(self, drive_id: str) -> list[OpenIncident]:
+        """A copy of the incidents of a drive whose trigger left."""
+        drive = self.drives.get(drive_id)
+        return [] if drive is None else list(drive.incidents)
+
+    def _drive(self, drive_id: str) -> DriveTail:
+        drive = self.drives.setdefault(drive_id, DriveTail())
+        self.drives.move_to_end(drive_id)
+        if len(self.drives) > MAX_DRIVE_TAILS:
+            self.drives.popitem(last=False)
+        return drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +149,15 @@ class Outcome(Generic[T]):
     item: T
     kept: Kept | None
     refused_for: NotAcceptedReason | None
-    tail: WindowTail
+    change: TailChange
 
 
 @dataclass(slots=True)
 class _Drive:
-    """`incidents` are those that an observation may still belong to, oldest first; `left` those whose trigger left."""
+    """`incidents` are those that an observation may still belong to, oldest first."""
 
     drive_id: str
     incidents: list[OpenIncident] = field(default_factory=list)
-    left: list[OpenIncident] = field(default_factory=list)
-    past: deque[tuple[int, float]] = field(default_factory=deque)
     held: int = 0
 
 
@@ -150,8 +218,7 @@ class CaptureWindow(Generic[T]):
     _offsets_ns: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _now_ns: int | None = None
     _held_bytes: int = 0
-    _left_now_ns: int | None = None
-    _left_offsets_ns: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    _left: WindowTail = field(default_factory=WindowTail)
 
     @property
     def held(self) -> int:
@@ -206,25 +273,16 @@ class CaptureWindow(Generic[T]):
         return left
 
     def restore(self, tail: WindowTail) -> None:
-        """Go on after the observation whose outcome held `tail`. Only before the first observation."""
-        self._now_ns = self._left_now_ns = tail.now_ns
+        """Go on after the observations whose changes made `tail`. Only before the first observation."""
+        self._left = WindowTail()
+        self._left.apply(tail.whole())
+        self._now_ns = tail.now_ns
         self._offsets_ns = OrderedDict(tail.offsets_ns)
-        self._left_offsets_ns = OrderedDict(tail.offsets_ns)
-        for one in tail.drives:
-            drive = _Drive(one.drive_id, list(one.incidents), list(one.incidents), deque(one.past))
-            self._drives[one.drive_id] = drive
-
-    def _tail(self) -> WindowTail:
-        drives = tuple(
-            DriveTail(drive.drive_id, tuple(drive.left), tuple(drive.past))
-            for drive in self._drives.values()
-            if drive.left or drive.past
-        )
-        offsets = tuple((name, offset) for name, offset in self._left_offsets_ns.items() if offset)
-        return WindowTail(self._left_now_ns, offsets, drives)
 
     def _drive(self, drive_id: str) -> _Drive:
-        drive = self._drives.setdefault(drive_id, _Drive(drive_id))
+        drive = self._drives.get(drive_id)
+        if drive is None:
+            drive = self._drives[drive_id] = _Drive(drive_id, self._left.incidents_of(drive_id))
         self._drives.move_to_end(drive_id)
         if len(self._drives) > MAX_DRIVES:
             idle = next((one for one in self._drives.values() if not one.held and one is not drive), None)
@@ -258,7 +316,7 @@ class CaptureWindow(Generic[T]):
             return
         begin_ns, end_ns = held.time_ns - self.pre_ns, held.time_ns + max(self.post_ns, 1)
         is_late = self._now_ns is not None and held.time_ns < self._now_ns
-        if is_late and self._left_now_ns is not None and begin_ns <= self._left_now_ns:
+        if is_late and self._left.now_ns is not None and begin_ns <= self._left.now_ns:
             self.counts.late_triggers += 1
         known = held.drive.incidents
         incident = next((i for i in known if begin_ns < i.end_ns and i.begin_ns < end_ns), None)
@@ -321,23 +379,33 @@ class CaptureWindow(Generic[T]):
                 inclusion_probability=min(1.0, chance_of_any(self._chances(head))),
                 by_rule=head.by_rule,
             )
-        now_ns = self._left_now_ns
-        self._left_now_ns = head.time_ns if now_ns is None else max(now_ns, head.time_ns)
-        _put(self._left_offsets_ns, head.stream_id, head.offset_ns)
+        change = self._change(head)
+        self._left.apply(change)
+        return Outcome(head.item, kept, head.refused_for, change)
+
+    def _change(self, head: _Held[T]) -> TailChange:
+        drive_id, known_ns = head.drive.drive_id, self._left.now_ns
+        now_ns = head.time_ns if known_ns is None else max(known_ns, head.time_ns)
+        over_ns = now_ns - self._span_ns()
+        change = TailChange(now_ns, over_ns - self.post_ns, over_ns)
+        if head.offset_ns or head.stream_id in self._left.offsets_ns:
+            change.offsets_ns[head.stream_id] = head.offset_ns
         if head.probability and self.pre_ns + self.post_ns:
-            drive.past.append((head.time_ns, head.probability))
-        oldest_ns = self._left_now_ns - self._span_ns() - self.post_ns
-        while drive.past and drive.past[0][0] <= oldest_ns:
-            drive.past.popleft()
-        _forget(drive.left, self._left_now_ns - self._span_ns())
+            change.past.append((drive_id, head.time_ns, head.probability))
         if head.decision is not None and head.incident is not None:
-            _put_incident(drive.left, head.incident)
-        return Outcome(head.item, kept, head.refused_for, self._tail())
+            incidents = self._left.incidents_of(drive_id)
+            _put_incident(incidents, head.incident)
+            change.incidents[drive_id] = tuple(incidents)
+        return change
 
     def _chances(self, head: _Held[T]) -> list[float]:
         """Trigger probabilities of all whose window reaches `head`, its own among them."""
         first_ns, last_ns = head.time_ns - max(self.post_ns, 1), head.time_ns + self.pre_ns
-        past = [chance for time_ns, chance in head.drive.past if first_ns < time_ns <= last_ns]
+        past = [
+            chance
+            for time_ns, chance in self._left.past_of(head.drive.drive_id)
+            if first_ns < time_ns <= last_ns
+        ]
         later = [
             other.probability
             for other in self._ring
@@ -361,6 +429,10 @@ def _put_incident(incidents: list[OpenIncident], incident: OpenIncident) -> None
 
 
 def _put(offsets: OrderedDict[str, int], stream_id: str, offset_ns: int) -> None:
+    """Keep a stream's offset; none, as most have, takes no place."""
+    if not offset_ns:
+        offsets.pop(stream_id, None)
+        return
     offsets[stream_id] = offset_ns
     offsets.move_to_end(stream_id)
     if len(offsets) > MAX_STREAMS:

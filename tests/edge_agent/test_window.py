@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.selection.decision import Decision, Selection
-from edge_agent.window import CaptureWindow, Outcome
+from edge_agent.window import CaptureWindow, Outcome, TailChange, WindowTail
 from schemas.reasons import NotAcceptedReason, ValueClass, WindowRole
 
 ARM = 0.1
@@ -80,6 +81,21 @@ def roles(outcomes: list[Outcome[int]]) -> str:
     )
 
 
+def tail_after(outcomes: list[Outcome[int]]) -> WindowTail:
+    """As the journal has it: some changes one by one, the others added up, all through a snapshot."""
+    tail, added = WindowTail(), TailChange()
+    for number, outcome in enumerate(outcomes):
+        added.add(outcome.change)
+        if not number % 3:
+            tail.apply(added)
+            added = TailChange()
+    tail.apply(added)
+    tail.apply(TailChange())  # a step of a place alone changes nothing
+    again = WindowTail()
+    again.apply(tail.whole())
+    return again
+
+
 def incidents(outcomes: list[Outcome[int]]) -> list[str | None]:
     return [o.kept.incident and o.kept.incident.incident_id for o in outcomes if o.kept]
 
@@ -148,7 +164,7 @@ def test_a_restart_remembers_every_window_that_a_late_observation_may_be_in():
     kinds, at = [rule(), rule(), nothing()], [0, 6.5, 4.9]
     whole = Bench(1, 5).run(kinds, at=lambda n: at[n])
     after = Bench(1, 5)
-    after.window.restore(whole[1].tail)
+    after.window.restore(tail_after(whole[:2]))
     assert incidents(after.run(kinds[2:], at=lambda n: at[n], first=2)) == ["incident-0"]
 
 
@@ -167,6 +183,12 @@ def test_a_drive_that_is_still_held_is_not_forgotten_however_many_others_come():
     drives = ["first", *(f"d{n}" for n in range(20)), "first"]
     outcomes = Bench(2, 2).run([*[nothing()] * 21, rule()], drive=lambda n: drives[n], at=lambda n: 0.05 * n)
     assert (roles(outcomes)[0], roles(outcomes)[-1]) == ("p", "T")
+
+
+def test_what_is_written_per_observation_does_not_grow_with_the_window():
+    outcomes = Bench(300, 300).run([chance()] * 1000)
+    sizes = [len(json.dumps(asdict(outcome.change))) for outcome in outcomes]
+    assert max(sizes[10:]) < 2 * min(sizes[10:])
 
 
 @pytest.mark.parametrize("streams", [2, 5])
@@ -306,7 +328,7 @@ def test_a_restart_after_anything_that_left_goes_on_as_if_nothing_had_happened(s
     whole = played(Bench(pre, post), seen)
     cut = data.draw(st.integers(1, len(seen)))
     after = Bench(pre, post)
-    after.window.restore(whole[cut - 1].tail)
+    after.window.restore(tail_after(whole[:cut]))
     rest = played(after, seen, first=cut)
     assert [(o.item, o.kept, o.refused_for) for o in rest] == [
         (o.item, o.kept, o.refused_for) for o in whole[cut:]
