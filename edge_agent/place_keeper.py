@@ -11,7 +11,7 @@ from edge_agent.progress import KeptFrame, Place, Progress, Refused, Step
 from edge_agent.progress_journal import ProgressJournal
 from edge_agent.record import Seen
 from edge_agent.spool.writer import SpoolWriter
-from edge_agent.window import TailChange
+from edge_agent.window_tail import TailChange
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError
 from foundation.events import EventLog

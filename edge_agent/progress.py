@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_agent.selection.budget import BudgetLimits, ByteBudget
 from edge_agent.selection.novelty import NoveltyMemory
 from edge_agent.selection.track_limit import TrackLimit
-from edge_agent.window import OpenIncident, TailChange, WindowTail
+from edge_agent.window_tail import OpenIncident, TailChange, WindowTail
 from schemas.reasons import NotAcceptedReason
 
 Json = Mapping[str, object]

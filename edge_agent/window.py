@@ -12,19 +12,25 @@ know what an observation is: it sees names, times, sizes and probabilities.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from edge_agent.selection.decision import Decision, Selection
 from edge_agent.selection.policy import chance_of_any
+from edge_agent.window_tail import (
+    OpenIncident,
+    TailChange,
+    WindowTail,
+    forget_before,
+    put_incident,
+    put_offset,
+)
 from schemas.reasons import NotAcceptedReason, ValueClass, WindowRole
 from schemas.records import Incident
 
 T = TypeVar("T")
 MAX_DRIVES = 16
-MAX_DRIVE_TAILS = 64
-MAX_STREAMS = 256
 LEAST_SPAN_NS = 1_000_000_000
 """An observation may be so much older than the newest one, or as the window is long, and still be in its place."""
 CONTEXT_VALUE_CLASS = ValueClass.LOW
@@ -41,105 +47,6 @@ class Kept:
     incident: Incident | None
     inclusion_probability: float
     by_rule: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OpenIncident:
-    """An incident that a later observation may still belong to: half-open [begin_ns, end_ns)."""
-
-    incident_id: str
-    stream: str
-    rule_id: str
-    begin_ns: int
-    trigger_ns: int
-    end_ns: int
-
-
-@dataclass(slots=True)
-class TailChange:
-    """What observations that left change of a `WindowTail`. `past` is (drive_id, time, trigger probability)."""
-
-    now_ns: int | None = None
-    oldest_ns: int = 0
-    """Triggers up to then reach nothing any more, and incidents that ended by `over_ns` hold nothing more."""
-    over_ns: int = 0
-    offsets_ns: dict[str, int] = field(default_factory=dict)
-    incidents: dict[str, tuple[OpenIncident, ...]] = field(default_factory=dict)
-    past: list[tuple[str, int, float]] = field(default_factory=list)
-
-    def add(self, later: TailChange) -> None:
-        """Take a later change in."""
-        if later.now_ns is None:
-            return
-        self.now_ns, self.oldest_ns, self.over_ns = later.now_ns, later.oldest_ns, later.over_ns
-        self.offsets_ns |= later.offsets_ns
-        self.incidents |= later.incidents
-        self.past += later.past
-
-
-@dataclass(slots=True)
-class DriveTail:
-    """Of one drive: the incidents whose trigger left, and the triggers that left as (time, probability)."""
-
-    incidents: list[OpenIncident] = field(default_factory=list)
-    past: deque[tuple[int, float]] = field(default_factory=deque)
-
-
-@dataclass(slots=True)
-class WindowTail:
-    """What later observations need of those that left: durable, see `edge_agent.progress`."""
-
-    now_ns: int | None = None
-    oldest_ns: int = 0
-    over_ns: int = 0
-    offsets_ns: OrderedDict[str, int] = field(default_factory=OrderedDict)
-    drives: OrderedDict[str, DriveTail] = field(default_factory=OrderedDict)
-
-    def apply(self, change: TailChange) -> None:
-        """Move on by a change. The same changes, one by one or added up, lead to the same tail."""
-        if change.now_ns is None:
-            return
-        self.now_ns, self.oldest_ns, self.over_ns = change.now_ns, change.oldest_ns, change.over_ns
-        for stream_id, offset_ns in change.offsets_ns.items():
-            _put(self.offsets_ns, stream_id, offset_ns)
-        for drive_id, time_ns, probability in change.past:
-            self._drive(drive_id).past.append((time_ns, probability))
-        for drive_id, incidents in change.incidents.items():
-            self._drive(drive_id).incidents[:] = incidents
-        for drive_id, drive in list(self.drives.items()):
-            _forget(drive.incidents, self.over_ns)
-            while drive.past and drive.past[0][0] <= self.oldest_ns:
-                drive.past.popleft()
-            if not (drive.past or drive.incidents):
-                del self.drives[drive_id]
-
-    def whole(self) -> TailChange:
-        """The change that makes this tail of an empty one."""
-        return TailChange(
-            self.now_ns,
-            self.oldest_ns,
-            self.over_ns,
-            dict(self.offsets_ns),
-            {name: tuple(drive.incidents) for name, drive in self.drives.items() if drive.incidents},
-            [(name, *one) for name, drive in self.drives.items() for one in drive.past],
-        )
-
-    def past_of(self, drive_id: str) -> Iterable[tuple[int, float]]:
-        """The triggers of a drive that left, oldest first."""
-        drive = self.drives.get(drive_id)
-        return () if drive is None else drive.past
-
-    def incidents_of(self, drive_id: str) -> list[OpenIncident]:
-        """A copy of the incidents of a drive whose trigger left."""
-        drive = self.drives.get(drive_id)
-        return [] if drive is None else list(drive.incidents)
-
-    def _drive(self, drive_id: str) -> DriveTail:
-        drive = self.drives.setdefault(drive_id, DriveTail())
-        self.drives.move_to_end(drive_id)
-        if len(self.drives) > MAX_DRIVE_TAILS:
-            self.drives.popitem(last=False)
-        return drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +158,7 @@ class CaptureWindow(Generic[T]):
         self._ring.append(held)
         drive.held += 1
         self._held_bytes += size_bytes
-        _forget(drive.incidents, self._now_ns - self._span_ns())
+        forget_before(drive.incidents, self._now_ns - self._span_ns())
         if selection.trigger is not None:
             self._open_window(held, selection.trigger, selection)
         else:
@@ -304,7 +211,7 @@ class CaptureWindow(Generic[T]):
             offset_ns = self._offsets_ns.get(stream_id, 0)
             if time_ns + offset_ns < now_ns - self._span_ns():
                 offset_ns = now_ns - time_ns
-        _put(self._offsets_ns, stream_id, offset_ns)
+        put_offset(self._offsets_ns, stream_id, offset_ns)
         return offset_ns
 
     def _open_window(self, held: _Held[T], decision: Decision, selection: Selection) -> None:
@@ -328,7 +235,7 @@ class CaptureWindow(Generic[T]):
         else:
             name = self.name_incident(held.item)
             incident = OpenIncident(name, held.stream_id, decision.rule_id, begin_ns, held.time_ns, end_ns)
-        _put_incident(known, incident)
+        put_incident(known, incident)
         held.incident = incident
         for other in reversed(self._ring):
             if other.drive is held.drive and other.role is None and begin_ns <= other.time_ns < end_ns:
@@ -394,7 +301,7 @@ class CaptureWindow(Generic[T]):
             change.past.append((drive_id, head.time_ns, head.probability))
         if head.decision is not None and head.incident is not None:
             incidents = self._left.incidents_of(drive_id)
-            _put_incident(incidents, head.incident)
+            put_incident(incidents, head.incident)
             change.incidents[drive_id] = tuple(incidents)
         return change
 
@@ -412,31 +319,6 @@ class CaptureWindow(Generic[T]):
             if other.drive is head.drive and other.probability and first_ns < other.time_ns <= last_ns
         ]
         return [head.probability, *past, *later]
-
-
-def _forget(incidents: list[OpenIncident], before_ns: int) -> None:
-    """Leave out the incidents that ended by then: nothing so late is taken any more."""
-    incidents[:] = [incident for incident in incidents if incident.end_ns > before_ns]
-
-
-def _put_incident(incidents: list[OpenIncident], incident: OpenIncident) -> None:
-    """Add the incident, or put it in the place of what it was before a trigger made it longer."""
-    for index, known in enumerate(incidents):
-        if known.incident_id == incident.incident_id:
-            incidents[index] = incident
-            return
-    incidents.append(incident)
-
-
-def _put(offsets: OrderedDict[str, int], stream_id: str, offset_ns: int) -> None:
-    """Keep a stream's offset; none, as most have, takes no place."""
-    if not offset_ns:
-        offsets.pop(stream_id, None)
-        return
-    offsets[stream_id] = offset_ns
-    offsets.move_to_end(stream_id)
-    if len(offsets) > MAX_STREAMS:
-        offsets.popitem(last=False)
 
 
 _KEEPABLE = frozenset({NotAcceptedReason.NOT_SELECTED, NotAcceptedReason.TRACK_LIMIT})

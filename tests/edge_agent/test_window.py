@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.selection.decision import Decision, Selection
-from edge_agent.window import CaptureWindow, Outcome, TailChange, WindowTail
+from edge_agent.window import CaptureWindow, Outcome
+from edge_agent.window_tail import TailChange, WindowTail
 from schemas.reasons import NotAcceptedReason, ValueClass, WindowRole
 
 ARM = 0.1
