@@ -20,7 +20,7 @@ include mk/setup.mk
 demo: $(DEMO_READY) $(DATA_READY) ## The whole loop, from a frame on a vehicle to a better model on that vehicle.
 	$(BIN)/fleetloop demo $(DEMO_ARGS)
 
-test: $(DEV_READY) $(DATA_READY) ## Every test that this machine can run (Kafka and browser tests skip by name without them).
+test: $(DEV_READY) $(DATA_READY) ## Every test that this machine can run (Kafka tests skip by name without it).
 	$(PYTEST) tests
 
 test-fast: $(DEV_READY) ## Unit and property tests only.

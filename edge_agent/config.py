@@ -187,7 +187,7 @@ class PerceiveServing:
 
     model: ServingSettings = field(default_factory=ServingSettings)
     prediction_log: Path | None = setting(
-        default=None, help="JSON lines, one a predicted frame; none by default"
+        default=None, help="JSON lines, one per predicted frame; none by default"
     )
 
 

@@ -1,9 +1,9 @@
 """The supervisor: perceive and deliver run, and run again when they die, until they are told to stop.
 
 It restarts either with backoff (for ever on a vehicle; a run to the end of a source gives up at last),
-stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. A
-process that ends with an exit code that only a person can mend (settings, trust, a broken guarantee) ends
-the agent with that code. Refuses to do any of the agent's work itself.
+stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. An
+exit code that only a person can mend (settings, trust, a broken guarantee) ends a run to the end of its
+sources; otherwise that process is tried again, slowly, and the other one runs on. Refuses to do any of the agent's work itself.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class HealthSettings:
         default=20, min=1, max=10_000, help="no verdict on ratio or latency from fewer frames"
     )
     max_error_ratio: float = setting(
-        default=0.05, min=0.0, max=1.0, help="failed inferences a frame in the window"
+        default=0.05, min=0.0, max=1.0, help="failed inferences per frame in the window"
     )
     max_latency_p50_s: float = setting(
         default=0.5, min=0.0001, max=60.0, help="median inference time in the window"

@@ -17,7 +17,7 @@ INTRODUCTION = """# Reliability
 What `make torture-full` counted: each fault tried again and again on the running parts, and judged by checkers that import
 nothing of the product. A script wrote this page from the results (`python -m tests.torture page`). `make torture` goes round
 the same faults in ten minutes; `make torture-broken` runs each of them on builds that break one promise each, and every such
-build must be noticed.
+build must be noticed. A commit with "+" had changes that were not committed yet.
 """
 
 
