@@ -1,7 +1,8 @@
 """The models of this vehicle by role: serving, which is always there, and the roles beside it, which may be absent.
 
 The serving model answers first and as if it were alone. When a signal of the processor ended the process, the roles
-beside it are blamed first: while one of them has a model, the crash does not count against the serving model.
+beside it are blamed first: a start after such a crash does not count against the serving model, confirmed or not, when
+one of them had a model.
 """
 
 from __future__ import annotations
@@ -49,9 +50,16 @@ class ModelSet:
             SideRole(role, state_folder, vehicle, backend, settings, clock, events, has_crashed=has_crashed)
             for role in settings.other_roles
         )
-        is_blamed = has_crashed and not any(other.has_model for other in self._others)
+        is_excused = has_crashed and any(other.had_model for other in self._others)
         self.serving = ServingModel(
-            state_folder, backend, settings, clock, events, on_step, has_crashed=is_blamed
+            state_folder,
+            backend,
+            settings,
+            clock,
+            events,
+            on_step,
+            has_crashed=has_crashed,
+            is_excused=is_excused,
         )
 
     def predict(self, images: Sequence[Pixels]) -> list[Served]:

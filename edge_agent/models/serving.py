@@ -84,8 +84,12 @@ class ServingModel:
         on_step: OnStep | None = None,
         *,
         has_crashed: bool = False,
+        is_excused: bool = False,
     ) -> None:
-        """`has_crashed`: the previous process crashed (ended by SIGSEGV, SIGABRT or another fault signal)."""
+        """`has_crashed`: the previous process crashed (ended by SIGSEGV, SIGABRT or another fault signal).
+
+        `is_excused`: that crash is blamed on the model of another role; this start counts against no serving model.
+        """
         self._slots = SlotFolder(state_folder)
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
@@ -103,7 +107,8 @@ class ServingModel:
         self._is_stuck = False
         self._previous: Predictor | None = None
         self._models = ActiveModels(self._slots, clock, events)
-        self._models.count_start(has_crashed=has_crashed)
+        if not is_excused:
+            self._models.count_start(has_crashed=has_crashed)
         self._predictor: Predictor = self._load_serving()
 
     # What serves.

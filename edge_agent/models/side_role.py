@@ -63,7 +63,9 @@ class SideRole:
         """Answered or failed at since the process started."""
         self._predictor: Predictor | None = None
         self._models = ActiveModels(self._slots, clock, events)
-        if self.has_model:
+        self.had_model = self.has_model
+        """Whether the process before this one left a model in the role; what this start makes of it says nothing."""
+        if self.had_model:
             self._models.count_start(has_crashed=has_crashed)
             self._load_active()
 

@@ -168,6 +168,28 @@ def test_a_process_that_keeps_crashing_loses_the_shadow_model_before_the_serving
     assert seen[-1] == {"serving": "v1"}  # it was not the shadow model: then the serving one is to blame
 
 
+@pytest.mark.parametrize("is_confirmed", [False, True])
+def test_crashes_of_a_shadow_model_never_count_against_the_serving_one(
+    bench: Bench, is_confirmed: bool
+) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    bench.run(bench.fetcher())
+    models = bench.models()
+    models.poll()
+    for _ in range(6 if is_confirmed else 0):
+        models.predict([FRAME])
+    shadowed(bench)
+    models.poll()
+    for _ in range(4):
+        models = bench.models(has_crashed=True)
+        active = bench.slots.read_active()
+        assert (active.confirmed, active.starts, active.blocked) == (is_confirmed, 0, {})
+    assert said_by(models) == {"serving": "r2"}  # the shadow model went with the last crash
+    bench.models(has_crashed=True)
+    assert bench.slots.read_active().starts == 1  # nobody else is left to blame
+
+
 @pytest.mark.parametrize("name", ["active.json", "candidate.json", "fetch.json"])
 def test_a_damaged_file_of_a_role_costs_that_role_only(bench: Bench, name: str) -> None:
     shadowed(bench)
