@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +25,10 @@ from edge_agent.models.desired import (
     releases_of,
     target_name,
 )
+from edge_agent.models.fetch_journal import FetchJournal
 from edge_agent.models.http import BoundedFetcher, StagedDownload, Transport, UrlTransport
 from edge_agent.models.settings import FetchSettings
-from edge_agent.models.slots import Candidate, FetchState, SlotFolder, SlotRef, with_event
+from edge_agent.models.slots import NO_MODEL, Candidate, SlotFolder, SlotRef
 from edge_agent.models.trial import TrialResult
 from edge_agent.models.trial_run import TrialRun
 from edge_agent.models.trust import OnlineTrust, TargetInfo
@@ -47,9 +49,7 @@ from modelkit.digest import sha256_hex
 from modelkit.verify import ModelLimits, verify_model
 from schemas.documents import Release
 from schemas.reasons import RefuseReason
-from schemas.records import ModelEvent
 
-MAX_TRIAL_ATTEMPTS = 3
 _TRIAL_POLL_S = 0.2
 _SIDE_DOWNLOAD_S = 30.0
 StartTrial = Callable[[Path, str, Path], TrialRun]
@@ -85,6 +85,8 @@ class _Work:
     slots: SlotFolder
     staged_bytes: int = 0
     trial: TrialRun | None = None
+    result: TrialResult | None = None
+    """Of the trial, which says it once; kept while the disk refuses what follows from it."""
 
     @property
     def slot(self) -> SlotRef:
@@ -124,6 +126,7 @@ class ModelFetcher:
         self._vehicle = read_vehicle(state_folder)
         self._clock = clock
         self._log = events
+        self._journal = FetchJournal(clock, events)
         self._transport: Transport = transport or UrlTransport(settings.download)
         self._download = StagedDownload(self._transport, settings.download, clock)
         self._start_trial: StartTrial = start_trial or self._start_real_trial
@@ -142,6 +145,7 @@ class ModelFetcher:
         wait_s = (self._not_before_ns - self._clock.monotonic_ns()) / 1e9
         if wait_s > 0 and (self._work is None or self._work.trial is None):
             return FetchStep("idle", "", wait_s)
+        self._journal.write_again()
         try:
             done = self._refresh() if self._work is None else self._bring(self._work)
         except RejectedError as error:
@@ -178,6 +182,7 @@ class ModelFetcher:
 
     def close(self) -> None:
         """End a running trial; what is staged stays for the next start."""
+        self._journal.write_again()
         if self._work is not None and self._work.trial is not None:
             self._work.trial.cancel()
         self._work = None
@@ -219,7 +224,7 @@ class ModelFetcher:
         self, slots: SlotFolder, intent: Intent, releases: dict[str, Release], online: OnlineTrust
     ) -> _Work | None:
         wanted = intent.release_id
-        state, fetched = slots.read_active(), self._fetched(slots)
+        state, fetched = slots.read_active(), self._journal.known(slots)
         candidate = self._candidate(slots)
         if candidate is not None and candidate.slot.release_id != wanted:
             slots.write_candidate(None)
@@ -268,7 +273,7 @@ class ModelFetcher:
             )
             self._slots.add_slot(data)
             self._staged(work).unlink(missing_ok=True)
-        self._count_attempt(work)
+        self._journal.count_attempt(work.slots, work.release.release_id)
         slot_path = self._slots.slot_path(work.release.model_digest)
         work.trial = self._start_trial(
             slot_path, work.release.model_digest, self._slots.path / "trial_frames"
@@ -297,18 +302,8 @@ class ModelFetcher:
             raise UntrustedError(f"{work.info.path}: {len(data)} bytes came, but not those that were signed")
         return data
 
-    def _count_attempt(self, work: _Work) -> None:
-        release_id = work.release.release_id
-        fetched = self._fetched(work.slots)
-        attempts = fetched.attempts.get(release_id, 0)
-        if attempts >= MAX_TRIAL_ATTEMPTS:
-            raise RejectedError(
-                f"{attempts} trials never came to an end", reason=RefuseReason.TRIAL_NEVER_ENDED
-            )
-        work.slots.write_fetch(replace(fetched, attempts={**fetched.attempts, release_id: attempts + 1}))
-
     def _ask_trial(self, work: _Work, trial: TrialRun) -> FetchStep:
-        result = trial.poll()
+        result = work.result = work.result or trial.poll()
         if result is None:
             return FetchStep("idle", "trial runs", _TRIAL_POLL_S)
         if not result.passed:
@@ -319,7 +314,7 @@ class ModelFetcher:
         work.slots.write_candidate(Candidate(work.slot, result.latency_p50_ns, result.frames))
         nodes = ", ".join(f"{provider} {count}" for provider, count in result.nodes.items())
         found = f"{result.frames} frames, p50 {result.latency_p50_ns} ns, nodes on {nodes or 'nothing known'}"
-        self._journal("trial_passed", work, found)
+        self._journal.add(work.slots, work.slot, "trial_passed", found)
         self._work = None
         self._wait(self._settings.poll_interval_s)
         return FetchStep("ok", f"release {work.release.release_id} is ready", self._settings.poll_interval_s)
@@ -330,8 +325,9 @@ class ModelFetcher:
         work, self._work = self._work, None
         if work is None:
             return self._fail(UntrustedError(detail))
-        self._journal("refused", work, f"{reason}: {detail}"[:500], refused=reason)
-        self._staged(work).unlink(missing_ok=True)
+        self._journal.add(work.slots, work.slot, "refused", f"{reason}: {detail}"[:500], refused=reason)
+        with suppress(OSError):  # it goes when nothing is wanted, see _tidy
+            self._staged(work).unlink(missing_ok=True)
         self._log.emit(
             "model_refused", level="warning", release_id=work.release.release_id, reason=reason, detail=detail
         )
@@ -343,7 +339,9 @@ class ModelFetcher:
         if text != self._last_error:
             self._log.emit("model_fetch_failed", level="warning", kind=type(error).__name__, reason=text)
             if isinstance(error, UntrustedError):
-                self._journal("untrusted", self._work, text)
+                work = self._work
+                slots, slot = (self._slots, NO_MODEL) if work is None else (work.slots, work.slot)
+                self._journal.add(slots, slot, "untrusted", text)
         self._last_error = text
         if self._work is not None and self._work.trial is None:
             self._work = None  # the next step looks at the repository again; what is staged stays
@@ -351,26 +349,7 @@ class ModelFetcher:
         self._wait(wait_s)
         return FetchStep("failed", text, wait_s)
 
-    def _journal(self, word: str, work: _Work | None, reason: str, *, refused: str = "") -> None:
-        slots = work.slots if work is not None else self._slots
-        fetched = self._fetched(slots)
-        slot = work.slot if work is not None else SlotRef("", "")
-        event = ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
-        if fetched.events and word == "untrusted" and fetched.events[-1].reason == reason:
-            return
-        refusals = {**fetched.refused, slot.release_id: refused} if refused else fetched.refused
-        attempts = {key: count for key, count in fetched.attempts.items() if key != slot.release_id}
-        slots.write_fetch(FetchState(refusals, attempts, with_event(fetched.events, event)))
-
     # Small parts.
-
-    def _fetched(self, slots: SlotFolder) -> FetchState:
-        """Damage costs only knowledge of what was refused: it would be tried, and refused, again."""
-        try:
-            return slots.read_fetch()
-        except CorruptError as error:
-            self._log.emit("fetch_state_damaged", level="error", reason=str(error))
-            return FetchState()
 
     def _candidate(self, slots: SlotFolder) -> Candidate | None:
         try:

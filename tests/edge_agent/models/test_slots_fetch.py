@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Never
 
 import pytest
 
 from devservers.static_server import StaticServer
-from edge_agent.models.slots import install_initial
+from edge_agent.models.slots import SlotFolder, install_initial
 from edge_agent.models.status import read_model_status
 from edge_agent.models.trial import TrialResult
+from foundation import syscalls
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from schemas.documents import COMPLETE, HALTED
-from tests.edge_agent.models.model_bench import EVERYBODY, Bench
+from tests.edge_agent.models.model_bench import EVERYBODY, Bench, FakeTrial
 
 NOBODY = "0" * 64
 
@@ -218,3 +223,68 @@ def test_no_path_gets_in_through_a_digest(bench: Bench) -> None:
     for wrong in ("../../etc/passwd", "A" * 64, "a" * 63, ""):
         with pytest.raises(RejectedError):
             bench.slots.slot_path(wrong)
+
+
+def no_space(*_arguments: object) -> Never:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syscalls, "write_all", no_space)
+        yield
+
+
+def test_a_refusal_that_a_full_disk_does_not_take_is_known_told_and_written_later(bench: Bench) -> None:
+    bench.trial_result = TrialResult(False, "too_slow", detail="slow")
+    bench.release("r2", 2)
+    bench.plan("r2")
+    duty = bench.fetcher()
+    assert [duty.step().detail for _ in range(2)] == ["fetching release r2", "trial started"]
+    with full_disk():
+        assert duty.step().detail == "release r2 refused: too_slow"
+        for _ in range(5):
+            bench.clock.advance(1000.0)
+            duty.step()
+    assert bench.trials == [bench.releases[0].model_digest]
+    assert bench.events().count("model_refused") == 1
+    assert bench.events().count("fetch_state_not_written") == 1
+    assert bench.slots.read_fetch().refused == {}
+    bench.clock.advance(1000.0)
+    duty.step()
+    known = bench.slots.read_fetch()
+    assert (known.refused, known.attempts) == ({"r2": "too_slow"}, {})
+    assert [event.event for event in known.events] == ["refused"]
+
+
+def test_a_trial_that_passed_is_no_refusal_while_a_full_disk_does_not_take_the_candidate(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poll_once(trial: FakeTrial) -> TrialResult:
+        said, trial.result = trial.result, TrialResult(False, "crashed", "a trial speaks once")
+        return said
+
+    monkeypatch.setattr(FakeTrial, "poll", poll_once)
+    bench.release("r2", 2)
+    bench.plan("r2")
+    duty = bench.fetcher()
+    for _ in range(2):
+        duty.step()
+    with full_disk():
+        for _ in range(3):
+            assert "No space left" in duty.step().detail
+            bench.clock.advance(1000.0)
+    assert duty.step().detail == "release r2 is ready"
+    assert bench.slots.read_fetch().refused == {}
+
+
+def test_what_is_not_trusted_ends_nothing_on_a_full_disk(bench: Bench) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2", model_digest="1" * 64, model_bytes=1)
+    duty = bench.fetcher()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlotFolder, "write_fetch", no_space)
+        assert "sha256" in duty.step().detail
+    duty.close()
+    assert [event.event for event in bench.slots.read_fetch().events] == ["untrusted"]
