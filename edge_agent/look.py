@@ -62,10 +62,9 @@ class Viewer:
             return Looked()
         try:
             pixels = decode_image(observation.payload, self._limits)
-        except RejectedError as error:
-            self._events.emit(
-                "unreadable_image", level="warning", frame_id=observation.frame_id, error=str(error)
-            )
+        except (RejectedError, MemoryError) as error:
+            why = str(error) or type(error).__name__
+            self._events.emit("unreadable_image", level="warning", frame_id=observation.frame_id, error=why)
             return Looked(failed_for=NotAcceptedReason.UNREADABLE_IMAGE)
         self._models.remember(observation.payload)
         answers = self._predict(pixels)

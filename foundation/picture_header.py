@@ -6,6 +6,7 @@ here first, and bounded by the caller. It refuses to guess: what it does not kno
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,10 @@ CONTENT_TYPES: Final = {
 _TIFF_COMPRESSIONS: Final = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
 _TIFF_TYPES: Final = {3: "H", 4: "I"}
 _MAX_TIFF_ENTRIES: Final = 4096
+_MAX_JPEG_MARKERS: Final = 2048
+_MAX_JPEG_FILL_BYTES: Final = 512
+_JPEG_MARKER = re.compile(rb"\xff{1,%d}+([^\xff])" % _MAX_JPEG_FILL_BYTES, re.DOTALL)
+_PPM_NUMBER = re.compile(rb"(?:\s|#[^\r\n]*+[\r\n])++(\d{1,10})(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +83,32 @@ def _png(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """The first frame header (SOF0 to SOF15 but DHT, JPG, DAC), ITU-T T.81 B.2.2."""
+    """Read the first frame header (SOF0 to SOF15 but DHT, JPG, DAC), ITU-T T.81 B.2.2.
+
+    Every marker up to the first scan is looked at: decoders walk over them one by one, so that their number is bounded.
+    """
+    size: tuple[int, int] | None = None
     place = 2
-    while True:
-        if data[place] != 0xFF:
-            raise ValueError(f"JPEG without a marker at byte {place}")
-        while data[place] == 0xFF:
-            place += 1
-        marker = data[place]
-        place += 1
+    for _ in range(_MAX_JPEG_MARKERS):
+        found = _JPEG_MARKER.match(data, place)
+        if found is None:
+            raise ValueError(f"JPEG without a marker at byte {place}, or cut short there")
+        marker = found[1][0]
+        place = found.end()
         if marker in (0xD9, 0xDA):
-            raise ValueError("JPEG without a frame header")
+            if size is None or marker == 0xD9:
+                raise ValueError("JPEG without a frame header and a scan")
+            return size
         if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             continue
         (length,) = struct.unpack_from(">H", data, place)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if length < 2:
+            raise ValueError(f"JPEG with a segment of {length} bytes at byte {place}; the least is 2")
+        if size is None and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, place + 3)
-            return width, height
-        place += max(length, 2)
+            size = width, height
+        place += length
+    raise ValueError(f"JPEG of more than {_MAX_JPEG_MARKERS} markers before its first scan")
 
 
 def _webp(data: bytes) -> tuple[int, int]:
@@ -153,26 +166,17 @@ def _tiff(data: bytes) -> tuple[int, int]:
 
 
 def _ppm(data: bytes) -> tuple[int, int]:
+    """Read width and height; the largest value, which all but bitmaps have, is only looked for."""
     numbers: list[int] = []
     place = 2
-    while len(numbers) < 2:
-        byte = data[place : place + 1]
-        if not byte or place > HEAD_BYTES:
-            raise IndexError(place)
-        if byte == b"#":
-            while data[place] not in b"\r\n":
-                place += 1
-        elif byte.isdigit():
-            start = place
-            while data[place : place + 1].isdigit():
-                place += 1
-                if place - start > 10:
-                    raise ValueError("PPM with a size of more than ten digits")
-            numbers.append(int(data[start:place]))
-        elif byte.isspace():
-            place += 1
-        else:
-            raise ValueError(f"PPM with {byte!r} in its header")
+    for _ in range(2 if data[1:2] in b"14" else 3):
+        found = _PPM_NUMBER.match(data, place, HEAD_BYTES)
+        if found is None:
+            raise ValueError(
+                f"PPM without a number of at most ten digits at byte {place}, or cut short there"
+            )
+        numbers.append(int(found[1]))
+        place = found.end()
     return numbers[0], numbers[1]
 
 

@@ -89,6 +89,7 @@ def read_picture(payload: bytes, limits: ImageLimits | None = None) -> Picture:
 
     Raises:
         RejectedError: reason `unreadable_image`; another format, damaged, cut short, or over a limit.
+        MemoryError: the machine has too little memory for it now.
     """
     bounds = limits if limits is not None else ImageLimits()
     if len(payload) > bounds.max_bytes:
@@ -113,14 +114,12 @@ def _decoded(image: Image.Image, header: PictureHeader, bounds: ImageLimits) -> 
     _check_size(*image.size, bounds)
     if image.mode not in _MODES and not (image.mode == "I" and name in ("PNG", "PPM")):
         raise _unreadable(f"pixel mode {image.mode!r}; allowed are {sorted(_MODES)}")
-    notes: list[str] = []
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        notes.append("first frame of an animation")
     orientation = _tiff_orientation(image) if name == "TIFF" else 1  # which Pillow turns while it loads
     image.load()
     _check_size(*image.size, bounds)
-    pixels, how = _rgb(image)
-    notes += how
+    pixels, notes = _rgb(image)
+    if _is_animated(image):
+        notes.append("first frame of an animation")
     if name != "TIFF":
         orientation = _orientation(image)
         if orientation in _TURNS:
@@ -133,7 +132,7 @@ def _decoded(image: Image.Image, header: PictureHeader, bounds: ImageLimits) -> 
 def _rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
     """The loaded picture as 8-bit RGB, and what was done for that."""
     if image.mode in _MODES_16 or image.mode == "I":
-        grey = (np.asarray(image).astype(np.int64).clip(0, 65_535) >> 8).astype(np.uint8)
+        grey = (np.asarray(image).clip(0, 65_535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2), ["16-bit values by their upper eight bits"]
     if not image.has_transparency_data:
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8), []
@@ -143,6 +142,14 @@ def _rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
         return np.ascontiguousarray(layers[:, :, :3]), []
     pixels = ((layers[:, :, :3] * opacity + 127) // 255).astype(np.uint8)
     return pixels, ["transparency on black"]
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether more frames follow that of a loaded picture; not how many, for which each would be read."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001 - damage behind the first frame is no reason to refuse it
+        return False
 
 
 def _orientation(image: Image.Image) -> int:

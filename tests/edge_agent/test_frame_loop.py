@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from edge_agent import look
 from edge_agent.config import (
     BudgetSettings,
     CaptureSettings,
@@ -27,6 +28,7 @@ from foundation import syscalls
 from foundation.events import EventLog
 from foundation.journal import Journal, JournalEntry, encode_frame
 from modelkit.fakes import FakeBackend, raw_outputs
+from modelkit.images import decode_image
 from schemas.codec import decode_sample
 from schemas.reasons import Modality, TimeQuality, WindowRole
 from schemas.records import Content, Sample
@@ -73,6 +75,21 @@ def test_every_frame_is_accepted_or_counted_by_reason(tmp_path):
     assert 5 < found["accepted"] < 35
     assert sum(found.values()) == 60 == vehicle.journal.progress.frames_seen
     assert vehicle.place.has_ended
+
+
+def test_a_picture_that_takes_more_memory_than_there_is_is_counted_and_the_next_one_goes_on(
+    tmp_path, monkeypatch
+):
+    def decode(payload, limits=None):
+        if payload == png(1):
+            raise MemoryError
+        return decode_image(payload, limits)
+
+    monkeypatch.setattr(look, "decode_image", decode)
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    drive(vehicle, [make_frame(number) for number in range(3)])
+    vehicle.end_source()
+    assert counts(vehicle) == {"accepted": 2, "unreadable_image": 1}
 
 
 def test_a_sample_says_where_it_is_from_and_why_it_was_taken(tmp_path):

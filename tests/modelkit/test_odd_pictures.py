@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from foundation.errors import RejectedError
 from foundation.picture_header import read_header
@@ -207,3 +207,101 @@ def test_a_picture_cut_or_changed_anywhere_is_decoded_or_refused_and_nothing_els
                 decode_image(hostile)
             except RejectedError as error:
                 assert error.reason == "unreadable_image"
+
+
+class CountedBytes(bytes):
+    """Counts how often a single byte or a part of it is asked for."""
+
+    looks = 0
+
+    def __getitem__(self, place):
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+def jpeg_with(padding: bytes) -> bytes:
+    whole = KINDS["jpeg"][0]
+    scan = whole.index(b"\xff\xda")
+    return whole[:scan] + padding + whole[scan:]
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"\xff\xd8" + b"\xff" * 1_000_000, "without a marker"),
+        (b"\xff\xd8" + b"\xff\x01" * 500_000, "more than 2048 markers"),
+        (b"\xff\xd8" + b"\xff\xe0\0\0" * 250_000, "a segment of 0 bytes"),
+        (jpeg_with(b"\xff" * 1_000_000), "without a marker"),
+        (jpeg_with(b"\xff\x01" * 500_000), "more than 2048 markers"),
+        (b"P6 #" + b"a" * 1_000_000, "without a number"),
+        (b"P6 4 4 #" + b"a" * 1_000_000 + b"\n255\n" + bytes(48), "without a number"),
+        (b"P6 " + b"\n" * 1_000_000 + b"4 4 255\n" + bytes(48), "without a number"),
+    ],
+    ids=[
+        "fill",
+        "no-length",
+        "zero-length",
+        "late-fill",
+        "late-no-length",
+        "comment",
+        "late-comment",
+        "blank",
+    ],
+)
+def test_a_header_of_endless_padding_is_refused_after_a_bounded_number_of_looks(
+    payload: bytes, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = CountedBytes(payload)
+    with pytest.raises(ValueError, match=why):
+        read_header(counted)
+    assert counted.looks < 10_000
+
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("a decoder that walks over the padding byte by byte")
+
+    monkeypatch.setattr(Image, "open", opened)
+    with pytest.raises(RejectedError, match=why):
+        decode_image(payload)
+
+
+def test_fill_bytes_and_comments_within_bounds_cost_no_picture() -> None:
+    assert distance(jpeg_with(b"\xff" * 100 + b"\xfe\0\x04ab"), shown()) < 6.0
+    pixels = encoded(PICTURE, "PPM")[-3 * WIDTH * HEIGHT :]
+    assert distance(b"P6 #one\n# two\r\n96 64 #three\n255\n" + pixels, shown()) == 0.0
+
+
+def test_the_frames_of_an_animation_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.new("RGB", (1, 1), (number, 0, 0)) for number in range(200)]
+    payload = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    sought: list[int] = []
+    real = GifImagePlugin.GifImageFile._seek
+
+    def seek(self: GifImagePlugin.GifImageFile, frame: int, *more: object, **named: object) -> None:
+        sought.append(frame)
+        real(self, frame, *more, **named)
+
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "_seek", seek)
+    assert read_picture(payload).notes == ("first frame of an animation",)
+    assert set(sought) <= {0, 1}
+
+
+@pytest.mark.parametrize("pointer", [10**6, 3])
+def test_damage_behind_the_first_frame_of_a_tiff_does_not_cost_that_frame(pointer: int) -> None:
+    payload = bytearray(KINDS["tiff"][0])
+    (directory,) = struct.unpack_from("<I", payload, 4)
+    (entries,) = struct.unpack_from("<H", payload, directory)
+    struct.pack_into("<I", payload, directory + 2 + 12 * entries, pointer)
+    assert distance(bytes(payload), shown()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_take_no_more_memory_than_the_pixels_need(kind: str) -> None:
+    side = 1000
+    payload = encoded(Image.fromarray(np.full((side, side), 0x1234, "u2")), kind)
+    decode_image(payload)
+    tracemalloc.start()
+    try:
+        assert (decode_image(payload) == 0x12).all()
+        assert tracemalloc.get_traced_memory()[1] < 10 * side * side
+    finally:
+        tracemalloc.stop()
