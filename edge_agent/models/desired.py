@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from edge_agent.models.slots import SlotRef
 from edge_agent.models.trust import SavedTrust, TargetInfo, parse_index
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle
 from foundation.clock import Clock
-from foundation.documents import DocumentType, read_rows
+from foundation.documents import read_rows
 from foundation.errors import RetryLaterError, UntrustedError
 from schemas.documents import HALTED, RELEASE, ROLLOUT_PLAN, Release, RolloutPlan
 from schemas.downlink import PLANS_KEY, RELEASES_KEY
 from schemas.roles import SERVING
-
-_Document = TypeVar("_Document", Release, RolloutPlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +29,30 @@ class Intent:
     plan: RolloutPlan | None = None
 
 
-def desired(plans: Sequence[RolloutPlan], vehicle: Vehicle, role: str = SERVING) -> Intent:
+@dataclass(frozen=True, slots=True)
+class UnreadablePlan:
+    """A plan that this version cannot read, of a newer form or damaged. It admits nobody; its halt is obeyed."""
+
+    reason: str
+    halted_release_id: str = ""
+    """The release that it halts, by its plain text; empty when it says no such thing."""
+
+
+def desired(plans: Sequence[RolloutPlan | UnreadablePlan], vehicle: Vehicle, role: str = SERVING) -> Intent:
     """The newest plan of the role that admits this vehicle decides; a halted one admits nobody.
 
     Args:
-        plans: of any role, oldest first, as in the index.
+        plans: of any role, oldest first, as in the index. The halt of one that cannot be read counts for every role.
     """
-    of_role = [plan for plan in plans if plan.role == role]
-    newest_state = {plan.release_id: plan.state for plan in of_role}
-    withdrawn = frozenset(release for release, state in newest_state.items() if state == HALTED)
+    newest_state: dict[str, str] = {}
+    of_role = []
+    for plan in plans:
+        if isinstance(plan, UnreadablePlan):
+            newest_state[plan.halted_release_id] = HALTED
+        elif plan.role == role:
+            newest_state[plan.release_id] = plan.state
+            of_role.append(plan)
+    withdrawn = frozenset(release for release, state in newest_state.items() if release and state == HALTED)
     for plan in reversed(of_role):
         if plan.state == HALTED or plan.release_id in withdrawn:
             continue
@@ -49,13 +61,13 @@ def desired(plans: Sequence[RolloutPlan], vehicle: Vehicle, role: str = SERVING)
     return Intent(None, withdrawn)
 
 
-def plans_of(index: bytes | None) -> list[RolloutPlan]:
+def plans_of(index: bytes | None) -> list[RolloutPlan | UnreadablePlan]:
     """The plans of a verified index of `rollouts`, oldest first; one that cannot be read spoils no other.
 
     Raises:
         UntrustedError: it is no such list.
     """
-    return _rows(index, PLANS_KEY, ROLLOUT_PLAN)
+    return [_plan(row) for row in _rows(index, PLANS_KEY)]
 
 
 def releases_of(index: bytes | None) -> dict[str, Release]:
@@ -64,7 +76,10 @@ def releases_of(index: bytes | None) -> dict[str, Release]:
     Raises:
         UntrustedError: it is no such list.
     """
-    return {release.release_id: release for release in _rows(index, RELEASES_KEY, RELEASE)}
+    rows = read_rows(
+        _rows(index, RELEASES_KEY), lambda row: RELEASE.of(row, family=UntrustedError), "releases"
+    )
+    return {release.release_id: release for release in rows.read}
 
 
 def check_plan(plan: RolloutPlan | None, release: Release) -> None:
@@ -127,6 +142,13 @@ def target_name(release: Release) -> str:
     return release.model_target.removeprefix("models/")
 
 
-def _rows(index: bytes | None, key: str, kind: DocumentType[_Document]) -> list[_Document]:
-    rows = [] if index is None else parse_index(index, key)
-    return list(read_rows(rows, lambda row: kind.of(row, family=UntrustedError), key).read)
+def _plan(row: object) -> RolloutPlan | UnreadablePlan:
+    try:
+        return ROLLOUT_PLAN.of(row, family=UntrustedError)
+    except UntrustedError as error:
+        release_id = row.get("release_id") if isinstance(row, dict) and row.get("state") == HALTED else None
+        return UnreadablePlan(str(error), release_id if isinstance(release_id, str) else "")
+
+
+def _rows(index: bytes | None, key: str) -> list[object]:
+    return [] if index is None else parse_index(index, key)

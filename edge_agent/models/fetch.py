@@ -10,7 +10,7 @@ perceive's.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Literal
 
 from edge_agent.models.desired import (
     Intent,
+    UnreadablePlan,
     check_plan,
     check_release,
     desired,
@@ -47,7 +48,7 @@ from foundation.events import EventLog
 from foundation.retry import Backoff
 from modelkit.digest import sha256_hex
 from modelkit.verify import ModelLimits, verify_model
-from schemas.documents import Release
+from schemas.documents import Release, RolloutPlan
 from schemas.reasons import RefuseReason
 
 _TRIAL_POLL_S = 0.2
@@ -74,6 +75,8 @@ class FetchStatus:
     bytes_total: int
     last_error: str
     refreshes: int
+    unreadable_plans: int = 0
+    """Of the newest list of plans: this version cannot read them, and obeys only their halts."""
 
 
 @dataclass(slots=True)
@@ -136,6 +139,7 @@ class ModelFetcher:
         self._is_look_wanted = False
         self._last_error = ""
         self._refreshes = 0
+        self._unreadable: list[str] = []
 
     def step(self) -> FetchStep:
         """One bounded amount of work. Raises nothing that network, repository or disk can cause."""
@@ -169,7 +173,7 @@ class ModelFetcher:
         """What it is at."""
         work = self._work
         if work is None:
-            return FetchStatus("idle", "", 0, 0, self._last_error, self._refreshes)
+            return FetchStatus("idle", "", 0, 0, self._last_error, self._refreshes, len(self._unreadable))
         phase = "download" if work.trial is None else "trial"
         return FetchStatus(
             phase,
@@ -178,6 +182,7 @@ class ModelFetcher:
             work.release.model_bytes,
             self._last_error,
             self._refreshes,
+            len(self._unreadable),
         )
 
     def close(self) -> None:
@@ -199,6 +204,7 @@ class ModelFetcher:
         plans = plans_of(
             online.fetch_index("rollouts")
         )  # first: a halt must come through whatever else is wrong
+        self._tell_unreadable(plans)
         releases = releases_of(online.fetch_index("models"))
         self._refreshed_ns = self._clock.monotonic_ns()
         wanted = desired(plans, self._vehicle).release_id
@@ -219,6 +225,12 @@ class ModelFetcher:
             self._wait(self._settings.poll_interval_s)
             return FetchStep("idle", f"the plans want {wanted}", self._settings.poll_interval_s)
         return FetchStep("ok", f"fetching release {self._work.release.release_id}", 0.0)
+
+    def _tell_unreadable(self, plans: Sequence[RolloutPlan | UnreadablePlan]) -> None:
+        reasons = [plan.reason for plan in plans if isinstance(plan, UnreadablePlan)]
+        if reasons and reasons != self._unreadable:
+            self._log.emit("plan_unreadable", level="warning", count=len(reasons), reason=reasons[-1][:500])
+        self._unreadable = reasons
 
     def _choose(
         self, slots: SlotFolder, intent: Intent, releases: dict[str, Release], online: OnlineTrust

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,8 @@ from edge_agent.models.trial import TrialResult
 from foundation import syscalls
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
-from schemas.documents import COMPLETE, HALTED
+from schemas.documents import COMPLETE, HALTED, RUNNING
+from schemas.downlink import INDEX, INDEX_1, PLANS_KEY, index_targets
 from tests.edge_agent.models.model_bench import EVERYBODY, Bench, FakeTrial
 
 NOBODY = "0" * 64
@@ -288,3 +290,51 @@ def test_what_is_not_trusted_ends_nothing_on_a_full_disk(bench: Bench) -> None:
         assert "sha256" in duty.step().detail
     duty.close()
     assert [event.event for event in bench.slots.read_fetch().events] == ["untrusted"]
+
+
+def publish_with_newer_plan(bench: Bench, **fields: object) -> None:
+    """The plans so far, and the last of them once more in a form that this version cannot read."""
+    targets = index_targets(PLANS_KEY, bench.plans)
+    index = json.loads(targets[INDEX])
+    index[PLANS_KEY].append({**index[PLANS_KEY][-1], "plan_id": "newer", **fields})
+    bench.repository.publish("rollouts", {INDEX: json.dumps(index).encode(), INDEX_1: targets[INDEX_1]})
+
+
+NEWER_FORMS = [{"format": 3}, {"must_understand": ["cities"], "cities": ["Bonn"]}, {"waves": "all"}]
+
+
+@pytest.mark.parametrize("newer", NEWER_FORMS)
+def test_a_halt_in_a_form_that_cannot_be_read_is_obeyed(bench: Bench, newer: dict[str, object]) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    bench.run(bench.fetcher())
+    serving = bench.serving()
+    serving.poll()
+    assert serving.name == "r2"
+    publish_with_newer_plan(bench, state=HALTED, **newer)
+    bench.run(bench.fetcher())
+    serving.poll()
+    assert (serving.name, serving.events[-2].event) == ("v1", "withdrawn")
+    assert bench.slots.read_candidate() is None
+
+
+@pytest.mark.parametrize("newer", [*NEWER_FORMS, {"format": 3, "state": HALTED, "release_id": ["r2"]}])
+def test_a_plan_that_cannot_be_read_admits_and_withdraws_nobody_and_is_told_once(
+    bench: Bench, newer: dict[str, object]
+) -> None:
+    bench.release("r2", 2)
+    bench.plan("r2")
+    publish_with_newer_plan(bench, **{"state": RUNNING, **newer})
+    duty = bench.fetcher()
+    for _ in range(3):
+        bench.run(duty)
+    candidate = bench.slots.read_candidate()
+    assert candidate is not None
+    assert candidate.slot.release_id == "r2"
+    assert duty.status().unreadable_plans == 1
+    (told,) = [line for line in bench.log_path.read_text().splitlines() if "plan_unreadable" in line]
+    assert json.loads(told)["count"] == 1
+    assert "rollout_plan" in json.loads(told)["reason"]
+    bench.plan("r2", COMPLETE)
+    bench.run(duty)
+    assert duty.status().unreadable_plans == 0
