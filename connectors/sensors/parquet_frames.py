@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +22,10 @@ from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 
-MAX_PAYLOAD_BYTES: Final = 64_000_000
-"""Mean size of the payloads of a row group, unpacked: a larger one is no picture and is not read."""
+MAX_ROW_BYTES: Final = 64_000_000
+"""Mean size of the rows of a row group, unpacked: a larger one holds no pictures and is not read."""
 NO_PAYLOAD: Final = "taken: no payload (null, or a path only), counted as an unreadable image"
+NOT_UTF8: Final = "left out: a text is not UTF-8"
 IN_1970: Final = "taken: a capture time in January 1970; is it in another unit than nanoseconds?"
 _BATCH_ROWS: Final = 64
 _JANUARY_1970_NS: Final = 31 * 86_400 * 1_000_000_000
@@ -39,8 +41,9 @@ class ParquetFrameSource:
     a row with a value that cannot be one is left out and counted (`notes`).
 
     Raises:
-        MisconfiguredError: no such file, or a column is missing or of a type that is not read.
-        CorruptError: a file is not Parquet.
+        MisconfiguredError: a file is not there or may not be read, or a column is missing or of a type that is not
+            read.
+        CorruptError: a file is not Parquet, or damaged. Reading raises it where the damage is reached.
     """
 
     def __init__(self, path: Path, *, batch_rows: int = _BATCH_ROWS) -> None:
@@ -51,7 +54,8 @@ class ParquetFrameSource:
         if not self._paths or not self._paths[0].is_file():
             raise MisconfiguredError(f"{str(path)!r} is neither a Parquet file nor a folder of them")
         for each in self._paths:
-            check_columns(_open(each).schema_arrow, str(each))
+            with _opened(each) as file:
+                check_columns(file.schema_arrow, str(each))
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
         """See `ObservationSource.observations`. A frame's `resume_place` names file and row, for frame ids repeat."""
@@ -72,13 +76,15 @@ class ParquetFrameSource:
         found = []
         for number, path in enumerate(self._paths):
             row = 0
-            for batch in _batches(path, ["frame_id"], range(_open(path).num_row_groups), 8192):
-                for offset, name in enumerate(batch.column(0).to_pylist()):
-                    if place == _place(path, row + offset, str(name)):
-                        return number, row + offset + 1
-                    if place == str(name):
-                        found.append((number, row + offset + 1))
-                row += batch.num_rows
+            with _opened(path) as file:
+                for batch in file.iter_batches(batch_size=8192, columns=["frame_id"]):
+                    for values in _values(batch):
+                        row += 1
+                        name = str(values["frame_id"]) if values else None
+                        if place == _place(path, row - 1, str(name)):
+                            return number, row
+                        if place == name:
+                            found.append((number, row))
         if len(found) == 1:
             return found[0]
         how_many = "no frame" if not found else f"not one frame but {len(found)} frames"
@@ -87,28 +93,30 @@ class ParquetFrameSource:
         )
 
     def _rows(self, path: Path, skip: int) -> Iterator[Observation]:
-        file = _open(path)
-        names = [name for name in (*REQUIRED, *DEFAULTS) if name in file.schema_arrow.names]
         number = skip
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if skip >= rows:
-                skip -= rows
-                continue
-            _check_payload_size(file.metadata.row_group(group), path)
-            for batch in _batches(path, names, [group], self._batch_rows):
-                part = batch.slice(min(skip, batch.num_rows))
-                times = times_in_ns(part)
-                other = part.select([name for name in names if name != "capture_time_ns"])
-                for row, time_ns in zip(_values(other, path), times, strict=True):
-                    frame = self._frame(row | {"capture_time_ns": time_ns}, path, number)
-                    number += 1
-                    if frame is not None:
-                        yield frame
-                skip = max(0, skip - batch.num_rows)
+        with _opened(path) as file:
+            names = [name for name in (*REQUIRED, *DEFAULTS) if name in file.schema_arrow.names]
+            others = [name for name in names if name != "capture_time_ns"]
+            for group in range(file.num_row_groups):
+                metadata = file.metadata.row_group(group)
+                if skip >= metadata.num_rows:
+                    skip -= metadata.num_rows
+                    continue
+                _check_size(metadata, path)
+                for batch in file.iter_batches(self._batch_rows, row_groups=[group], columns=names):
+                    part = batch.slice(min(skip, batch.num_rows))
+                    skip = max(0, skip - batch.num_rows)
+                    for row, time_ns in zip(_values(part.select(others)), times_in_ns(part), strict=True):
+                        frame = self._frame(row and row | {"capture_time_ns": time_ns}, path, number)
+                        number += 1
+                        if frame is not None:
+                            yield frame
 
-    def _frame(self, row: dict[str, Any], path: Path, number: int) -> Observation | None:
+    def _frame(self, row: dict[str, Any] | None, path: Path, number: int) -> Observation | None:
         where = f"{path.name}, row {number + 1}"
+        if row is None:
+            self._note(NOT_UTF8, where)
+            return None
         if bad := fault_of(row):
             self._note(f"left out: {bad.reason}", f"{where}: {bad.detail}")
             return None
@@ -142,37 +150,35 @@ def _place(path: Path, row: int, frame_id: str) -> str:
     return f"{path.name}\0{row}\0{frame_id}"
 
 
-def _check_payload_size(group: Any, path: Path) -> None:
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema.split(".")[0] == "payload":
-            most = group.num_rows * MAX_PAYLOAD_BYTES
-            if column.total_uncompressed_size > most:
-                raise CorruptError(
-                    f"payloads of {column.total_uncompressed_size} bytes in {group.num_rows} rows; "
-                    f"the limit is {MAX_PAYLOAD_BYTES} bytes each",
-                    path=path,
-                )
+def _check_size(group: Any, path: Path) -> None:
+    """Raise CorruptError for a row group of more than pictures take. Its columns' metadata may end the process."""
+    if group.total_byte_size > group.num_rows * MAX_ROW_BYTES:
+        raise CorruptError(
+            f"{group.total_byte_size} bytes in {group.num_rows} rows; the limit is {MAX_ROW_BYTES} bytes each",
+            path=path,
+        )
 
 
-def _values(batch: Any, path: Path) -> list[dict[str, Any]]:
+def _values(batch: Any) -> list[dict[str, Any] | None]:
+    """The values of each row; None for a row with a text that is not UTF-8."""
     try:
         return list(batch.to_pylist())
-    except UnicodeDecodeError as error:
-        raise CorruptError(f"a text is not UTF-8: {error}", path=path) from error
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [None]
+        half = batch.num_rows // 2
+        return _values(batch.slice(0, half)) + _values(batch.slice(half))
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, open; what goes wrong with it within is told as damage or as what a person must mend."""
     try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise CorruptError(f"not a Parquet file: {error}", path=path) from error
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise CorruptError(f"not Parquet, or damaged: {error}", path=path) from error
     except OSError as error:
+        if error.errno is None:  # not of the operating system: the file ends early, or cannot be unpacked
+            raise CorruptError(f"not Parquet, or damaged: {error}", path=path) from error
         raise MisconfiguredError(f"cannot read {path}: {error}") from error
-
-
-def _batches(path: Path, names: list[str], groups: Any, rows: int) -> Iterator[Any]:
-    try:
-        yield from _open(path).iter_batches(batch_size=rows, row_groups=list(groups), columns=names)
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptError(f"the data cannot be read: {error}", path=path) from error

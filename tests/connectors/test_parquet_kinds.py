@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from connectors.sensors import parquet_frames
-from connectors.sensors.parquet_frames import IN_1970, NO_PAYLOAD, ParquetFrameSource
+from connectors.sensors.parquet_frames import IN_1970, NO_PAYLOAD, NOT_UTF8, ParquetFrameSource
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 
 ROWS = 6
@@ -181,7 +182,58 @@ def test_a_place_of_another_recording_under_the_same_name_is_unknown(tmp_path: P
 def test_a_payload_that_unpacks_to_more_than_any_picture_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_frames, "MAX_PAYLOAD_BYTES", 1000)
+    monkeypatch.setattr(parquet_frames, "MAX_ROW_BYTES", 1000)
     source = source_of(tmp_path, payload=pa.array([bytes([row]) * 2000 for row in range(ROWS)]))
     with pytest.raises(CorruptError, match="the limit is 1000 bytes each"):
         next(source.observations())
+
+
+@pytest.mark.parametrize("after", [None, "f2"])
+def test_one_changed_byte_of_a_footer_gives_frames_or_an_error_of_the_declared_kinds(
+    tmp_path: Path, after: str | None
+) -> None:
+    source_of(tmp_path)
+    path = tmp_path / "f.parquet"
+    whole = path.read_bytes()
+    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    ended = 0
+    for place in range(begin, len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            list(ParquetFrameSource(path).observations(after))
+        except (CorruptError, MisconfiguredError, RejectedError):
+            ended += 1
+    assert ended > 100
+
+
+@pytest.mark.parametrize("number", [0, 3, ROWS - 1])
+def test_a_text_that_is_not_utf8_costs_its_row_alone_also_when_resuming(tmp_path: Path, number: int) -> None:
+    texts = [name.encode() for name in NAMES]
+    texts[number] = b"\xff\xfe"
+    offsets = pa.array([0, *accumulate(len(text) for text in texts)], pa.int32())
+    names = pa.StringArray.from_buffers(ROWS, offsets.buffers()[1], pa.py_buffer(b"".join(texts)))
+    source = source_of(tmp_path, frame_id=names)
+    sound = [payload for row, payload in enumerate(PAYLOADS) if row != number]
+    every = list(source.observations())
+    assert [frame.payload for frame in every] == sound
+    assert source.notes()[NOT_UTF8].count == 1
+    assert source.notes()[NOT_UTF8].first == f"f.parquet, row {number + 1}"
+    for place, frame in enumerate(every):
+        assert [each.payload for each in source.observations(frame.resume_place)] == sound[place + 1 :]
+
+
+def test_a_file_of_many_row_groups_is_opened_once_per_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    class Counted(pq.ParquetFile):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    pq.write_table(table(), tmp_path / "f.parquet", row_group_size=1)
+    source = ParquetFrameSource(tmp_path / "f.parquet")
+    monkeypatch.setattr(pq, "ParquetFile", Counted)
+    assert len(list(source.observations())) == ROWS
+    assert len(opened) == 1
