@@ -42,7 +42,14 @@ class Deliver:
         key = load_key(state.key_path)
         self.reader = SpoolReader.open(state.spool, settings.spool, settings.vehicle_id, clock, events)
         self.uploader = Uploader(self.reader, self._make_sink, settings.upload.pace, clock, events)
-        self.telemetry = TelemetryDuty(state, settings.vehicle_id, key, self._make_sink, clock)
+        self.telemetry = TelemetryDuty(
+            state,
+            settings.vehicle_id,
+            key,
+            self._make_sink,
+            clock,
+            other_roles=settings.serving.model.other_roles,
+        )
         self.fetcher = (
             ModelFetcher(
                 settings.updates,

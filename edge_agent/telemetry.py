@@ -8,7 +8,7 @@ one is made.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,8 +73,18 @@ def remember_epoch(path: Path, drawn: DeliverEpoch) -> None:
     write_json_atomic(path, {"epoch": drawn.epoch, "start_number": drawn.start_number})
 
 
-def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, clock: Clock) -> Telemetry:
+def collect(
+    state: StateFolder,
+    vehicle_id: str,
+    epoch: DeliverEpoch,
+    seq: int,
+    clock: Clock,
+    other_roles: Collection[str],
+) -> Telemetry:
     """All that there is to say, read from the state folder while other processes write there.
+
+    Args:
+        other_roles: those that this vehicle runs beside serving.
 
     Raises:
         CorruptError: the ledger or the model slots cannot be read.
@@ -104,7 +114,7 @@ def collect(state: StateFolder, vehicle_id: str, epoch: DeliverEpoch, seq: int, 
         bytes_captured=ledger.bytes_captured,
         bytes_uploaded=ledger.bytes_uploaded,
         start_number=epoch.start_number,
-        other_roles=read_other_roles(state.root, _object(perceive, "other_roles")),
+        other_roles=read_other_roles(state.root, _object(perceive, "other_roles"), other_roles),
     )
 
 
@@ -118,8 +128,11 @@ class TelemetryDuty:
         key: VehicleKey,
         sink_factory: Callable[[], RecordSink],
         clock: Clock,
+        *,
+        other_roles: Collection[str],
     ) -> None:
         self._state = state
+        self._other_roles = other_roles
         self._vehicle_id = vehicle_id
         self._key = key
         self._sink_factory = sink_factory
@@ -145,7 +158,9 @@ class TelemetryDuty:
         if not self._is_remembered:
             self._remember()
         try:
-            record = collect(self._state, self._vehicle_id, self._epoch, self._seq, self._clock)
+            record = collect(
+                self._state, self._vehicle_id, self._epoch, self._seq, self._clock, self._other_roles
+            )
             identity = Identity(self._vehicle_id, self._epoch.epoch, self._seq)
             wire = seal(TOPICS.telemetry, KIND_TELEMETRY, identity, encode_telemetry(record), self._key)
             if self._sink is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from foundation.documents import parse_json
 from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 
 _LOCK_POLL_S = 0.05
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Of a JSON file of our own: what a fleet of hundreds of thousands of vehicles said fits."""
 
@@ -61,9 +63,17 @@ def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> None:
-    """`write_atomic` of JSON: sorted keys, indent 2, a newline at the end. Not a number is refused."""
+    """`write_atomic` of JSON: sorted keys, indent 2, a newline at the end. Not a number is refused.
+
+    A lone surrogate, such as Python makes of a path that is not UTF-8, is no text: it is written as the six characters
+    of its escape (backslash, udcff), so that it can be read again.
+    """
     text = json.dumps(obj, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, text.encode() + b"\n", mode=mode)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        data = _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode()
+    write_atomic(path, data + b"\n", mode=mode)
 
 
 def read_json(path: Path | str) -> object:
@@ -89,7 +99,7 @@ class FileLock:
         wait_s: how long to wait for another holder; 0 tries once.
 
     Raises on entering:
-        RetryLaterError: another process holds it; names its pid.
+        RetryLaterError: another process holds it (names its pid), or the disk refuses the pid of this one.
         MisconfiguredError: the lock file cannot be opened.
     """
 
@@ -108,6 +118,9 @@ class FileLock:
             self._take(fd)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise RetryLaterError(f"cannot write the lock {self._path}: {error.strerror}") from error
         except BaseException:
             os.close(fd)
             raise

@@ -50,7 +50,7 @@ from schemas.reasons import ModelState, RefuseReason, RollbackReason
 from schemas.records import Health, ModelEvent
 from schemas.roles import SERVING
 
-_NOT_HERE = frozenset({RefuseReason.CPU_FALLBACK, RefuseReason.NO_ALLOWED_PROVIDER})
+NOT_HERE = frozenset({RefuseReason.CPU_FALLBACK, RefuseReason.NO_ALLOWED_PROVIDER})
 """Why a candidate can never serve on this vehicle, although its trial passed (or was of other settings)."""
 
 
@@ -265,7 +265,7 @@ class ServingModel:
             try:
                 predictor = self._load(candidate.slot.digest)
             except RejectedError as error:
-                if error.reason not in _NOT_HERE:
+                if error.reason not in NOT_HERE:
                     raise  # perhaps passing: it stays the candidate
                 return self._models.refuse(candidate.slot, f"{error.reason}: {error}"[:500])
             self._on_step("loaded")

@@ -1,9 +1,9 @@
 """A model in a role beside serving, such as shadow: it sees the same pictures, and nothing depends on its answers.
 
 It comes as a serving model does (signed, tried on this vehicle, authorised again from disk just before it is taken) and
-is watched in the same way. Where a serving model gives way to the one before it, this one gives way to none: a role
-without a model is absent. Whatever it does, short of ending the process, is kept from the caller; for a process that
-it ended it is blamed before the serving model is (see `ModelSet`).
+is refused and watched by the same rules. Where a serving model gives way to the one before it, this one gives way to
+none: a role without a model is absent. Whatever it does, short of ending the process, is kept from the caller; for a
+process that it ended it is blamed before the serving model is (see `ModelSet`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from edge_agent.models.active import ActiveModels
 from edge_agent.models.desired import authorise, desired, plans_of
 from edge_agent.models.health import HealthWatch
 from edge_agent.models.loading import ModelLoader
-from edge_agent.models.serving import Served
+from edge_agent.models.serving import NOT_HERE, Served
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.slots import NO_MODEL, ActiveState, SlotFolder, with_event
 from edge_agent.models.trust import SavedTrust
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle
 from foundation.clock import Clock
-from foundation.errors import FleetLoopError, RejectedError, RetryLaterError
+from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.events import EventLog
 from modelkit.images import Pixels
 from modelkit.predictor import Predictor
 from modelkit.runtime import Backend
-from schemas.reasons import RefuseReason, RollbackReason
+from schemas.reasons import RollbackReason
 from schemas.records import Health
 
 
@@ -58,6 +58,7 @@ class SideRole:
         self._loader = ModelLoader(backend, settings, lambda _step: None)
         self._watch = HealthWatch(settings.health)
         self._plan_seen: tuple[tuple[int, int], ...] = ()
+        self._next_poll_ns = clock.monotonic_ns()
         self._offered = 0
         self.frames = 0
         """Answered or failed at since the process started."""
@@ -105,14 +106,18 @@ class SideRole:
 
     def poll(self) -> None:
         """Between two frames: obey a halt, or take a candidate. Trouble is logged and tried again; it never raises."""
+        now_ns = self._clock.monotonic_ns()
+        if now_ns < self._next_poll_ns:
+            return
         try:
             self._models.save_again()
             if not self._obey_halt():
                 self._take_candidate()
         except RetryLaterError as error:
             self._log.emit("swap_postponed", role=self.role, reason=str(error))
-        except FleetLoopError as error:
-            self._log.emit("swap_refused", level="warning", role=self.role, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - as in predict
+            self._next_poll_ns = now_ns + round(self._settings.refused_wait_s * 1e9)
+            self._log.emit("swap_refused", level="warning", role=self.role, reason=_said(error))
 
     def _end_probation(self) -> None:
         state = self._models.state
@@ -147,8 +152,10 @@ class SideRole:
             data = self._slots.read_slot(slot.digest)
             try:
                 predictor = self._loader.load(data, slot.digest)
-            except Exception as error:  # noqa: BLE001 - as in predict
-                self._models.refuse(slot, _reason(error))
+            except RejectedError as error:
+                if error.reason not in NOT_HERE:
+                    raise  # perhaps passing: it stays the candidate
+                self._models.refuse(slot, f"{error.reason}: {error}"[:500])
                 return
             event = self._models.event(slot, "activated")
             self._models.decide(
@@ -192,9 +199,14 @@ class SideRole:
             data = self._slots.read_slot(state.active.digest)
             self._predictor = self._loader.load(data, state.active.digest)
         except Exception as error:  # noqa: BLE001 - as in predict
-            self._give_way("rolled_back", f"{RollbackReason.CANNOT_LOAD}: {error}"[:500], blocks=True)
+            reason = f"{RollbackReason.CANNOT_LOAD}: {_said(error)}"[:500]
+            self._give_way("rolled_back", reason, blocks=not _is_of_the_machine(error))
 
 
-def _reason(error: Exception) -> str:
-    word = error.reason if isinstance(error, RejectedError) else RefuseReason.MODEL_ERROR
-    return f"{word}: {error}"[:500]
+def _is_of_the_machine(error: Exception) -> bool:
+    """No memory, or no runtime: another time the same release may well be loaded."""
+    return isinstance(error, MisconfiguredError | MemoryError) or isinstance(error.__cause__, MemoryError)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, FleetLoopError) else f"{type(error).__name__}: {error}"

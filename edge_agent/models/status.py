@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_agent.models.slots import ActiveState, FetchState, SlotFolder
+from edge_agent.models.slots import NO_MODEL, ActiveState, FetchState, SlotFolder
 from foundation.errors import CorruptError
 from schemas.reasons import ModelState
 from schemas.records import MAX_MODEL_EVENTS, Health, ModelEvent, RoleReport
@@ -60,14 +60,18 @@ def read_model_status(state_folder: Path) -> ModelStatus:
     )
 
 
-def read_other_roles(state_folder: Path, said: Mapping[str, object]) -> tuple[RoleReport, ...]:
+def read_other_roles(
+    state_folder: Path, said: Mapping[str, object], configured: Collection[str]
+) -> tuple[RoleReport, ...]:
     """The roles beside serving, for telemetry; of one whose file is damaged only that is said, as its last error.
 
     Args:
         said: role -> frames and health, as perceive's status has them.
+        configured: the roles that this vehicle runs, said first; any other is without a model, whatever its file says.
     """
     found = []
-    for role in SlotFolder(state_folder).other_roles()[: MAX_ROLES - 1]:
+    written = SlotFolder(state_folder).other_roles()
+    for role in sorted(written, key=lambda role: role not in configured)[: MAX_ROLES - 1]:
         slots = SlotFolder(state_folder, role)
         try:
             active, fetched = slots.read_active(), slots.read_fetch()
@@ -76,6 +80,8 @@ def read_other_roles(state_folder: Path, said: Mapping[str, object]) -> tuple[Ro
                 RoleReport(role, "", "", ModelState.REFUSED, health=Health(last_error=str(error)[:500]))
             )
             continue
+        if role not in configured:
+            active = replace(active, active=NO_MODEL)
         known = said.get(role)
         counts: Mapping[str, object] = known if isinstance(known, Mapping) else {}
         frames, health = counts.get("frames"), counts.get("health")

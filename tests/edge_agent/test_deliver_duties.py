@@ -39,7 +39,7 @@ class Speaker:
     sinks: list[FakeSink] = field(default_factory=list)
 
     def __post_init__(self):
-        self.duty = TelemetryDuty(self.root, VEHICLE, self.key, self.make_sink, self.clock)
+        self.duty = TelemetryDuty(self.root, VEHICLE, self.key, self.make_sink, self.clock, other_roles=())
 
     def make_sink(self) -> FakeSink:
         self.sinks.append(FakeSink(self.broker, clock=self.clock))
@@ -171,7 +171,9 @@ def test_a_refused_record_is_a_failure_and_no_acknowledgement(speaker):
     sink = FakeSink(speaker.broker, clock=speaker.clock)
     sink.fail_next(RetryLaterError("certificate refused"))
     sinks = iter([sink, speaker.make_sink()])
-    duty = TelemetryDuty(speaker.root, VEHICLE, speaker.key, lambda: next(sinks), speaker.clock)
+    duty = TelemetryDuty(
+        speaker.root, VEHICLE, speaker.key, lambda: next(sinks), speaker.clock, other_roles=()
+    )
     duty.step()
     assert duty.acknowledged == 0
     duty.step()

@@ -96,7 +96,7 @@ class ClockDrive:
         self.reader = SpoolReader.open(state.spool, self.vehicle.settings.spool, VEHICLE, clock, events)
         pace = UploaderSettings(backoff_max_s=20.0)
         self.uploader = Uploader(self.reader, self._sink, pace, clock, events, rng=self.rng)
-        telemetry = TelemetryDuty(state, VEHICLE, key, self._sink, clock)
+        telemetry = TelemetryDuty(state, VEHICLE, key, self._sink, clock, other_roles=())
         self.runner = DutyRunner(
             [
                 Duty("upload", self.uploader.step, lambda: True, 0.0),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
@@ -14,14 +17,16 @@ from numpy.typing import NDArray
 from edge_agent.models.model_set import ModelSet
 from edge_agent.models.slots import SlotFolder
 from edge_agent.models.status import read_other_roles
-from foundation.errors import RejectedError
+from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.tasks.task import Raw
 from schemas.documents import COMPLETE, HALTED
 from schemas.reasons import ModelState
 from schemas.records import Health
+from schemas.roles import MAX_ROLES
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.test_slots_serving import FRAME, PickyBackend, answer
 
+OTHERS = ("shadow",)
 Rule = Callable[[NDArray[np.float32]], Raw]
 
 
@@ -59,7 +64,7 @@ def raises(error: Exception) -> Rule:
 
 def test_a_role_without_a_model_is_absent(bench: Bench) -> None:
     assert said_by(bench.models()) == {"serving": "v1"}
-    assert read_other_roles(bench.state, {}) == ()
+    assert read_other_roles(bench.state, {}, OTHERS) == ()
 
 
 def test_a_shadow_model_answers_beside_the_serving_one_and_says_so_in_telemetry(bench: Bench) -> None:
@@ -71,7 +76,7 @@ def test_a_shadow_model_answers_beside_the_serving_one_and_says_so_in_telemetry(
     assert bench.slots.read_active().active.release_id == ""
     (said,) = models.recorded(models.predict([FRAME])[1:])
     assert (said.role, said.model_name) == ("shadow", "s1")
-    (report,) = read_other_roles(bench.state, models.other_roles())
+    (report,) = read_other_roles(bench.state, models.other_roles(), OTHERS)
     assert (report.role, report.release_id, report.model_state) == ("shadow", "s1", ModelState.SHADOW)
     assert report.frames == 7
     assert {event.event for event in report.model_events} == {"trial_passed", "activated", "confirmed"}
@@ -81,7 +86,7 @@ def test_a_shadow_model_answers_beside_the_serving_one_and_says_so_in_telemetry(
 def test_a_role_whose_file_is_damaged_is_told_in_telemetry_not_left_out(bench: Bench) -> None:
     shadowed(bench)
     (bench.state / "models" / "roles" / "shadow" / "active.json").write_text("{")
-    (report,) = read_other_roles(bench.state, {})
+    (report,) = read_other_roles(bench.state, {}, OTHERS)
     assert (report.role, report.model_digest) == ("shadow", "")
     assert "active.json" in report.health.last_error
 
@@ -89,7 +94,7 @@ def test_a_role_whose_file_is_damaged_is_told_in_telemetry_not_left_out(bench: B
 def test_what_another_version_published_of_a_roles_health_counts_as_nothing_known(bench: Bench) -> None:
     shadowed(bench)
     said = {"shadow": {"frames": 3, "health": {"error_count": 1, "of_tomorrow": 2}}}
-    (report,) = read_other_roles(bench.state, said)
+    (report,) = read_other_roles(bench.state, said, OTHERS)
     assert (report.frames, report.health) == (3, Health())
 
 
@@ -118,7 +123,7 @@ def test_whatever_a_shadow_model_does_the_serving_model_answers_every_frame(benc
     for _ in range(10):
         assert said_by(models) == {"serving": "v1"}
     assert models.serving.rollbacks == 0
-    (report,) = read_other_roles(bench.state, {})
+    (report,) = read_other_roles(bench.state, {}, OTHERS)
     assert (report.model_digest, report.model_state, report.rollbacks) == ("", ModelState.ROLLED_BACK, 1)
     bench.run(bench.fetcher())
     models.poll()
@@ -262,14 +267,75 @@ def test_two_roles_that_roll_at_once_never_take_each_others_models(tmp_path: Pat
         assert said.get("shadow", "shadow-").startswith("shadow-"), f"seed {seed}, tick {tick}"
 
 
-def test_a_shadow_model_that_cannot_be_loaded_is_refused_with_its_reason(bench: Bench) -> None:
-    def rule(_batch: NDArray[np.float32]) -> Raw:
-        raise ValueError("not on this machine")
-
+def test_a_shadow_model_that_can_never_run_here_is_refused_with_its_reason(bench: Bench) -> None:
     shadowed(bench)
-    models = bench.models(PickyBackend(s1=rule))
+    models = bench.models(PickyBackend(s1=RejectedError("3 nodes on the CPU", reason="cpu_fallback")))
     models.poll()
     assert said_by(models) == {"serving": "v1"}
-    (report,) = read_other_roles(bench.state, {})
+    (report,) = read_other_roles(bench.state, {}, OTHERS)
     assert report.model_state is ModelState.REFUSED
-    assert report.model_events[0].reason == "model_error: ValueError: not on this machine"
+    assert report.model_events[0].reason == "cpu_fallback: 3 nodes on the CPU"
+
+
+PASSING = [MemoryError(), MisconfiguredError("onnxruntime is not installed")]
+
+
+@pytest.mark.parametrize("error", [*PASSING, RejectedError("no", reason="load_failed"), KeyError("x")])
+def test_a_shadow_candidate_that_fails_to_load_is_asked_again_after_the_wait_for_refused_ones(
+    bench: Bench, error: Exception
+) -> None:
+    shadowed(bench)
+    backend = PickyBackend(s1=error)
+    models = bench.models(backend, refused_wait_s=30.0)
+    for _ in range(60):
+        models.poll()
+        bench.clock.advance(1.0)
+    assert bench.events().count("swap_refused") == 2
+    assert SlotFolder(bench.state, "shadow").read_active().blocked == {}
+    backend.rules.clear()
+    models.poll()
+    assert said_by(models) == {"serving": "v1", "shadow": "s1"}
+
+
+@pytest.mark.parametrize("error", PASSING)
+def test_a_shadow_model_that_the_machine_cannot_load_at_a_start_may_come_back(
+    bench: Bench, error: Exception
+) -> None:
+    shadowed(bench)
+    bench.models().poll()
+    backend = PickyBackend(s1=error)
+    models = bench.models(backend)
+    assert said_by(models) == {"serving": "v1"}
+    backend.rules.clear()
+    bench.run(bench.fetcher())
+    models.poll()
+    assert said_by(models) == {"serving": "v1", "shadow": "s1"}
+
+
+def test_a_disk_that_refuses_the_lock_file_is_kept_from_the_frame_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> Never:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shadowed(bench)
+    models = bench.models()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        models.poll()
+    assert bench.events()[-1] == "swap_postponed"
+    models.poll()
+    assert said_by(models) == {"serving": "v1", "shadow": "s1"}
+
+
+def test_a_role_that_is_no_longer_configured_is_reported_last_and_without_a_model(bench: Bench) -> None:
+    shadowed(bench)
+    models = bench.models()
+    models.poll()
+    models.predict([FRAME])
+    for number in range(20):
+        SlotFolder(bench.state, f"old-{number}").write_active(SlotFolder(bench.state, "shadow").read_active())
+    first, second, *others = read_other_roles(bench.state, models.other_roles(), OTHERS)
+    assert (first.role, first.release_id, first.frames) == ("shadow", "s1", 1)
+    assert (second.model_digest, second.model_state, second.swaps) == ("", ModelState.ROLLED_BACK, 1)
+    assert len(others) == MAX_ROLES - 3
