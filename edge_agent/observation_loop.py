@@ -135,7 +135,7 @@ class ObservationLoop:
     def empty_drive(self) -> None:
         """Count a source that gave nothing at all."""
         self._writer.not_accepted(NotAcceptedReason.EMPTY_DRIVE)
-        self._writer.commit()
+        self._commit()
         self._events.emit("empty_drive", level="warning")
 
     def _commit(self) -> None:

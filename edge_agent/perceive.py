@@ -130,6 +130,7 @@ class Perceive:
         self.feeds = {feed.source_id: feed for feed in feeds}
         self._aligner = Aligner()
         self._unsettled = set(self.feeds)
+        self._without_any = {name for name, feed in self.feeds.items() if not feed.is_resumed}
         # Last: from here on `run` is called, whose end gives everything back.
         self.writer.start_committer()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -169,26 +170,34 @@ class Perceive:
             for name, feed in self.feeds.items()
             if (head := feed.head()) is not None
         }
+        if self._without_any:
+            self._count_empty()
         chosen = self._aligner.choose(heads)
         if chosen is None:
             return False
         observation, lap = self.feeds[chosen].take()
         self._unsettled.add(chosen)
+        self._without_any.discard(chosen)
         self.loop.process(observation, lap, chosen)
         return True
+
+    def _count_empty(self) -> None:
+        """Count each source that came to its end without one observation, once, whatever the others do."""
+        for name in sorted(self._without_any):
+            feed = self.feeds[name]
+            if feed.is_over and feed.given == 0:
+                self._without_any.discard(name)
+                self.loop.empty_drive()
 
     def _note_ends(self) -> None:
         """When no source has more to give now, let the window run dry and remember which have ended."""
         if not self._unsettled or any(feed.is_playing for feed in self.feeds.values()):
             return
         for name in sorted(self._unsettled):
-            feed = self.feeds[name]
-            if not feed.is_over:
+            if self.feeds[name].is_over:
+                self.loop.end_source(name)
+            else:
                 self.loop.pause()
-                continue
-            if not feed.is_resumed and feed.given == 0:
-                self.loop.empty_drive()
-            self.loop.end_source(name)
         self._unsettled.clear()
 
     @property

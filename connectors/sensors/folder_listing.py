@@ -17,9 +17,8 @@ from typing import Final
 
 from connectors.sensors.ports import SourceNote
 from foundation.errors import MisconfiguredError
+from schemas.limits import MAX_TEXT_CHARS
 
-MAX_NAME_CHARS: Final = 256
-"""The bound of a frame id and a drive id on the wire."""
 MAX_DEPTH: Final = 64
 LINK: Final = "left out: a symbolic link, which is not followed"
 NO_FILE: Final = "left out: no regular file (a pipe, a socket or a device)"
@@ -100,7 +99,7 @@ def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
 def printable(name: str) -> str:
     """A name that can be stored: bytes that are no UTF-8 are written `\\xff`, and what is too long is shortened."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    if len(text) <= MAX_NAME_CHARS:
+    if len(text) <= MAX_TEXT_CHARS:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return f"{text[:180]}~{digest}~{text[-40:]}"

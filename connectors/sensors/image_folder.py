@@ -1,8 +1,8 @@
 """A folder of picture files as drives: frames in the order that a person reads their names in, bytes as on disk.
 
 Refuses to decode: whether a file holds a picture is judged where it is used. A file that cannot be read becomes a
-frame with an empty payload, which is counted there as an unreadable image; its cause is in `unreadable`. Only
-regular files are opened, and nothing is passed over silently: `notes` counts what is left out.
+frame with an empty payload, which is counted there as an unreadable image. Only regular files are opened, and nothing
+is passed over silently: `notes` counts what is left out and what cannot be read.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _FILE_TIME_UNCERTAINTY_NS: Final = 365 * 86_400 * 1_000_000_000
 
 NOT_A_PICTURE: Final = "left out: not a picture by its name nor by its first bytes"
 CAME_LATE: Final = "left out: came after a later name was played"
+CANNOT_READ: Final = "taken: a file that cannot be read, counted as an unreadable image"
 FILE_TIME: Final = "taken: without a time in EXIF, the time of the file stands for it"
 NO_ZONE: Final = "taken: EXIF names no time zone, read as UTC (uncertain by 14 h)"
 
@@ -85,7 +86,6 @@ class ImageFolderSource:
     ) -> None:
         if not folder.is_dir():
             raise MisconfiguredError(f"{str(folder)!r} is not a folder of images")
-        self.unreadable: list[tuple[Path, str]] = []
         self.is_waiting = False
         self._folder = folder
         self._sensor_id = sensor_id
@@ -158,7 +158,7 @@ class ImageFolderSource:
         try:
             payload = read_regular(file.path, MAX_FILE_BYTES)
         except OSError as error:
-            self.unreadable.append((file.path, error.strerror or str(error)))
+            self._doubts.add(CANNOT_READ, file.name, error.strerror or str(error))
             payload = b""
         taken = clock.at(number, payload)
         by_bytes = picture_format(payload[:32])
@@ -178,15 +178,17 @@ class ImageFolderSource:
 
 @dataclass(slots=True)
 class _Doubts:
-    """What was taken with a doubt, by its words: each file once."""
+    """What was taken with a doubt, by its words: each file once, however often it is played, and why the first."""
 
-    names: dict[str, dict[str, None]] = field(default_factory=dict)
+    names: dict[str, set[str]] = field(default_factory=dict)
+    firsts: dict[str, str] = field(default_factory=dict)
 
-    def add(self, words: str, name: str) -> None:
-        self.names.setdefault(words, {}).setdefault(name)
+    def add(self, words: str, name: str, why: str = "") -> None:
+        self.names.setdefault(words, set()).add(name)
+        self.firsts.setdefault(words, f"{name}: {why}" if why else name)
 
     def notes(self) -> dict[str, SourceNote]:
-        return {words: SourceNote(len(names), next(iter(names))) for words, names in self.names.items()}
+        return {words: SourceNote(len(names), self.firsts[words]) for words, names in self.names.items()}
 
 
 class _FolderClock:

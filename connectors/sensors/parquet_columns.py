@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from foundation.errors import MisconfiguredError
+from schemas.limits import MAX_LONG, MAX_TEXT_CHARS
 from schemas.reasons import Provenance
 
 REQUIRED: Final = ("payload", "frame_id", "drive_id", "sensor_id", "capture_time_ns")
@@ -23,8 +24,6 @@ DEFAULTS: Final[dict[str, Any]] = {
     "provenance": Provenance.REPLAYED.value,
     "calibration_ref": "",
 }
-MAX_NS: Final = 2**63 - 1
-MAX_TEXT_CHARS: Final = 256
 _NS_PER: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
 
 
@@ -145,9 +144,9 @@ def fault_of(row: Mapping[str, Any]) -> BadRow | None:
             return BadRow(f"{name} is not of {bound}", f"{text[:60]!r}, {len(text)} characters")
     for name, least in (("capture_time_ns", 1), ("capture_time_uncertainty_ns", 0)):
         value = row.get(name)
-        if value is not None and not least <= value <= MAX_NS:
+        if value is not None and not least <= value <= MAX_LONG:
             return BadRow(
-                f"{name} is out of range", f"{value} in frame {row['frame_id']!r}, {least} to {MAX_NS}"
+                f"{name} is out of range", f"{value} in frame {row['frame_id']!r}, {least} to {MAX_LONG}"
             )
     try:
         Provenance(str(row.get("provenance") or Provenance.REPLAYED).lower())

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.sensors.fakes import ListFrameSource
-from connectors.sensors.image_folder import CaptureTimes, ImageFolderSource
+from connectors.sensors.image_folder import CANNOT_READ, CaptureTimes, ImageFolderSource
 from connectors.sensors.parquet_frames import ParquetFrameSource
-from connectors.sensors.ports import Observation
+from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 
@@ -132,7 +132,9 @@ def test_an_image_that_cannot_be_read_is_an_empty_frame_with_its_cause(tmp_path:
     os.truncate(folder / "1a.png", 1 << 40)  # a sparse file larger than any memory
     source = ImageFolderSource(folder)
     assert [frame.payload for frame in source.observations()] == [b"1.png", b"", b"2.png"]
-    assert source.unreadable == [(folder / "1a.png", "1099511627776 bytes, the limit is 20000000")]
+    list(source.observations())  # another lap
+    why = "1a.png: 1099511627776 bytes, the limit is 20000000"
+    assert source.notes()[CANNOT_READ] == SourceNote(1, why)
 
 
 def test_an_empty_folder_is_an_empty_drive_and_a_missing_one_a_setting_to_mend(tmp_path: Path) -> None:

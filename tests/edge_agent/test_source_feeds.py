@@ -74,6 +74,9 @@ class Bench:
     def accepted(self) -> int:
         return int(str(read_ledger(self.state.spool).to_json()["accepted"]))
 
+    def not_accepted(self) -> dict[str, int]:
+        return dict(read_ledger(self.state.spool).counts.not_accepted)
+
     def status(self) -> dict[str, object]:
         return json.loads(self.state.status_path("perceive").read_text())
 
@@ -169,3 +172,22 @@ def test_a_reader_that_breaks_in_its_own_way_holds_no_other_source(tmp_path, mon
     bench.run_for(50)
     assert bench.accepted == 6, "all of front, and what rear gave between its breaks"
     assert "ZeroDivisionError: a driver of somebody" in bench.failures()[0]
+
+
+def test_a_source_that_was_missing_and_comes_empty_is_counted_once_as_an_empty_drive(tmp_path):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    bench.run_for(700, lambda wait: bench.folders[1].mkdir() if wait == 100 else None)
+    assert bench.accepted == 3
+    assert bench.not_accepted() == {"empty_drive": 1}
+
+
+def test_an_empty_source_beside_one_that_never_ends_is_counted_once_as_an_empty_drive(tmp_path):
+    bench = Bench(tmp_path)
+    bench.fill(0, count=0)
+    bench.fill(1)
+    front, rear = bench.settings.sources
+    bench.settings = replace(bench.settings, sources=(front, replace(rear, loop=True, rate_hz=10.0)))
+    bench.run_for(50)
+    assert bench.accepted > 6
+    assert bench.not_accepted() == {"empty_drive": 1}
