@@ -6,6 +6,7 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import fsspec
@@ -28,17 +29,29 @@ class BlobRef:
 class BlobStore:
     """Blobs under one root uri (file:, memory:, s3: ...). Refuses to read anything outside that root.
 
-    Raises:
-        MisconfiguredError: no filesystem for the uri.
+    It is opened when it is first needed; each method raises MisconfiguredError when no filesystem is installed for the
+    uri. Why late? A workspace whose samples are all inline needs none.
     """
 
     def __init__(self, root_uri: str, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
-        try:
-            found: tuple[Any, str] = fsspec.core.url_to_fs(root_uri)
-        except (ValueError, ImportError) as error:
-            raise MisconfiguredError(f"there is no blob store for {root_uri!r}: {error}") from error
-        self._files, self._root = found
+        self._root_uri = root_uri
         self._max_blob_bytes = max_blob_bytes
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        try:
+            found: tuple[Any, str] = fsspec.core.url_to_fs(self._root_uri)
+        except (ValueError, ImportError) as error:
+            raise MisconfiguredError(f"there is no blob store for {self._root_uri!r}: {error}") from error
+        return found
+
+    @property
+    def _files(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
 
     def put_verified(self, payload: bytes) -> BlobRef:
         """Store the payload, read it back, and only then give it its name. The same payload twice is one blob.
@@ -74,8 +87,7 @@ class BlobStore:
 
         Raises:
             RejectedError: reason payload_hash_mismatch (other size or bytes), payload_missing, or foreign_uri
-            (outside
-                this store, or not the place of its hash).
+                (outside this store, or not the place of its hash).
             RetryLaterError: the store failed.
         """
         self.check_address(ref.uri, ref.sha256)

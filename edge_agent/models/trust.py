@@ -10,7 +10,6 @@ targets;
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,7 @@ from edge_agent.models.trust_folder import (
     our_errors,
 )
 from foundation.clock import Clock
+from foundation.documents import parse_json
 from foundation.errors import RetryLaterError, UntrustedError
 from foundation.files import write_atomic
 from modelkit.digest import sha256_hex
@@ -191,10 +191,7 @@ class SavedTrust:
 
 def parse_index(data: bytes, key: str) -> list[object]:
     """The list under `key` of an index document. Raises UntrustedError: a signed index that is none is not acted on."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UntrustedError(f"the signed index of {key} is not JSON: {error}") from error
+    document = parse_json(data, f"the signed index of {key}", family=UntrustedError)
     if (
         not isinstance(document, dict)
         or document.get("format") not in (1, 2)

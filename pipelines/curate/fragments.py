@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from connectors.lake.lock import LakeLock, locked_snapshot
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable, Snapshot
+from foundation.errors import MisconfiguredError
 
 if TYPE_CHECKING:
     from connectors.blob.store import BlobStore
@@ -180,7 +181,7 @@ def read_payloads(
     with one of those (no store is named, a foreign or missing blob, other bytes, a store that fails) is the answer for
     its row: a sender chooses the reference, so it must not stop the run.
 
-    Raises MisconfiguredError when `blobs` is no address of a store.
+    Raises MisconfiguredError when a payload is elsewhere and no store can be opened at `blobs` here.
     """
     wanted = sorted(rows)
     store = _store(blobs)
@@ -225,8 +226,8 @@ def _payload(values: dict[str, Any], store: BlobStore | None) -> bytes | Unavail
 
     try:
         return store.get_verified(BlobRef(uri, values["payload_sha256"], values["payload_bytes"]))
-    except MemoryError:
-        raise  # this machine's trouble, not the row's
+    except (MemoryError, MisconfiguredError):
+        raise  # trouble of this machine or of its settings, not of the row
     except Exception as error:  # noqa: BLE001 - whatever a stranger's reference made the store raise
         return UnavailablePayload(f"{type(error).__name__}: {error}"[:500])
 

@@ -72,7 +72,7 @@ class Decode(beam.DoFn):
 
 
 def blob_store(address: str) -> BlobStore | None:
-    """The store at `address`, None when that is empty. Raises MisconfiguredError when it is no store's address."""
+    """The store at `address`, opened when it is first needed; None when that is empty."""
     if not address:
         return None
     from connectors.blob.store import BlobStore

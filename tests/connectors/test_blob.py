@@ -79,8 +79,9 @@ def test_a_blob_that_is_gone_and_a_store_that_cannot_be_are_named(tmp_path: Path
     with pytest.raises(RejectedError) as caught:
         store.get_verified(ref)
     assert caught.value.reason == "payload_missing"
+    unknown = BlobStore("nonsense://x")  # a workspace without payloads elsewhere never asks
     with pytest.raises(MisconfiguredError, match="nonsense"):
-        BlobStore("nonsense://x")
+        unknown.put_verified(b"payload")
 
 
 def test_it_works_on_a_store_that_is_no_disk() -> None:

@@ -11,6 +11,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile
 
 from edge_agent.models.desired import check_plan, desired
+from edge_agent.models.trust import parse_index
 from edge_agent.models.trust_folder import TrustFolder
 from foundation.errors import UntrustedError
 from rollout.repository import init_repository
@@ -151,3 +152,20 @@ def test_a_release_that_is_not_the_model_of_its_plan_is_not_taken(
         steps = bench.run(bench.fetcher())
         assert "plan plan-r2 lets out" in steps[-1].detail
         assert bench.slots.read_candidate() is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"format": 1, "releases": ["\\ud800"]}',
+        b'{"format": 1, "releases": [], "releases": []}',
+        b'{"format": 1, "releases": [NaN]}',
+        b'{"format": 1, "releases": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"format": 1, "releases": {}}',
+        b'{"format": 9, "releases": []}',
+        b"\xff",
+    ],
+)
+def test_a_signed_index_that_is_no_plain_list_is_not_acted_on(data: bytes) -> None:
+    with pytest.raises(UntrustedError, match="releases"):
+        parse_index(data, "releases")
