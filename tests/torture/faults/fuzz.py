@@ -109,9 +109,9 @@ FAULTS = (
         ("G6", "G9"),
         BrokenBuild(
             "an index that is no JSON ends the reader",
-            "edge_agent/models/trust.py",
-            "    except (ValueError, RecursionError) as error:\n",
-            "    except RecursionError as error:\n",
+            "foundation/documents.py",
+            '    except (ValueError, RecursionError) as error:\n        raise family(f"{name} is not JSON',
+            '    except RecursionError as error:\n        raise family(f"{name} is not JSON',
         ),
     ),
     _fault(
