@@ -28,6 +28,7 @@ _MAX_TIFF_ENTRIES: Final = 4096
 _MAX_JPEG_MARKERS: Final = 2048
 _MAX_JPEG_FILL_BYTES: Final = 512
 _JPEG_MARKER = re.compile(rb"\xff{1,%d}+([^\xff])" % _MAX_JPEG_FILL_BYTES, re.DOTALL)
+_MAX_GIF_BLOCKS: Final = 4096
 _PPM_NUMBER = re.compile(rb"(?:\s|#[^\r\n]*+[\r\n])++(\d{1,10})(?!\d)")
 
 
@@ -142,8 +143,23 @@ def _bmp(data: bytes) -> tuple[int, int]:
 
 
 def _gif(data: bytes) -> tuple[int, int]:
+    """Read the size of the screen; the blocks before the first image are walked over, as a decoder does, and bounded."""
     width, height = struct.unpack_from("<HH", data, 6)
-    return width, height
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    is_within = False
+    for _ in range(_MAX_GIF_BLOCKS):
+        kind = data[place]
+        if is_within:
+            place += 1 + kind
+            is_within = kind != 0
+        elif kind == 0x21:
+            place += 2
+            is_within = True
+        elif kind == 0x2C:
+            return width, height
+        else:
+            raise ValueError(f"GIF without an image at byte {place}")
+    raise ValueError(f"GIF of more than {_MAX_GIF_BLOCKS} blocks before its first image")
 
 
 def _tiff(data: bytes) -> tuple[int, int]:

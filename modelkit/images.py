@@ -14,6 +14,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from foundation.errors import RejectedError
 from foundation.picture_header import PictureHeader, read_header
@@ -35,6 +36,8 @@ _MODES_16: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _MODES: Final = _MODES_16 | {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _EXIF_KEYS: Final = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _ORIENTATION: Final = 0x0112
+_GIF_FRAME: Final = b"!\xf9\x04"
+"""A graphic control extension: behind the first image it belongs to a further frame."""
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,7 +104,7 @@ def read_picture(payload: bytes, limits: ImageLimits | None = None) -> Picture:
     _check_size(header.width, header.height, bounds)
     try:
         with Image.open(io.BytesIO(payload), formats=(header.format,)) as image:
-            return _decoded(image, header, bounds)
+            return _decoded(image, payload, header, bounds)
     except (RejectedError, MemoryError):
         raise
     # A decoder fails in more ways than it documents, and each of them is a verdict about the picture.
@@ -109,16 +112,17 @@ def read_picture(payload: bytes, limits: ImageLimits | None = None) -> Picture:
         raise _unreadable(f"{type(error).__name__}: {error}") from error
 
 
-def _decoded(image: Image.Image, header: PictureHeader, bounds: ImageLimits) -> Picture:
+def _decoded(image: Image.Image, payload: bytes, header: PictureHeader, bounds: ImageLimits) -> Picture:
     name = header.format
     _check_size(*image.size, bounds)
     if image.mode not in _MODES and not (image.mode == "I" and name in ("PNG", "PPM")):
         raise _unreadable(f"pixel mode {image.mode!r}; allowed are {sorted(_MODES)}")
     orientation = _tiff_orientation(image) if name == "TIFF" else 1  # which Pillow turns while it loads
+    is_animated = _is_animated(image, payload)
     image.load()
     _check_size(*image.size, bounds)
     pixels, notes = _rgb(image)
-    if _is_animated(image):
+    if is_animated:
         notes.append("first frame of an animation")
     if name != "TIFF":
         orientation = _orientation(image)
@@ -144,9 +148,11 @@ def _rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
     return pixels, ["transparency on black"]
 
 
-def _is_animated(image: Image.Image) -> bool:
-    """Whether more frames follow that of a loaded picture; not how many, for which each would be read."""
+def _is_animated(image: Image.Image, payload: bytes) -> bool:
+    """Whether more frames follow the first; not how many, for which each would be read."""
     try:
+        if isinstance(image, GifImageFile):  # a decoder walks over its blocks in a time that no bound holds
+            return payload.find(_GIF_FRAME, image.tile[0].offset) >= 0
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # noqa: BLE001 - damage behind the first frame is no reason to refuse it
         return False
