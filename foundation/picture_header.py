@@ -25,6 +25,8 @@ CONTENT_TYPES: Final = {
 _TIFF_COMPRESSIONS: Final = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"}
 _TIFF_TYPES: Final = {3: "H", 4: "I"}
 _MAX_TIFF_ENTRIES: Final = 4096
+_MAX_PNG_CHUNKS: Final = 16_384
+"""A file of 20 MB whose pixels are in chunks of 1.3 kB; encoders write 8 kB or more."""
 _MAX_JPEG_MARKERS: Final = 2048
 _MAX_JPEG_FILL_BYTES: Final = 512
 _JPEG_MARKER = re.compile(rb"\xff{1,%d}+([^\xff])" % _MAX_JPEG_FILL_BYTES, re.DOTALL)
@@ -77,10 +79,17 @@ def read_header(data: bytes) -> PictureHeader:
 
 
 def _png(data: bytes) -> tuple[int, int]:
+    """Read IHDR, PNG 3rd edition 11.2.1. Decoders walk over all chunks one by one, so that their number is bounded."""
     if data[12:16] != b"IHDR":
         raise ValueError("PNG without an IHDR chunk in front")
-    width, height = struct.unpack_from(">II", data, 16)
-    return width, height
+    place = 8
+    for _ in range(_MAX_PNG_CHUNKS):
+        if place + 12 > len(data) or data[place + 4 : place + 8] == b"IEND":
+            width, height = struct.unpack_from(">II", data, 16)
+            return width, height
+        (length,) = struct.unpack_from(">I", data, place)
+        place += 12 + length
+    raise ValueError(f"PNG with more than {_MAX_PNG_CHUNKS} chunks")
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
