@@ -72,8 +72,8 @@ imports: $(DEV_READY)
 	$(BIN)/lint-imports
 
 schemas: $(DEV_READY)
-	$(BIN)/python -m schemas.compatibility
-	$(BIN)/python -m schemas.golden
+	$(BIN)/python -m scripts.schema_compatibility
+	$(BIN)/python -m scripts.golden_vectors
 
 lock: $(DEV_READY) ## Write the lock files anew.
 	scripts/lock.sh

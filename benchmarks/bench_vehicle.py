@@ -181,7 +181,7 @@ def busy_uplink(folder: Path) -> Iterator[str]:
 
 
 def tiny_model_bytes() -> bytes:
-    from modelkit.fakes import tiny_model
+    from tests.fakes.models import tiny_model
 
     return tiny_model()
 

@@ -1,7 +1,7 @@
 """Every version of every schema that FleetLoop ever wrote, found by its fingerprint.
 
 Versions are the files schemas/avro/<name>.v<N>.avsc; the newest is written, all of them are read. A version
-that was released is never edited: `python -m schemas.compatibility` compares it with its frozen copy.
+that was released is never edited: `python -m scripts.schema_compatibility` compares it with its frozen copy.
 """
 
 from __future__ import annotations

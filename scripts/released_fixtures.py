@@ -98,13 +98,13 @@ def workspace(folder: Path) -> None:
     import pyarrow as pa
     from connectors.fakes import FakeBroker, FakeSource
     from connectors.lake_schema import ARRIVALS, LABELS, REFERENCE
+    from modelkit.fakes import tiny_contract, tiny_model
 
     from connectors.lake import LakeTable
     from fleetloop.commands.init import make_workspace
     from fleetloop.commands.rollout import open_reports, open_service
     from foundation.clock import SystemClock
     from modelkit.digest import sha256_hex
-    from modelkit.fakes import tiny_contract, tiny_model
     from pipelines.dataset.lock import write_lock
     from pipelines.dataset.versions import commit_version
     from rollout.release import GateReport, publish_release
@@ -174,10 +174,11 @@ def workspace(folder: Path) -> None:
 
 def documents(target: Path) -> None:
     """One of each document that is read by itself: contract, settings, records of the wire."""
+    from modelkit.fakes import tiny_contract, tiny_model
+
     from edge_agent.config import AgentSettings, SourceKind, SourceSettings
     from foundation.settings import print_config
     from modelkit.embed import read_contract
-    from modelkit.fakes import tiny_contract, tiny_model
 
     folder = target / "documents"
     folder.mkdir()

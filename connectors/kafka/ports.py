@@ -1,6 +1,6 @@
 """The ports of the broker: where wire records go, and how a log is read.
 
-A port says what is promised, never how. Each has a real part beside it and a fake in `connectors.kafka.fakes`;
+A port says what is promised, never how. Each has a real part beside it and a fake in `tests/fakes`;
 the same contract tests run on both. This module does no I/O and imports no client library.
 """
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fleetloop.demo.bad_models import return_nan_when_dark
 from fleetloop.demo.forgery import FORGED_RELEASE, publish_forged, withdraw_forged
 from fleetloop.demo.journeys import PATROL_RATE_HZ, Fleet, wait_until
 from fleetloop.demo.lab import Lab
 from fleetloop.demo.prepare import VEHICLES
 from foundation.errors import GuaranteeBrokenError
 from foundation.files import write_atomic
-from modelkit.graph_edit import return_nan_when_dark
 from modelkit.images import DARK_BELOW_LUMA
 
 WAVES = "1,2"

@@ -22,14 +22,14 @@ from edge_agent.spool.snapshot import read_ledger as exported_ledger
 from edge_agent.spool.writer import SpoolWriter
 from foundation.clock import ManualClock
 from foundation.events import EventLog
-from schemas import golden
 from schemas.codec import encode_sample
-from schemas.compatibility import FOLDER as SCHEMA_FOLDER
 from schemas.identity import Identity as ProductIdentity
 from schemas.reasons import NotAcceptedReason
 from schemas.records import Sample
 from schemas.signing import VehicleKey, seal
 from schemas.topics import TOPICS
+from scripts import golden_vectors as golden
+from scripts.schema_compatibility import FOLDER as SCHEMA_FOLDER
 from tests.checker.__main__ import main, only_topic_id
 from tests.checker.broker_log import log_record, read_log, read_schemas
 from tests.checker.lake_files import read_rows
@@ -39,7 +39,7 @@ from tests.checker.true_world import ledger
 EPOCH = "00000000000000aa"
 TOPIC_ID = "id-1"
 KEY = VehicleKey.generate()
-BASE = golden._examples()["sample-3-full"]
+BASE = golden.examples()["sample-3-full"]
 assert isinstance(BASE, Sample)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker
 from connectors.kafka.settings import KafkaSettings
 from devservers.apache_kafka import ApacheKafka, missing
 from devservers.embedded_broker import EmbeddedBroker
 from tests.connectors.worlds import KAFKA_HOME, World
+from tests.fakes.kafka import FakeBroker
 
 
 @pytest.fixture(scope="session")

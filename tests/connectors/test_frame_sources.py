@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.sensors.fakes import ListFrameSource
 from connectors.sensors.image_folder import CANNOT_READ, CaptureTimes, ImageFolderSource
 from connectors.sensors.parquet_frames import ParquetFrameSource
 from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
+from tests.fakes.sensors import ListFrameSource
 
 
 def rows(count: int) -> list[dict[str, object]]:

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from connectors.kafka.fakes import FakeTail
 from connectors.kafka.ports import RecordTail
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.tail import KafkaTail
 from foundation.errors import RetryLaterError
 from tests.connectors.worlds import Outcomes, World, record
+from tests.fakes.kafka import FakeTail
 
 
 def tail_of(world: World, topic: str) -> RecordTail:

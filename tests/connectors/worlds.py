@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from connectors.kafka.admin import administration, ensure_topics
-from connectors.kafka.fakes import FakeSink, FakeSource
 from connectors.kafka.ports import Acknowledgement, RecordSink, RecordSource
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sink import KafkaSink
@@ -17,6 +16,7 @@ from connectors.kafka.source import KafkaSource
 from foundation.errors import FleetLoopError
 from schemas.topics import Topic
 from schemas.wire import WireRecord
+from tests.fakes.kafka import FakeSink, FakeSource
 
 KAFKA_HOME = Path(__file__).parents[2] / ".cache" / "kafka"
 

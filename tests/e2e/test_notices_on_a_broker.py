@@ -18,9 +18,9 @@ from edge_agent.models.slots import SlotFolder
 from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.status import build_status
 from fleetloop.cli import app
-from modelkit.fakes import tiny_contract, tiny_model
 from rollout.repository import init_repository
 from tests.conditions import needs_embedded_broker
+from tests.fakes.models import tiny_contract, tiny_model
 from tests.waiting import until
 from workspace.layout import CONFIG_NAME, Workspace
 

@@ -26,10 +26,10 @@ from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder
 from foundation.clock import ManualClock
 from foundation.events import EventLog
-from modelkit.fakes import FakeBackend, tiny_model
 from modelkit.runtime import Backend
 from schemas.reasons import Provenance
 from schemas.signing import VehicleKey
+from tests.fakes.models import FakeBackend, tiny_model
 
 WALL_NS = 1_790_000_000_000_000_000  # September 2026
 VEHICLE = "car-1"

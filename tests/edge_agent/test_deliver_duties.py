@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker, FakeSink
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
@@ -26,6 +25,7 @@ from schemas.records import Telemetry
 from schemas.signing import VehicleKey, verify
 from schemas.wire import TOPICS
 from tests.edge_agent.agent_bench import VEHICLE, WALL_NS, enrol, settings_for
+from tests.fakes.kafka import FakeBroker, FakeSink
 
 
 @dataclass

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker, FakeSink
 from connectors.kafka.ports import OnDone
 from edge_agent.flight_window import LEAST_BYTES, FlightWindow
 from edge_agent.uploader import Uploader, UploaderSettings
@@ -15,6 +14,7 @@ from foundation.clock import ManualClock
 from foundation.errors import RetryLaterError
 from schemas.wire import WireRecord
 from tests.edge_agent.spool.spool_rig import Spool, faults
+from tests.fakes.kafka import FakeBroker, FakeSink
 
 REQUEST_TIMEOUT_S = 15.0
 STEP_S = 0.25

@@ -27,12 +27,12 @@ from edge_agent.spool.snapshot import read_ledger
 from foundation import syscalls
 from foundation.events import EventLog
 from foundation.journal import Journal, JournalEntry, encode_frame
-from modelkit.fakes import FakeBackend, raw_outputs
 from modelkit.images import decode_image
 from schemas.codec import decode_sample
 from schemas.reasons import Modality, TimeQuality, WindowRole
 from schemas.records import Content, Sample
 from tests.edge_agent.agent_bench import SOURCE, VEHICLE, Vehicle1, make_frame, png, settings_for
+from tests.fakes.models import FakeBackend, raw_outputs
 
 
 def selection(**changes: object) -> SelectionSettings:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sensors.fakes import ListFrameSource
 from edge_agent.config import SourceKind, SourceSettings, source_id
 from edge_agent.sources import SourceFailedError, open_source, played
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.events import EventLog
 from tests.edge_agent.agent_bench import make_frame
+from tests.fakes.sensors import ListFrameSource
 
 
 def numbers(source, resume_after=None, lap=0, *, loop=False, events=None):

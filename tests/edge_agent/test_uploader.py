@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker, FakeSink
 from edge_agent.uploader import SHORTEST_WAIT_S, Failed, Idle, Ok, Uploader, UploaderSettings
 from foundation.errors import RejectedError, RetryLaterError, UntrustedError
 from schemas.reasons import ValueClass
 from schemas.wire import FL_SEQ, TOPICS, StoredRecord
 from tests.edge_agent.spool.spool_rig import Spool, faults, whereabouts
+from tests.fakes.kafka import FakeBroker, FakeSink
 
 SETTINGS = UploaderSettings(max_in_flight_bytes=20_000, lease_bytes=5_000, stall_s=10.0)
 

@@ -13,13 +13,13 @@ from hypothesis.extra import numpy as hnp
 
 from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
-from modelkit.fakes import tiny_contract
 from modelkit.geometry import Placed
 from modelkit.specs import HeadSpec, InputSpec
 from modelkit.tasks import TASKS
 from modelkit.tasks.classification import COMPETING, INDEPENDENT
 from modelkit.tasks.detection_heads import COLUMNS, HEADS
 from schemas.reasons import RefuseReason
+from tests.fakes.models import tiny_contract
 
 CLASSES = ("car", "person")
 ROWS, PICTURES = 5, 2

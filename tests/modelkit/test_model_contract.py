@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from foundation.errors import RejectedError
 from modelkit.contract import METADATA_KEY, ModelContract
 from modelkit.embed import embed_contract, parse_model, read_contract
-from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from modelkit.specs import HeadSpec, InputSpec, Preprocessing, SizeSpec
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True)
 numbers = st.floats(0.01, 100.0)

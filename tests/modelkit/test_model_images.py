@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 
 from foundation.errors import RejectedError
 from modelkit import images, prepare
-from modelkit.fakes import tiny_contract
 from modelkit.specs import Preprocessing
+from tests.fakes.models import tiny_contract
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:

@@ -9,11 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from fleetloop.demo.bad_models import return_nan_when_dark
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract, read_contract
-from modelkit.fakes import FakeBackend, raw_outputs, tiny_contract, tiny_model, tiny_proto
-from modelkit.graph_edit import return_nan_when_dark
 from modelkit.placement import CPU, state_placement
 from modelkit.predictor import Predictor
 from modelkit.prepare import preprocess
@@ -22,6 +21,7 @@ from modelkit.runtimes import open_runtime
 from modelkit.tasks.task import Raw
 from modelkit.verify import verify_model
 from schemas.reasons import RefuseReason
+from tests.fakes.models import FakeBackend, raw_outputs, tiny_contract, tiny_model, tiny_proto
 
 BACKEND: Backend = open_runtime()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def test_the_runtime_calls_nobody_and_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
     code = (
-        "from modelkit.fakes import tiny_model\n"
+        "from tests.fakes.models import tiny_model\n"
         "from modelkit.runtimes import open_runtime\n"
         "from modelkit.runtime import RuntimeOptions\n"
         "from modelkit.verify import verify_model\n"

@@ -20,9 +20,9 @@ from foundation.errors import GuaranteeBrokenError, RejectedError
 from modelkit.contract import METADATA_KEY
 from modelkit.digest import sha256_hex
 from modelkit.embed import embed_contract
-from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from modelkit.verify import ModelLimits, VerifiedModel, verify_model
 from schemas.reasons import RefuseReason
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 
 CONTRACT = tiny_contract()
 GOOD = tiny_model(CONTRACT)

@@ -19,9 +19,7 @@ from typing import Any
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker, FakeSource
 from foundation.clock import ManualClock
-from modelkit.fakes import tiny_contract, tiny_model
 from pipelines.ingest.decode import verdicts
 from rollout.release import GateReport, publish_release
 from rollout.reports import FleetReports
@@ -29,6 +27,8 @@ from rollout.repository import Repository, init_repository
 from rollout.service import RolloutService
 from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.topics import TOPICS
+from tests.fakes.kafka import FakeBroker, FakeSource
+from tests.fakes.models import tiny_contract, tiny_model
 from tests.released.released import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
 from foundation.clock import ManualClock
 from foundation.events import EventLog
-from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
+from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 from schemas.codec import encode_telemetry
 from schemas.records import Telemetry
 from schemas.signing import VehicleKey, seal

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from foundation.clock import ManualClock
-from modelkit.fakes import tiny_contract, tiny_model
 from rollout.health import VehicleReport
 from rollout.release import GateReport, publish_release
 from rollout.repository import Repository, init_repository
@@ -14,6 +13,7 @@ from rollout.service import RolloutService
 from schemas.documents import Release
 from schemas.reasons import ModelState
 from schemas.roles import SERVING
+from tests.fakes.models import tiny_contract, tiny_model
 
 PASSED = GateReport(True, "")
 

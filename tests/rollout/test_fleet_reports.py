@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker, FakeSource
 from foundation import syscalls
 from foundation.clock import ManualClock
 from foundation.errors import CorruptError, RetryLaterError
@@ -20,6 +19,7 @@ from schemas.records import Health, ModelEvent, RoleReport, Telemetry
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
 from schemas.topics import TOPICS
 from schemas.wire import KIND_TELEMETRY, WireRecord
+from tests.fakes.kafka import FakeBroker, FakeSource
 
 A, B = "a" * 64, "b" * 64
 INSTALLED = ModelEvent(10, A, "v1", "installed")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import MisconfiguredError, RejectedError, RetryLaterError
-from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from rollout.keys import ONLINE_ROLES, PASSPHRASE_VARIABLE
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository, init_repository
 from schemas.documents import Override
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 from tests.rollout.rollout_lab import PASSED, Lab
 
 REFUSED = GateReport(False, "worse on class:yellow")

@@ -24,7 +24,6 @@ from foundation.events import EventLog
 from foundation.files import write_json_atomic
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.embed import read_contract
-from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from rollout.health import VehicleReport
 from rollout.reports import FleetReports
 from rollout.repository import init_repository
@@ -33,6 +32,7 @@ from schemas.reasons import ModelState
 from services import release as release_service
 from services import rollout as rollout_service
 from services.notices import Notified
+from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import CONFIG_NAME, Workspace
 

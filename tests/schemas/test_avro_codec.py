@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.errors import RejectedError
-from schemas import codec, golden
+from schemas import codec
 from schemas.predictions import (
     Box,
     ClassificationOutput,
@@ -23,9 +23,10 @@ from schemas.predictions import (
 from schemas.reasons import RejectReason, ValueClass, WindowRole
 from schemas.records import MAX_MODEL_EVENTS, Content, Incident, LedgerCounts, ModelEvent, Sample, Telemetry
 from schemas.registry import HEADER_BYTES, load, newest, schemas
+from scripts import golden_vectors as golden
 from tests.schemas.record_strategies import notices, samples, telemetries
 
-EXAMPLES = golden._examples()
+EXAMPLES = golden.examples()
 FULL = EXAMPLES["sample-3-full"]
 TELEMETRY = EXAMPLES["telemetry-2-two-roles"]
 assert isinstance(FULL, Sample)
@@ -140,7 +141,7 @@ def reason_of(value: bytes) -> str:
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_a_record_cut_at_any_byte_is_rejected(name: str) -> None:
-    value = golden._encode(EXAMPLES[name])
+    value = golden.encode(EXAMPLES[name])
     for cut in range(len(value)):
         expected = {RejectReason.NOT_SINGLE_OBJECT} if cut < HEADER_BYTES else {RejectReason.TRUNCATED}
         assert reason_of(value[:cut]) in expected, f"cut at {cut}"
@@ -170,7 +171,7 @@ def test_another_kind_of_record_is_rejected() -> None:
 @given(st.sampled_from(sorted(EXAMPLES)), st.integers(0, 2**32), st.integers(1, 4))
 def test_damage_of_any_kind_is_read_or_rejected_and_nothing_else(name: str, seed: int, flips: int) -> None:
     rng = random.Random(seed)
-    value = bytearray(golden._encode(EXAMPLES[name]))
+    value = bytearray(golden.encode(EXAMPLES[name]))
     for _ in range(flips):
         value[rng.randrange(HEADER_BYTES, len(value))] = rng.randrange(256)
     try:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from foundation.errors import CorruptError
-from schemas import compatibility, golden, registry
+from schemas import registry
+from scripts import golden_vectors as golden
+from scripts import schema_compatibility as compatibility
 
 SAMPLE: dict[str, Any] = dict(registry.newest("sample").raw)
 
@@ -37,14 +39,14 @@ def added(**field: Any) -> dict[str, Any]:
 
 def test_the_schemas_of_this_tree_are_compatible_and_frozen() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "schemas.compatibility"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "scripts.schema_compatibility"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_golden_vectors_hold() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "schemas.golden"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "scripts.golden_vectors"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -161,7 +163,7 @@ def test_a_new_version_is_frozen_once_and_only_when_compatible(
         json.dumps(added(name="speed_mps", type=["null", "double"], default=None))
     )
     assert compatibility.check_folder(folder) == [
-        "sample version 4 is not frozen (python -m schemas.compatibility --freeze)"
+        "sample version 4 is not frozen (python -m scripts.schema_compatibility --freeze)"
     ]
     assert compatibility.main(["--folder", str(folder), "--freeze"]) == 0
     assert "frozen: sample.v4.avsc" in capsys.readouterr().out

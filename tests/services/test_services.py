@@ -19,7 +19,6 @@ from foundation.clock import SystemClock
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.files import write_json_atomic
 from modelkit.digest import sha256_hex
-from modelkit.fakes import tiny_contract, tiny_model
 from rollout.repository import init_repository
 from schemas.reasons import Split
 from services import keys, release, rollout
@@ -27,6 +26,7 @@ from services.drives import drives_of_file, drives_of_lake
 from services.enrol import enrol_vehicle, revoke_vehicle
 from services.fleet import list_fleet
 from services.status import workspace_status
+from tests.fakes.models import tiny_contract, tiny_model
 from tests.pipelines.curate_lake import fleet_rows, label_rows
 from tests.pipelines.curate_lake import make_workspace as make_lake
 from workspace.layout import CONFIG_NAME, Workspace

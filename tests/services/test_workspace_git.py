@@ -20,12 +20,12 @@ from foundation.errors import MisconfiguredError
 from foundation.files import FileLock, write_json_atomic
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.embed import read_contract
-from modelkit.fakes import tiny_contract, tiny_model
 from pipelines.dataset.dvc import DvcRepository
 from services.dataset import lock, repro
 from services.init import make_workspace
 from services.record import record_changes
 from services.training import bases, choose_base
+from tests.fakes.models import tiny_contract, tiny_model
 from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
 from training.registry import ModelRecord, register_model, set_base, set_serving
 from training.weights import pack_weights, weights_digest

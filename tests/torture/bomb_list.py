@@ -204,8 +204,8 @@ def _deep_onnx(_folder: Path) -> None:
 def _onnx(change: Callable[[Any], None]) -> Callable[[Path], None]:
     def bomb(_folder: Path) -> None:
         from modelkit.embed import embed_contract
-        from modelkit.fakes import tiny_contract, tiny_proto
         from modelkit.verify import verify_model
+        from tests.fakes.models import tiny_contract, tiny_proto
 
         model = tiny_proto(tiny_contract())
         change(model)

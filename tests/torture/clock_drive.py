@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
 
-from connectors.kafka.fakes import FakeBroker, FakeSink
 from connectors.kafka.ports import RecordSink
 from edge_agent.config import (
     BudgetSettings,
@@ -30,6 +29,7 @@ from schemas.reasons import Provenance
 from schemas.wire import TOPICS
 from tests.checker.clock_story import Moment
 from tests.edge_agent.agent_bench import VEHICLE, WALL_NS, Vehicle1, make_frame, settings_for
+from tests.fakes.kafka import FakeBroker, FakeSink
 
 DAY_S = 86_400.0
 YEAR_S = 365 * DAY_S

@@ -223,12 +223,12 @@ def onnx(folder: Path) -> Iterator[dict[str, Callable[[random.Random], str]]]:
     """Model files: any byte changed, and the contract in their metadata changed. What is verified is sometimes tried."""
     from edge_agent.models.settings import TrialLimits
     from edge_agent.models.trial_run import TrialRun
+    from fleetloop.demo.bad_models import return_nan_when_dark
     from foundation.clock import SystemClock
     from modelkit.contract import METADATA_KEY
     from modelkit.embed import parse_model
-    from modelkit.fakes import tiny_contract, tiny_model
-    from modelkit.graph_edit import return_nan_when_dark
     from modelkit.verify import verify_model
+    from tests.fakes.models import tiny_contract, tiny_model
 
     small = tiny_model(tiny_contract(embedding_size=2))
     models = [small, return_nan_when_dark(small, 50.0), tiny_model()]

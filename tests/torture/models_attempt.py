@@ -203,6 +203,6 @@ def sound(name: str = "sound") -> Bad:
 
 
 def _sound_bytes(name: str) -> bytes:
-    from modelkit.fakes import tiny_contract, tiny_model
+    from tests.fakes.models import tiny_contract, tiny_model
 
     return tiny_model(tiny_contract(name=name), seed=9)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fleetloop.demo.bad_models import return_nan_when_dark
 from modelkit.embed import embed_contract
-from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
-from modelkit.graph_edit import return_nan_when_dark
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 
 REFUSED, ROLLED_BACK, NEVER_TAKEN, TAKEN = "refused", "rolled back", "never taken", "taken"
 DARK_BELOW = -1.5

@@ -119,7 +119,7 @@ def make(place: str, kind: str, slots: Path, outside: Path) -> bytes:
     from dataclasses import replace
 
     from modelkit.embed import embed_contract
-    from modelkit.fakes import tiny_contract, tiny_proto
+    from tests.fakes.models import tiny_contract, tiny_proto
 
     contract = tiny_contract(name="outside")
     if place == "compiled":

@@ -58,8 +58,8 @@ def service(folder: Path, on_step: Hook | None = None) -> Any:
 def release(folder: Path, release_id: str, on_step: Hook | None = None) -> str:
     """Publish a release of a tiny model, in this process."""
     from foundation.clock import SystemClock
-    from modelkit.fakes import tiny_contract, tiny_model
     from rollout.release import GateReport, publish_release
+    from tests.fakes.models import tiny_contract, tiny_model
 
     seed = sum(release_id.encode())
     data = tiny_model(tiny_contract(name=release_id), seed=seed)

@@ -12,11 +12,11 @@ from typing import Any
 from edge_agent.models.slots import SlotFolder, install_initial
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import write_vehicle
-from modelkit.fakes import FakeBackend
 from modelkit.runtime import Backend
 from tests.checker.power_states import judge_slots, timestamp_version
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.test_slots_serving import DARK, FRAME, PickyBackend, nan_when_dark
+from tests.fakes.models import FakeBackend
 from tests.torture.power_disk import PowerLossDisk
 from tests.torture.power_strace import read_log, traced_child
 from tests.torture.power_tape import Tape

@@ -115,7 +115,7 @@ def _commands(place: Places) -> None:
     import numpy as np
     from PIL import Image
 
-    from modelkit.fakes import tiny_contract, tiny_model
+    from tests.fakes.models import tiny_contract, tiny_model
 
     run, ws = place.command, str(place.workspace)
     run("init", "init", ws, "--classes", "red,green", "--json")

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelkit.fakes import tiny_contract
 from schemas.predictions import ClassificationOutput
+from tests.fakes.models import tiny_contract
 from training.evaluation import Answers, Evaluation, SliceResult, evaluate
 from training.gate import Budgets, GateResult, decide, target_slices
 from training.intervals import PairedCounts, mcnemar_p, paired_difference, wilson, z_of

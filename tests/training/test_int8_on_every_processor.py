@@ -17,11 +17,11 @@ import pytest
 from onnx import numpy_helper
 
 from modelkit.embed import embed_contract, parse_model
-from modelkit.fakes import tiny_contract, tiny_proto
 from modelkit.prepare import as_input
 from modelkit.runtime import RuntimeOptions
 from modelkit.runtimes import open_runtime
 from modelkit.verify import VerifiedModel, verify_model
+from tests.fakes.models import tiny_contract, tiny_proto
 from training.quantise import quantise
 
 AS_CPU = Path(os.environ.get("FLEETLOOP_AS_CPU", Path(__file__).parents[3] / "shared" / "tools" / "as-cpu"))

@@ -19,9 +19,9 @@ import training.quantise
 import training.rows
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
 from modelkit.digest import digest_of_json, sha256_hex
-from modelkit.fakes import tiny_contract, tiny_model
 from modelkit.prepare import normalise, preprocess
 from schemas.reasons import Split
+from tests.fakes.models import tiny_contract, tiny_model
 from tests.training.training_shapes import CLASSES, labelled, split_of, write_dataset, write_shard
 from training.augment import AugmentParams, augment
 from training.params import (

@@ -25,12 +25,12 @@ from foundation.clock import ManualClock
 from foundation.events import EventLog
 from modelkit.digest import sha256_hex
 from modelkit.embed import read_contract
-from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from modelkit.runtime import Backend
 from rollout.repository import init_repository
 from schemas.documents import RUNNING, Gate, Release, RolloutPlan, Wave
 from schemas.downlink import PLANS_KEY, RELEASES_KEY, index_targets
 from schemas.roles import SERVING
+from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 
 EVERYBODY = "f" * 64
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from connectors.kafka.fakes import FakeBroker, FakeSink, FakeTail
 from edge_agent.notices import LOOK_GAP_S, RETRY_MAX_S, NoticeDuty
 from edge_agent.uploader import Failed, Idle
 from foundation.clock import ManualClock
@@ -17,6 +16,7 @@ from schemas.records import Notice
 from schemas.wire import TOPICS, WireRecord
 from services.notices import send_notice
 from tests.edge_agent.models.model_bench import Bench
+from tests.fakes.kafka import FakeBroker, FakeSink, FakeTail
 
 
 @dataclass

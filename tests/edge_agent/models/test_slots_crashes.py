@@ -10,10 +10,10 @@ import pytest
 
 from edge_agent.models.slots import SlotFolder
 from foundation import syscalls
-from modelkit.fakes import FakeBackend
 from modelkit.predictor import Prediction
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.test_slots_serving import DARK, FRAME, PickyBackend, nan_when_dark
+from tests.fakes.models import FakeBackend
 
 OPERATIONS = ("rename", "fsync", "unlink", "write_all")
 

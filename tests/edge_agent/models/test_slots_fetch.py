@@ -17,10 +17,10 @@ from edge_agent.models.status import read_model_status
 from edge_agent.models.trial import TrialResult
 from foundation import syscalls
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
-from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
 from schemas.documents import COMPLETE, HALTED, RUNNING
 from schemas.downlink import INDEX, INDEX_1, PLANS_KEY, index_targets
 from tests.edge_agent.models.model_bench import EVERYBODY, Bench, FakeTrial
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 
 NOBODY = "0" * 64
 

@@ -11,12 +11,12 @@ from edge_agent.models.status import read_model_status
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.settings import load_settings
 from modelkit.digest import sha256_hex
-from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from modelkit.placement import CPU, PlacementStatement
 from modelkit.runtime import Backend
 from modelkit.runtimes import open_runtime
 from schemas.reasons import RefuseReason
 from tests.edge_agent.models.model_bench import Bench
+from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 
 QNN = "QNNExecutionProvider"
 

@@ -16,7 +16,6 @@ from edge_agent.selection.novelty import NoveltyMemory
 from foundation import syscalls
 from foundation.errors import CorruptError, RejectedError
 from foundation.events import EventLog
-from modelkit.fakes import FakeBackend, raw_outputs
 from modelkit.runtime import LoadedModel, RuntimeOptions
 from modelkit.tasks.task import Raw
 from modelkit.verify import VerifiedModel
@@ -24,6 +23,7 @@ from schemas.documents import COMPLETE, HALTED
 from schemas.reasons import ModelState, NotAcceptedReason
 from tests.edge_agent.agent_bench import make_frame
 from tests.edge_agent.models.model_bench import Bench
+from tests.fakes.models import FakeBackend, raw_outputs
 
 FRAME = np.full((32, 32, 3), 90, dtype=np.uint8)
 DARK = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -346,7 +346,7 @@ def test_a_forged_candidate_file_activates_nothing(bench: Bench) -> None:
     """Whoever can write candidate.json still cannot make an unsigned model serve."""
     from dataclasses import replace
 
-    from modelkit.fakes import tiny_contract, tiny_model
+    from tests.fakes.models import tiny_contract, tiny_model
 
     offered(bench)
     candidate = bench.slots.read_candidate()

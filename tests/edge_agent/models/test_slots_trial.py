@@ -16,13 +16,13 @@ from edge_agent.models.frames import TrialFrames
 from edge_agent.models.settings import TrialLimits
 from edge_agent.models.trial import TrialResult
 from edge_agent.models.trial_run import TrialRun
+from fleetloop.demo.bad_models import return_nan_when_dark
 from foundation.clock import SystemClock
 from modelkit.digest import sha256_hex
 from modelkit.embed import embed_contract, parse_model
-from modelkit.fakes import tiny_contract, tiny_model, tiny_proto
-from modelkit.graph_edit import return_nan_when_dark
 from schemas.reasons import RefuseReason
 from tests.edge_agent.models.model_bench import Bench
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 from tests.waiting import until
 
 LIMITS = TrialLimits(min_runs=3, wall_s=20, cpu_s=20)

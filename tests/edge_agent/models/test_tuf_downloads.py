@@ -8,7 +8,6 @@ import pytest
 
 from foundation.errors import RetryLaterError, UntrustedError
 from modelkit.digest import sha256_hex
-from modelkit.fakes import tiny_contract, tiny_model
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.tuf_rig import (
     Between,
@@ -16,6 +15,7 @@ from tests.edge_agent.models.tuf_rig import (
     refresh,
     with_release,
 )
+from tests.fakes.models import tiny_contract, tiny_model
 
 
 def endless(_start: int) -> Iterator[bytes]:

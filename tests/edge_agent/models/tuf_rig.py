@@ -16,9 +16,9 @@ from edge_agent.models.settings import DownloadSettings
 from edge_agent.models.trust import OnlineTrust
 from edge_agent.models.trust_folder import TrustFolder
 from modelkit.digest import sha256_hex
-from modelkit.fakes import tiny_contract, tiny_model
 from schemas.downlink import INDEX, RELEASES_KEY, index_targets
 from tests.edge_agent.models.model_bench import Bench
+from tests.fakes.models import tiny_contract, tiny_model
 
 DAY_S = 86_400.0
 YEAR_S = 365 * DAY_S

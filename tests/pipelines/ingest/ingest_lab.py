@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from connectors.kafka.fakes import FakeBroker, FakeSource
 from connectors.kafka.ports import RecordSource
 from connectors.lake.schema import ARRIVALS
 from connectors.lake.table import LakeTable
@@ -26,6 +25,7 @@ from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
 from schemas.wire import KIND_SAMPLE, TOPICS, StoredRecord, WireRecord
+from tests.fakes.kafka import FakeBroker, FakeSource
 
 TOPIC = TOPICS.samples
 EPOCH = "00000000000000aa"

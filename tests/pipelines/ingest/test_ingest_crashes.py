@@ -139,7 +139,7 @@ class _Breaking:
         self.name = name
 
     def __call__(self) -> Any:
-        from connectors.kafka.fakes import FakeSource
+        from tests.fakes.kafka import FakeSource
         from tests.pipelines.ingest.ingest_lab import fake_source
 
         source = fake_source(self.name)

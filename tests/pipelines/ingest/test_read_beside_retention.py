@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka.fakes import FakeSource
 from foundation.errors import OffsetsLostError
 from pipelines.ingest.elements import LogBatch, OffsetRange, Unread
 from pipelines.ingest.read import read_range
 from schemas.wire import StoredRecord
+from tests.fakes.kafka import FakeSource
 from tests.pipelines.ingest.ingest_lab import _BROKERS, TOPIC, Lab, assert_one_row_an_offset
 
 WANTED = OffsetRange("c", TOPIC, "t", 0, 0, 12, is_lost=False)

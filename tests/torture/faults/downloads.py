@@ -13,8 +13,8 @@ CLASSES = 150
 def _cut(batch: Batch) -> Tally:
     from devservers.static_server import StaticServer
     from edge_agent.models.settings import DownloadSettings
-    from modelkit.fakes import tiny_contract, tiny_model
     from tests.edge_agent.models.model_bench import Bench
+    from tests.fakes.models import tiny_contract, tiny_model
     from tests.torture.models_cuts import CUT_BYTES, WAYS, CuttingLine
 
     tally = Tally()

@@ -30,8 +30,8 @@ def _allowed(state: Path) -> list[Path]:
 
 
 def _access(batch: Batch) -> Tally:
-    from modelkit.fakes import tiny_model
     from tests.checker.opened_files import TRACED, opened, strangers
+    from tests.fakes.models import tiny_model
     from tests.torture.models_links import ADDRESSES, PLACES, TENSOR_BYTES, make
 
     tally = Tally()

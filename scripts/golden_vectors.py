@@ -1,7 +1,7 @@
 """Golden vectors: bytes that must decode to the same record for ever, in any implementation.
 
-    python -m schemas.golden           check every vector in schemas/vectors; exit 0 when all hold
-    python -m schemas.golden --write   write those that are missing; an existing one is never changed
+    python -m scripts.golden_vectors           check every vector in schemas/vectors; exit 0 when all hold
+    python -m scripts.golden_vectors --write   write those that are missing; an existing one is never changed
 
 A vector is two files: NAME.avro (one record in single-object encoding) and NAME.json (what the newest reader reads
 in it, bytes in hex, and the schema version). Vectors of versions that are no longer written are kept for ever.
@@ -26,7 +26,7 @@ from schemas.registry import HEADER_BYTES, newest, schemas
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
 from schemas.topics import TOPICS
 
-FOLDER: Final = Path(__file__).parent / "vectors"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "schemas" / "vectors"
 _SIGNED: Final = "signed.json"
 _SEED: Final = bytes(range(32))
 _PAYLOAD: Final = b"\xff\xd8not really a picture\xff\xd9"
@@ -66,7 +66,7 @@ def _check_one(path: Path) -> list[str]:
     schema = schemas()[value[:HEADER_BYTES]]
     found = {"schema": schema.name, "version": schema.version, "record": as_json(record)}
     problems = [] if found == expected else [f"{path.name}: decodes to {json.dumps(found)[:300]}"]
-    if schema is newest(schema.name) and _encode(record) != value:
+    if schema is newest(schema.name) and encode(record) != value:
         problems.append(f"{path.name}: encodes to other bytes")
     return problems
 
@@ -88,7 +88,7 @@ def _check_signed(vector: dict[str, Any]) -> list[str]:
 def write(folder: Path) -> list[str]:
     """Write the vectors that are missing; the names of those."""
     done = []
-    vectors = {name: _encode(record) for name, record in _examples().items()}
+    vectors = {name: encode(record) for name, record in examples().items()}
     for name, value in vectors.items():
         path = folder / f"{name}.avro"
         if path.exists():
@@ -104,7 +104,8 @@ def write(folder: Path) -> list[str]:
     return done
 
 
-def _examples() -> dict[str, Record]:
+def examples() -> dict[str, Record]:
+    """One record per name of a vector, at the newest versions."""
     minimal = records.Sample(
         vehicle_id="v",
         epoch="0123456789abcdef",
@@ -240,7 +241,7 @@ def _examples() -> dict[str, Record]:
 
 def _signed() -> dict[str, Any]:
     key = VehicleKey(Ed25519PrivateKey.from_private_bytes(_SEED))
-    sample = _examples()["sample-3-full"]
+    sample = examples()["sample-3-full"]
     if not isinstance(sample, records.Sample):
         raise TypeError(type(sample))
     record = seal(TOPICS.samples, "sample", sample.identity, codec.encode_sample(sample), key)
@@ -261,7 +262,8 @@ def _signed() -> dict[str, Any]:
     }
 
 
-def _encode(record: Record) -> bytes:
+def encode(record: Record) -> bytes:
+    """The record in single-object encoding."""
     match record:
         case records.Sample():
             return codec.encode_sample(record)
@@ -292,7 +294,9 @@ def _text(document: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print every problem; 0 when there is none, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m schemas.golden", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.golden_vectors", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--write", action="store_true", help="write the vectors that are missing")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the vectors are")
     options = parser.parse_args(arguments)

@@ -38,7 +38,7 @@ def tiny_contract(
         trained_classes=tuple(classes),
         embedding_size=embedding_size,
         training_drives_digest=digest_of_json([]),
-        created_by="modelkit.fakes",
+        created_by="tests",
     )
 
 

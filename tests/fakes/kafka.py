@@ -285,7 +285,7 @@ class FakeSource:
         """See `RecordSource.log_end`."""
         return self.bounds(topic, partition)[1] + self.broker.open_offsets
 
-    def warnings(self, topic: str) -> list[str]:  # noqa: ARG002 - the port's signature
+    def warnings(self, topic: str) -> list[str]:
         """See `RecordSource.warnings`."""
         return list(self.broker.warnings)
 
@@ -355,7 +355,7 @@ class FakeTail:
         """See `RecordTail.is_connected`."""
         return self._ends is not None
 
-    def poll(self, wait_s: float) -> list[StoredRecord]:  # noqa: ARG002 - the port's signature
+    def poll(self, wait_s: float) -> list[StoredRecord]:
         """See `RecordTail.poll`."""
         if not self.broker.is_up:
             self._ends = None

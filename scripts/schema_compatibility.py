@@ -1,13 +1,12 @@
 """A change of a schema that would break a reader is refused before it is merged.
 
-    python -m schemas.compatibility            compare schemas/avro with the frozen copies; exit 0 when all
-    is well python -m schemas.compatibility --freeze   also freeze versions that have no frozen copy yet
+    python -m scripts.schema_compatibility            compare schemas/avro with the frozen copies
+    python -m scripts.schema_compatibility --freeze   also freeze versions that have no frozen copy yet
 
-Two rules. A version that is frozen never changes: vehicles that wrote it are on the road. In a git checkout the
-frozen copies themselves are held to what was first committed, so that no edit of both passes. And every version
-reads every other, both ways: new readers old records (backward), and old readers new records (forward). What
-    may be read
-follows "Schema Resolution" of the Avro 1.12 specification.
+Exit status 0 when all is well. Two rules. A version that is frozen never changes: vehicles that wrote it are on the
+road. In a git checkout the frozen copies themselves are held to what was first committed, so that no edit of both
+passes. And every version reads every other, both ways: new readers old records (backward), and old readers new records
+(forward). What may be read follows "Schema Resolution" of the Avro 1.12 specification.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, Final
 
 from schemas.registry import file_name_parts
 
-FOLDER: Final = Path(__file__).parent / "avro"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "schemas" / "avro"
 
 _PROMOTES: Final = {
     "int": {"long", "float", "double"},
@@ -62,7 +61,7 @@ def check_folder(folder: Path) -> list[str]:
             newest = max(version for other, version in live if other == key[0])
             problems.append(f"{name} is frozen and was changed; add version {newest + 1} instead")
     problems += [
-        f"{name} version {version} is not frozen (python -m schemas.compatibility --freeze)"
+        f"{name} version {version} is not frozen (python -m scripts.schema_compatibility --freeze)"
         for name, version in sorted(set(live) - set(frozen))
     ]
     keys = sorted(live)
@@ -213,7 +212,7 @@ def _kind(schema: Any) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print every problem; 0 when there is none, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m schemas.compatibility", description=__doc__.split("\n")[0]
+        prog="python -m scripts.schema_compatibility", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--freeze", action="store_true", help="freeze versions that have no frozen copy yet")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the schema files are")
