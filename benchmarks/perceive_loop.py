@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks import bench_vehicle
 from benchmarks.port import Measure, Step, paired_ratio
 from connectors.sensors.ports import Observation
+from edge_agent.heartbeat import Heartbeat
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.state_folder import StateFolder
@@ -146,7 +147,17 @@ def measure(
 def _perceive(state: StateFolder, settings: object) -> Perceive:
     clock = SystemClock()
     events = EventLog(state.events / "bench.jsonl", clock, "bench")
-    return Perceive(ProcessContext(settings, state, clock, events, StopSignal(None), False))  # type: ignore[arg-type]
+    return Perceive(
+        ProcessContext(
+            settings,
+            state,
+            clock,
+            events,
+            StopSignal(None),
+            False,
+            Heartbeat(state.beat_path("perceive"), clock),
+        )
+    )  # type: ignore[arg-type]
 
 
 def run_lite0(seed: int, quick: bool) -> Sequence[Measure]:

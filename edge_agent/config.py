@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from connectors.kafka.settings import KafkaSettings
+from edge_agent.heartbeat import Activity
 from edge_agent.models.settings import FetchSettings, ServingSettings
 from edge_agent.selection.budget import BudgetLimits
 from edge_agent.selection.uncertainty import UncertaintyMeasure
@@ -213,6 +214,21 @@ class SupervisorSettings:
     steady_after_s: float = setting(
         default=60.0, min=0.1, max=86_400.0, help="a run this long forgives the past"
     )
+    perceive_hung_after_s: float = setting(
+        default=20.0, min=1.0, max=3600.0, help="a silent perceive is ended and started again"
+    )
+    deliver_hung_after_s: float = setting(
+        default=60.0, min=1.0, max=3600.0, help="a silent deliver is ended and started again"
+    )
+    start_within_s: float = setting(
+        default=180.0, min=1.0, max=3600.0, help="the same while a process starts, or a model is loaded"
+    )
+
+    def silence_limit_s(self, process: str, activity: Activity) -> float:
+        """How long a process may show no sign of life, in seconds."""
+        if activity in (Activity.STARTING, Activity.LOADING):
+            return self.start_within_s
+        return self.perceive_hung_after_s if process == "perceive" else self.deliver_hung_after_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The supervisor: perceive and deliver run, and run again when they die, until they are told to stop.
 
-It restarts either with backoff (for ever on a vehicle; a run to the end of a source gives up at last),
-stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. An
+It restarts either with backoff (for ever on a vehicle; a run to the end of a source gives up at last), ends one that
+hangs, stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. An
 exit code that only a person can mend (settings, trust, a broken guarantee) ends a run to the end of its
 sources; otherwise that process is tried again, slowly, and the other one runs on. Refuses to do any of the agent's work itself.
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 import edge_agent
 from edge_agent.config import AgentSettings, load_agent_settings
 from edge_agent.health_http import HealthServer
+from edge_agent.heartbeat import Activity, read_beat
 from edge_agent.models.vehicle import read_vehicle
 from edge_agent.process import StopSignal
-from edge_agent.state_folder import StateFolder, publish_json, read_status
+from edge_agent.state_folder import StateFolder, publish_json
 from edge_agent.status import build_status
 from foundation.clock import Clock, SystemClock
 from foundation.errors import (
@@ -34,6 +35,7 @@ from foundation.errors import (
 from foundation.events import EventLog
 from foundation.files import FileLock
 from foundation.retry import Backoff
+from foundation.service_manager import ALIVE, READY, notify
 
 TICK_S = 0.1
 LOCK_WAIT_S = 2.0
@@ -53,6 +55,13 @@ SOURCE_FAILED_CODES = frozenset({RejectedError.exit_code, CorruptError.exit_code
 damaged.
 """
 
+ABORT_WAIT_S = 2.0
+"""How long a hung process has, after SIGABRT, to say where it hangs; then SIGKILL."""
+LONGEST_LOOK_S = 1.0
+"""One look counts for no more silence than this: when the whole machine slept, nobody was hung."""
+MODEL_AT_WORK = frozenset({Activity.MODEL, Activity.LOADING})
+"""A process that hung in one of these is held against its models, as a crash is."""
+
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 
 
@@ -69,11 +78,22 @@ class Child:
     not_before_ns: int = 0
     last_exit: int | None = None
     is_done: bool = False
+    beats: int = 0
+    """The number of beats at the last look."""
+    silent_s: float = 0.0
+    """Since the last beat, as the supervisor saw it."""
+    hung_in: Activity | None = None
+    """What the process was doing when it was found hung; None while it is not."""
 
     @property
     def pid(self) -> int | None:
         """The process id while it runs."""
         return self.process.pid if self.process is not None else None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether its last run was ended by a signal that code which went wrong gets."""
+        return self.last_exit is not None and -self.last_exit in CRASH_SIGNALS
 
 
 @dataclass(slots=True)
@@ -93,6 +113,7 @@ class Supervisor:
     _word: str = "running"
     _done_code: int = 0
     _told: dict[str, object] = field(default_factory=dict)
+    _looked_ns: int | None = None
 
     def __post_init__(self) -> None:
         limits = self.settings.supervisor
@@ -108,8 +129,10 @@ class Supervisor:
         """Supervise until stopped, finished or failed. Returns the exit code of the agent."""
         self.state.drain_path.unlink(missing_ok=True)
         try:
+            notify(READY)
             while self.exit_code is None and not self.stop.is_set():
                 self.step()
+                notify(ALIVE)
                 self.clock.wait(self.stop.event, TICK_S)
         finally:
             self._word = "stopping"
@@ -120,9 +143,11 @@ class Supervisor:
         return self.exit_code or 0
 
     def step(self) -> None:
-        """Take in who ended, start who is due, and decide whether all is done."""
+        """Take in who ended, end who hangs, start who is due, and decide whether all is done."""
+        passed_s = self._since_last_look_s()
         for child in self.children.values():
             self._take_in(child)
+            self._watch(child, passed_s)
             if child.process is None and not child.is_done and self.exit_code is None:
                 self._start_when_due(child)
         perceive, deliver = self.children["perceive"], self.children["deliver"]
@@ -147,14 +172,49 @@ class Supervisor:
                 child.last_exit = child.process.wait()
             child.process = None
 
+    def _since_last_look_s(self) -> float:
+        now_ns = self.clock.monotonic_ns()
+        before_ns, self._looked_ns = self._looked_ns, now_ns
+        return 0.0 if before_ns is None else min((now_ns - before_ns) / 1e9, LONGEST_LOOK_S)
+
+    def _watch(self, child: Child, passed_s: float) -> None:
+        """End a process that shows no sign of life: SIGABRT, which tells where it hangs, then SIGKILL.
+
+        One that never wrote a beat of its own (Python is still starting, or the disk was full) is not watched.
+        """
+        if child.process is None:
+            return
+        beat = read_beat(self.state.beat_path(child.name))
+        if beat is None or beat.pid != child.process.pid:
+            return
+        if beat.count != child.beats:
+            child.beats, child.silent_s = beat.count, 0.0
+            return
+        child.silent_s += passed_s
+        limit_s = self.settings.supervisor.silence_limit_s(child.name, beat.activity)
+        if child.hung_in is not None:
+            if child.silent_s >= limit_s + ABORT_WAIT_S:
+                child.process.kill()
+        elif child.silent_s >= limit_s:
+            child.hung_in = beat.activity
+            self.events.emit(
+                "hung",
+                level="error",
+                process=child.name,
+                activity=beat.activity.name.lower(),
+                silent_s=round(child.silent_s, 1),
+                limit_s=limit_s,
+            )
+            child.process.send_signal(signal.SIGABRT)
+
     def is_healthy(self) -> tuple[bool, dict[str, object]]:
         """Whether both run and spoke lately (a child that finished its work is well)."""
         stale_ns = self.settings.health.stale_after_s * 1e9
         found: dict[str, object] = {}
         is_well = True
         for child in self.children.values():
-            beat = read_status(self.state.status_path(child.name)).get("heartbeat_ns")
-            age_ns = self.clock.monotonic_ns() - beat if isinstance(beat, int) else None
+            beat = read_beat(self.state.beat_path(child.name))
+            age_ns = self.clock.monotonic_ns() - beat.monotonic_ns if beat is not None else None
             if child.is_done:
                 word = "done"
             elif child.process is None:
@@ -209,8 +269,9 @@ class Supervisor:
         ]
         if self.until_source_ends:
             arguments.append("--until-source-ends")
-        if child.last_exit is not None and -child.last_exit in CRASH_SIGNALS:
+        if child.hung_in in MODEL_AT_WORK or (child.hung_in is None and child.crashed):
             arguments.append("--after-crash")
+        child.hung_in, child.silent_s, child.beats = None, 0.0, 0
         child.started_ns = self.clock.monotonic_ns()
         child.process = self.spawn(arguments)
         self.events.emit("spawned", process=child.name, pid=child.process.pid, restarts=child.restarts)

@@ -22,6 +22,7 @@ from edge_agent.spool.reader import SpoolReader
 from edge_agent.state_folder import publish_json
 from edge_agent.telemetry import TelemetryDuty
 from edge_agent.uploader import Failed, Idle, StepResult, Uploader
+from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
 from schemas.topics import TOPICS
 
@@ -113,6 +114,7 @@ class Deliver:
         context = self._context
         drain_until_ns: int | None = None
         while not context.stop.is_set():
+            context.heartbeat.beat()
             is_draining = drain_until_ns is not None
             wait_s = runner.run_due()
             if drain_until_ns is None and context.state.drain_path.exists():
@@ -150,6 +152,7 @@ class Deliver:
             "pid": os.getpid(),
             "state": self._state_word,
             "heartbeat_ns": self._context.clock.monotonic_ns(),
+            "boot_id": boot_id(),
             "uploader": asdict(uploader),
             "broker": {
                 "connected": uploader.connected,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from connectors.sensors.ports import Observation
+from edge_agent.heartbeat import Activity, Heartbeat
 from edge_agent.models.model_set import ModelSet
 from edge_agent.models.serving import Served
 from edge_agent.prediction_log import PredictionLog
@@ -43,18 +44,24 @@ class Viewer:
         clock: Clock,
         events: EventLog,
         limits: ImageLimits | None = None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
-        """`memory` is what novelty is measured against."""
+        """`memory` is what novelty is measured against; `heartbeat` is told when a model is at work."""
         self._models = models
         self._memory = memory
         self._log = log
         self._clock = clock
         self._events = events
         self._limits = limits
+        self._beat = heartbeat.beat if heartbeat is not None else _beat_nobody_sees
 
     def poll(self) -> None:
         """Between two observations: let a waiting model take over, or a halted one go."""
-        self._models.poll()
+        self._beat(Activity.LOADING)
+        try:
+            self._models.poll()
+        finally:
+            self._beat(Activity.WORKING)
 
     def look(self, observation: Observation, lap: int) -> Looked:
         """Return the predictions; the scores of each are named by its task, and `novelty` is measured here."""
@@ -93,9 +100,16 @@ class Viewer:
 
         Empty without a finite answer of the role serving.
         """
+        self._beat(Activity.MODEL)
         try:
             answers = self._models.predict([pixels])
         except RejectedError as error:
             self._events.emit("model_error", level="warning", reason=error.reason, error=str(error))
             return []
+        finally:
+            self._beat(Activity.WORKING)
         return answers if answers[0].predictions[0].is_finite else []
+
+
+def _beat_nobody_sees(_activity: Activity) -> None:
+    """For callers without a supervisor."""

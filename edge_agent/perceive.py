@@ -30,6 +30,7 @@ from edge_agent.sources import SourceFeed
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
+from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
 from modelkit.runtimes import open_runtime
 
@@ -111,7 +112,7 @@ class Perceive:
         self.log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=settings.vehicle_id,
-            viewer=Viewer(self.models, running.memory, self.log, clock, events),
+            viewer=Viewer(self.models, running.memory, self.log, clock, events, heartbeat=context.heartbeat),
             policy=build_policy(settings, running.tracks),
             capture=settings.capture,
             spool=settings.spool,
@@ -144,6 +145,7 @@ class Perceive:
         context = self._context
         try:
             while not context.stop.is_set():
+                context.heartbeat.beat()
                 if self._take_turn():
                     self._publish_when_due()
                     continue
@@ -233,6 +235,7 @@ class Perceive:
                 for feed in self.feeds.values()
             ],
             "heartbeat_ns": self._context.clock.monotonic_ns(),
+            "boot_id": boot_id(),
             "epoch": self.writer.epoch,
             "source_notes": self._summed_notes(),
             "frames_seen": progress.frames_seen,

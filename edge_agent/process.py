@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from edge_agent.config import AgentSettings, load_agent_settings
+from edge_agent.heartbeat import Heartbeat
 from edge_agent.state_folder import StateFolder
 from foundation.clock import Clock, SystemClock
 from foundation.errors import FleetLoopError
@@ -35,8 +37,9 @@ class ProcessContext:
     events: EventLog
     stop: StopSignal
     until_source_ends: bool
+    heartbeat: Heartbeat
     after_crash: bool = False
-    """The process before this one was ended by a signal as its own code gets it when it goes wrong."""
+    """The process before this one was ended by a signal as its own code gets it when it goes wrong, or hung in a model."""
 
 
 class StopSignal:
@@ -73,6 +76,7 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
     parser.add_argument("--until-source-ends", action="store_true")
     parser.add_argument("--after-crash", action="store_true")
     options = parser.parse_args(arguments)
+    faulthandler.enable()  # SIGABRT of the supervisor's watchdog prints where each thread was
     stop = StopSignal(options.parent_pid)
     stop.install()
     clock = SystemClock()
@@ -83,8 +87,18 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
         events = EventLog(state.events / f"{name}.jsonl", clock, name)
         with FileLock(state.lock_path(name), wait_s=LOCK_WAIT_S, clock=clock):
             events.emit("started", pid=os.getpid(), vehicle_id=settings.vehicle_id)
+            heartbeat = Heartbeat(state.beat_path(name), clock)
+            if heartbeat.error:
+                events.emit("not_watched", level="warning", error=heartbeat.error)
             context = ProcessContext(
-                settings, state, clock, events, stop, options.until_source_ends, options.after_crash
+                settings,
+                state,
+                clock,
+                events,
+                stop,
+                options.until_source_ends,
+                heartbeat,
+                options.after_crash,
             )
             code = body(context)
             events.emit("ended", code=code)

@@ -60,6 +60,10 @@ class StateFolder:
         """run/<process>.json of perceive, deliver or supervisor."""
         return self.run / f"{process}.json"
 
+    def beat_path(self, process: str) -> Path:
+        """run/<process>.beat: the process's sign of life (`heartbeat.py`)."""
+        return self.run / f"{process}.beat"
+
     def lock_path(self, process: str) -> Path:
         """run/<process>.lock: one process of a kind at a time."""
         return self.run / f"{process}.lock"

@@ -1,6 +1,7 @@
 """One JSON document says how the agent stands, read from the state folder, whether or not it runs.
 
-It says nothing of accuracy: a vehicle does not know the truth.
+Each process's facts are as old as its `told_s` says; a process that is gone is called dead, whatever it told last. It
+says nothing of accuracy: a vehicle does not know the truth.
 """
 
 from __future__ import annotations
@@ -8,13 +9,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edge_agent.heartbeat import read_beat
 from edge_agent.models.status import read_model_status
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder, read_status
+from foundation.clock import Clock, SystemClock, boot_id
 from foundation.errors import CorruptError, MisconfiguredError
 
+SILENT_AFTER_S = 15.0
+"""Above it a process that runs is called silent."""
 
-def build_status(root: Path) -> dict[str, object]:
+
+def build_status(root: Path, clock: Clock | None = None) -> dict[str, object]:
     """Return the status of the agent whose state folder is `root`.
 
     Raises:
@@ -27,6 +33,16 @@ def build_status(root: Path) -> dict[str, object]:
     supervisor, perceive, deliver = (
         read_status(state.status_path(name)) for name in ("supervisor", "perceive", "deliver")
     )
+    now_ns = (clock or SystemClock()).monotonic_ns()
+    processes = _processes(state, supervisor, now_ns)
+    for name, told in (("perceive", perceive), ("deliver", deliver)):
+        processes.setdefault(name, {"state": "down"})["told_s"] = _age_s(told, now_ns)
+    if processes["perceive"]["state"] == "dead":
+        perceive["state"] = "dead"
+    if processes["deliver"]["state"] == "dead":
+        last = deliver.get("broker")
+        error = last.get("last_error", "") if isinstance(last, dict) else ""
+        deliver["broker"] = {"connected": False, "state": "dead", "last_error": error}
     ledger = read_ledger(state.spool)
     export = ledger.to_json()
     return {
@@ -68,7 +84,7 @@ def build_status(root: Path) -> dict[str, object]:
         "placement": perceive.get("placement", {}),
         "health": perceive.get("health", {}),
         "other_roles": perceive.get("other_roles", {}),
-        "processes": supervisor.get("children", {}),
+        "processes": processes,
         "health_port": supervisor.get("health_port"),
     }
 
@@ -91,6 +107,39 @@ def _model(root: Path) -> dict[str, object]:
         "swaps": models.swaps,
         "rollbacks": models.rollbacks,
     }
+
+
+def _processes(
+    state: StateFolder, supervisor: dict[str, object], now_ns: int
+) -> dict[str, dict[str, object]]:
+    """What the supervisor told of each process, its state as of now, and how long it showed no sign of life."""
+    children = supervisor.get("children")
+    found: dict[str, dict[str, object]] = {}
+    for name, child in children.items() if isinstance(children, dict) else ():
+        if not isinstance(child, dict):
+            continue
+        pid, beat, silent_s = child.get("pid"), read_beat(state.beat_path(name)), None
+        if child.get("done"):
+            word = "done"
+        elif not isinstance(pid, int):
+            word = "down"
+        elif not is_alive(pid):
+            word = "dead"
+        elif beat is None or beat.pid != pid:
+            word = "starting"
+        else:
+            silent_s = round((now_ns - beat.monotonic_ns) / 1e9, 1)
+            word = "running" if 0 <= silent_s <= SILENT_AFTER_S else "silent"
+        found[name] = {**child, "state": word, "silent_s": silent_s}
+    return found
+
+
+def _age_s(told: dict[str, object], now_ns: int) -> float | None:
+    """How old a process's status file is; None without one, or when it was told before the machine started."""
+    heartbeat_ns = told.get("heartbeat_ns")
+    if not isinstance(heartbeat_ns, int) or told.get("boot_id") != boot_id():
+        return None
+    return round((now_ns - heartbeat_ns) / 1e9, 1)
 
 
 def _state(supervisor: dict[str, object]) -> str:

@@ -235,6 +235,24 @@ def test_sigkill_of_either_process_is_survived_and_nothing_is_lost_or_doubled(
     assert_each_kept_frame_landed_once(agent)
 
 
+@pytest.mark.parametrize("name", ["perceive", "deliver"])
+def test_a_process_that_hangs_is_ended_and_started_again_and_nothing_is_lost_or_doubled(
+    tmp_path, broker, agents, name
+):
+    limits = "perceive_hung_after_s = 2.0\ndeliver_hung_after_s = 6.0\n"
+    agent = make(agents, tmp_path, broker.bootstrap, rate_hz=25.0, extra=limits)
+    agent.start("--until-source-ends")
+    until(lambda: agent.seen() > FRAMES // 4, "frames are seen", 60)
+    hung = agent.child(name)
+    os.kill(hung, signal.SIGSTOP)
+    until(lambda: agent.child(name) not in (None, hung), f"{name} is started again", 40)
+    assert not is_alive(hung)
+    assert agent.end() == 0
+    events = (agent.state.events / "supervisor.jsonl").read_text()
+    assert '"hung"' in events
+    assert_each_kept_frame_landed_once(agent)
+
+
 def test_sigkill_of_the_supervisor_leaves_no_orphans_and_a_new_one_goes_on(tmp_path, broker, agents):
     agent = make(agents, tmp_path, broker.bootstrap, rate_hz=25.0)
     agent.start("--until-source-ends")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edge_agent.config import RandomSettings, SelectionSettings, SourceKind
+from edge_agent.heartbeat import Heartbeat
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.spool.snapshot import read_ledger
@@ -58,7 +59,15 @@ class Bench:
     def run(self, *, until_source_ends: bool = True) -> Perceive:
         self.stop = StopSignal(None)
         events = EventLog(self.events_path, self.clock, "bench")
-        context = ProcessContext(self.settings, self.state, self.clock, events, self.stop, until_source_ends)
+        context = ProcessContext(
+            self.settings,
+            self.state,
+            self.clock,
+            events,
+            self.stop,
+            until_source_ends,
+            Heartbeat(self.state.beat_path("perceive"), self.clock),
+        )
         perceive = Perceive(context)
         assert perceive.run() == 0
         return perceive

@@ -12,6 +12,7 @@ import pytest
 from connectors.sensors.image_folder import ImageFolderSource
 from connectors.sensors.ports import Observation
 from edge_agent.config import CaptureSettings, RandomSettings, SelectionSettings, SourceKind, SourceSettings
+from edge_agent.heartbeat import Heartbeat
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.spool.snapshot import read_ledger
@@ -52,7 +53,15 @@ class Bench:
     def run(self, *, until_source_ends: bool) -> int:
         self.stop = StopSignal(None)
         events = EventLog(self.events_path, self.clock, "bench")
-        context = ProcessContext(self.settings, self.state, self.clock, events, self.stop, until_source_ends)
+        context = ProcessContext(
+            self.settings,
+            self.state,
+            self.clock,
+            events,
+            self.stop,
+            until_source_ends,
+            Heartbeat(self.state.beat_path("perceive"), self.clock),
+        )
         self.perceive = Perceive(context)
         return self.perceive.run()
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import struct
 import subprocess
 from dataclasses import dataclass, field
 
@@ -12,10 +13,11 @@ import pytest
 from edge_agent.config import HealthSettings, SupervisorSettings
 from edge_agent.daemon import Supervisor
 from edge_agent.health_http import HealthServer
+from edge_agent.heartbeat import Activity
 from edge_agent.process import StopSignal
 from edge_agent.state_folder import StateFolder, publish_json, read_status
 from edge_agent.status import build_status
-from foundation.clock import ManualClock
+from foundation.clock import ManualClock, boot_id
 from foundation.errors import MisconfiguredError, RetryLaterError
 from foundation.events import EventLog
 from tests.edge_agent.agent_bench import enrol, settings_for
@@ -58,9 +60,27 @@ class Rig:
     def child(self, name: str) -> FakeProcess:
         return next(p for p, c in reversed([*zip(self.started, self.commands, strict=True)]) if name in c[3])
 
+    def beat(self, name: str, count: int, activity: Activity = Activity.WORKING) -> None:
+        """The sign of life of the child that runs."""
+        words = (self.child(name).pid, count, self.clock.monotonic_ns(), activity)
+        self.supervisor.state.beat_path(name).write_bytes(struct.pack("<QQQQ", *words))
+
+    def look_for(self, seconds: float) -> None:
+        """The supervisor's looks, two per second."""
+        for _ in range(round(seconds * 2)):
+            self.clock.advance(0.5)
+            self.supervisor.step()
+
 
 def rig(tmp_path, *, until_source_ends: bool = False) -> Rig:
-    limits = SupervisorSettings(backoff_first_s=1.0, backoff_max_s=8.0, stop_s=4.0)
+    limits = SupervisorSettings(
+        backoff_first_s=1.0,
+        backoff_max_s=8.0,
+        stop_s=4.0,
+        perceive_hung_after_s=20.0,
+        deliver_hung_after_s=60.0,
+        start_within_s=180.0,
+    )
     settings = settings_for(tmp_path, supervisor=limits, health=HealthSettings(stale_after_s=10.0))
     StateFolder(settings.state_folder).make()
     clock = ManualClock()
@@ -189,13 +209,97 @@ def test_health_is_bad_while_one_is_down_or_silent(tmp_path):
     bench.supervisor.step()
     assert bench.supervisor.is_healthy()[0] is False
     for name in ("perceive", "deliver"):
-        publish_json(bench.supervisor.state.status_path(name), {"heartbeat_ns": bench.clock.monotonic_ns()})
+        bench.beat(name, 1)
     assert bench.supervisor.is_healthy() == (
         True,
         {"ok": True, "processes": {"perceive": "ok", "deliver": "ok"}},
     )
     bench.clock.advance(10.1)
     assert bench.supervisor.is_healthy()[1]["processes"] == {"perceive": "silent", "deliver": "silent"}
+
+
+@pytest.mark.parametrize(
+    ("activity", "limit_s", "is_blamed"),
+    [
+        (Activity.WORKING, 20, False),
+        (Activity.MODEL, 20, True),
+        (Activity.LOADING, 180, True),
+        (Activity.STARTING, 180, False),
+    ],
+)
+def test_a_hung_perceive_is_ended_and_started_again_and_its_model_blamed_when_it_was_at_work(
+    tmp_path, activity, limit_s, is_blamed
+):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    hung = bench.child("perceive")
+    hung.obeys = False
+    bench.beat("perceive", 1, activity)
+    bench.look_for(limit_s - 1)
+    assert hung.signals == []
+    bench.look_for(2)
+    assert hung.signals == [signal.SIGABRT], "first it may say where it hangs"
+    bench.look_for(2.5)
+    assert hung.signals[:2] == [signal.SIGABRT, signal.SIGKILL]
+    bench.look_for(2)
+    assert bench.child("perceive") is not hung
+    assert ("--after-crash" in bench.commands[-1]) == is_blamed
+    assert bench.child("deliver").signals == [], "the other one works on"
+
+
+def test_a_process_that_shows_life_is_left_alone_however_slow_it_is(tmp_path):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    for count in range(10):
+        bench.beat("perceive", count)
+        bench.beat("deliver", count)
+        bench.look_for(19)
+    assert len(bench.started) == 2
+
+
+def test_a_machine_that_slept_ends_nobody(tmp_path):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    bench.beat("perceive", 1)
+    bench.supervisor.step()
+    bench.clock.advance(36_000.0)
+    bench.supervisor.step()
+    assert bench.child("perceive").signals == []
+
+
+def test_signs_of_life_of_an_earlier_process_say_nothing_of_this_one(tmp_path):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    bench.beat("perceive", 7)
+    bench.child("perceive").code = -9
+    bench.look_for(2)
+    bench.look_for(200)
+    assert bench.child("perceive").signals == [], "Python still starts: its first beat is not there yet"
+
+
+def test_the_status_calls_a_dead_process_dead_and_says_how_old_its_facts_are(tmp_path):
+    bench = rig(tmp_path)
+    bench.supervisor.step()
+    state = bench.supervisor.state
+    enrol(state.root)
+    gone = {"pid": 2**22 + 1, "restarts": 0, "last_exit": None, "done": False}
+    alive = {**gone, "pid": os.getpid()}
+    publish_json(
+        state.status_path("supervisor"),
+        {"state": "running", "pid": os.getpid(), "children": {"perceive": alive, "deliver": gone}},
+    )
+    told = {"heartbeat_ns": bench.clock.monotonic_ns(), "boot_id": boot_id(), "state": "running"}
+    publish_json(state.status_path("perceive"), told)
+    publish_json(state.status_path("deliver"), {**told, "broker": {"connected": True, "state": "connected"}})
+    words = (os.getpid(), 1, bench.clock.monotonic_ns(), Activity.WORKING)
+    state.beat_path("perceive").write_bytes(struct.pack("<QQQQ", *words))
+    bench.clock.advance(40.0)
+    document = build_status(state.root, bench.clock)
+    assert document["processes"]["perceive"] == {**alive, "state": "silent", "silent_s": 40.0, "told_s": 40.0}
+    assert document["processes"]["deliver"]["state"] == "dead"
+    assert document["broker"]["connected"] is False
+    publish_json(state.status_path("perceive"), {**told, "boot_id": "another"})
+    assert build_status(state.root, bench.clock)["processes"]["perceive"]["told_s"] is None
 
 
 def test_the_status_can_be_asked_of_a_vehicle_that_never_ran_and_of_a_dead_one(tmp_path):
