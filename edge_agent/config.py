@@ -194,10 +194,15 @@ class PerceiveServing:
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """The health page, on loopback only."""
+    """The health page, for this machine only."""
 
     enabled: bool = setting(default=True)
-    port: int = setting(default=0, min=0, max=65_535, help="0 = any free port, told in run/supervisor.json")
+    port: int | None = setting(
+        default=None,
+        min=0,
+        max=65_535,
+        help="a port of loopback, 0 = any free one; without it a socket for its owner, run/health.sock",
+    )
     stale_after_s: float = setting(default=15.0, min=0.5, max=3600.0, help="a silent process is unhealthy")
 
 

@@ -338,7 +338,8 @@ def run_agent(config_path: Path, *, until_source_ends: bool = False) -> int:
                 "/healthz": supervisor.is_healthy,
                 "/status": lambda: (True, build_status(state.root)),
             }
-            health = HealthServer(settings.health.port, pages)
+            port = settings.health.port
+            health = HealthServer(state.health_socket if port is None else port, pages)
             supervisor.health_port = health.port
         try:
             events.emit("started", pid=os.getpid(), health_port=supervisor.health_port)

@@ -69,6 +69,11 @@ class StateFolder:
         return self.run / f"{process}.lock"
 
     @property
+    def health_socket(self) -> Path:
+        """run/health.sock: the health page, for the owner of the folder."""
+        return self.run / "health.sock"
+
+    @property
     def drain_path(self) -> Path:
         """run/drain.json: the supervisor asks deliver to empty the spool and end."""
         return self.run / "drain.json"

@@ -4,15 +4,18 @@ import http.client
 import json
 import os
 import signal
+import socket
+import stat
 import struct
 import subprocess
+import threading
 from dataclasses import dataclass, field
 
 import pytest
 
 from edge_agent.config import HealthSettings, SupervisorSettings
 from edge_agent.daemon import Supervisor
-from edge_agent.health_http import HealthServer
+from edge_agent.health_http import MAX_REQUESTS, HealthServer
 from edge_agent.heartbeat import Activity
 from edge_agent.process import StopSignal
 from edge_agent.state_folder import StateFolder, publish_json, read_status
@@ -21,6 +24,7 @@ from foundation.clock import ManualClock, boot_id
 from foundation.errors import MisconfiguredError, RetryLaterError
 from foundation.events import EventLog
 from tests.edge_agent.agent_bench import enrol, settings_for
+from tests.waiting import until
 
 
 @dataclass
@@ -345,6 +349,55 @@ def test_the_health_page_answers_on_loopback_and_refuses_the_rest():
         with pytest.raises(MisconfiguredError, match=str(server.port)):
             HealthServer(server.port, pages)
     finally:
+        server.close()
+
+
+class OverSocket(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=5)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self.path)
+
+
+@pytest.mark.parametrize("depth", [1, 12], ids=["short path", "path longer than an address"])
+def test_the_health_socket_is_for_its_owner_and_is_made_anew_after_a_kill(tmp_path, depth, monkeypatch):
+    folder = tmp_path.joinpath(*["a folder's name"] * depth)
+    folder.mkdir(parents=True)
+    path = folder / "health.sock"
+    pages = {"/healthz": lambda: (True, {"ok": True})}
+    for _ in range(2):
+        server = HealthServer(path, pages)  # the first one is left as a kill leaves it
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        monkeypatch.chdir(folder)
+        connection = OverSocket("health.sock")
+        connection.request("GET", "/healthz")
+        assert json.load(connection.getresponse()) == {"ok": True}
+        connection.close()
+    finally:
+        server.close()
+    assert not path.exists()
+
+
+def test_many_and_slow_clients_of_the_health_page_hold_few_threads_and_not_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("edge_agent.health_http.REQUEST_WITHIN_S", 0.5)
+    server = HealthServer(0, {"/healthz": lambda: (True, {"ok": True})})
+    slow = []
+    try:
+        before = threading.active_count()
+        for _ in range(60):
+            client = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            client.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+            slow.append(client)
+        assert threading.active_count() - before <= MAX_REQUESTS
+        until(lambda: threading.active_count() <= before, "the slow clients are cut off")
+        assert get(server.port, "/healthz") == (200, {"ok": True})
+    finally:
+        for client in slow:
+            client.close()
         server.close()
 
 
