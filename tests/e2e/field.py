@@ -63,6 +63,7 @@ enabled = false
 backoff_first_s = 0.05
 backoff_max_s = 0.2
 stop_s = 20.0
+{supervisor}
 """
 
 
@@ -130,6 +131,7 @@ class Vehicle:
         probability: float = 1.0,
         lease_bytes: int = 100_000,
         drain_s: float = 60.0,
+        supervisor: str = "",
     ) -> None:
         self.config.write_text(
             CONFIG.format(
@@ -144,6 +146,7 @@ class Vehicle:
                 probability=probability,
                 lease_bytes=lease_bytes,
                 drain_s=drain_s,
+                supervisor=supervisor,
             )
         )
 

@@ -167,17 +167,17 @@ def sigkill(batch: Batch) -> Tally:
                 killer.kill(number, batch.rng(number).uniform(0.0, 0.5))
                 if killer.kills[-1].violations or time.monotonic() > kills_until_s:
                     break
-            whole = _finish(vehicle)
+            whole = finish(vehicle)
         finally:
             vehicle.clean_up()
             log_end.close()
-        whole += _violations(broker.bootstrap, place, vehicle, tally)
+        whole += violations_of(broker.bootstrap, place, vehicle, tally)
     for kill in killer.kills:
         tally.judge(kill.violations + whole, f"kill {kill.number} of {kill.victim}")
     return tally
 
 
-def _finish(vehicle: LoadedVehicle) -> list[str]:
+def finish(vehicle: LoadedVehicle) -> list[str]:
     """Stop, play the lap to its end, drain and export the ledger."""
     whole = [] if vehicle.stop() == 0 else ["the agent did not stop cleanly"]
     vehicle.configure(spool=SPOOL, probability=PROBABILITY, lease_bytes=4_000_000, drain_s=DRAIN_S)
@@ -196,7 +196,7 @@ def _finish(vehicle: LoadedVehicle) -> list[str]:
     return whole
 
 
-def _violations(bootstrap: str, place: Path, vehicle: LoadedVehicle, tally: Tally) -> list[str]:
+def violations_of(bootstrap: str, place: Path, vehicle: LoadedVehicle, tally: Tally) -> list[str]:
     """What an ingest and the checker make of it."""
     import json
 
