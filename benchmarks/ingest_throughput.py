@@ -46,7 +46,7 @@ from pipelines.runner import run as run_pipeline
 from schemas.codec import decode_sample, encode_sample
 from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record, verify
 from schemas.wire import KIND_SAMPLE, TOPICS, StoredRecord
 
 BATCH_BYTES = 32_000_000
@@ -81,7 +81,9 @@ def fill(settings: KafkaSettings, records: int, payload_bytes: int, seed: int) -
             ),),
             payload_sha256=hashlib.sha256(payload).hexdigest(), payload_bytes=payload_bytes, payload=payload,
         )  # fmt: skip
-        record = seal(TOPICS.samples, KIND_SAMPLE, sample.identity, encode_sample(sample), keys[vehicle])
+        record = sign_record(
+            TOPICS.samples, KIND_SAMPLE, sample.identity, encode_sample(sample), keys[vehicle]
+        )
         while True:
             try:
                 sink.send(record, on_done)

@@ -1,4 +1,4 @@
-"""What one 50 kB sample costs on its way: encode, seal, frame, scan, verify, decode. One core, no disk.
+"""What one 50 kB sample costs on its way: encode, sign, frame, scan, verify, decode. One core, no disk.
 
     python -m benchmarks.record_path [--records 2000] [--payload-bytes 50000] [--embedding 64]
 
@@ -19,7 +19,7 @@ from schemas.codec import decode_sample, encode_sample
 from schemas.identity import new_epoch
 from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record, verify
 from schemas.topics import TOPICS
 
 ROUNDS = 5
@@ -80,11 +80,11 @@ def main() -> None:
     key = VehicleKey.generate()
     fleet = Enrolment.of(EnrolledKey("car-1", key.key_id, key.public_b64, 0))
     value = encode_sample(one)
-    wire = seal(TOPICS.samples, "sample", one.identity, value, key)
+    wire = sign_record(TOPICS.samples, "sample", one.identity, value, key)
     segment = encode_frame(1, b"car-1", value) * 100
     steps: dict[str, Callable[[], object]] = {
         "encode_sample": lambda: encode_sample(one),
-        "seal": lambda: seal(TOPICS.samples, "sample", one.identity, value, key),
+        "sign": lambda: sign_record(TOPICS.samples, "sample", one.identity, value, key),
         "encode_frame": lambda: encode_frame(1, b"car-1", value),
         "verify": lambda: verify(wire.headers, wire.key, wire.value, "sample", fleet),
         "decode_sample": lambda: decode_sample(value),

@@ -5,7 +5,7 @@
 The product side does the whole of `append` (Avro, sha256, Ed25519) in the caller's thread, as the frame loop does,
 and hands each commit over to the thread that writes, syncs and journals it. The raw side is one thread that writes
 the same number of bytes to one file and syncs it. A third round leaves encoding and signing out, by giving the
-spool a record that is sealed already. Rounds of the three alternate. Never a timed test.
+spool a record that is signed already. Rounds of the three alternate. Never a timed test.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ AIMS = {1: 0.90, 20: 0.70}
 
 
 class ReadySpool(SpoolWriter):
-    """A spool whose records come sealed: what is left is framing, writing, syncing and the ledger."""
+    """A spool whose records are signed already: what is left is framing, writing, syncing and the ledger."""
 
     ready: wire.WireRecord | None = None
 
-    def _seal(self, sample: Sample, identity: Identity) -> wire.WireRecord:
+    def _signed(self, sample: Sample, identity: Identity) -> wire.WireRecord:
         if self.ready is None:
-            self.ready = super()._seal(sample, identity)
+            self.ready = super()._signed(sample, identity)
         return self.ready
 
 
@@ -158,7 +158,7 @@ def measure(
                 for rates, rate in zip((raw, ours, ready), found, strict=True):
                     rates.append(rate)
     ratio, spread = paired_ratio(ours, raw)
-    sealing_us = _sealing_us(sample)
+    signing_us = _signing_us(sample)
     aim = AIMS[per_commit]
     return Measure(
         step=f"spool append, {record_bytes // 1000} kB, {per_commit} a commit",
@@ -170,19 +170,19 @@ def measure(
         figures={
             "product_records_per_s": statistics.median(ours),
             "raw_records_per_s": statistics.median(raw),
-            "sealed_already_records_per_s": statistics.median(ready),
-            "sealed_already_ratio": paired_ratio(ready, raw)[0],
-            "encode_and_sign_us_a_record": sealing_us,
+            "signed_already_records_per_s": statistics.median(ready),
+            "signed_already_ratio": paired_ratio(ready, raw)[0],
+            "encode_and_sign_us_a_record": signing_us,
         },
         note=(
             "encoding and signing run in the caller's thread while the thread that commits writes and syncs; one"
-            " core can do no more than 1 / (encode and sign) records a second, whatever the disk does"
+            " core can do no more than 1 / (encode and sign) records per second, whatever the disk does"
         ),
     )
 
 
-def _sealing_us(sample: Sample, count: int = 500) -> float:
-    """Microseconds of one core for what `append` does before a record is lined up."""
+def _signing_us(sample: Sample, count: int = 500) -> float:
+    """Microseconds of one core for what `append` does before a record is queued."""
     from schemas import codec, signing
 
     key, identity = VehicleKey.generate(), Identity(VEHICLE, "0" * 16, 0)
@@ -191,7 +191,7 @@ def _sealing_us(sample: Sample, count: int = 500) -> float:
         begun = time.thread_time()
         for _ in range(count):
             value = codec.encode_sample(sample)
-            signing.seal(wire.TOPICS.samples, wire.KIND_SAMPLE, identity, value, key)
+            signing.sign_record(wire.TOPICS.samples, wire.KIND_SAMPLE, identity, value, key)
         rounds.append((time.thread_time() - begun) / count * 1e6)
     return statistics.median(rounds)
 

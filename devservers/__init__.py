@@ -1,4 +1,4 @@
 """Servers for tests, the demo and a laptop: brokers, a local certificate authority, a static file server.
 
-Nothing that runs on a vehicle or in the cloud imports this package.
+Code that runs on a vehicle or in the cloud does not import this package.
 """

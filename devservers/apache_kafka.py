@@ -1,8 +1,8 @@
-"""Apache Kafka in KRaft mode on loopback: one or more nodes, each a child process with a durable folder.
+"""Apache Kafka in KRaft mode on loopback: one or more nodes, each a child process with its own data folder.
 
-For tests of durability and for use on one machine. The jars come from `make kafka`; Java 17 or newer runs
-them. A node that was killed starts again on its own folder. `trust` makes it take only clients with a certificate,
-each with the rights that it was given (`connectors.kafka.access`). Refuses to be a production deployment.
+For durability tests and for use on one machine, not for production. The jars come from `make kafka` and need Java 17 or
+newer. A killed node restarts on its own folder. With `trust` the cluster accepts only clients with a certificate, each
+with the ACLs that were granted (`connectors.kafka.access`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from connectors.kafka.access import BROKER, OPERATOR, broker_settings
+from connectors.kafka.access import BROKER, OPERATOR, authorizer_settings
 from connectors.kafka.settings import KafkaSettings
 from devservers.child_process import LOOPBACK, ChildProcess, free_port
 from devservers.local_authority import SERVICES, LocalAuthority
@@ -34,7 +34,7 @@ _JAVA_OPTIONS: Final = (
 
 
 def missing(home: Path = DEFAULT_HOME) -> str:
-    """What keeps Apache Kafka from running here, in words; empty when nothing does."""
+    """Return what Apache Kafka lacks to run here, as a message; empty if nothing."""
     if shutil.which("java") is None:
         return "no `java` on PATH: install Java 17 or newer"
     if not (home / "libs" / ".complete").is_file():
@@ -43,7 +43,7 @@ def missing(home: Path = DEFAULT_HOME) -> str:
 
 
 class ApacheKafka:
-    """`nodes` brokers that are controllers too. `folder` keeps their logs; a temporary one by default.
+    """A cluster of `nodes` combined brokers and controllers. `folder` holds their data, by default a temporary folder.
 
     Raises (the constructor):
         MisconfiguredError: Java or the jars are missing.
@@ -74,11 +74,11 @@ class ApacheKafka:
 
     @property
     def bootstrap(self) -> str:
-        """host:port of every node, with commas."""
+        """HOST:PORT of every node, separated by commas."""
         return ",".join(f"{LOOPBACK}:{port}" for port in self._ports.values())
 
     def client(self, name: str = OPERATOR, unit: str = SERVICES) -> KafkaSettings:
-        """How a client reaches this cluster; with `trust`, with a new certificate of that name."""
+        """Return the settings of a client of this cluster; with `trust`, with a new certificate of that name."""
         settings = KafkaSettings(bootstrap=self.bootstrap)
         if self._trust is None:
             return settings
@@ -93,14 +93,14 @@ class ApacheKafka:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every node runs."""
+        """Whether every node is running."""
         return all(node in self._children and self._children[node].is_alive for node in self._ports)
 
     def start(self) -> str:
-        """Start the nodes that do not run and return the bootstrap address.
+        """Start the nodes that are not running and return the bootstrap address.
 
         Raises:
-            RetryLaterError: a node did not start in time, with the end of its log.
+            RetryLaterError: a node did not start in time; the message has the end of its log.
         """
         for node in self._ports:
             self._format(node)
@@ -116,7 +116,7 @@ class ApacheKafka:
         return self.bootstrap
 
     def kill(self, node: int = 1) -> None:
-        """SIGKILL one node: unflushed data stays in the page cache, as after a process crash."""
+        """Kill one node with SIGKILL; unflushed data stays in the page cache, as after a process crash."""
         self._children.pop(node).kill()
 
     def signal(self, number: int, node: int = 1) -> None:
@@ -124,13 +124,13 @@ class ApacheKafka:
         self._children[node].signal(number)
 
     def stop(self) -> None:
-        """End every node; the folder stays for the next `start`."""
+        """Stop every node; the folder stays for the next `start`."""
         while self._children:
             _, child = self._children.popitem()
             child.stop(grace_s=10.0)
 
     def close(self) -> None:
-        """End every node at once and remove a temporary folder."""
+        """Kill every node and remove a temporary folder."""
         while self._children:
             _, child = self._children.popitem()
             child.kill()
@@ -181,7 +181,7 @@ class ApacheKafka:
         return path
 
     def _format(self, node: int) -> None:
-        """Write the settings, and format the folder when it is new."""
+        """Write the settings of a node, and format its folder if it is new."""
         place = self._place(node)
         place.mkdir(parents=True, exist_ok=True)
         settings = "".join(f"{key}={value}\n" for key, value in self._settings(node).items())
@@ -189,7 +189,7 @@ class ApacheKafka:
         if (place / "data" / "meta.properties").is_file():
             return
         command = ["java", *_JAVA_OPTIONS, *self._main("kafka.tools.StorageTool"), "format"]
-        # One word, because a random id may begin with a dash.
+        # One argument, because a random id may begin with a dash.
         command += [f"--cluster-id={self._cluster_id()}", "-c", str(place / "server.properties")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_READY_S, check=False)
         if done.returncode != 0:
@@ -236,12 +236,12 @@ class ApacheKafka:
 
 
 def _mutual_tls(trust: LocalAuthority) -> dict[str, str]:
-    """The settings of nodes that know each other and their clients by certificate, and have no plaintext port."""
+    """Return the settings of nodes that authenticate each other and clients by certificate, without a plaintext port."""
     made = trust.issue(BROKER, SERVICES)
     keystore = made.key_path.with_name("broker-keystore.pem")
     keystore.touch(mode=0o600)
     keystore.write_bytes(made.key_path.read_bytes() + made.certificate_path.read_bytes())
-    return broker_settings() | {
+    return authorizer_settings() | {
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(keystore.resolve()),
         "ssl.truststore.type": "PEM",

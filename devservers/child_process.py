@@ -1,4 +1,4 @@
-"""A server of ours as a child process: ended by its own handle, and gone when this process is gone."""
+"""Run a server as a child process that ends with this process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
+    """Return a TCP port on loopback that is free at the moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:
-    """Whether something on loopback takes connections at `port`."""
+    """Return whether a process accepts connections on `port` of loopback."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=1.0):
             return True
@@ -39,12 +39,12 @@ def is_listening(port: int) -> bool:
 
 
 class ChildProcess:
-    """One child. The kernel kills it when the thread that started it ends, even by SIGKILL (Linux).
+    """A child process, which the kernel kills when the thread that started it ends, even by SIGKILL (Linux).
 
-    It logs to the end of `log_path`; None keeps the log in a file without a name, which ends with this process.
+    Its output is appended to `log_path`; with None it goes to an unnamed file, which is removed with this process.
 
-    Start it from a thread that lives as long as the child should (the main thread): the kernel's signal comes
-    at the end of the starting thread.
+    Start it from a thread that lives as long as the child should, such as the main thread, because the kernel's signal is
+    sent at the end of the starting thread.
     """
 
     def __init__(
@@ -85,39 +85,39 @@ class ChildProcess:
             cwd=folder,
             env=None if env is None else dict(env),
             preexec_fn=in_child,
-            start_new_session=True,  # a Ctrl-C is for the parent, which stops the child in order
+            start_new_session=True,  # Ctrl-C goes to the parent only, which then stops the child
         )
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
+        """The process id of the child."""
         return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the child is running."""
         return self._process.poll() is None
 
     def wait_ready(self, is_ready: Callable[[], bool], seconds: float, clock: Clock | None = None) -> None:
         """Return once `is_ready()` holds.
 
         Raises:
-            RetryLaterError: the child ended, or was not ready in time; with the end of its log.
+            RetryLaterError: the child ended, or was not ready in time; the message has the end of its log.
         """
         clock = clock or SystemClock()
         deadline = Deadline(clock, seconds)
         while not (self.is_alive and is_ready()):
             if not self.is_alive or deadline.remaining_s() <= 0:
                 fate = (
-                    f"ended with {self._process.poll()}"
+                    f"ended with status {self._process.poll()}"
                     if not self.is_alive
-                    else f"was not ready in {seconds:g} s"
+                    else f"was not ready within {seconds:g} s"
                 )
                 raise RetryLaterError(f"{self._process.args!r} {fate}: {self.log_end()}")
             clock.sleep(0.02)
 
     def log_end(self, characters: int = 1500) -> str:
-        """The last part of what the child wrote."""
+        """Return the last `characters` of the child's output."""
         return self.log_path.read_text("utf-8", "replace")[-characters:]
 
     def signal(self, number: int) -> None:
@@ -125,7 +125,7 @@ class ChildProcess:
         self._process.send_signal(number)
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """SIGTERM, then SIGKILL after `grace_s`."""
+        """Stop the child: SIGTERM, then SIGKILL after `grace_s` seconds."""
         if self.is_alive:
             self._process.terminate()
             try:
@@ -135,12 +135,12 @@ class ChildProcess:
         self._process.wait()
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut would."""
+        """Kill the child with SIGKILL and wait for it."""
         self._process.kill()
         self._process.wait()
 
     def kill_group(self) -> None:
-        """SIGKILL to the child and to every process that it started and that stayed in its group."""
+        """Send SIGKILL to the child and to all processes of its process group."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -148,5 +148,5 @@ class ChildProcess:
         self._process.wait()
 
     def wait(self, seconds: float) -> int:
-        """Its exit status (negative: the signal that ended it). Raises subprocess.TimeoutExpired."""
+        """Wait for the exit status (negative: the signal that ended it). Raises subprocess.TimeoutExpired."""
         return self._process.wait(seconds)

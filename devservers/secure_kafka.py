@@ -1,7 +1,7 @@
-"""`python -m devservers.secure_kafka FOLDER [VEHICLE ...]`: a Kafka with mTLS and access rights to try things out on.
+"""Run a Kafka broker with mutual TLS and ACLs on this machine: `python -m devservers.secure_kafka FOLDER [VEHICLE ...]`.
 
-Certificates are made in FOLDER/certificates; what to write into agent.toml and fleetloop.toml is printed. Ctrl-C ends
-the broker; its log stays in FOLDER/kafka for the next time.
+Certificates are written to FOLDER/certificates, and the settings for agent.toml and fleetloop.toml are printed. Ctrl-C
+stops the broker; its data stays in FOLDER/kafka for the next run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEFAULT_PORT = 9093
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until Ctrl-C or SIGTERM. Exit status 0, or that of the error."""
+    """Run until Ctrl-C or SIGTERM and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m devservers.secure_kafka", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("vehicles", nargs="*", default=["car-1"])
@@ -52,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open(kafka: ApacheKafka, authority: LocalAuthority, vehicles: Sequence[str]) -> None:
     operator = kafka.client()
     ensure_topics(operator)
-    kafka_access.allow(operator, kafka_access.INGEST, kafka_access.SERVICE_RIGHTS)
-    print(f"Kafka with mTLS at {kafka.bootstrap}. Certificates are in {authority.folder}. Ctrl-C ends it.")
+    kafka_access.grant(operator, kafka_access.INGEST, kafka_access.SERVICE_RIGHTS)
+    print(f"Kafka with mTLS at {kafka.bootstrap}. Certificates are in {authority.folder}. Ctrl-C stops it.")
     _tell("fleetloop.toml", "kafka", kafka, authority, authority.issue(kafka_access.INGEST, SERVICES))
     for vehicle in vehicles:
-        kafka_access.allow(operator, kafka_access.vehicle_principal(vehicle), kafka_access.VEHICLE_RIGHTS)
+        kafka_access.grant(operator, kafka_access.vehicle_principal(vehicle), kafka_access.VEHICLE_RIGHTS)
         _tell(
             f"agent.toml of {vehicle}", "upload.kafka", kafka, authority, authority.issue(vehicle, VEHICLES)
         )

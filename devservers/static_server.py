@@ -1,7 +1,7 @@
-"""A folder over HTTP on loopback, with byte ranges, so that a download can resume. Read-only.
+"""Serve a folder read-only over HTTP on loopback, with byte ranges so that downloads can resume.
 
-For the demo and for tests: any web server or object store does the same. Refuses to leave its folder, to list
-it, and to be reached from another machine.
+For the demo and for tests; any web server or object store can replace it. It serves nothing outside its folder, lists no
+folders and cannot be reached from another machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RANGE: Final = re.compile(r"^bytes=(\d*)-(\d*)$")
 
 
 class StaticServer:
-    """Serves `folder` at `url` from a thread until `close`. `port` 0 takes a free one."""
+    """Serves `folder` at `url` in a thread until `close`. `port` 0 selects a free port."""
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         handler = type("Handler", (_Handler,), {"folder": folder.resolve()})
@@ -40,7 +40,7 @@ class StaticServer:
         return f"http://{_LOOPBACK}:{self._server.server_address[1]}"
 
     def start(self) -> str:
-        """Serve, and return the url."""
+        """Start serving and return the URL."""
         self._thread.start()
         return self.url
 
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
-        """Say nothing: the callers have their own events."""
+        """Log nothing: callers log their own events."""
 
     def _answer(self, *, with_body: bool) -> None:
         path = self._path()
@@ -101,7 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
             while with_body and begin < end:
                 chunk = file.read(min(_CHUNK_BYTES, end - begin))
                 if not chunk:
-                    self.close_connection = True  # it shrank under us: a short body, never a wrong one
+                    self.close_connection = (
+                        True  # the file was truncated: send a short body, never a wrong one
+                    )
                     return
                 begin += len(chunk)
                 try:
@@ -111,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
 
     def _path(self) -> Path | None:
-        """The file asked for, or None when it is not one inside the folder."""
+        """Return the requested file, or None if it is not a file inside the folder."""
         try:
             path = (self.folder / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
         except (ValueError, OSError):
@@ -120,9 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _span(header: str | None, size_bytes: int) -> tuple[int, int, bool] | None:
-    """[begin, end) and whether it is a part (RFC 9110, section 14); None when it cannot be satisfied.
+    """Return [begin, end) and whether that is a part (RFC 9110, section 14); None if it cannot be satisfied.
 
-    A header that is not one byte range is ignored, as the RFC allows.
+    A header that is not a single byte range is ignored, as the RFC allows.
     """
     found = _RANGE.match(header or "")
     if found is None or found.groups() == ("", ""):

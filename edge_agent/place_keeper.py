@@ -132,7 +132,7 @@ class PlaceKeeper:
             return
         try:
             self._journal.write(step)
-        except (OSError, FleetLoopError) as error:  # a full disk, a sealed file
+        except (OSError, FleetLoopError) as error:  # a full disk, a journal that takes no more writes
             self._lose(str(error))
 
     def _lose(self, error: str) -> None:

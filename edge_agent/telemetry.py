@@ -26,7 +26,7 @@ from schemas.codec import encode_telemetry
 from schemas.identity import Identity, is_epoch, new_epoch
 from schemas.limits import MAX_LONG
 from schemas.records import Telemetry
-from schemas.signing import VehicleKey, seal
+from schemas.signing import VehicleKey, sign_record
 from schemas.wire import KIND_TELEMETRY, TOPICS
 
 SENT_WAIT_S = 60.0
@@ -162,7 +162,9 @@ class TelemetryDuty:
                 self._state, self._vehicle_id, self._epoch, self._seq, self._clock, self._other_roles
             )
             identity = Identity(self._vehicle_id, self._epoch.epoch, self._seq)
-            wire = seal(TOPICS.telemetry, KIND_TELEMETRY, identity, encode_telemetry(record), self._key)
+            wire = sign_record(
+                TOPICS.telemetry, KIND_TELEMETRY, identity, encode_telemetry(record), self._key
+            )
             if self._sink is None:
                 self._sink = self._sink_factory()
             waiting = threading.Event()

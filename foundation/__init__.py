@@ -1,5 +1,5 @@
-"""What every part stands on: errors, safe files, journals, clocks, retry, settings, events.
+"""Shared building blocks: errors, atomic files, journals, clocks, retry, documents, settings and event logs.
 
-This layer uses the standard library and msgspec only. It refuses to know what a sample, a vehicle or a model is, to open
-a network connection, and to read the environment except for secrets that the caller asked for.
+This layer uses the standard library and msgspec only. It knows nothing of samples, vehicles or models, opens no network
+connection, and reads the environment only for secrets that the caller asked for.
 """

@@ -1,7 +1,7 @@
-"""The clock port: time is injected, so that tests never wait and clock jumps can be simulated.
+"""The clock port: injected time, so that tests never wait and can simulate clock jumps.
 
-Wall time (`now_ns`) may jump by decades on a vehicle; only monotonic time measures how long something took,
-and only within one `boot_id`. This module never orders anything by wall time.
+Wall time (`now_ns`) may jump by decades on a vehicle; only monotonic time measures durations, and only within one
+`boot_id`.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ class Clock(Protocol):
     """Wall time, monotonic time and waiting."""
 
     def now_ns(self) -> int:
-        """Wall time: nanoseconds since 1970 in UTC. May jump either way."""
+        """Return wall time in nanoseconds since 1970 (UTC). It may jump in either direction."""
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds since some instant of this boot. Never goes back; not comparable between boots."""
+        """Return nanoseconds since an instant of this boot. Never decreases; not comparable between boots."""
 
     def sleep(self, seconds: float) -> None:
-        """Return after `seconds` of monotonic time (at once when it is not positive)."""
+        """Block for `seconds` of monotonic time; return at once if it is not positive."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Whether `event` was set within `seconds`."""
+        """Wait up to `seconds` for `event` and return whether it was set."""
 
 
 class SystemClock:
-    """The clocks of this machine."""
+    """The system clocks of this machine."""
 
     def now_ns(self) -> int:
-        """Wall time in nanoseconds."""
+        """Return wall time in nanoseconds."""
         return time.time_ns()
 
     def monotonic_ns(self) -> int:
-        """Monotonic time in nanoseconds."""
+        """Return monotonic time in nanoseconds."""
         return time.monotonic_ns()
 
     def sleep(self, seconds: float) -> None:
-        """Block this thread."""
+        """Block this thread for `seconds`."""
         if seconds > 0:
             time.sleep(seconds)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Block until the event or the time is there."""
+        """Block until the event is set or the time is over."""
         return event.wait(max(0.0, seconds))
 
 
 class ManualClock:
-    """A clock that moves only when it is told to, or slept on. Safe to share between threads."""
+    """A clock that advances only by `advance`, `sleep` and `wait`. Thread-safe."""
 
     def __init__(self, now_ns: int = 1_700_000_000_000_000_000, monotonic_ns: int = 1_000_000_000) -> None:
         self._lock = threading.Lock()
@@ -62,22 +62,22 @@ class ManualClock:
         self._monotonic_ns = monotonic_ns
 
     def now_ns(self) -> int:
-        """Wall time as last set."""
+        """Return wall time as last set."""
         return self._now_ns
 
     def monotonic_ns(self) -> int:
-        """Monotonic time as last set."""
+        """Return monotonic time as last set."""
         return self._monotonic_ns
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` (not negative) pass on both clocks."""
+        """Advance both clocks by `seconds`, which is not negative."""
         step_ns = max(0, round(seconds * 1e9))
         with self._lock:
             self._now_ns += step_ns
             self._monotonic_ns += step_ns
 
     def jump_wall(self, seconds: float) -> None:
-        """Move wall time only, either way, as a late time synchronisation does."""
+        """Shift wall time only, in either direction, as a late time synchronisation does."""
         with self._lock:
             self._now_ns += round(seconds * 1e9)
 
@@ -94,10 +94,10 @@ class ManualClock:
 
 @cache
 def boot_id() -> str:
-    """An id (32 lower hex characters) that changes with every boot of this machine.
+    """Return an id of 32 lower-case hex characters that changes with every boot of this machine.
 
-    Where the kernel gives none, a random id is drawn per process: monotonic times are then never compared
-    between processes.
+    If the kernel provides none, each process draws a random id, so that monotonic times of two processes are never
+    compared.
     """
     try:
         return _BOOT_ID.read_text("ascii").strip().replace("-", "")

@@ -1,7 +1,7 @@
-"""What is wrong with a document, in words: the place, the value and both bounds.
+"""Error messages for invalid documents, with the location, the value and both bounds.
 
-msgspec names the place and one bound, never the value nor the key of a mapping; this adds them from the plain value and
-the types that it was held against.
+msgspec's messages give the location and one bound, but neither the value nor the key of a mapping. This module adds them
+from the plain value and the types that it was checked against.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PART = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _WANTED = re.compile(r"Expected `([\w |]+)`")
 NO_NEWLINE: Final = r"(?!\n)"
-"""Behind the `$` of a pattern: in Python `$` alone also matches before a final newline."""
+"""Follows the `$` of a pattern: in Python `$` alone also matches before a final newline."""
 WORDS: Final = {
     "int": "a whole number",
     "float": "a number",
@@ -41,14 +41,14 @@ WORDS: Final = {
 }
 
 Place = tuple[str | int, ...]
-"""Keys of objects and indices of lists, from the outside inwards."""
+"""A location in a document: keys of objects and indices of lists, outermost first."""
 
 
 def brief(value: object) -> str:
-    """At most 100 characters of what a value looks like, also when all of it would take more time and memory than there is.
+    """Return at most 100 characters of a value's repr, in bounded time and memory.
 
-    A few bytes of YAML can name a list that holds itself a billion times, a few kilobytes of TOML a number that Python
-    refuses to write down.
+    A few bytes of YAML can define a list that contains itself a billion times, and a few kilobytes of TOML a number that
+    Python refuses to print.
     """
     try:
         return _BRIEF.repr(value)[:_BRIEF_CHARACTERS]
@@ -57,25 +57,25 @@ def brief(value: object) -> str:
 
 
 def brief_text(error: object) -> str:
-    """At most 200 characters of a message."""
+    """Return at most 200 characters of a message."""
     return str(error)[: 2 * _BRIEF_CHARACTERS]
 
 
 def place(name: str, path: Place) -> str:
-    """A place in a document as it is written in messages: release.waves[0].number."""
+    """Return a location as it is written in messages: release.waves[0].number."""
     text = name
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{str(part)[:_BRIEF_CHARACTERS]}"
     return text.removeprefix(".") or "the document"
 
 
-def said(name: str, path: Place, value: object, bound: str) -> str:
-    """The sentence of every refusal: place, value, bound."""
+def refusal(name: str, path: Place, value: object, bound: str) -> str:
+    """Return the message of every refusal: location, value, bound."""
     return f"{place(name, path)} is {brief(value)}; it must be {bound}"
 
 
-def explained(kind: Any, tree: object, name: str, message: str) -> str:
-    """msgspec says type and place; we add the value, both bounds, and which key of a mapping it is."""
+def explain(kind: Any, tree: object, name: str, message: str) -> str:
+    """Return msgspec's message completed by the value, both bounds, and the key of a mapping."""
     what, _, rest = message.rpartition(" - at `$") if " - at `$" in message else (message, "", "")
     hint, value, path = kind, tree, ()  # type: tuple[Any, Any, Place]
     for found in _PART.finditer(rest):
@@ -87,16 +87,16 @@ def explained(kind: Any, tree: object, name: str, message: str) -> str:
                 part = next(each for each in value if not _fits(value[each], inner))
             value = value[part]
         except (LookupError, StopIteration, TypeError):
-            break  # the place that is known so far
+            break  # the location as far as it is known
         hint, path = inner, (*path, part)
     if missing := _MISSING.match(what):
         return f"{place(name, (*path, missing[1]))} is missing; it must be given"
     bound = _bound(hint, what, value)
-    return said(name, path, value, bound) if bound else f"{place(name, path)}: {brief_text(what)}"
+    return refusal(name, path, value, bound) if bound else f"{place(name, path)}: {brief_text(what)}"
 
 
 def _bound(hint: Any, what: str, value: object) -> str:
-    """What is asked of the value, in words; empty when `what` is a sentence of the dataclass itself."""
+    """Return the bound on a value as text; empty if `what` is a message of the dataclass itself."""
     metas = _metas(hint)
     bare = _bare(hint)
     choices = _choices(bare)
@@ -135,7 +135,7 @@ def _bound_of(meta: Meta, value: object) -> str:
 
 
 def _plain(bound: float | None, otherwise: str = "") -> str:
-    """A whole number without its point: equal bounds of two fields may be one object, whichever was written."""
+    """Return a bound as text, a whole number without a decimal point."""
     if bound is None:
         return otherwise
     return str(int(bound) if float(bound).is_integer() else bound)
@@ -156,7 +156,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _inner(hint: Any, part: str | int) -> Any:
-    """The type of a field, an item or a value of `hint`. Raises LookupError."""
+    """Return the type of a field, an item or a value of `hint`. Raises LookupError."""
     bare = _bare(hint)
     if is_dataclass(bare):
         return get_type_hints(bare, include_extras=True)[str(part)]
@@ -167,7 +167,7 @@ def _inner(hint: Any, part: str | int) -> Any:
 
 
 def _bare(hint: Any) -> Any:
-    """A type without its bounds and without None."""
+    """Return a type without its bounds and without None."""
     if get_origin(hint) is Annotated:
         return _bare(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
@@ -186,7 +186,7 @@ def _choices(bare: Any) -> str:
 
 
 def foreign(kind: Any, value: object) -> object:
-    """Types that msgspec does not know itself: a path, and subclasses of text such as a secret."""
+    """Decode types that msgspec does not know: paths, and subclasses of str such as `Secret`."""
     if isinstance(kind, type) and isinstance(value, kind):
         return value
     if isinstance(kind, type) and isinstance(value, str) and issubclass(kind, Path | str):

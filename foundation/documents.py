@@ -1,15 +1,15 @@
-"""Structured documents: JSON and TOML are decoded strictly into frozen dataclasses, by msgspec, within bounds.
+"""Structured documents: JSON and TOML are decoded strictly into frozen dataclasses by msgspec, within bounds.
 
-What a document may hold is said once, in its dataclass: types, defaults and bounds (`Annotated[int, Meta(ge=1)]`). A
-wrong type, a value out of its bounds, a key given twice, a number that is not finite, too many bytes and too deep
-nesting are each refused with the place, the value and the bound. No value is ever converted to fit.
+The dataclass of a document declares its types, defaults and bounds (`Annotated[int, Meta(ge=1)]`). A wrong type, a value
+out of bounds, a duplicate key, a number that is not finite, too many bytes and too deep nesting are each refused with
+the location, the value and the bound. Values are never coerced.
 
 Documents evolve in two ways:
-- a key that the reader does not know is skipped, unless its object lists it under `must_understand`: then the reader
-  refuses the object. Configuration, which a person types, refuses every unknown key instead (`refuse_unknown`).
-- a change that a skipped key cannot express is a new version: `DocumentType` keeps a reader for each version that was
+- An unknown key is skipped, unless its object lists it under `must_understand`: then the object is refused. For
+  configuration, which people write, every unknown key is refused (`refuse_unknown`).
+- A change that a skipped key cannot express makes a new version; `DocumentType` keeps a reader for each version that was
   ever released.
-One row that cannot be read never spoils its neighbours: `read_rows` counts it and says why.
+A row that cannot be read does not affect the other rows: `read_rows` returns it with the reason.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import (
 import msgspec
 from msgspec import Meta
 
-from foundation.document_messages import WORDS, Place, brief, brief_text, explained, foreign, said
+from foundation.document_messages import WORDS, Place, brief, brief_text, explain, foreign, refusal
 from foundation.errors import CorruptError, FleetLoopError
 
 __all__ = ["Meta"]  # for the bounds of a field: Annotated[int, Meta(ge=1)]
@@ -38,11 +38,11 @@ __all__ = ["Meta"]  # for the bounds of a field: Annotated[int, Meta(ge=1)]
 T = TypeVar("T")
 S = TypeVar("S")
 Family = Callable[[str], FleetLoopError]
-"""Makes the error that the caller of this module raises, from a message."""
+"""Creates the error to raise from a message."""
 
 MAX_DOCUMENT_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
-"""Objects and lists within each other."""
+"""Bound on the nesting of objects and lists."""
 MUST_UNDERSTAND: Final = "must_understand"
 
 _MAX_KEY_PARTS = 64
@@ -52,22 +52,22 @@ _LONG_KEY = re.compile(rf"(?:\.[ \t]*[A-Za-z0-9_\-\"']+[ \t]*){{{_MAX_KEY_PARTS}
 def parse_json(
     data: bytes | str, name: str, *, family: Family = CorruptError, max_bytes: int = MAX_DOCUMENT_BYTES
 ) -> Any:
-    """The plain value that JSON text stands for.
+    """Parse JSON text into plain values (dicts, lists, text, numbers).
 
     Args:
-        name: what the document is called in messages.
-        family: makes the error to raise.
+        name: the name of the document in messages.
+        family: creates the error to raise.
 
     Raises:
-        FleetLoopError: as `family` makes it: too many bytes, not UTF-8 JSON, a key given twice in one object, a number
-            that is not finite or has too many digits, nesting beyond MAX_DEPTH.
+        FleetLoopError: made by `family`, for too many bytes, invalid UTF-8 or JSON, a duplicate key, a number that is not
+            finite or has too many digits, and nesting beyond MAX_DEPTH.
     """
     _check_size(data, name, family, max_bytes)
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         text.encode("utf-8")
         tree = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        if "\\ud" in text.lower():  # half of a pair of code units cannot be written again
+        if "\\ud" in text.lower():  # a lone surrogate could not be written again
             json.dumps(tree, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise family(f"{name} is not JSON: {brief_text(error) or 'nested too deeply'}") from error
@@ -78,13 +78,11 @@ def parse_json(
 def parse_toml(
     data: bytes, name: str, *, family: Family = CorruptError, max_bytes: int = MAX_DOCUMENT_BYTES
 ) -> dict[str, Any]:
-    """The plain table that TOML text stands for. Raises FleetLoopError as `parse_json` does."""
+    """Parse TOML text into a plain dict. Raises FleetLoopError as `parse_json` does."""
     _check_size(data, name, family, max_bytes)
     try:
         text = data.decode("utf-8")
-        if _LONG_KEY.search(
-            text
-        ):  # the memory that tomllib takes for a key grows with the square of its parts
+        if _LONG_KEY.search(text):  # tomllib's memory for a key grows with the square of its parts
             raise family(f"{name} holds a key of more than {_MAX_KEY_PARTS} parts")
         tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -93,9 +91,9 @@ def parse_toml(
 
 
 def check_plain(tree: object, name: str, *, family: Family = CorruptError) -> None:
-    """Raises FleetLoopError for a number that is not finite, and for nesting beyond MAX_DEPTH.
+    """Raise FleetLoopError for a number that is not finite, or for nesting beyond MAX_DEPTH.
 
-    A value that stands in several places (an alias of YAML) is looked at once.
+    A value that occurs in several places (a YAML alias) is checked once.
     """
     seen: set[int] = set()
     open_: list[tuple[object, Place]] = [(tree, ())]
@@ -103,7 +101,7 @@ def check_plain(tree: object, name: str, *, family: Family = CorruptError) -> No
         value, path = open_.pop()
         if isinstance(value, float):
             if not isfinite(value):
-                raise family(said(name, path, value, "a finite number"))
+                raise family(refusal(name, path, value, "a finite number"))
             continue
         if not isinstance(value, Mapping | list | tuple) or id(value) in seen:
             continue
@@ -117,7 +115,7 @@ def check_plain(tree: object, name: str, *, family: Family = CorruptError) -> No
 
 
 def encode_json(document: object, **more: object) -> bytes:
-    """A dataclass or a plain value as JSON: sorted keys, indent 2, a newline. `more` are further keys of the object."""
+    """Encode a dataclass or plain value as JSON: sorted keys, indent 2, a final newline. `more` adds keys to the object."""
     tree = plain(document)
     if more:
         tree = {**tree, **more}
@@ -125,28 +123,28 @@ def encode_json(document: object, **more: object) -> bytes:
 
 
 def plain(document: object) -> Any:
-    """A dataclass as plain dicts, lists, text and numbers."""
+    """Convert a dataclass into plain dicts, lists, text and numbers."""
     return msgspec.to_builtins(document, str_keys=True, enc_hook=str)
 
 
 def build(
     kind: type[T], tree: object, name: str, *, family: Family = CorruptError, refuse_unknown: bool = False
 ) -> T:
-    """The dataclass `kind` of a plain value.
+    """Build the dataclass `kind` from a plain value.
 
     Args:
-        kind: a frozen dataclass, or any type that msgspec knows.
-        tree: as `parse_json` and `parse_toml` give it.
-        name: what the document is called in messages; "" leaves the key alone.
-        refuse_unknown: also a key that nobody must understand is refused.
+        kind: a frozen dataclass, or any other type that msgspec supports.
+        tree: the result of `parse_json` or `parse_toml`.
+        name: the name of the document in messages; "" for messages that begin with the key.
+        refuse_unknown: whether every unknown key is refused.
 
     Raises:
-        FleetLoopError: as `family` makes it, with place, value and bound; also whatever family `kind` raises itself.
+        FleetLoopError: made by `family`, with location, value and bound; also any error that `kind` raises itself.
     """
     try:
         document = msgspec.convert(tree, kind, strict=True, dec_hook=foreign, str_keys=True)
     except msgspec.ValidationError as error:
-        raise family(explained(kind, tree, name, str(error))) from error
+        raise family(explain(kind, tree, name, str(error))) from error
     except RecursionError as error:
         raise family(f"{name or 'the document'} is nested too deeply") from error
     for path, value, known, is_listed in _unknown(tree, plain(document), ()):
@@ -157,18 +155,18 @@ def build(
                 if is_listed
                 else "left out: there is no such key"
             )
-            raise family(said(name, path, value, f"{why} (known: {near})"))
+            raise family(refusal(name, path, value, f"{why} (known: {near})"))
     return document
 
 
 def decode(kind: type[T], data: bytes | str, name: str, *, family: Family = CorruptError) -> T:
-    """`build` of `parse_json`."""
+    """Decode JSON text into the dataclass `kind`: `build` of `parse_json`."""
     return build(kind, parse_json(data, name, family=family), name, family=family)
 
 
 @dataclass(frozen=True, slots=True)
 class Version(Generic[S, T]):
-    """How one released version of a document is read: into `kind`, then into today's type by `upgrade`."""
+    """A released version of a document: it is read into `kind`, then converted to the present type by `upgrade`."""
 
     kind: type[S]
     upgrade: Callable[[S], T]
@@ -176,10 +174,10 @@ class Version(Generic[S, T]):
 
 @dataclass(frozen=True, slots=True)
 class DocumentType(Generic[T]):
-    """A kind of document, and a reader for every version of it that was ever released.
+    """A type of document with a reader for every version that was ever released.
 
-    `version_key` is the key whose whole number says which version a document is. An unknown version is refused: only
-    what older readers cannot skip makes a new version.
+    `version_key` is the key that holds the version number. An unknown version is refused; a new version is made only for
+    changes that older readers cannot skip.
     """
 
     name: str
@@ -188,12 +186,12 @@ class DocumentType(Generic[T]):
     family: Family = CorruptError
 
     def read(self, data: bytes | str, *, family: Family | None = None) -> T:
-        """The document in JSON text. Raises FleetLoopError as `family`, with place, value and bound."""
+        """Read the document from JSON text. Raises FleetLoopError as `family`, with location, value and bound."""
         chosen = family or self.family
         return self.of(parse_json(data, self.name, family=chosen), family=chosen)
 
     def of(self, tree: object, *, family: Family | None = None) -> T:
-        """The document in a plain value. Raises FleetLoopError as `family`, with place, value and bound."""
+        """Read the document from a plain value. Raises FleetLoopError as `family`, with location, value and bound."""
         chosen = family or self.family
         number = version_of(tree, self.name, self.version_key, self.versions, family=chosen)
         version = self.versions[number]
@@ -201,7 +199,7 @@ class DocumentType(Generic[T]):
         return version.upgrade(build(version.kind, inner, self.name, family=chosen))
 
     def schema(self, number: int, **about: str) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of one version; `about` are its title, description and such."""
+        """Return the JSON Schema (2020-12) of one version; `about` adds title, description and similar keys."""
         (outer,), parts = msgspec.json.schema_components(
             [self.versions[number].kind],
             ref_template="#/$defs/{name}",
@@ -223,19 +221,19 @@ def version_of(
     *,
     family: Family = CorruptError,
 ) -> int:
-    """Which of the known versions an object says it is. Raises FleetLoopError as `family`."""
+    """Return the version number of an object, one of `known`. Raises FleetLoopError as `family`."""
     if not isinstance(tree, Mapping):
-        raise family(said(name, (), tree, WORDS["object"]))
+        raise family(refusal(name, (), tree, WORDS["object"]))
     number = tree.get(key)
     if type(number) is not int or number not in known:
         words = ", ".join(map(str, sorted(known)))
-        raise family(said(name, (key,), number, f"a version that is read here ({words})"))
+        raise family(refusal(name, (key,), number, f"a supported version ({words})"))
     return number
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRow:
-    """One row of a list that could not be read; `index` counts from 0."""
+    """A row of a list that could not be read; `index` counts from 0."""
 
     index: int
     why: str
@@ -243,20 +241,20 @@ class UnreadableRow:
 
 @dataclass(frozen=True, slots=True)
 class Rows(Generic[T]):
-    """The rows of a list that could be read, in order, and those that could not."""
+    """The rows of a list that were read, in order, and those that could not be read."""
 
     read: tuple[T, ...] = ()
     unreadable: tuple[UnreadableRow, ...] = field(default=())
 
 
 def read_rows(rows: object, read: Callable[[Any], T], name: str, *, family: Family = CorruptError) -> Rows[T]:
-    """Each row by itself: one that `read` refuses is kept apart with the reason.
+    """Read each row on its own; a row that `read` refuses is returned apart with the reason.
 
     Raises:
-        FleetLoopError: as `family` makes it, when `rows` is no list.
+        FleetLoopError: made by `family`, if `rows` is not a list.
     """
     if not isinstance(rows, list):
-        raise family(said(name, (), rows, WORDS["array"]))
+        raise family(refusal(name, (), rows, WORDS["array"]))
     good, bad = [], []
     for index, row in enumerate(rows):
         try:
@@ -268,11 +266,11 @@ def read_rows(rows: object, read: Callable[[Any], T], name: str, *, family: Fami
 
 def _check_size(data: bytes | str, name: str, family: Family, max_bytes: int) -> None:
     if len(data) > max_bytes:
-        raise family(f"{name} has {len(data)} bytes; at most {max_bytes} are read")
+        raise family(f"{name} has {len(data)} bytes; the limit is {max_bytes}")
 
 
 def _unknown(tree: object, known: object, path: Place) -> Iterator[tuple[Place, object, set[str], bool]]:
-    """Keys of `tree` that are not in the document built from it: place, value, keys beside it, must be understood."""
+    """Yield keys of `tree` missing from the document built from it: location, value, known keys, must be understood."""
     if isinstance(tree, Mapping) and isinstance(known, dict):
         listed = tree.get(MUST_UNDERSTAND, ())
         if not isinstance(listed, list | tuple):

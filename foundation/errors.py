@@ -1,4 +1,4 @@
-"""Every error of FleetLoop belongs to a family that says what its caller should do.
+"""The error hierarchy of FleetLoop; each family says what the caller should do.
 
     FleetLoopError                something went wrong; the message says what, with the value and the bound
     +-- RetryLaterError           nothing is wrong with the input: do the same again later
@@ -7,9 +7,9 @@
     +-- RejectedError             this input can never be accepted: count it, keep it, go on with the next
     |   +-- OffsetsLostError      retention took offsets before they were read: count them, go on after
     +-- CorruptError              stored bytes are not what was written: stop using them, keep the evidence
-    +-- UntrustedError            a signature or a chain of trust does not hold: never use what it covers
+    +-- UntrustedError            a signature or a chain of trust is not valid: never use what it covers
     +-- MisconfiguredError        a person must change a setting or install something
-    +-- GuaranteeBrokenError      a promise of FleetLoop does not hold: stop, this is a defect
+    +-- GuaranteeBrokenError      a guarantee of FleetLoop does not hold: stop, this is a defect
 
 Exit codes follow sysexits.h, so that a service manager can tell "try again later" (75) from "correct the
 settings" (78).
@@ -26,12 +26,12 @@ _CREDENTIALS: Final = re.compile(r"""[^\s/@'",;=(:]*:[^\s/@'"]+@(?=[\w\[.-])""")
 
 
 def without_credentials(text: str) -> str:
-    """The text with user and password in every address of it masked: `http://********@host/`."""
+    """Mask user and password in every address of a text: `http://********@host/`."""
     return _CREDENTIALS.sub("********@", text) if "@" in text else text
 
 
 class FleetLoopError(Exception):
-    """The root: catch it at the border of a process, never in the middle."""
+    """The base class of all errors of FleetLoop; catch it only at the boundary of a process."""
 
     exit_code: ClassVar[int] = 1
 
@@ -40,13 +40,13 @@ class FleetLoopError(Exception):
 
 
 class RetryLaterError(FleetLoopError):
-    """The same call may succeed later; nothing was done by halves."""
+    """The same call may succeed later; nothing was left half done."""
 
     exit_code = 75
 
 
 class BackPressureError(RetryLaterError):
-    """Queueing would pass the cap on bytes in flight; nothing was queued."""
+    """Queueing would exceed the cap on bytes in flight; nothing was queued."""
 
     def __init__(self, in_flight_bytes: int, cap_bytes: int) -> None:
         super().__init__(f"{in_flight_bytes} bytes would be in flight; the cap is {cap_bytes} bytes")
@@ -59,7 +59,7 @@ class DeadlineError(RetryLaterError):
 
 
 class RejectedError(FleetLoopError):
-    """This input can never be accepted. `reason` is a stable word for counters and dead letters."""
+    """This input can never be accepted. `reason` is a stable identifier for counters and dead letters."""
 
     exit_code = 65
 
@@ -69,7 +69,7 @@ class RejectedError(FleetLoopError):
 
 
 class OffsetsLostError(RejectedError):
-    """The offsets [lost_begin, lost_end) are gone from the broker: a counted loss, never a silent jump."""
+    """The offsets [lost_begin, lost_end) are no longer on the broker; the caller counts them as lost."""
 
     def __init__(self, topic: str, partition: int, lost_begin: int, lost_end: int) -> None:
         super().__init__(
@@ -83,7 +83,7 @@ class OffsetsLostError(RejectedError):
 
 
 class CorruptError(FleetLoopError):
-    """Stored bytes are not what was written. Names the file and, where known, the offset."""
+    """Stored bytes are not what was written. The message names the file and, if known, the byte offset."""
 
     exit_code = 74
 
@@ -95,18 +95,18 @@ class CorruptError(FleetLoopError):
 
 
 class UntrustedError(FleetLoopError):
-    """A signature, a key or a chain of trust does not hold."""
+    """A signature, a key or a chain of trust is not valid."""
 
     exit_code = 77
 
 
 class MisconfiguredError(FleetLoopError):
-    """A setting or a missing dependency that a person must mend."""
+    """A setting or a missing dependency that a person must fix."""
 
     exit_code = 78
 
 
 class GuaranteeBrokenError(FleetLoopError):
-    """A promise of FleetLoop was found broken."""
+    """A guarantee of FleetLoop was found broken."""
 
     exit_code = 70

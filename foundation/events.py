@@ -1,8 +1,7 @@
-"""A structured event log: one JSON object per line. A failed write never raises to the component that logs.
+"""A structured event log with one JSON object per line; a failed write never raises into the component that logs.
 
-Events that a full disk refuses are counted in `lost_events`; the next line that can be written carries the
-count. A file that would grow past `max_bytes` is renamed to `<name>.1`, which replaces the previous one.
-Secrets are written as their mask.
+Events that cannot be written (disk full) are counted in `lost_events`, and the next line that can be written carries the
+count. A file that would grow beyond `max_bytes` is rotated to `<name>.1`. Secrets are masked.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ DEFAULT_MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 class EventLog:
-    """The events of one component.
+    """The event log of one component.
 
     Args:
-        target: a file's path (opened for append, bounded by `max_bytes`), a text stream, or None for nowhere.
+        target: the path of a file (opened for append, bounded by `max_bytes`), a text stream, or None to discard events.
         clock: where time_ns and monotonic_ns come from.
-        component: the name written with every event.
+        component: the component name written with every event.
     """
 
     def __init__(
@@ -46,14 +45,14 @@ class EventLog:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._fd = -1
-        self._told_lost = 0
+        self._reported_lost = 0
         self.lost_events = 0
 
     def emit(self, name: str, level: str = "info", **fields: Any) -> None:
-        """Write one event. Whatever the disk does, this returns; what JSON cannot hold is shown by repr.
+        """Write one event; never fails for the disk. Values that JSON cannot represent are written as their repr.
 
         Raises:
-            MisconfiguredError: `level` is not one of LEVELS (a defect of the caller, not of the disk).
+            MisconfiguredError: `level` is not one of LEVELS.
         """
         if level not in LEVELS:
             raise MisconfiguredError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}")
@@ -67,14 +66,14 @@ class EventLog:
         for key, value in fields.items():
             event[f"field_{key}" if key in event else key] = _masked(value)
         with self._lock:
-            if self.lost_events > self._told_lost:
+            if self.lost_events > self._reported_lost:
                 event["lost_events"] = self.lost_events
             try:
                 self._write(_line(event))
             except OSError:
                 self.lost_events += 1
             else:
-                self._told_lost = self.lost_events
+                self._reported_lost = self.lost_events
 
     def _write(self, line: str) -> None:
         if self._stream is not None:
@@ -89,20 +88,20 @@ class EventLog:
                 self._fd = syscalls.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             size_bytes = os.fstat(self._fd).st_size
             if size_bytes and size_bytes + len(data) > self._max_bytes:
-                self._turn(self._path)
-            # One write per line: lines of several processes never mix.
+                self._rotate(self._path)
+            # One write call per line, so that lines of several processes never interleave.
             written = syscalls.write(self._fd, data)
             if written != len(data):
                 raise OSError(f"{written} of {len(data)} bytes written")
 
-    def _turn(self, path: Path) -> None:
+    def _rotate(self, path: Path) -> None:
         syscalls.close(self._fd)
         self._fd = -1
         syscalls.rename(path, path.with_name(path.name + ".1"))
         self._fd = syscalls.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def close(self) -> None:
-        """Give the file back; a later `emit` opens it again."""
+        """Close the file; a later `emit` opens it again."""
         with self._lock:
             if self._fd >= 0:
                 syscalls.close(self._fd)
@@ -112,13 +111,13 @@ class EventLog:
 def _line(event: dict[str, Any]) -> str:
     try:
         text = json.dumps(event, ensure_ascii=False, allow_nan=False, default=_shown)
-    except (ValueError, TypeError):  # not a number, a cycle, a key that is no text
+    except (ValueError, TypeError):  # NaN, a cycle, or a key that is not text
         text = json.dumps({str(key): _plain(value) for key, value in event.items()}, ensure_ascii=False)
     return text + "\n"
 
 
 def _masked(value: Any) -> Any:
-    """The value with every Secret in it masked: JSON would write the text of a str subclass."""
+    """Return the value with every Secret masked; json would write the text of a str subclass."""
     if isinstance(value, Secret):
         return MASK
     if isinstance(value, str):

@@ -1,7 +1,6 @@
-"""Atomic file replacement: after any crash a file holds its old or its new content, whole.
+"""Atomic file replacement: after a crash at any moment a file holds its old or its new content, complete.
 
-Temporary file in the same folder, fsync, rename, fsync of the folder. Damaged content is never repaired by
-guessing.
+Steps: temporary file in the same folder, fsync, rename, fsync of the folder.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 _LOCK_POLL_S = 0.05
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FILE_BYTES = 512 * 1024 * 1024
-"""Of a JSON file of our own: what a fleet of hundreds of thousands of vehicles said fits."""
+"""Bound of a JSON file; it holds the reports of a fleet of several hundred thousand vehicles."""
 
 
 def fsync_folder(path: Path | str) -> None:
-    """Make the names in folder `path` durable; a rename or a new file is not before. Raises OSError."""
+    """Sync folder `path`, which makes renamed and new files in it durable. Raises OSError."""
     fd = syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         syscalls.fsync(fd)
@@ -36,11 +35,10 @@ def fsync_folder(path: Path | str) -> None:
 
 
 def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data`: old or new after a crash at any instant, durable once this returns.
+    """Replace the content of `path` by `data` atomically; durable once this returns.
 
     Raises:
-        OSError: the disk refused; the old file is still there and no temporary file is left (unless even
-            removing it failed).
+        OSError: writing failed; the old file is unchanged and the temporary file is removed (unless that failed too).
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
@@ -63,10 +61,10 @@ def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> None:
-    """`write_atomic` of JSON: sorted keys, indent 2, a newline at the end. Not a number is refused.
+    """Write JSON with `write_atomic`: sorted keys, indent 2, a final newline. NaN and infinities are refused.
 
-    A lone surrogate, such as Python makes of a path that is not UTF-8, is no text: it is written as the six characters
-    of its escape (backslash, udcff), so that it can be read again.
+    A lone surrogate, as Python produces for a path that is not UTF-8, is written as the text of its escape (backslash,
+    udcff), so that the file is valid UTF-8.
     """
     text = json.dumps(obj, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     try:
@@ -77,11 +75,11 @@ def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> No
 
 
 def read_json(path: Path | str) -> object:
-    """What the JSON file holds.
+    """Read a JSON file into plain values.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptError: it is not JSON within the bounds of `foundation.documents`; names the file and the place.
+        CorruptError: it is not JSON within the bounds of `foundation.documents`; names the file and the location.
     """
 
     def corrupt(message: str) -> CorruptError:
@@ -92,14 +90,14 @@ def read_json(path: Path | str) -> object:
 
 
 class FileLock:
-    """One holder at a time, between processes, released by the kernel when its holder dies (fcntl.flock).
+    """An exclusive lock between processes (fcntl.flock), which the kernel releases when its holder dies.
 
     Args:
         path: the lock file; it holds the pid of its last holder and is never removed.
         wait_s: how long to wait for another holder; 0 tries once.
 
     Raises on entering:
-        RetryLaterError: another process holds it (names its pid), or the disk refuses the pid of this one.
+        RetryLaterError: another process holds it (names its pid), or the pid of this one cannot be written.
         MisconfiguredError: the lock file cannot be opened.
     """
 
@@ -145,5 +143,5 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._fd is not None:
-            os.close(self._fd)  # closing gives the lock back
+            os.close(self._fd)  # closing releases the lock
             self._fd = None

@@ -1,13 +1,12 @@
-"""One framing for all journals: what was synced is found again, whatever was damaged beside it.
+"""The frame format of all journals, from which intact frames are recovered whatever is damaged beside them.
 
-A frame is a head and a body. The head is 24 fixed bytes and `meta`, under one CRC; the body is under its
-own. So a frame whose body was damaged still says which record it was, and an index is built without reading
-bodies.
+A frame is a header and a body. The header is 24 fixed bytes and `meta` under one CRC; the body has its own. So a frame
+with a damaged body still identifies its record, and an index is built without reading bodies.
 
     offset  bytes
     0       4     magic F4 4C 46 4A
     4       1     version (1)
-    5       1     kind: what the journal's owner takes it for
+    5       1     kind, defined by the owner of the journal
     6       2     zero
     8       4     meta_bytes, little endian, at most MAX_META_BYTES
     12      4     body_bytes, little endian
@@ -15,9 +14,8 @@ bodies.
     20      4     CRC-32 of bytes [0, 20) and meta
     24            meta, then body
 
-After damage a reader goes on at the next magic whose head has a right CRC. The length in a damaged frame's
-head is believed only when a frame (or the end) really follows there. This module never repairs anything but
-a torn tail.
+After damage a reader continues at the next magic number whose header CRC is right. The length in the header of a frame
+with a damaged body is trusted only if another frame, or the end, follows there. Nothing but a torn tail is ever repaired.
 """
 
 from __future__ import annotations
@@ -43,14 +41,14 @@ _CRC: Final = struct.Struct("<I")
 _WINDOW_BYTES: Final = 1024 * 1024
 _ONE_HEAD_BYTES: Final = 1024
 _HEADS_BYTES: Final = 8 * 1024
-"""Read at once when bodies are skipped: most heads fit, and so do whole small frames."""
+"""Bytes per read when bodies are skipped; most headers fit, and so do small frames."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the owner of a journal puts in: a kind (0 to 255), a short meta and a body."""
+    """The content of a frame: a kind (0 to 255), a short meta and a body."""
 
     kind: int
     meta: bytes
@@ -59,7 +57,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """A head whose CRC is right. Offsets are of the file."""
+    """A header whose CRC is right. Offsets are byte offsets in the file."""
 
     offset: int
     kind: int
@@ -69,18 +67,18 @@ class FrameHeader:
 
     @property
     def body_offset(self) -> int:
-        """Where the body begins."""
+        """Offset of the first byte of the body."""
         return self.offset + HEADER_BYTES + len(self.meta)
 
     @property
     def end(self) -> int:
-        """One past the body."""
+        """Offset one past the body."""
         return self.body_offset + self.body_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedFrame:
-    """A whole frame at [offset, end); its body is at [body_offset, body_offset + body_bytes)."""
+    """An intact frame at [offset, end); its body is at [body_offset, body_offset + body_bytes)."""
 
     offset: int
     end: int
@@ -92,7 +90,7 @@ class ScannedFrame:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """The bytes [begin, end) hold no whole frame. `header` is there when its head was still right."""
+    """Bytes [begin, end) without an intact frame. `header` is set if the header was intact."""
 
     begin: int
     end: int
@@ -100,12 +98,12 @@ class Damage:
 
 
 def encode_frame(kind: int, meta: Buffer, body: Buffer) -> bytes:
-    """The bytes of one frame. Raises as `frame_parts`."""
+    """Return the bytes of one frame. Raises as `frame_parts`."""
     return b"".join(frame_parts(kind, meta, body))
 
 
 def frame_parts(kind: int, meta: Buffer, body: Buffer) -> tuple[Buffer, Buffer, Buffer, Buffer]:
-    """The bytes of one frame as parts, so that whoever joins many frames copies each body once.
+    """Return the bytes of one frame in parts, so that joining many frames copies each body once.
 
     Raises:
         RejectedError: kind, meta or body is out of bounds (reason invalid_value or oversize).
@@ -125,13 +123,13 @@ def frame_parts(kind: int, meta: Buffer, body: Buffer) -> tuple[Buffer, Buffer, 
 def scan(
     source: Buffer | Path | int, start: int = 0, end: int | None = None, *, check_bodies: bool = True
 ) -> Iterator[ScannedFrame | Damage]:
-    """Every frame in [start, end) in order, and every stretch between them that is none, as Damage.
+    """Yield every intact frame in [start, end) in order, and the bytes between them as Damage.
 
     Args:
         source: bytes, a file, or an open descriptor (which keeps its position).
-        start: where a frame is expected.
-        end: stop here; by default at the size that the source has now.
-        check_bodies: whether a frame must also have the right body CRC. Without, bodies are not read at all.
+        start: the offset at which a frame is expected.
+        end: the offset at which to stop; by default the present size of the source.
+        check_bodies: whether to check the body CRC too; if not, bodies are not read at all.
 
     Raises:
         CorruptError: the file cannot be read.
@@ -152,9 +150,9 @@ def scan(
 
 
 def read_frame(fd: int, offset: int, end: int) -> tuple[FrameHeader, bytes] | None:
-    """The head (its offsets count from `offset`) and the body of the one frame that is [offset, end), both checked.
+    """Return the checked header (offsets relative to `offset`) and body of the frame at [offset, end).
 
-    None when there is no such frame any more. The body is read straight into what is returned. Raises OSError.
+    Returns None if there is no such frame any more. The body is not copied. Raises OSError.
     """
     head = os.pread(fd, min(_ONE_HEAD_BYTES, end - offset), offset)
     if len(head) >= HEADER_BYTES:
@@ -171,7 +169,7 @@ def read_frame(fd: int, offset: int, end: int) -> tuple[FrameHeader, bytes] | No
 
 
 def read_body(fd: int, frame: ScannedFrame) -> bytes:
-    """The body of a frame found by `scan`, as it is now. Raises CorruptError when it is cut short."""
+    """Return the body of a frame found by `scan`. Raises CorruptError if it is truncated."""
     body = os.pread(fd, frame.body_bytes, frame.body_offset)
     if len(body) != frame.body_bytes:
         raise CorruptError(
@@ -183,7 +181,7 @@ def read_body(fd: int, frame: ScannedFrame) -> bytes:
 
 
 class _Memory:
-    """A source that is in memory."""
+    """A source in memory."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -194,7 +192,7 @@ class _Memory:
 
 
 class _File:
-    """A file read through a window. pread, not mmap: another process may cut the file while we read it."""
+    """A file read through a window, by pread and not mmap, because another process may truncate it meanwhile."""
 
     def __init__(self, fd: int, end: int | None, name: str, check_bodies: bool) -> None:
         self._fd = fd
@@ -206,7 +204,7 @@ class _File:
         self.size = size if end is None else min(size, end)
 
     def read(self, begin: int, length: int) -> memoryview:
-        """At most `length` bytes from `begin`; fewer only at the end."""
+        """Return `length` bytes from `begin`, fewer only at the end."""
         length = max(0, min(length, self.size - begin))
         at = begin - self._begin
         if at < 0 or at + length > len(self._window):
@@ -222,7 +220,7 @@ class _File:
 
 
 def _header_at(source: _Memory | _File, offset: int) -> FrameHeader | None:
-    """The head at `offset` when its magic, version, lengths and CRC are right."""
+    """Return the header at `offset` if its magic number, version, lengths and CRC are right."""
     head = source.read(offset, HEADER_BYTES)
     if len(head) < HEADER_BYTES:
         return None
@@ -253,7 +251,7 @@ def _is_whole(source: _Memory | _File, header: FrameHeader, check_bodies: bool) 
 
 
 def _next_header(source: _Memory | _File, start: int) -> FrameHeader | None:
-    """The first right head at or after `start`."""
+    """Return the first intact header at or after `start`."""
     at = start
     while at < source.size:
         block = bytes(source.read(at, _WINDOW_BYTES))
@@ -265,7 +263,7 @@ def _next_header(source: _Memory | _File, start: int) -> FrameHeader | None:
             found = block.find(MAGIC, found + 1)
         if len(block) < len(MAGIC):
             return None
-        at += max(1, len(block) - len(MAGIC) + 1)  # a magic may lie across two blocks
+        at += max(1, len(block) - len(MAGIC) + 1)  # the magic number may span two blocks
     return None
 
 

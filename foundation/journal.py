@@ -1,7 +1,7 @@
-"""An append-only file of frames: an entry counts once `sync` returned, and after a failed one none does.
+"""An append-only journal of frames: an entry counts once `sync` has returned; after a failed sync no write is taken.
 
-Written by one process only; others may `scan` it. Refuses to go on after a failed fsync: the kernel may have
-dropped the pages and a second fsync would claim success (fsyncgate, PostgreSQL 2018).
+One process writes it; others may `scan` it. After a failed fsync it takes no more writes, because the kernel may have
+dropped the pages and a second fsync would report success ("fsyncgate", PostgreSQL 2018).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = [
     "FrameHeader",
     "Journal",
     "JournalEntry",
+    "JournalFailedError",
     "ScannedFrame",
-    "SealedError",
     "encode_frame",
     "read_body",
     "scan",
@@ -45,13 +45,13 @@ __all__ = [
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class SealedError(CorruptError):
-    """This journal accepts nothing more: a sync or a repair failed. What was synced before stays readable."""
+class JournalFailedError(CorruptError):
+    """This journal takes no more writes because a sync or a repair failed. Synced entries stay readable."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One frame as it was appended, and its place."""
+    """One appended frame and its offset."""
 
     offset: int
     kind: int
@@ -60,9 +60,9 @@ class JournalEntry:
 
 
 class Journal:
-    """Frames appended to one file.
+    """An append-only file of frames.
 
-    Opening creates the file (durably) or cuts a torn tail off it; `recovered` says what was found damaged.
+    Opening creates the file durably, or truncates a torn tail; `recovered` lists the damage found.
 
     Raises:
         CorruptError: the file cannot be read.
@@ -71,7 +71,7 @@ class Journal:
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
-        self._sealed = ""
+        self._failure = ""
         is_new = not self._path.exists()
         self._fd = syscalls.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
@@ -85,7 +85,7 @@ class Journal:
             raise
 
     def _recover(self) -> tuple[Damage, ...]:
-        """Damage in the file; a torn tail is cut off. The rest is synced, so that it may count."""
+        """Return the damage in the file after truncating a torn tail, and sync the rest so that it counts."""
         damage = tuple(item for item in scan(self._fd) if isinstance(item, Damage))
         size_bytes = os.fstat(self._fd).st_size
         if damage and damage[-1].end == size_bytes:
@@ -96,36 +96,36 @@ class Journal:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self._path
 
     @property
     def size_bytes(self) -> int:
-        """Bytes appended, synced or not."""
+        """Size in bytes, synced or not."""
         return self._size_bytes
 
     @property
     def synced_bytes(self) -> int:
-        """Bytes that a sync covered: a reader of another process looks no further than this."""
+        """Size in bytes that a sync covered; readers in other processes read up to here."""
         return self._synced_bytes
 
     @property
-    def is_sealed(self) -> bool:
-        """Whether it refuses everything but reading and closing."""
-        return bool(self._sealed)
+    def has_failed(self) -> bool:
+        """Whether a sync or repair failed, so that only reading and closing are possible."""
+        return bool(self._failure)
 
     def append(self, kind: int, meta: Buffer, body: Buffer) -> int:
-        """The offset of the new frame, which does not count before `sync`.
+        """Append a frame and return its offset; the entry does not count before `sync`.
 
         Raises:
             RetryLaterError: the disk is full; nothing of the frame is left in the file.
-            SealedError: an earlier sync failed, or this write failed in a way that leaves the file unknown.
+            JournalFailedError: an earlier sync failed, or this write left the file in an unknown state.
             RejectedError: kind, meta or body is out of bounds.
         """
         return self.append_encoded(encode_frame(kind, meta, body))
 
     def append_encoded(self, frame: Buffer) -> int:
-        """As `append`, for the bytes that `encode_frame` gave (also several frames at once)."""
+        """Append the bytes of one or more frames from `encode_frame`; otherwise as `append`."""
         self._check_open()
         offset = self._size_bytes
         try:
@@ -139,20 +139,20 @@ class Journal:
         return offset
 
     def _undo(self, offset: int, cause: OSError) -> None:
-        """Leave no half frame behind; where that cannot be known, seal."""
+        """Remove a partial frame; if the state of the file is unknown then, refuse every later write."""
         try:
             syscalls.truncate(self._fd, offset)
         except OSError as error:
-            self._seal(f"a frame was half written and not removed: {error.strerror}", cause)
+            self._fail(f"a frame was half written and not removed: {error.strerror}", cause)
         if cause.errno not in _FULL:
-            self._seal(f"write failed: {cause.strerror}", cause)
+            self._fail(f"write failed: {cause.strerror}", cause)
 
     def sync(self) -> None:
-        """Return once everything appended is on the disk.
+        """Return once everything appended is on disk.
 
         Raises:
-            SealedError: it failed now or before. The journal is sealed for ever; entries after
-                `synced_bytes` never counted and are cut off where the disk still allows it.
+            JournalFailedError: a sync failed, now or before. The journal takes no more writes; entries after
+                `synced_bytes` do not count and are truncated if possible.
         """
         self._check_open()
         if self._synced_bytes == self._size_bytes:
@@ -164,20 +164,24 @@ class Journal:
             try:
                 syscalls.truncate(self._fd, self._synced_bytes)
             except OSError:
-                pass  # sealed below in either case
-            self._seal(f"fsync failed: {error.strerror}", error)
+                pass  # the journal fails below in either case
+            self._fail(f"fsync failed: {error.strerror}", error)
         self._synced_bytes = size_bytes
 
-    def _seal(self, why: str, cause: OSError) -> None:
-        self._sealed = why
-        raise SealedError(f"sealed: {why}", path=self._path, offset_bytes=self._synced_bytes) from cause
+    def _fail(self, why: str, cause: OSError) -> None:
+        self._failure = why
+        raise JournalFailedError(
+            f"closed to writes: {why}", path=self._path, offset_bytes=self._synced_bytes
+        ) from cause
 
     def _check_open(self) -> None:
-        if self._sealed:
-            raise SealedError(f"sealed: {self._sealed}", path=self._path, offset_bytes=self._synced_bytes)
+        if self._failure:
+            raise JournalFailedError(
+                f"closed to writes: {self._failure}", path=self._path, offset_bytes=self._synced_bytes
+            )
 
     def replay(self) -> Iterator[JournalEntry | Damage]:
-        """Everything in the file, in order, bodies checked; damage where it lies. Raises CorruptError."""
+        """Yield all entries in order, bodies checked, and damage where it lies. Raises CorruptError."""
         for item in scan(self._fd):
             if isinstance(item, Damage):
                 yield item
@@ -185,7 +189,7 @@ class Journal:
                 yield JournalEntry(item.offset, item.kind, item.meta, read_body(self._fd, item))
 
     def close(self) -> None:
-        """Give the file back. Syncs nothing: call `sync` for what shall count."""
+        """Close the file without syncing it."""
         if self._fd >= 0:
             syscalls.close(self._fd)
             self._fd = -1

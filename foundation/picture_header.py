@@ -1,7 +1,7 @@
-"""What an encoded picture is and how large, read from its first bytes: no decoder runs and no pixel is allocated.
+"""Read format and size of an encoded picture from its header, without running a decoder or allocating pixels.
 
-A decoder believes the sizes in a file and allocates for them, some while they merely open it. So sizes are read
-here first, and bounded by the caller. It refuses to guess: what it does not know has no header.
+A decoder allocates memory for the size that a file claims, some decoders already on opening it. So the size is read here
+first and bounded by the caller. An unknown format is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 HEAD_BYTES: Final = 65_536
-"""So many bytes of a file are enough to say what it is (not always how large: see `read_header`)."""
+"""Bytes from the start of a file that suffice to tell its format (not always its size, see `read_header`)."""
 CONTENT_TYPES: Final = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -26,7 +26,7 @@ _TIFF_COMPRESSIONS: Final = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits
 _TIFF_TYPES: Final = {3: "H", 4: "I"}
 _MAX_TIFF_ENTRIES: Final = 4096
 _MAX_PNG_CHUNKS: Final = 16_384
-"""A file of 20 MB whose pixels are in chunks of 1.3 kB; encoders write 8 kB or more."""
+"""Equals a file of 20 MB in chunks of 1.3 kB; encoders write chunks of 8 kB or more."""
 _MAX_JPEG_MARKERS: Final = 2048
 _MAX_JPEG_FILL_BYTES: Final = 512
 _JPEG_MARKER = re.compile(rb"\xff{1,%d}+([^\xff])" % _MAX_JPEG_FILL_BYTES, re.DOTALL)
@@ -36,7 +36,7 @@ _PPM_NUMBER = re.compile(rb"(?:\s|#[^\r\n]*+[\r\n])++(\d{1,10})(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class PictureHeader:
-    """The format (a key of `CONTENT_TYPES`) and the size in stored pixels, before any orientation tag."""
+    """The format (a key of `CONTENT_TYPES`) and the size in stored pixels, before an orientation tag is applied."""
 
     format: str
     width: int
@@ -44,7 +44,7 @@ class PictureHeader:
 
 
 def picture_format(head: bytes) -> str | None:
-    """The format by the file's first bytes, whatever its name says; None when it is no known picture."""
+    """Return the format by the first bytes of a file, whatever its name; None if it is unknown."""
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -63,10 +63,10 @@ def picture_format(head: bytes) -> str | None:
 
 
 def read_header(data: bytes) -> PictureHeader:
-    """Format and size of a whole encoded picture.
+    """Return format and size of an encoded picture.
 
     Raises:
-        ValueError: no known picture, cut short, or a form that is not read here (with its name).
+        ValueError: an unknown format, a truncated file, or an unsupported variant, which is named.
     """
     found = picture_format(data)
     if found is None:
@@ -74,12 +74,12 @@ def read_header(data: bytes) -> PictureHeader:
     try:
         width, height = _SIZES[found](data)
     except (struct.error, IndexError) as error:
-        raise ValueError(f"{found} cut short in its header") from error
+        raise ValueError(f"{found} truncated in its header") from error
     return PictureHeader(found, width, height)
 
 
 def _png(data: bytes) -> tuple[int, int]:
-    """Read IHDR, PNG 3rd edition 11.2.1. Decoders walk over all chunks one by one, so that their number is bounded."""
+    """Read IHDR (PNG 3rd edition, 11.2.1). The number of chunks is bounded, because decoders visit each."""
     if data[12:16] != b"IHDR":
         raise ValueError("PNG without an IHDR chunk in front")
     place = 8
@@ -93,16 +93,16 @@ def _png(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """Read the first frame header (SOF0 to SOF15 but DHT, JPG, DAC), ITU-T T.81 B.2.2.
+    """Read the first frame header (SOF0 to SOF15 without DHT, JPG, DAC; ITU-T T.81, B.2.2).
 
-    Every marker up to the first scan is looked at: decoders walk over them one by one, so that their number is bounded.
+    Every marker up to the first scan is visited, as decoders do, and their number is bounded.
     """
     size: tuple[int, int] | None = None
     place = 2
     for _ in range(_MAX_JPEG_MARKERS):
         found = _JPEG_MARKER.match(data, place)
         if found is None:
-            raise ValueError(f"JPEG without a marker at byte {place}, or cut short there")
+            raise ValueError(f"JPEG without a marker at byte {place}, or truncated there")
         marker = found[1][0]
         place = found.end()
         if marker in (0xD9, 0xDA):
@@ -113,7 +113,7 @@ def _jpeg(data: bytes) -> tuple[int, int]:
             continue
         (length,) = struct.unpack_from(">H", data, place)
         if length < 2:
-            raise ValueError(f"JPEG with a segment of {length} bytes at byte {place}; the least is 2")
+            raise ValueError(f"JPEG with a segment of {length} bytes at byte {place}; the minimum is 2")
         if size is None and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, place + 3)
             size = width, height
@@ -152,7 +152,7 @@ def _bmp(data: bytes) -> tuple[int, int]:
 
 
 def _gif(data: bytes) -> tuple[int, int]:
-    """Read the size of the screen; the blocks before the first image are walked over, as a decoder does, and bounded."""
+    """Read the screen size. The blocks before the first image are visited, as decoders do, and their number is bounded."""
     width, height = struct.unpack_from("<HH", data, 6)
     place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     is_within = False
@@ -172,7 +172,7 @@ def _gif(data: bytes) -> tuple[int, int]:
 
 
 def _tiff(data: bytes) -> tuple[int, int]:
-    """Width, height and compression of the first directory, TIFF 6.0 section 2."""
+    """Read width, height and compression from the first directory (TIFF 6.0, section 2)."""
     order = "<" if data[:2] == b"II" else ">"
     (directory,) = struct.unpack_from(order + "I", data, 4)
     (entries,) = struct.unpack_from(order + "H", data, directory)
@@ -186,19 +186,19 @@ def _tiff(data: bytes) -> tuple[int, int]:
         raise ValueError("TIFF without a width and a height")
     if values[259] not in _TIFF_COMPRESSIONS:
         allowed = ", ".join(dict.fromkeys(_TIFF_COMPRESSIONS.values()))
-        raise ValueError(f"TIFF of compression {values[259]}; read are {allowed}")
+        raise ValueError(f"TIFF of compression {values[259]}; supported are {allowed}")
     return values[256], values[257]
 
 
 def _ppm(data: bytes) -> tuple[int, int]:
-    """Read width and height; the largest value, which all but bitmaps have, is only looked for."""
+    """Read width and height; the maximum value, which all but bitmaps have, must be present."""
     numbers: list[int] = []
     place = 2
     for _ in range(2 if data[1:2] in b"14" else 3):
         found = _PPM_NUMBER.match(data, place, HEAD_BYTES)
         if found is None:
             raise ValueError(
-                f"PPM without a number of at most ten digits at byte {place}, or cut short there"
+                f"PPM without a number of at most ten digits at byte {place}, or truncated there"
             )
         numbers.append(int(found[1]))
         place = found.end()

@@ -1,4 +1,4 @@
-"""Retry with a deadline and full jitter, only for the error types that the caller names."""
+"""Retry with a deadline and full jitter, for the error types that the caller names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Backoff:
-    """Delays drawn from [0, min(max_s, first_s * multiplier ** attempt)): full jitter.
+    """Exponential back-off with full jitter: delays drawn from [0, min(max_s, first_s * multiplier ** attempt)).
 
     Source: Exponential Backoff And Jitter, AWS Architecture Blog, 2015 (the "full jitter" variant).
     """
@@ -36,18 +36,18 @@ class Backoff:
         self._ceiling_s = first_s
 
     def next_s(self) -> float:
-        """The next delay in seconds; its ceiling grows with every call until `max_s`."""
+        """Return the next delay in seconds; its upper bound grows with every call up to `max_s`."""
         delay_s = self._rng.random() * self._ceiling_s
         self._ceiling_s = min(self._max_s, self._ceiling_s * self._multiplier)
         return delay_s
 
     def reset(self) -> None:
-        """Start again at `first_s`; call it after a success."""
+        """Start again at `first_s`, after a success."""
         self._ceiling_s = self._first_s
 
 
 class Deadline:
-    """`seconds` from now, in monotonic time."""
+    """A deadline `seconds` from now, in monotonic time."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock
@@ -55,13 +55,13 @@ class Deadline:
         self._end_ns = clock.monotonic_ns() + round(seconds * 1e9)
 
     def remaining_s(self) -> float:
-        """Seconds left, never below 0."""
+        """Return the seconds left, never below 0."""
         return max(0, self._end_ns - self._clock.monotonic_ns()) / 1e9
 
     def check(self, what: str = "the call") -> None:
-        """Raises DeadlineError, naming `what` and the bound, once the time is over."""
+        """Raise DeadlineError, which names `what` and the bound, once the time is over."""
         if self.remaining_s() <= 0:
-            raise DeadlineError(f"{what} took longer than its {self._seconds} s")
+            raise DeadlineError(f"{what} took longer than {self._seconds} s")
 
 
 def retry(
@@ -74,7 +74,7 @@ def retry(
 ) -> T:
     """Return the first result of `fn`, retrying after the errors in `on` until the deadline.
 
-    Raises the last error of `fn` when the next delay would pass the deadline, and any other error at once.
+    Raises the last error of `fn` if the next delay would pass the deadline, and any other error at once.
     """
     while True:
         try:

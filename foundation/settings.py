@@ -1,8 +1,8 @@
-"""A component's settings are one frozen dataclass, read once from TOML; what does not fit is an error.
+"""Load the settings of a component, one frozen dataclass, strictly from TOML.
 
-Tables are nested dataclasses, keys are field names with their unit. An unknown key, a wrong type and a value
-out of bounds are each refused with the key, the value, the bound and the file. Secrets never stand in a
-file: they come from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wherever they are shown.
+Tables are nested dataclasses; keys are field names with their unit. An unknown key, a wrong type and a value out of
+bounds are each refused with the file, the key, the value and the bound. Secrets are never in a file: they come from the
+environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wherever they are shown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MASK: Final = "********"
 
 
 class Secret(str):
-    """Text that does not show itself: `reveal()` gives it, repr and str give a mask."""
+    """Text that repr and str mask; `reveal()` returns it."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class Secret(str):
         return MASK
 
     def reveal(self) -> str:
-        """The text itself, for the one call that needs it."""
+        """Return the text itself, for the call that needs it."""
         return str.__str__(self)
 
 
@@ -52,7 +52,7 @@ def setting(
     help: str = "",  # noqa: A002
     default_factory: Any = MISSING,
 ) -> Any:
-    """A dataclass field with its inclusive bounds (of the length, for text and lists) and its explanation."""
+    """Return a dataclass field with inclusive bounds (on the length, for text and lists) and a help text."""
     metadata = {"min": min, "max": max, "secret": secret, "help": help}
     if default_factory is not MISSING:
         return field(default_factory=default_factory, metadata=metadata)
@@ -62,18 +62,18 @@ def setting(
 
 
 class _RefusedError(MisconfiguredError):
-    """A refusal that names its place already."""
+    """A refusal whose message already names the key."""
 
 
 def load_settings(
     cls: type[T], source: Path | str | Mapping[str, Any], *, env: Mapping[str, str] | None = None
 ) -> T:
-    """The settings `cls` of a TOML file (or of a mapping that came from one).
+    """Load the settings `cls` from a TOML file, or from a mapping parsed from one.
 
     Args:
-        cls: a frozen dataclass; nested dataclasses are tables; dict[str, X] is a table with free keys.
-        source: a file's path, or a mapping.
-        env: where secrets come from; os.environ by default.
+        cls: a frozen dataclass; nested dataclasses are tables; dict[str, X] is a table with arbitrary keys.
+        source: the path of a file, or a mapping.
+        env: the environment that holds the secrets; os.environ by default.
 
     Raises:
         MisconfiguredError: names the file, the key, the value and the bound.
@@ -82,20 +82,20 @@ def load_settings(
         name, table = "settings", dict(source)
     else:
         name, table = str(source), _read(Path(source))
-    _say_bounds(cast("Any", cls))
+    _annotate_bounds(cast("Any", cls))
     try:
         check_plain(table, "", family=_RefusedError)
         table = _prepared(cls, table, (), os.environ if env is None else env)
         return build(cls, table, "", family=_RefusedError, refuse_unknown=True)
     except _RefusedError as error:
         raise MisconfiguredError(f"{name}: {error}") from error
-    except MisconfiguredError as error:  # by a table's own checks, which do not know where it stands
+    except MisconfiguredError as error:  # from a table's own checks, which do not know its name
         where = ".".join(_where(cls, table, ()))
         raise MisconfiguredError(f"{name}: {where}{': ' if where else ''}{error}") from error
 
 
 def print_config(settings: object) -> str:
-    """The settings as TOML that `load_settings` reads back, secrets masked in a comment. Raises TypeError."""
+    """Return the settings as TOML that `load_settings` can read, with secrets masked in comments. Raises TypeError."""
     if not is_dataclass(settings) or isinstance(settings, type):
         raise TypeError(f"{settings!r} is not a settings object")
     lines: list[str] = []
@@ -114,10 +114,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _prepared(
     cls: type, table: Mapping[str, Any], path: tuple[str, ...], env: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The table with every secret of the environment in it, and the words of numbered choices as their numbers.
+    """Return the table with secrets from the environment filled in, and names of IntEnum members as numbers.
 
     Raises:
-        MisconfiguredError: a secret stands in the file, or is needed and missing.
+        MisconfiguredError: a secret is in the file, or is required and missing.
     """
     result = dict(table)
     hints = get_type_hints(cls)
@@ -131,7 +131,7 @@ def _prepared(
         elif item.metadata.get("secret"):
             if item.name in table:
                 raise _RefusedError(
-                    f"{'.'.join(where)} is a secret; it comes from the environment as {variable}"
+                    f"{'.'.join(where)} is a secret; it must come from the environment as {variable}"
                 )
             if variable in env:
                 result[item.name] = Secret(env[variable])
@@ -144,14 +144,14 @@ def _prepared(
 
 
 @cache
-def _say_bounds(cls: type) -> None:
-    """Write the bounds of `setting` into the annotations, where msgspec reads them."""
+def _annotate_bounds(cls: type) -> None:
+    """Copy the bounds of `setting` into the annotations, where msgspec reads them."""
     hints = get_type_hints(cls, include_extras=True)
     for item in fields(cls):
         hint = hints[item.name]
         for inner in (hint, *get_args(hint)):
             if is_dataclass(inner):
-                _say_bounds(cast("type", inner))
+                _annotate_bounds(cast("type", inner))
         low, high = item.metadata.get("min"), item.metadata.get("max")
         if low is None and high is None:
             continue
@@ -162,7 +162,7 @@ def _say_bounds(cls: type) -> None:
 
 
 def _where(kind: Any, table: object, path: tuple[str, ...]) -> tuple[str, ...]:
-    """The innermost table whose own checks (`__post_init__`) refuse it, when msgspec found nothing wrong with it."""
+    """Return the innermost table that its own checks (`__post_init__`) refuse although msgspec accepts it."""
     hints = get_type_hints(kind)
     for name, value in table.items() if isinstance(table, Mapping) else ():
         if is_dataclass(hints.get(name)):

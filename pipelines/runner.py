@@ -1,9 +1,9 @@
-"""One way to run a pipeline: on the runner that was named, and never with a read that this runner would lose.
+"""Run a pipeline on the runner that was named, and refuse an unbounded read on a runner that would lose records.
 
-`direct` is Beam's local runner (FnApiRunner), in this process: bounded only. It makes an endless read final
-before its data got past a shuffle, so a crash would lose everything read; that is refused before anything
-starts. `prism` and `portable` (a Flink job server, for one) take endless reads. No runner is ever downloaded:
-Beam's own default would.
+`direct` is Beam's local runner (FnApiRunner) in this process; it takes bounded reads only. It finalises the checkpoint
+of an unbounded read before the data has passed a shuffle, so a crash would lose what was read: such a pipeline is
+refused before it starts. `prism` and `portable` (a Flink job server, for example) take unbounded reads. No runner is
+ever downloaded, as Beam would do by default.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class PipelineFailedError(RetryLaterError):
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """Which runner, and how wide.
+    """Which runner to use, and with how many workers.
 
-    `workers` is for `direct`: 1 runs in this process, more run as threads, or as processes when
-    `multi_processing`. `job_endpoint` (HOST:PORT) is for `portable`, `prism_path` for `prism`; `environment`
-    is how workers are started.
+    `workers` applies to `direct`: 1 runs in this process, more run as threads, or as processes with `multi_processing`.
+    `job_endpoint` (HOST:PORT) applies to `portable`, `prism_path` to `prism`; `environment` is Beam's environment type,
+    which says how workers are started.
     """
 
     runner: Runner = Runner.DIRECT
@@ -62,7 +62,7 @@ class RunnerSettings:
     connect_deadline_s: float = 20.0
     """How long a job server may take to answer."""
     extra: tuple[str, ...] = field(default=())
-    """Further Beam options, as on a command line: for a runner's own ones."""
+    """Further Beam options as on a command line, for example a runner's own."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= MAX_WORKERS:
@@ -71,12 +71,12 @@ class RunnerSettings:
             raise MisconfiguredError("runner 'portable' needs job_endpoint HOST:PORT of its job server")
         if self.runner is Runner.PRISM and not Path(self.prism_path or "/nonexistent").is_file():
             raise MisconfiguredError(
-                f"runner 'prism' needs prism_path, the program itself; got {self.prism_path!r}"
+                f"prism_path is {self.prism_path!r}; runner 'prism' needs the path of the Prism program"
             )
 
 
 def runner_named(name: str) -> Runner:
-    """Raises MisconfiguredError that lists the runners there are."""
+    """Return the runner of that name. Raises MisconfiguredError, which lists the runners there are."""
     try:
         return Runner(name)
     except ValueError as error:
@@ -84,12 +84,12 @@ def runner_named(name: str) -> Runner:
 
 
 def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None:
-    """Build the pipeline and run it to its end.
+    """Build a pipeline, run it and wait until it has finished.
 
     Raises:
-        MisconfiguredError: an endless read on a runner that would lose it; nothing was started.
-        PipelineFailedError: a step failed in another process; its message has the step's own last words.
-        FleetLoopError: a step failed in this process with that error.
+        MisconfiguredError: the pipeline reads without end on a runner that would lose records; nothing was started.
+        PipelineFailedError: a step failed in another process; the message ends with that step's own error.
+        FleetLoopError: a step failed in this process with this error.
     """
     runner, options = _runner_and_options(settings)
     pipeline = beam.Pipeline(runner=runner, options=options)
@@ -99,8 +99,8 @@ def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None
     endless = endless_steps(pipeline)
     if endless and settings.runner is Runner.DIRECT:
         raise MisconfiguredError(
-            f"step {endless[0]!r} reads without end, and the runner 'direct' makes such a read final"
-            " before its data is safe: name the runner 'prism' or 'portable', or read a bounded range"
+            f"step {endless[0]!r} is an unbounded read, and the runner 'direct' finalises its checkpoint"
+            " before the data is durable: use the runner 'prism' or 'portable', or read a bounded range"
         )
     if settings.runner is Runner.PORTABLE:
         check_job_server(settings.job_endpoint, settings.connect_deadline_s)
@@ -112,9 +112,9 @@ def run(build: Callable[[beam.Pipeline], Any], settings: RunnerSettings) -> None
 
 
 def check_job_server(endpoint: str, deadline_s: float) -> None:
-    """Return when a job server answers at `endpoint` within `deadline_s`.
+    """Return once a job server answers at `endpoint` (HOST:PORT).
 
-    Why: Beam waits five minutes for one, without a word. Raises RetryLaterError: it may come back.
+    Beam itself waits five minutes without a message. Raises RetryLaterError when nothing answers within `deadline_s`.
     """
     channel = grpc.insecure_channel(endpoint)
     try:
@@ -128,7 +128,7 @@ def check_job_server(endpoint: str, deadline_s: float) -> None:
 
 
 def endless_steps(pipeline: beam.Pipeline) -> list[str]:
-    """Full labels of the steps whose output has no end."""
+    """Return the full labels of the steps whose output is unbounded."""
     visitor = _EndlessVisitor()
     pipeline.visit(visitor)
     return visitor.labels
@@ -172,10 +172,10 @@ def _runner_and_options(settings: RunnerSettings) -> tuple[PipelineRunner, Pipel
 
 
 def _worker_processes() -> Environment:
-    """Workers as processes of this Python.
+    """Return an environment that runs each worker as a process of this Python interpreter.
 
-    Why not Beam's own mode `multi_processing`? It gives the path of Python to a shell as it is: with a space in it no
-    worker starts, and the pipeline waits for ever. An environment given with the mode `in_memory` is taken, and warned of.
+    Beam's own mode `multi_processing` passes the path of Python to a shell unquoted: if it holds a space, no worker
+    starts and the pipeline waits for ever. An environment given with the mode `in_memory` works, with a warning.
     """
     logging.getLogger(fn_runner.__name__).addFilter(_is_not_about_the_mode)
     command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"

@@ -1,7 +1,7 @@
-"""Every step that changes the outside world says its name when it is done, so that a test can stop it there.
+"""Named points in the pipelines' side effects, at which a test can make a process crash or fail.
 
-A step calls `reached("ingest.rename")` right after it. In production that does nothing. Nothing is configured
-through the environment: a test process sets the hook itself.
+Each step that changes a file or a table calls `reached("ingest.rename")` right after it. Without a hook the call does
+nothing; only code in the same process can set one, never the environment.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _hooks: list[Hook] = []
 
 
 def reached(label: str) -> None:
-    """Say that the step `label` is done. What a hook raises goes through to the caller."""
+    """Run the hooks for the step `label`, which is done. An exception of a hook propagates to the caller."""
     for hook in _hooks:
         hook(label)
 
 
 @contextmanager
 def watched(hook: Hook) -> Iterator[None]:
-    """Call `hook` with the label of every step that is done in this process meanwhile."""
+    """Call `hook` with the label of every step that is done in this process while the context is open."""
     _hooks.append(hook)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The bounds of every field of a record, checked in one place."""
+"""Check every field of a record against its bounds."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ MAX_SUBJECTS: Final = 1000
 
 
 def check_sample(sample: Sample) -> None:
-    """Raises RejectedError for the first field of `sample` that is out of its bounds.
+    """Raise RejectedError for the first field of `sample` that is out of bounds.
 
-    A sample needs no prediction at all: a signal block or an event is never shown to a model.
+    A sample may have no prediction: signal blocks and events are not shown to a model.
     """
     Identity(sample.vehicle_id, sample.epoch, sample.seq)
     _previous_epoch(sample.previous_epoch, sample.epoch)
@@ -89,7 +89,7 @@ def check_sample(sample: Sample) -> None:
 
 
 def check_telemetry(telemetry: Telemetry) -> None:
-    """Raises RejectedError for the first field of `telemetry` that is out of its bounds."""
+    """Raise RejectedError for the first field of `telemetry` that is out of bounds."""
     Identity(telemetry.vehicle_id, telemetry.epoch, telemetry.seq)
     _previous_epoch(telemetry.previous_epoch, telemetry.epoch)
     for name in ("boot_id", "agent_version"):
@@ -147,7 +147,7 @@ def _events(place: str, events: tuple[ModelEvent, ...]) -> None:
 
 
 def check_notice(notice: Notice) -> None:
-    """Raises RejectedError for the first field of `notice` that is out of its bounds."""
+    """Raise RejectedError for the first field of `notice` that is out of bounds."""
     text("notice_id", notice.notice_id, least=1)
     text("kind", notice.kind, least=1)
     whole("published_time_ns", notice.published_time_ns, least=0)

@@ -1,6 +1,6 @@
-"""Bytes on the wire, Avro single-object encoding: written at the newest version, read at every version.
+"""Encode records as Avro single objects in the newest schema version, and decode records of every version.
 
-Every failure to read is a RejectedError with its reason; no input, however hostile, raises anything else.
+Every failure to decode is a RejectedError with a reason; no input, however hostile, raises any other error.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from schemas.roles import SERVING
 _T = TypeVar("_T")
 
 _SHAPED: Final = frozenset({"content", "incident", "predictions", "value_class"})
-"""Fields of `Sample` that stand on the wire in another shape."""
+"""Fields of `Sample` that have another shape on the wire."""
 _FIELDS: Final = tuple(name for name in Sample.__slots__ if name not in _SHAPED)
 _field_values = attrgetter(*_FIELDS)
 FLAT_SCORES: Final = ("entropy", "margin", "least_confidence", "novelty")
-"""Scores with a flat field of their own on the wire and in the lake."""
+"""Scores that have a field of their own on the wire and a column of their own in the lake."""
 _LABELS: Final = {member: member.label for member in ValueClass}
 
 
 def encode_sample(sample: Sample) -> bytes:
-    """The sample's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
+    """Encode a sample. Raises RejectedError (invalid_value, malformed_identity)."""
     check_sample(sample)
     fields: dict[str, Any] = dict(zip(_FIELDS, _field_values(sample), strict=True))
     content, incident = sample.content, sample.incident
@@ -67,14 +67,14 @@ def encode_sample(sample: Sample) -> bytes:
     payload = sample.payload
     if not _ends_with_payload() or not isinstance(payload, bytes):
         return _write("sample", fields)
-    # Avro writes a record's fields one after the other, and bytes as a length and the bytes. The payload is the
-    # last field: put behind the rest here, it is copied once and not four times.
+    # Avro writes the fields of a record in order, and bytes as a length followed by the bytes. The payload is the last
+    # field: appended here, it is copied once and not four times.
     fields["payload"] = b""
     return b"".join((_write("sample", fields)[:-1], _avro_long(len(payload)), payload))
 
 
 def encode_telemetry(telemetry: Telemetry) -> bytes:
-    """The telemetry's bytes on the wire. Raises RejectedError (invalid_value, malformed_identity)."""
+    """Encode telemetry. Raises RejectedError (invalid_value, malformed_identity)."""
     check_telemetry(telemetry)
     fields = dataclasses.asdict(telemetry)
     for name in ("evicted", "not_accepted"):
@@ -84,17 +84,17 @@ def encode_telemetry(telemetry: Telemetry) -> bytes:
 
 
 def encode_notice(notice: Notice) -> bytes:
-    """The notice's bytes on the wire. Raises RejectedError (invalid_value)."""
+    """Encode a notice. Raises RejectedError (invalid_value)."""
     check_notice(notice)
     return _write("notice", {name: getattr(notice, name) for name in Notice.__slots__})
 
 
 def decode(value: bytes, *, check_payload: bool = True) -> Sample | Telemetry | Notice:
-    """The record in `value`, whatever kind its fingerprint names.
+    """Decode a record of the kind that its schema fingerprint names.
 
     Args:
-        value: one whole record in single-object encoding.
-        check_payload: also compare an inline payload with payload_sha256 (the cost of one sha256).
+        value: one record in Avro single-object encoding.
+        check_payload: whether to compare an inline payload with payload_sha256, at the cost of one SHA-256.
 
     Raises:
         RejectedError: not_single_object, unknown_schema, truncated, invalid_value, malformed_identity,
@@ -109,18 +109,18 @@ def decode(value: bytes, *, check_payload: bool = True) -> Sample | Telemetry | 
 
 
 def decode_sample(value: bytes, *, check_payload: bool = True) -> Sample:
-    """As `decode`; another kind of record is rejected as unknown_schema."""
+    """Decode a sample, as `decode`; another kind of record is rejected as unknown_schema."""
     schema = _schema(value, "sample")
     return _sample(_read(value, schema), schema.version, check_payload)
 
 
 def decode_telemetry(value: bytes) -> Telemetry:
-    """As `decode`; another kind of record is rejected as unknown_schema."""
+    """Decode telemetry, as `decode`; another kind of record is rejected as unknown_schema."""
     return _telemetry(_read(value, _schema(value, "telemetry")))
 
 
 def decode_notice(value: bytes) -> Notice:
-    """As `decode`; another kind of record is rejected as unknown_schema."""
+    """Decode a notice, as `decode`; another kind of record is rejected as unknown_schema."""
     return _notice(_read(value, _schema(value, "notice")))
 
 
@@ -131,7 +131,7 @@ def _ends_with_payload() -> bool:
 
 
 def _avro_long(number: int) -> bytes:
-    """A whole number from 0 up as Avro writes a long: zigzag, then seven bits a byte, the lowest first."""
+    """Encode a non-negative integer as an Avro long: zigzag, then seven bits per byte, lowest first."""
     left, out = number << 1, bytearray()
     while left > 0x7F:
         out.append(0x80 | (left & 0x7F))
@@ -147,8 +147,7 @@ def _write(name: str, fields: Mapping[str, Any]) -> bytes:
     try:
         schemaless_writer(out, schema.parsed, fields)
     except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
-        # validate() names a field; what it lets through and Avro cannot hold (a lone surrogate) is named
-        # here.
+        # A value that passes the checks but that Avro cannot encode, such as a lone surrogate.
         raise _rejected(RejectReason.INVALID_VALUE, f"{name} cannot be encoded: {error}") from error
     return out.getvalue()
 
@@ -158,15 +157,15 @@ def _schema(value: bytes, name: str | None = None) -> Schema:
         begin = value[:HEADER_BYTES].hex()
         raise _rejected(
             RejectReason.NOT_SINGLE_OBJECT,
-            f"{len(value)} bytes that begin {begin}: not Avro single-object encoding",
+            f"{len(value)} bytes that begin with {begin} are not Avro single-object encoding",
         )
     schema = schemas().get(value[:HEADER_BYTES])
     if schema is None:
         raise _rejected(
-            RejectReason.UNKNOWN_SCHEMA, f"no schema has the fingerprint {value[2:HEADER_BYTES].hex()}"
+            RejectReason.UNKNOWN_SCHEMA, f"schema fingerprint {value[2:HEADER_BYTES].hex()} is unknown"
         )
     if name is not None and schema.name != name:
-        raise _rejected(RejectReason.UNKNOWN_SCHEMA, f"a {schema.name} where a {name} was expected")
+        raise _rejected(RejectReason.UNKNOWN_SCHEMA, f"the record is a {schema.name}; it must be a {name}")
     return schema
 
 
@@ -180,14 +179,14 @@ def _read(value: bytes, schema: Schema) -> dict[str, Any]:
         else:
             fields = schemaless_reader(stream, schema.parsed, reader.parsed)
     except (EOFError, IndexError) as error:
-        # fastavro raises IndexError at the end of the bytes only within a number, whose last byte then says
-        # "more"; otherwise it is an index into a union or an enum that does not exist.
+        # At the end of the bytes fastavro raises IndexError only within a number, whose last byte then has the
+        # continuation bit set; otherwise the index of a union or an enum is out of range.
         if isinstance(error, EOFError) or (stream.tell() == len(value) and value[-1] & 0x80):
             raise _rejected(
                 RejectReason.TRUNCATED, f"{schema.name} ends within a field, after {len(value)} bytes"
             ) from error
         raise _rejected(
-            RejectReason.INVALID_VALUE, f"{schema.name} holds a choice that does not exist"
+            RejectReason.INVALID_VALUE, f"{schema.name} holds an index that no union or enum has"
         ) from error
     except UnicodeDecodeError as error:
         raise _rejected(RejectReason.INVALID_VALUE, f"{schema.name} holds text that is not UTF-8") from error
@@ -209,7 +208,7 @@ def _read(value: bytes, schema: Schema) -> dict[str, Any]:
 
 
 def _flat_fields(predictions: tuple[ModelPrediction, ...]) -> dict[str, Any]:
-    """Return what a reader of version 2 knows of the predictions; its texts are empty when there is none."""
+    """Return the prediction fields that a reader of version 2 knows; texts are empty if there is no prediction."""
     one = flat_prediction(predictions)
     scores = one.scores if one else {}
     answer = one.classification if one else None
@@ -298,7 +297,7 @@ def _built(build: Callable[[], _T]) -> _T:
     try:
         return build()
     except (ValueError, KeyError, TypeError) as error:
-        raise _rejected(RejectReason.INVALID_VALUE, f"a field has a value from no list: {error}") from error
+        raise _rejected(RejectReason.INVALID_VALUE, f"a field has an unknown value: {error}") from error
 
 
 def _rejected(reason: RejectReason, message: str) -> RejectedError:

@@ -1,11 +1,11 @@
-"""The documents that flow down to vehicles: a release, and the plan by which vehicles take it.
+"""The documents sent to vehicles: a release, and the rollout plan that says which vehicles take it.
 
-They are targets of the TUF repository: whoever reads one has verified it already. The types say what they may hold, when
-they are read and when they are written; schemas/json is exported from them (`python -m schemas.documents`). A vehicle
-finds its own wave; nothing names it.
+They are targets of the TUF repository, so their signatures are verified before they are read. The types define their
+bounds for reading and writing, and schemas/json is exported from them (`python -m schemas.documents`). A vehicle computes
+its own wave; plans do not list vehicles.
 
-Vehicles of an earlier release refuse a key that they do not know, so version 1 of either document gets no new key:
-new facts go into version 2, which stands in a target of its own (`schemas.downlink`).
+Agents of an earlier release refuse unknown keys, so version 1 of either document never gets a new key; new keys go into
+version 2, which is in a target of its own (`schemas.downlink`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from schemas.roles import ROLE_PATTERN, SERVING
 
 T = TypeVar("T")
 FORMAT: Final = 2
-"""Of what is written; version 1 knew only the role serving."""
+"""The version that is written; version 1 knew only the role serving."""
 RUNNING: Final = "running"
 HALTED: Final = "halted"
 COMPLETE: Final = "complete"
@@ -62,7 +62,7 @@ TargetName = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """Who let a release pass a gate that refused it, and why: never without both."""
+    """Who released a model that its gate refused, and why."""
 
     by: Name
     why: Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -71,7 +71,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The gate's word. A release whose gate did not pass needs an override."""
+    """The verdict of the gate. A release whose gate did not pass needs an override."""
 
     passed: bool
     reason: Remark = ""
@@ -80,7 +80,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One model that may be offered to vehicles. `model_target` is its flat name in the repository."""
+    """One model that may be offered to vehicles. `model_target` is the name of its TUF target."""
 
     release_id: DocumentId
     model_name: Name
@@ -94,20 +94,20 @@ class Release:
     role: RoleName = SERVING
 
     def to_json(self) -> bytes:
-        """Sorted keys, indent 2, newline. Raises RejectedError (invalid_value)."""
+        """Encode as JSON of version 2. Raises RejectedError (invalid_value)."""
         return _written(self, RELEASE)
 
     def to_json_1(self) -> bytes:
-        """As version 1, which knew only the role serving."""
+        """Encode as JSON of version 1, which knew only the role serving."""
         return _written_1(self, RELEASE, {"role"})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """What `to_json` wrote. Raises RejectedError (invalid_value) with place and bound."""
+        """Decode a release of any version. Raises RejectedError (invalid_value) with location and bound."""
         return RELEASE.read(data)  # type: ignore[return-value]
 
     def checked(self) -> Self:
-        """The same release. Raises RejectedError (invalid_value) when its gate did not pass and nobody overrode it."""
+        """Return this release. Raises RejectedError (invalid_value) if its gate did not pass and has no override."""
         if not self.gate.passed and self.gate.override is None:
             raise _invalid("release.gate.override", None, "given, because the gate did not pass")
         return self
@@ -115,7 +115,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """One wave: `exact_count` vehicles, of positions below `threshold_hex`, none in an earlier wave."""
+    """One wave: `exact_count` vehicles whose position is below `threshold_hex` and that are in no earlier wave."""
 
     number: Annotated[int, Meta(ge=1, le=100)]
     exact_count: Count
@@ -124,7 +124,7 @@ class Wave:
 
 @dataclass(frozen=True, slots=True)
 class HealthGate:
-    """When the next wave may start. A vehicle that is silent for `report_within_s` is not healthy."""
+    """The conditions for the next wave. A vehicle without a report for `report_within_s` seconds is not healthy."""
 
     min_reports: Count = 1
     max_error_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
@@ -134,7 +134,7 @@ class HealthGate:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """Which vehicles may take a release. `waves` holds the waves opened so far, numbered from 1."""
+    """Which vehicles may take a release. `waves` holds the waves that were opened so far, numbered from 1."""
 
     plan_id: DocumentId
     release_id: DocumentId
@@ -145,18 +145,17 @@ class RolloutPlan:
     exclude: Annotated[tuple[VehicleId, ...], Meta(max_length=100_000)] = ()
     health: HealthGate = field(default_factory=HealthGate)
     previous_release_id: DocumentId | None = None
-    """What had the role before: the newest release of the same role that was let out completely."""
+    """The release that had the role before: the newest one of the same role whose rollout was completed."""
     role: RoleName = SERVING
     model_digest: Sha256Hex | None = None
-    """With `model_bytes` the model that the plan lets out, so that no other release can take its place; None: version 1."""
+    """With `model_bytes`, the model that the plan rolls out, so that no other release can replace it; None in version 1."""
     model_bytes: Annotated[int, Meta(ge=1, le=2**40)] | None = None
 
     def wave_of(self, vehicle_id: str, tags: Collection[str] = ()) -> int | None:
-        """The number of the vehicle's wave among those opened; None when it is (still) in none.
+        """Return the number of the vehicle's wave; None if it is in no wave that was opened.
 
-        Excluded beats included; an included vehicle is in the first wave, whatever its position and tags.
-        Otherwise it needs every tag of the plan, and is in the first wave whose threshold is above its
-        position.
+        `exclude` takes precedence over `include`; an included vehicle is in the first wave, whatever its position and tags.
+        Any other vehicle needs every tag of the plan and is in the first wave whose threshold is above its position.
         """
         if vehicle_id in self.exclude:
             return None
@@ -171,38 +170,38 @@ class RolloutPlan:
         return None
 
     def with_state(self, state: Literal["running", "halted", "complete"]) -> Self:
-        """The same plan, running, halted or complete."""
+        """Return the plan in another state."""
         return replace(self, state=state)
 
     def to_json(self) -> bytes:
-        """Sorted keys, indent 2, newline. Raises RejectedError (invalid_value)."""
+        """Encode as JSON of version 2. Raises RejectedError (invalid_value)."""
         return _written(self, ROLLOUT_PLAN)
 
     def to_json_1(self) -> bytes:
-        """As version 1, which knew only the role serving and named the model by its release."""
+        """Encode as JSON of version 1, which knew only the role serving and named the model by its release."""
         return _written_1(self, ROLLOUT_PLAN, {"role", "model_digest", "model_bytes"})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """What `to_json` wrote. Raises RejectedError (invalid_value) with place and bound."""
+        """Decode a plan of any version. Raises RejectedError (invalid_value) with location and bound."""
         return ROLLOUT_PLAN.read(data)  # type: ignore[return-value]
 
     def checked(self) -> Self:
-        """The same plan. Raises RejectedError (invalid_value) for waves out of order, or a vehicle in and out at once."""
+        """Return this plan. Raises RejectedError for waves out of order, or a vehicle both included and excluded."""
         numbers = [wave.number for wave in self.waves]
         if numbers != list(range(1, len(numbers) + 1)):
             raise _invalid("rollout_plan.waves", numbers, "numbered 1, 2, ... in order")
         thresholds = [wave.threshold_hex for wave in self.waves]
         if thresholds != sorted(thresholds):
-            raise _invalid("rollout_plan.waves", thresholds, "of rising thresholds")
+            raise _invalid("rollout_plan.waves", thresholds, "in order of increasing thresholds")
         both = set(self.include) & set(self.exclude)
         if both:
-            raise _invalid("rollout_plan.include", sorted(both), "apart from exclude")
+            raise _invalid("rollout_plan.include", sorted(both), "disjoint from exclude")
         return self
 
 
 def rollout_position(release_id: str, vehicle_id: str) -> str:
-    """Where a vehicle stands in the order of a release: sha256 hex of "release_id/vehicle_id"."""
+    """Return the position of a vehicle in the order of a release: sha256 hex of "release_id/vehicle_id"."""
     return hashlib.sha256(f"{release_id}/{vehicle_id}".encode()).hexdigest()
 
 
@@ -233,7 +232,7 @@ ROLLOUT_PLAN: Final = DocumentType(
 
 
 def json_schemas() -> dict[str, str]:
-    """File name in schemas/json -> its text, as the types say it."""
+    """Return the JSON Schemas by file name in schemas/json, generated from the types."""
     release = "One model that may be offered to vehicles, and the word of the gate about it."
     plan = "Which vehicles may take a release, wave by wave. waves holds those that were opened so far."
     return {
@@ -243,12 +242,12 @@ def json_schemas() -> dict[str, str]:
 
 
 def read_index(data: bytes, key: str, kind: DocumentType[T], *, family: Family = _rejected) -> Rows[T]:
-    """The documents of a list target such as `{"format": 1, "plans": [...]}`, in order.
+    """Read the documents of a list target such as `{"format": 1, "plans": [...]}`, in order.
 
-    A row that cannot be read is kept apart with the reason, and spoils no other.
+    A row that cannot be read is returned apart with the reason and does not affect the others.
 
     Raises:
-        FleetLoopError: as `family` makes it, when the list itself is malformed, or of an unknown format.
+        FleetLoopError: made by `family`, if the list itself is malformed or of an unknown format.
     """
     tree = parse_json(data, key, family=family)
     version_of(tree, key, "format", {1, 2}, family=family)

@@ -1,4 +1,4 @@
-"""Which public keys are a vehicle's own: the list that ingest trusts, as JSON that a person can read."""
+"""The enrolment: the public keys of each vehicle that ingest trusts, stored as JSON."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TimeNs = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 @dataclass(frozen=True, slots=True)
 class EnrolledKey:
-    """One public key of one vehicle. `key_id`: first 16 hex characters of the sha256 of the raw key.
+    """One public key of one vehicle. `key_id` is the first 16 hex characters of the SHA-256 of the raw key.
 
     Raises:
-        CorruptError: a field is out of its bounds, or the key id is not that of the key.
+        CorruptError: a field is out of bounds, or the key id does not match the key.
     """
 
     vehicle_id: str
@@ -50,15 +50,15 @@ class EnrolledKey:
         except (binascii.Error, ValueError) as error:
             raise CorruptError(f"public_b64 of {self.vehicle_id} is not base64") from error
         if len(raw) != 32 or hashlib.sha256(raw).hexdigest()[:16] != self.key_id:
-            raise CorruptError(f"key_id {self.key_id!r} of {self.vehicle_id} is not that of its public_b64")
+            raise CorruptError(f"key_id {self.key_id!r} of {self.vehicle_id} does not match its public_b64")
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """Vehicle -> its keys, oldest first. Never changed in place: each change gives a new one.
+    """The keys of each vehicle, oldest first. Immutable: each change returns a new enrolment.
 
-    A row that cannot be read is told in `unreadable`: its key is not trusted, its neighbours are, and it is written back
-    as it was found (`kept_rows`), because a newer program may know what it says.
+    A row that cannot be read is listed in `unreadable`. Its key is not trusted, other rows are unaffected, and it is written
+    back unchanged (`kept_rows`), because a newer version may be able to read it.
     """
 
     vehicles: Mapping[str, tuple[EnrolledKey, ...]] = field(default_factory=lambda: MappingProxyType({}))
@@ -67,18 +67,18 @@ class Enrolment:
 
     @classmethod
     def of(cls, *keys: EnrolledKey) -> Self:
-        """An enrolment of these keys.
+        """Return an enrolment of these keys.
 
         Raises:
-            MisconfiguredError: one key is given to two vehicles, or twice.
+            MisconfiguredError: a key occurs twice, for one vehicle or for two.
         """
         vehicles: dict[str, tuple[EnrolledKey, ...]] = {}
         owner: dict[str, str] = {}
         for key in keys:
             if key.key_id in owner:
                 raise MisconfiguredError(
-                    f"key {key.key_id} is enrolled for {owner[key.key_id]} already;"
-                    f" it cannot be {key.vehicle_id}'s"
+                    f"key {key.key_id} is already enrolled for {owner[key.key_id]};"
+                    f" it cannot be enrolled for {key.vehicle_id}"
                 )
             owner[key.key_id] = key.vehicle_id
             vehicles[key.vehicle_id] = (*vehicles.get(key.vehicle_id, ()), key)
@@ -86,15 +86,15 @@ class Enrolment:
 
     @property
     def keys(self) -> tuple[EnrolledKey, ...]:
-        """Every key, by vehicle."""
+        """All keys, ordered by vehicle."""
         return tuple(key for name in sorted(self.vehicles) for key in self.vehicles[name])
 
     def with_key(self, key: EnrolledKey) -> Self:
-        """Also this key. Raises MisconfiguredError when it is enrolled already."""
+        """Return the enrolment with one more key. Raises MisconfiguredError if the key is enrolled already."""
         return self._with(*self.keys, key)
 
     def with_revoked(self, vehicle_id: str, revoked_time_ns: int, key_id: str | None = None) -> Self:
-        """The vehicle's key (all of them, without `key_id`) revoked; one revoked before keeps its time.
+        """Return the enrolment with a key of the vehicle revoked, or all without `key_id`; revoked keys keep their time.
 
         Raises:
             MisconfiguredError: the vehicle has no such key.
@@ -116,12 +116,12 @@ class Enrolment:
         return replace(self.of(*keys), unreadable=self.unreadable, kept_rows=self.kept_rows)
 
     def to_json(self) -> str:
-        """Sorted keys, indent 2, a newline at the end."""
+        """Encode as JSON with sorted keys."""
         return encode_json({"keys": [*map(plain, self.keys), *self.kept_rows]}, format=FORMAT).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes, *, path: Path | str = "") -> Self:
-        """What `to_json` wrote. Raises CorruptError naming `path`, MisconfiguredError."""
+        """Decode what `to_json` wrote. Raises CorruptError, which names `path`, and MisconfiguredError."""
 
         def corrupt(message: str) -> CorruptError:
             return CorruptError(message, path=path)

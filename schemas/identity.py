@@ -1,7 +1,7 @@
-"""A sample has one name for its whole life: (vehicle_id, epoch, seq).
+"""The identity of a sample, (vehicle_id, epoch, seq), which never changes.
 
-An epoch is drawn at every start of the agent; seq counts from 0 without gaps inside it. Order comes from
-here, never from wall time.
+A random epoch is drawn at each start of the agent; seq counts from 0 without gaps within an epoch. Records are ordered by
+identity, never by wall time.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _seq = re.compile(r"0|[1-9][0-9]{0,18}").fullmatch
 
 
 def is_vehicle_id(text: str) -> bool:
-    """Whether `text` can name a vehicle: 1 to 63 lower-case letters, digits or hyphens, no hyphen first."""
+    """Return whether `text` is a valid vehicle id: 1 to 63 lower-case letters, digits or hyphens, no leading hyphen."""
     return _vehicle_id(text) is not None
 
 
 def is_epoch(text: str) -> bool:
-    """Whether `text` is 16 lower-case hex characters."""
+    """Return whether `text` is 16 lower-case hex characters."""
     return _epoch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Identity:
-    """The name of one sample or one telemetry record. Sorts by vehicle, then epoch, then seq.
+    """The identity of one sample or one telemetry record. Sorts by vehicle, then epoch, then seq.
 
     Raises:
-        RejectedError: reason malformed_identity; names the part, its value and its form.
+        RejectedError: reason malformed_identity; names the part, its value and the required form.
     """
 
     vehicle_id: str
@@ -59,7 +59,7 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """The identity that `str` wrote. Raises RejectedError (malformed_identity)."""
+        """Parse the form that `str` returns. Raises RejectedError (malformed_identity)."""
         parts = text.split("/")
         if len(parts) != 3 or _seq(parts[2]) is None:
             raise _malformed("identity", text, "vehicle_id/epoch/seq")
@@ -67,7 +67,7 @@ class Identity:
 
 
 def new_epoch(rng: random.Random | None = None) -> str:
-    """16 lower hex characters of 64 random bits: from the system's source unless a test gives its own."""
+    """Return 64 random bits as 16 lower-case hex characters; `rng` replaces the system's source in tests."""
     return secrets.token_hex(8) if rng is None else f"{rng.getrandbits(64):016x}"
 
 

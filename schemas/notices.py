@@ -1,9 +1,8 @@
-"""A notice as a wire record: CloudEvents headers, no signature.
+"""Encode a notice as a wire record with CloudEvents headers and without a signature.
 
-Why unsigned is safe: a notice only says "look now". The vehicle then refreshes the signed repository as it would
-have done anyway at its next interval, and believes that alone. A forged notice costs one refresh (how often is
-bounded by the listener), a suppressed one costs the wait until the next interval; neither changes what a vehicle
-trusts or runs.
+A notice needs no signature because it only asks a vehicle to refresh the signed repository now, as it would at its next
+interval; the vehicle trusts the repository alone. A forged notice costs one refresh (the listener bounds how often), and a
+suppressed one costs the wait until the next interval. Neither changes what a vehicle trusts or runs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ SOURCE = b"/fleet"
 
 
 def notice_record(notice: Notice) -> WireRecord:
-    """The record to send to the topic of notices. Raises RejectedError (invalid_value)."""
+    """Return the record to send to the topic of notices. Raises RejectedError (invalid_value)."""
     value = encode_notice(notice)
     headers = (
         (CE_SPECVERSION, SPECVERSION),

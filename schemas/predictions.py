@@ -1,7 +1,7 @@
-"""What models said about an observation, as it crosses a border: any number of predictions, each of one task.
+"""The predictions of models for an observation, as they are transferred: any number, each for one task.
 
-A prediction names its role on the vehicle, its task and its model, and carries scores by name, an embedding and
-the output of its task. A new task is a new optional field here and in the Avro schema: an old reader skips it.
+A prediction names its role on the vehicle, its task and its model, and holds scores by name, an embedding and the output
+of its task. A new task adds an optional field here and in the Avro schema, which old readers skip.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _name = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class ClassificationOutput:
-    """One class per picture; `probabilities` in the order of the contract's classes, empty when unknown."""
+    """The class of a picture; `probabilities` are in the order of the contract's classes, or empty if unknown."""
 
     class_name: str
     probabilities: tuple[float, ...]
@@ -35,7 +35,7 @@ class ClassificationOutput:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One object. Edges in pixels of the picture as a viewer shows it: pixel i covers [i, i + 1)."""
+    """One detected object. Edges are in pixels of the picture after its orientation tag is applied: pixel i covers [i, i + 1)."""
 
     class_name: str
     score: float
@@ -47,14 +47,14 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class DetectionOutput:
-    """The objects, by falling score; an empty tuple means that the picture was looked at and holds none."""
+    """The detected objects by decreasing score; an empty tuple means that the model found none."""
 
     boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPrediction:
-    """What one model said. `scores` are in [0, 1] by name; the output of another task than `task` is None."""
+    """The prediction of one model. `scores` are in [0, 1], by name; outputs of tasks other than `task` are None."""
 
     role: str
     task: str
@@ -72,16 +72,16 @@ def of_role(predictions: Sequence[ModelPrediction], role: str) -> ModelPredictio
 
 
 def flat_prediction(predictions: Sequence[ModelPrediction]) -> ModelPrediction | None:
-    """Return the prediction that fills the flat fields of the wire and the flat columns of the lake.
+    """Return the prediction for the flat fields of the wire format and the flat columns of the lake.
 
-    It is the first classification; without one the serving prediction, whose class is then empty.
+    It is the first classification, or else the serving prediction, whose class is then empty.
     """
     first = next((one for one in predictions if one.classification is not None), None)
     return first or of_role(predictions, SERVING)
 
 
 def to_plain(prediction: ModelPrediction) -> dict[str, Any]:
-    """Return the prediction as the dictionary that Avro and JSON write."""
+    """Return the prediction as a dictionary for Avro and JSON."""
     classification, detection = prediction.classification, prediction.detection
     return {
         "role": prediction.role,
@@ -97,9 +97,9 @@ def to_plain(prediction: ModelPrediction) -> dict[str, Any]:
 
 
 def from_plain(fields: Mapping[str, Any]) -> ModelPrediction:
-    """Return what `to_plain` wrote; keys that this version does not know are skipped.
+    """Return the prediction that `to_plain` wrote; unknown keys are skipped.
 
-    Raises KeyError, TypeError for a dictionary that is no prediction.
+    Raises KeyError or TypeError for a dictionary that is not a prediction.
     """
     classification, detection = fields.get("classification"), fields.get("detection")
     return ModelPrediction(
@@ -116,7 +116,7 @@ def from_plain(fields: Mapping[str, Any]) -> ModelPrediction:
 
 
 def check_predictions(predictions: Sequence[ModelPrediction]) -> None:
-    """Raises RejectedError (invalid_value) naming field, value and bound of the first that is out of them."""
+    """Raise RejectedError (invalid_value) for the first field out of bounds; it names field, value and bound."""
     if len(predictions) > MAX_PREDICTIONS:
         raise invalid("predictions", len(predictions), f"at most {MAX_PREDICTIONS} of them")
     for number, one in enumerate(predictions):

@@ -1,4 +1,4 @@
-"""Every reason is a word from a closed list, so that counts add up and nothing is lost "somehow"."""
+"""Closed lists of reasons and outcomes, so that everything is counted and the counts add up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum, StrEnum
 
 
 class NotAcceptedReason(StrEnum):
-    """Why a frame that was seen never entered the spool."""
+    """Why an observation was not accepted into the spool."""
 
     NOT_SELECTED = "not_selected"
     OVER_BUDGET = "over_budget"
@@ -23,7 +23,7 @@ class NotAcceptedReason(StrEnum):
 class EvictReason(StrEnum):
     """Why an accepted sample left the spool without an acknowledgement.
 
-    `age` is written by nothing today; journals and ledgers that carry it stay readable.
+    `age` is no longer written; journals and ledgers that contain it stay readable.
     """
 
     QUOTA = "quota"
@@ -33,7 +33,7 @@ class EvictReason(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why an arrived record became a dead letter."""
+    """Why ingest rejected a record, which became a dead letter."""
 
     MISSING_HEADER = "missing_header"
     MALFORMED_IDENTITY = "malformed_identity"
@@ -51,7 +51,7 @@ class RejectReason(StrEnum):
     CONFLICT = "conflict"
     UNREADABLE_BATCH = "unreadable_batch"
     FOREIGN_URI = "foreign_uri"
-    """The payload is said to be where the workspace's blob store would not keep it."""
+    """`payload_uri` is not the address at which the workspace's blob store would keep the payload."""
 
 
 class RemovalReason(StrEnum):
@@ -66,14 +66,14 @@ class RemovalReason(StrEnum):
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
     PAYLOAD_UNAVAILABLE = "payload_unavailable"
-    """The blob store does not have the payload, or not these bytes."""
+    """The blob store does not have the payload, or has other bytes."""
     NOT_LANDED = "not_landed"
 
 
 class QuarantineReason(StrEnum):
-    """Which rule a labelled row breaks, so that it is kept apart until a person looks at it.
+    """Which rule a labelled row breaks, so that it is quarantined until a person reviews it.
 
-    One member a rule of `pipelines.curate.rules`: quarantine, manifest, card and validation report use these words.
+    One member per rule of `pipelines.curate.rules`; quarantine, manifest, card and validation report use these values.
     """
 
     IDENTITY_PRESENT = "identity_present"
@@ -95,7 +95,7 @@ class QuarantineReason(StrEnum):
 
 
 class LandOutcome(StrEnum):
-    """What one Kafka offset became in the lake."""
+    """The outcome of one Kafka offset in the lake."""
 
     LANDED = "landed"
     RESENT = "resent"
@@ -103,7 +103,7 @@ class LandOutcome(StrEnum):
 
 
 class Split(StrEnum):
-    """Where a drive is, for ever."""
+    """The split of a drive, which never changes."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -111,7 +111,7 @@ class Split(StrEnum):
 
 
 class ValueClass(IntEnum):
-    """How much a sample is worth keeping when the spool is full: the lowest class is evicted first."""
+    """The eviction priority of a sample: when the spool is full, the lowest class is evicted first."""
 
     LOW = 0
     NORMAL = 1
@@ -120,12 +120,12 @@ class ValueClass(IntEnum):
 
     @property
     def label(self) -> str:
-        """The lower-case word used on the wire, in file names and in tables."""
+        """The lower-case name used on the wire, in file names and in tables."""
         return self.name.lower()
 
     @classmethod
     def from_label(cls, label: str) -> ValueClass:
-        """The class of a lower-case word. Raises KeyError."""
+        """Return the class with a lower-case name. Raises KeyError."""
         return _BY_LABEL[label]
 
 
@@ -133,7 +133,7 @@ _BY_LABEL = {member.name.lower(): member for member in ValueClass}
 
 
 class Provenance(StrEnum):
-    """Whether a frame was seen by a sensor just now, played back, altered, or made up."""
+    """Whether an observation was recorded live, replayed, altered or simulated."""
 
     RECORDED = "recorded"
     REPLAYED = "replayed"
@@ -142,7 +142,7 @@ class Provenance(StrEnum):
 
 
 class TimeQuality(StrEnum):
-    """How far the wall clock of a sample can be believed."""
+    """How far the wall-clock times of a sample can be trusted."""
 
     OK = "ok"
     BEFORE_BUILD = "before_build"
@@ -151,7 +151,7 @@ class TimeQuality(StrEnum):
 
 
 class Modality(StrEnum):
-    """What kind of observation a sensor gave. A record may name another kind, which readers carry along."""
+    """The kind of an observation. A record may name another kind, which readers preserve."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -161,7 +161,7 @@ class Modality(StrEnum):
 
 
 class WindowRole(StrEnum):
-    """What part of a trigger window an observation is."""
+    """The position of an observation in a trigger window."""
 
     SINGLE = "single"
     PRE = "pre"
@@ -170,10 +170,10 @@ class WindowRole(StrEnum):
 
 
 class ModelState(StrEnum):
-    """How the model of a role stands.
+    """The state of the model of a role.
 
-    `serving` and `shadow` are past their probation, in the role serving and in any other. A role without a model is
-    `refused` or `rolled_back`, by what happened to it last.
+    `serving` (in the role serving) and `shadow` (in any other role) have passed their probation. A role without a model is
+    `refused` or `rolled_back`, whichever happened last.
     """
 
     SERVING = "serving"
@@ -184,9 +184,9 @@ class ModelState(StrEnum):
 
 
 class RefuseReason(StrEnum):
-    """Why a vehicle refused a release for good: its bytes, where it would run, or its trial.
+    """Why a vehicle refused a release permanently: its bytes, its placement on hardware, or its trial.
 
-    An event's reason begins with the word; what was found stands after a colon.
+    The reason of an event begins with this value, followed by a colon and the details.
     """
 
     TOO_LARGE = "too_large"
@@ -212,13 +212,13 @@ class RefuseReason(StrEnum):
     CRASHED = "crashed"
     TRIAL_NEVER_ENDED = "trial_never_ended"
     MODEL_ERROR = "model_error"
-    """Anything else that its trial or its bytes ended with."""
+    """Any other failure of its verification or its trial."""
 
 
 class RollbackReason(StrEnum):
-    """Why a serving model gave way to the one before it. An event's reason begins with the word.
+    """Why a serving model was rolled back to the previous one. The reason of an event begins with this value.
 
-    All but `plan_halted` (the fleet took the release back) block the release on this vehicle for good.
+    All but `plan_halted` (the rollout was halted) block the release on this vehicle permanently.
     """
 
     NOT_FINITE = "not_finite"
@@ -230,7 +230,7 @@ class RollbackReason(StrEnum):
 
 
 class RolloutOutcome(StrEnum):
-    """What became of a release on one vehicle, as far as its wave's health gate knows."""
+    """The outcome of a release on one vehicle, as far as the health gate of its wave knows."""
 
     WAITING = "waiting"
     ACTIVATED = "activated"

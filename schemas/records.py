@@ -1,7 +1,7 @@
-"""The records that cross a border, each field with its unit and its bound.
+"""The records that vehicles and cloud exchange, with the unit of each field.
 
-Building a record checks nothing, so that a bad one can be held and named; `schemas.bounds` says what is wrong
-with it. The codec checks on both sides.
+Constructing a record checks nothing, so that an invalid one can be held and reported; `schemas.bounds` checks it. The
+codec checks when it encodes and when it decodes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from schemas.reasons import Modality, ModelState, Provenance, TimeQuality, Value
 from schemas.roles import SERVING
 
 MAX_MODEL_EVENTS = 200
-"""Telemetry carries at most the last so many events of the model slots."""
+"""Telemetry carries at most this many of the latest events of the model slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """How a payload is encoded beyond its content type, and what span of time it covers.
+    """The encoding of a payload beyond its content type, and the time span that it covers.
 
-    The payload covers [capture_time_ns, capture_time_ns + span_ns); a span of 0 is one instant. `items` counts its
-    pictures, rows or events.
+    The payload covers [capture_time_ns, capture_time_ns + span_ns); a span of 0 is one instant. `items` is the number of
+    images, rows or events in it.
     """
 
     encoding: str = ""
@@ -33,9 +33,9 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """The trigger window that a sample belongs to, over all streams of the vehicle.
+    """The trigger window of a sample, across all streams of the vehicle.
 
-    `role` says what part of the window it is, `stream` which stream's observation triggered it.
+    `role` is the position in the window; `stream` names the stream whose observation triggered it.
     """
 
     incident_id: str
@@ -45,11 +45,11 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One observation that a vehicle chose to keep: where it is from, what models said and why it was taken.
+    """One observation that a vehicle selected: its origin, its predictions and why it was selected.
 
-    `payload_sha256` and `payload_bytes` describe the payload, which is inline in `payload`, or elsewhere at
-    `payload_uri` (then `payload` is empty). `seq` and `epoch` are given by the spool. Times are nanoseconds;
-    wall times may be wrong, `time_quality` says how far they can be believed.
+    `payload_sha256` and `payload_bytes` describe the payload, which is inline in `payload`, or stored at `payload_uri` (then
+    `payload` is empty). The spool assigns `seq` and `epoch`. Times are in nanoseconds; wall times may be wrong, and
+    `time_quality` says how far they can be trusted.
     """
 
     vehicle_id: str
@@ -93,13 +93,13 @@ class Sample:
 
     @property
     def serving(self) -> ModelPrediction | None:
-        """What the serving model said first; None when no such model looked at it."""
+        """The first prediction of the serving model; None if there is none."""
         return of_role(self.predictions, SERVING)
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerCounts:
-    """Samples by what became of them: accepted = delivered + pending + in_doubt + sum of evicted."""
+    """Samples counted by outcome: accepted = delivered + pending + in_doubt + sum of evicted."""
 
     accepted: int = 0
     delivered: int = 0
@@ -115,7 +115,7 @@ class LedgerCounts:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the serving model behaves since the agent started. Latencies are of one inference."""
+    """Health of a model since the agent started. Latencies are per inference, in nanoseconds."""
 
     error_count: int = 0
     nan_count: int = 0
@@ -126,7 +126,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """One change in a vehicle's model slots. `event` is a word such as activated, refused, rolled_back."""
+    """A change in a vehicle's model slots. `event` is for example activated, refused or rolled_back."""
 
     time_ns: int
     model_digest: str
@@ -138,9 +138,9 @@ class ModelEvent:
 
 @dataclass(frozen=True, slots=True)
 class RoleReport:
-    """The model of one role on a vehicle: which one, how it stands, what happened to the role since enrolment.
+    """The model of one role on a vehicle: its identity, its state, and the counts of the role since enrolment.
 
-    `model_digest` is empty while the role has no model; `frames` counts what the role answered or failed at.
+    `model_digest` is empty while the role has no model; `frames` counts its inferences, failed ones included.
     """
 
     role: str
@@ -157,10 +157,10 @@ class RoleReport:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """What a vehicle says about itself. Counts are cumulative: losing one record of these loses nothing.
+    """A status report of a vehicle. Counts are cumulative, so that a lost report loses nothing.
 
-    `epoch` and `seq` are of the deliver process, apart from those of samples. The model fields are those of the role
-    serving; `other_roles` holds the others.
+    `epoch` and `seq` belong to the deliver process and are independent of those of samples. The model fields describe the
+    role serving; `other_roles` describes the others.
     """
 
     vehicle_id: str
@@ -183,7 +183,7 @@ class Telemetry:
     bytes_captured: int = 0
     bytes_uploaded: int = 0
     start_number: int = 0
-    """Rises with every start of deliver, so that (start_number, seq) orders a vehicle's reports; 0: version 1."""
+    """Increases at each start of deliver, so that (start_number, seq) orders a vehicle's reports; 0 in version 1."""
     other_roles: tuple[RoleReport, ...] = ()
 
     @property
@@ -192,7 +192,7 @@ class Telemetry:
         return Identity(self.vehicle_id, self.epoch, self.seq)
 
     def roles(self) -> tuple[RoleReport, ...]:
-        """What it says of every role, serving first."""
+        """Return a report per role, serving first."""
         serving = RoleReport(
             role=SERVING,
             model_digest=self.model_digest,
@@ -209,7 +209,7 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Look now: it says where to look and is never itself trusted. An empty `target` means every vehicle."""
+    """A hint to refresh the signed repository now; it is never trusted itself. An empty `target` means every vehicle."""
 
     notice_id: str
     published_time_ns: int

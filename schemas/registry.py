@@ -1,7 +1,7 @@
-"""Every version of every schema that FleetLoop ever wrote, found by its fingerprint.
+"""The schema registry: every version of every record schema, by fingerprint.
 
-Versions are the files schemas/avro/<name>.v<N>.avsc; the newest is written, all of them are read. A version
-that was released is never edited: `python -m scripts.schema_compatibility` compares it with its frozen copy.
+Versions are the files schemas/avro/<name>.v<N>.avsc; the newest is written, all are read. A released version is never
+edited: `python -m scripts.schema_compatibility` compares it with its frozen copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from foundation.errors import CorruptError
 
 NAMES: Final = ("sample", "telemetry", "notice")
 MARKER: Final = b"\xc3\x01"
-"""Avro 1.12 specification, "Single object encoding": marker, then the fingerprint, little endian."""
+"""First bytes of a single object, before the little-endian fingerprint (Avro 1.12, "Single object encoding")."""
 HEADER_BYTES: Final = 10
 
 _file_name = re.compile(r"(?P<name>[a-z]+)\.v(?P<version>[1-9][0-9]*)\.avsc").fullmatch
@@ -29,7 +29,7 @@ _file_name = re.compile(r"(?P<name>[a-z]+)\.v(?P<version>[1-9][0-9]*)\.avsc").fu
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One version: the file's JSON, what fastavro made of it, and the 10 bytes that begin each record."""
+    """One schema version: the JSON of its file, fastavro's parsed form, and the 10 bytes that begin each record."""
 
     name: str
     version: int
@@ -40,10 +40,10 @@ class Schema:
 
 @cache
 def schemas() -> Mapping[bytes, Schema]:
-    """Header (10 bytes) -> schema, of every version shipped.
+    """Return all schema versions by their header of 10 bytes.
 
     Raises:
-        CorruptError: two versions have the same fingerprint, or one is missing from 1..newest.
+        CorruptError: two versions have the same fingerprint, or a version from 1 to the newest is missing.
     """
     found: dict[bytes, Schema] = {}
     for entry in sorted(resources.files("schemas").joinpath("avro").iterdir(), key=lambda item: item.name):
@@ -54,7 +54,7 @@ def schemas() -> Mapping[bytes, Schema]:
         twin = found.get(schema.header)
         if twin is not None:
             raise CorruptError(
-                f"has the fingerprint of {twin.name} version {twin.version}; no reader could tell them apart",
+                f"has the same fingerprint as {twin.name} version {twin.version}; readers cannot distinguish them",
                 path=entry.name,
             )
         found[schema.header] = schema
@@ -69,20 +69,20 @@ def schemas() -> Mapping[bytes, Schema]:
 
 @cache
 def newest(name: str) -> Schema:
-    """The version that is written. Raises KeyError for a name that is not one of NAMES."""
+    """Return the newest version, which is written. Raises KeyError for a name that is not in NAMES."""
     if name not in NAMES:
         raise KeyError(name)
     return max((s for s in schemas().values() if s.name == name), key=lambda schema: schema.version)
 
 
 def file_name_parts(file_name: str) -> tuple[str, int] | None:
-    """Name and version of a schema file, or None for any other file."""
+    """Return name and version of a schema file, or None for any other file."""
     match = _file_name(file_name)
     return None if match is None else (match["name"], int(match["version"]))
 
 
 def load(name: str, version: int, text: str) -> Schema:
-    """A schema from the text of its file. The fingerprint is CRC-64-AVRO over the parsing canonical form."""
+    """Load a schema from the text of its file. The fingerprint is CRC-64-AVRO of the parsing canonical form."""
     raw = json.loads(text)
     # fastavro gives the fingerprint in the byte order of the specification's single object encoding.
     rabin = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))

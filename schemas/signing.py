@@ -1,7 +1,7 @@
-"""A record is its vehicle's own: signed with its Ed25519 key, checked against the keys enrolled for it.
+"""Sign records with the Ed25519 key of a vehicle, and verify them against the keys enrolled for it.
 
-The signature covers the kind, the identity and the sha256 of the value, so that none of them can be
-exchanged. A broker's access list cannot tie a key to a vehicle on a shared topic; this can.
+The signature covers the kind, the identity and the SHA-256 of the value, so that none of them can be replaced. The
+signature ties a record to its vehicle, which the ACLs of a broker cannot do on a shared topic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.identity import Identity
 from schemas.reasons import RejectReason
 
-__all__ = ["EnrolledKey", "Enrolment", "VehicleKey", "seal", "verify"]
+__all__ = ["EnrolledKey", "Enrolment", "VehicleKey", "sign_record", "verify"]
 
 _DOMAIN: Final = b"fleetloop-record-v1\0"
 _REQUIRED: Final = (
@@ -38,7 +38,7 @@ _REQUIRED: Final = (
 
 
 class VehicleKey:
-    """The private half of a vehicle's key. Its repr shows the key id only."""
+    """The private key of a vehicle. Its repr shows the key id only."""
 
     __slots__ = ("_private", "_raw_public", "key_id")
 
@@ -52,41 +52,41 @@ class VehicleKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key from the system's random source."""
+        """Generate a key from the system's random source."""
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def from_pem(cls, data: bytes, name: str = "the key") -> Self:
-        """The key that `to_pem` wrote. Raises MisconfiguredError naming `name` when it is no Ed25519 key."""
+        """Load a key that `to_pem` wrote. Raises MisconfiguredError, which names `name`, for any other content."""
         try:
             private = serialization.load_pem_private_key(data, password=None)
         except (ValueError, TypeError) as error:
             raise MisconfiguredError(f"{name} is not an unencrypted PEM private key") from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise MisconfiguredError(f"{name} holds a {type(private).__name__}; an Ed25519 key is needed")
+            raise MisconfiguredError(f"{name} holds a {type(private).__name__}; it must be an Ed25519 key")
         return cls(private)
 
     def to_pem(self) -> bytes:
-        """The private key as PEM PKCS8, not encrypted: only for a file that nobody else may read."""
+        """Return the private key as unencrypted PEM (PKCS #8), for a file that only its owner may read."""
         return self._private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
     @property
     def public_b64(self) -> str:
-        """The 32 raw public bytes in base64."""
+        """The 32 raw bytes of the public key in base64."""
         return base64.b64encode(self._raw_public).decode("ascii")
 
     def sign(self, message: bytes) -> bytes:
-        """64 raw signature bytes."""
+        """Sign a message and return the 64 raw signature bytes."""
         return self._private.sign(message)
 
 
-def seal(topic: str, kind: str, identity: Identity, value: bytes, key: VehicleKey) -> wire.WireRecord:
-    """The wire record of `value`, such that `verify` accepts it. Kafka key = vehicle_id.
+def sign_record(topic: str, kind: str, identity: Identity, value: bytes, key: VehicleKey) -> wire.WireRecord:
+    """Return the signed wire record of `value`, which `verify` accepts. Its Kafka key is the vehicle_id.
 
     Raises:
-        RejectedError: (unknown_schema) `kind` is not a kind of record.
+        RejectedError: reason unknown_schema; `kind` is not a kind of record.
     """
     ce_type = wire.CE_TYPES.get(kind)
     if ce_type is None:
@@ -116,10 +116,10 @@ def seal(topic: str, kind: str, identity: Identity, value: bytes, key: VehicleKe
 def verify(
     headers: wire.Headers, key: bytes | None, value: bytes | None, kind: str, enrolment: Enrolment
 ) -> Identity:
-    """The identity of a record whose signer is its vehicle; everything else is rejected with its reason.
+    """Verify that a record was signed by a key of its vehicle, and return its identity.
 
-    Cheap checks come first, the signature last but for nothing. Any key of the vehicle that is revoked is
-    refused, whatever time the record claims: a vehicle's clock proves nothing.
+    The signature, which is costly, is checked last. A revoked key is refused whatever time the record claims, because a
+    vehicle's clock proves nothing.
 
     Raises:
         RejectedError: reason missing_header, malformed_identity, identity_mismatch, unknown_vehicle,
@@ -145,7 +145,7 @@ def verify(
         )
     if found[wire.CE_TYPE] != wire.CE_TYPES.get(kind):
         raise _rejected(
-            RejectReason.UNKNOWN_SCHEMA, f"ce_type {found[wire.CE_TYPE][:80]!r} is not that of a {kind}"
+            RejectReason.UNKNOWN_SCHEMA, f"ce_type {found[wire.CE_TYPE][:80]!r} is not the type of a {kind}"
         )
     enrolled = _enrolled(found[wire.FL_KEYID], identity, enrolment)
     digest = hashlib.sha256(value)
@@ -166,7 +166,7 @@ def verify(
 
 
 def _identity(found: dict[str, bytes]) -> tuple[Identity, bytes]:
-    """The identity of the fl_ headers, and its written form. Only the canonical form is taken."""
+    """Return the identity in the fl_ headers and its text form; only the canonical form is accepted."""
     name = found[wire.FL_VEHICLE] + b"/" + found[wire.FL_EPOCH] + b"/" + found[wire.FL_SEQ]
     try:
         return Identity.parse(name.decode("ascii")), name

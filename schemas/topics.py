@@ -1,4 +1,4 @@
-"""The topics, their partitions and their retention, in the one place that says so."""
+"""The table of Kafka topics, with their partitions and retention."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_RECORD_BYTES: Final = 1_000_000
-"""The largest value of a record; a larger payload goes to the blob store, its uri in the record."""
+"""The largest value of a record; a larger payload goes to the blob store and its URI into the record."""
 
 _DAY_S: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a topic must be like. `retention_s` bounds how long ingest may be away without losing offsets."""
+    """The required properties of a topic. `retention_s` is how long ingest may be down without losing offsets."""
 
     name: str
     partitions: int
@@ -23,7 +23,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The names only."""
+    """The names of the topics."""
 
     samples: str
     telemetry: str

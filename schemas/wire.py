@@ -1,7 +1,7 @@
-"""A record as it goes to a broker, and as it comes back with its place in the log.
+"""The wire format: a record as it is sent to a broker, and as it is read back with its offset.
 
-Kafka key = vehicle_id. Headers carry the CloudEvents attributes (Kafka protocol binding 1.0.2, binary mode)
-and what a reader needs to check the record without decoding it.
+The Kafka key is the vehicle_id. Headers carry the CloudEvents attributes (Kafka protocol binding 1.0.2, binary mode) and
+what a reader needs to verify the record without decoding it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CE_TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class WireRecord:
-    """One record to be sent: exactly these bytes."""
+    """One record to be sent, byte for byte."""
 
     topic: str
     key: bytes
@@ -51,7 +51,7 @@ class WireRecord:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of key, value and headers: what counts against a cap on bytes in flight."""
+        """Size of key, value and headers, which counts against the cap on bytes in flight."""
         total = len(self.key) + len(self.value)
         for name, value in self.headers:
             total += len(name) + len(value)
@@ -60,9 +60,9 @@ class WireRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """One record of a broker's log. Nothing in it is trusted: key and value may be missing.
+    """One record of a broker's log, untrusted; key and value may be missing.
 
-    Where the batch around it cannot be read, `unreadable` says why, and the first such offset has the batch as value.
+    If its batch cannot be read, `unreadable` holds the error, and the first such offset holds the batch as its value.
     """
 
     partition: int

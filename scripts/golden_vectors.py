@@ -1,11 +1,11 @@
-"""Golden vectors: bytes that must decode to the same record for ever, in any implementation.
+"""Golden vectors: encoded records that every implementation and version must decode to the same values.
 
-    python -m scripts.golden_vectors           check every vector in schemas/vectors; exit 0 when all hold
-    python -m scripts.golden_vectors --write   write those that are missing; an existing one is never changed
+    python -m scripts.golden_vectors           check every vector in schemas/vectors; exit status 0 if all are right
+    python -m scripts.golden_vectors --write   write missing vectors; an existing one is never changed
 
-A vector is two files: NAME.avro (one record in single-object encoding) and NAME.json (what the newest reader reads
-in it, bytes in hex, and the schema version). Vectors of versions that are no longer written are kept for ever.
-signed.json is one whole wire record, made with a key that is written in it and used nowhere else.
+A vector consists of NAME.avro (one record in single-object encoding) and NAME.json (the schema version and the record as
+the newest reader decodes it, bytes in hex). Vectors of versions that are no longer written are kept. signed.json is a
+complete wire record, signed with a test key that it contains and that is used nowhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from foundation.errors import FleetLoopError
 from schemas import codec, predictions, reasons, records
 from schemas.registry import HEADER_BYTES, newest, schemas
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record, verify
 from schemas.topics import TOPICS
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "schemas" / "vectors"
@@ -35,13 +35,13 @@ Record = records.Sample | records.Telemetry | records.Notice
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """The record as plain JSON: enums by their word, bytes in hex, tuples as lists."""
+    """Return the record as plain JSON values: enums by value, bytes in hex, tuples as lists."""
     plain = _plain(dataclasses.asdict(record))
     return dict(plain)
 
 
 def check(folder: Path) -> list[str]:
-    """Every vector in `folder` that does not hold, in words. None at all is a problem too."""
+    """Return a message for each vector in `folder` that fails, or if there are no vectors."""
     problems = []
     paths = sorted(folder.glob("*.avro"))
     if not paths or not (folder / _SIGNED).exists():
@@ -80,13 +80,13 @@ def _check_signed(vector: dict[str, Any]) -> list[str]:
     problems = []
     if str(identity) != vector["identity"]:
         problems.append(f"{_SIGNED}: identity {identity}")
-    if seal(vector["topic"], vector["kind"], identity, value, key).headers != headers:
-        problems.append(f"{_SIGNED}: sealing gives other headers")
+    if sign_record(vector["topic"], vector["kind"], identity, value, key).headers != headers:
+        problems.append(f"{_SIGNED}: signing gives other headers")
     return problems
 
 
 def write(folder: Path) -> list[str]:
-    """Write the vectors that are missing; the names of those."""
+    """Write the missing vectors and return their names."""
     done = []
     vectors = {name: encode(record) for name, record in examples().items()}
     for name, value in vectors.items():
@@ -244,7 +244,7 @@ def _signed() -> dict[str, Any]:
     sample = examples()["sample-3-full"]
     if not isinstance(sample, records.Sample):
         raise TypeError(type(sample))
-    record = seal(TOPICS.samples, "sample", sample.identity, codec.encode_sample(sample), key)
+    record = sign_record(TOPICS.samples, "sample", sample.identity, codec.encode_sample(sample), key)
     return {
         "kind": "sample",
         "identity": str(sample.identity),
@@ -293,7 +293,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print every problem; 0 when there is none, else 1."""
+    """Print every problem and return the exit status: 0 if there is none, otherwise 1."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.golden_vectors", description=__doc__.split("\n")[0]
     )

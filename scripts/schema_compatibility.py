@@ -1,12 +1,11 @@
-"""A change of a schema that would break a reader is refused before it is merged.
+"""Check that schema changes break no reader, before they are merged.
 
-    python -m scripts.schema_compatibility            compare schemas/avro with the frozen copies
+    python -m scripts.schema_compatibility            compare schemas/avro with the frozen copies; exit status 0 if all is well
     python -m scripts.schema_compatibility --freeze   also freeze versions that have no frozen copy yet
 
-Exit status 0 when all is well. Two rules. A version that is frozen never changes: vehicles that wrote it are on the
-road. In a git checkout the frozen copies themselves are held to what was first committed, so that no edit of both
-passes. And every version reads every other, both ways: new readers old records (backward), and old readers new records
-(forward). What may be read follows "Schema Resolution" of the Avro 1.12 specification.
+Two rules hold. A frozen version never changes, because vehicles that write it are on the road; in a git checkout the
+frozen copies are also compared with their first commit. And every version reads every other: new readers read old records
+(backward), and old readers read new records (forward), by "Schema Resolution" of the Avro 1.12 specification.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Names = dict[str, Any]
 
 
 def check(old: Any, new: Any) -> list[str]:
-    """What breaks between two versions, in words; empty when each reads the other.
+    """Return the incompatibilities between two versions as messages; empty if each reads the other.
 
     Args:
         old, new: schemas as parsed JSON.
@@ -45,21 +44,21 @@ def check(old: Any, new: Any) -> list[str]:
 
 
 def can_read(*, writer: Any, reader: Any) -> list[str]:
-    """Why `reader` could not read some record that `writer` wrote; empty when it always can."""
+    """Return why `reader` cannot read some record of `writer`; empty if it reads all."""
     return list(_compare(writer, reader, "", {}, {}))
 
 
 def check_folder(folder: Path) -> list[str]:
-    """Every problem of the schema files in `folder` against its sub-folder `frozen`."""
+    """Return the problems of the schema files in `folder`, compared with its sub-folder `frozen`."""
     live, frozen = _versions(folder), _versions(folder / "frozen")
     problems = []
     for key, schema in sorted(frozen.items()):
         name = f"{key[0]} version {key[1]}"
         if key not in live:
-            problems.append(f"{name} was removed; records of it are in brokers and lakes")
+            problems.append(f"{name} was removed, but brokers and lakes hold records of it")
         elif live[key] != schema:
             newest = max(version for other, version in live if other == key[0])
-            problems.append(f"{name} is frozen and was changed; add version {newest + 1} instead")
+            problems.append(f"{name} is frozen but was changed; add version {newest + 1} instead")
     problems += [
         f"{name} version {version} is not frozen (python -m scripts.schema_compatibility --freeze)"
         for name, version in sorted(set(live) - set(frozen))
@@ -76,9 +75,7 @@ def check_folder(folder: Path) -> list[str]:
 
 
 def check_history(folder: Path) -> list[str] | None:
-    """Every frozen file in `folder`/frozen that differs from its first version in git; None without a history
-    to compare with (no git, or no checkout).
-    """
+    """Return the files in `folder`/frozen that differ from their first commit; None outside a git checkout."""
     frozen = folder / "frozen"
     said = _git(
         frozen, "log", "--reverse", "--diff-filter=A", "--no-renames", "--relative", "--name-only",
@@ -98,16 +95,16 @@ def check_history(folder: Path) -> list[str] | None:
         before = _git(frozen, "show", f"{born}:./{name}")
         path = frozen / name
         if not path.is_file():
-            problems.append(f"frozen/{name} was removed; commit {born[:12]} froze it for ever")
+            problems.append(f"frozen/{name} was removed; commit {born[:12]} froze it")
         elif before is None or json.loads(before) != json.loads(path.read_text("utf-8")):
             problems.append(
-                f"frozen/{name} is not what commit {born[:12]} froze; put it back, add a new version"
+                f"frozen/{name} differs from commit {born[:12]}, which froze it; restore it and add a new version"
             )
     return problems
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What a git command says in `folder`; None when there is no git, no checkout or no such thing."""
+    """Return the output of a git command in `folder`; None if it fails, or if there is no git."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=60
@@ -118,7 +115,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def freeze(folder: Path) -> list[str]:
-    """Copy versions that have no frozen copy yet; their names. Never overwrites one."""
+    """Freeze the versions that have no frozen copy yet and return their names. Never overwrites a copy."""
     target = folder / "frozen"
     target.mkdir(exist_ok=True)
     done = []
@@ -195,7 +192,7 @@ def _compare_names(writer: Mapping[str, Any], reader: Mapping[str, Any], place: 
 
 
 def _resolved(schema: Any, names: Names) -> Any:
-    """The schema, with a name replaced by what it stands for, and new names remembered."""
+    """Return the schema with a named reference resolved, and remember the names that it defines."""
     if isinstance(schema, str):
         return names.get(schema.rpartition(".")[2], schema)
     if isinstance(schema, dict) and "name" in schema:
@@ -210,7 +207,7 @@ def _kind(schema: Any) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print every problem; 0 when there is none, else 1."""
+    """Print every problem and return the exit status: 0 if there is none, otherwise 1."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.schema_compatibility", description=__doc__.split("\n")[0]
     )

@@ -1,1 +1,1 @@
-"""The folder that `fleetloop init` makes: where each thing lies, its settings and its parameters."""
+"""The workspace, the folder that `fleetloop init` creates: its layout, its settings and its parameters."""

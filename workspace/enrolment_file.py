@@ -1,4 +1,4 @@
-"""The file of enrolled keys, registry/vehicles.json."""
+"""Load and save the enrolment, registry/vehicles.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from schemas.enrolment import Enrolment
 
 
 def load_enrolment(path: Path | str) -> Enrolment:
-    """The enrolment in a file; an empty one when there is no file yet. Raises CorruptError."""
+    """Load the enrolment; an empty one if there is no file yet. Raises CorruptError."""
     try:
         return Enrolment.from_json(Path(path).read_bytes(), path=path)
     except FileNotFoundError:
@@ -17,5 +17,5 @@ def load_enrolment(path: Path | str) -> Enrolment:
 
 
 def save_enrolment(enrolment: Enrolment, path: Path | str) -> None:
-    """Replace the file atomically."""
+    """Save the enrolment atomically."""
     write_atomic(path, enrolment.to_json().encode())

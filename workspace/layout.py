@@ -1,14 +1,14 @@
-"""Where everything of a workspace is: one folder, which is the user's own git and DVC repository.
+"""The layout of a workspace: one folder, which is the user's own git and DVC repository.
 
     fleetloop.toml dvc.yaml params.yaml launch lake.lock .gitignore
-    lake/       tables (arrivals, labels, reference); never in git, never in DVC
-    datasets/   current/ is an output of DVC
+    lake/       tables (arrivals, labels, reference); in neither git nor DVC
+    datasets/   current/, an output of DVC
     registry/   vehicles.json, tags.json, serving.json, base.json, models/, datasets/ (one manifest per version), rollouts/, tuf/
     models/     candidate/ and package/, outputs of DVC
-    reports/    what the stages found
-    .fleetloop/ locks, caches, unfinished work: may be removed when nothing runs
-Private keys are never inside; by default they are in the sibling folder "<workspace>.keys". This module reads
-`fleetloop.toml` and makes nothing.
+    reports/    the reports of the stages
+    .fleetloop/ locks, caches and unfinished work; may be removed when nothing runs
+Private keys are outside, by default in the sibling folder "<workspace>.keys". This module reads `fleetloop.toml` and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from foundation.settings import load_settings, setting
 
 CONFIG_NAME = "fleetloop.toml"
 KAFKA_SECRETS = ("FLEETLOOP_KAFKA_SASL_PASSWORD", "FLEETLOOP_KAFKA_TLS_KEY_PASSWORD")
-"""The environment variables that the secrets of the table [kafka] come from."""
+"""The environment variables of the secrets of the table [kafka]."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelDeskSettings:
-    """Who answers when a label is asked for."""
+    """The source of labels for requested samples."""
 
     file: str = ""
-    """A Parquet, JSON-lines or CSV file with payload_sha256 and class_name; relative to the workspace. Empty:
-    no desk."""
+    """A Parquet, JSON Lines or CSV file with payload_sha256 and class_name, relative to the workspace; empty for none."""
     labeller: str = setting("label-desk", min=1, max=200)
-    """Who is said to have answered."""
+    """The labeller that is recorded with each label."""
     cost: float = setting(1.0, min=0.0, max=1e6)
-    """Label units per answer; `fleetloop label --cost-per-label` names another."""
+    """Cost units per label; `fleetloop label --cost-per-label` overrides it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,68 +47,67 @@ class WorkspaceSettings:
 
     name: str = "fleet"
     lake: str = "lake"
-    """Folder of the lake, relative to the workspace or absolute."""
+    """Folder of the lake, absolute or relative to the workspace."""
     blobs: str = ""
-    """Address of the blob store for payloads that were too large for a record (file:, s3: ...). Empty:
-    none."""
+    """Address of the blob store for payloads that are too large for a record (file:, s3: ...); empty for none."""
     keys: str = ""
-    """Folder of the private keys. Empty: the sibling folder "<workspace>.keys"."""
+    """Folder of the private keys; empty for the sibling folder "<workspace>.keys"."""
     bootstrap: str = "127.0.0.1:9092"
-    """HOST:PORT of the Kafka-compatible broker: the simple form of `bootstrap` in [kafka], which wins."""
+    """HOST:PORT of the Kafka-compatible broker; `bootstrap` in [kafka] takes precedence."""
     kafka: Mapping[str, Any] = field(default_factory=dict)
-    """The table [kafka] as it stands in the file; `Workspace.kafka` makes a `KafkaSettings` of it."""
+    """The table [kafka] as it is in the file; `Workspace.kafka` turns it into `KafkaSettings`."""
     licence: str = ""
     """Licence and attribution of the data, shown on every dataset card."""
     provenance: str = ""
-    """A sentence on where the data comes from, and on what of it is simulated."""
+    """A sentence on the origin of the data, and on which parts are simulated."""
     lock_wait_s: float = setting(60.0, min=0.0, max=3600.0)
     notice_wait_s: float = setting(2.0, min=0.0, max=60.0)
-    """How long a release or a rollout waits for the broker to take its notice; 0 sends none."""
+    """Seconds that a release or a rollout waits for the broker to accept its notice; 0 sends none."""
     label_desk: LabelDeskSettings = LabelDeskSettings()
 
 
 @dataclass(frozen=True, slots=True)
 class _KafkaTable:
-    """Gives the secrets of [kafka] their names in the environment."""
+    """Gives the secrets of [kafka] their environment variables."""
 
     kafka: KafkaSettings = field(default_factory=KafkaSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """One workspace: its folder, its settings and the paths that follow from them."""
+    """A workspace: its folder, its settings and the paths derived from them."""
 
     root: Path
     settings: WorkspaceSettings = WorkspaceSettings()
 
     @classmethod
     def open(cls, root: Path | str) -> Workspace:
-        """Raises MisconfiguredError when `root` is no workspace, or its fleetloop.toml has a mistake."""
+        """Open the workspace at `root`. Raises MisconfiguredError if it is none, or if fleetloop.toml is invalid."""
         folder = Path(root).resolve()
         config = folder / CONFIG_NAME
         if not config.is_file():
             raise MisconfiguredError(
-                f"{folder} is no FleetLoop workspace: it has no {CONFIG_NAME}; run `fleetloop init {root}`"
+                f"{folder} is not a FleetLoop workspace: it has no {CONFIG_NAME}; run `fleetloop init {root}`"
             )
         workspace = cls(folder, load_settings(WorkspaceSettings, config, env={}))
-        # A mistake in [kafka] is told now; its secrets are asked for only by what talks to a broker.
+        # [kafka] is checked now; its secrets are needed only by commands that connect to a broker.
         workspace.kafka(env=dict.fromkeys(KAFKA_SECRETS, "not needed yet"))
         return workspace
 
     @property
     def bootstrap(self) -> str:
-        """HOST:PORT of the broker: that of [kafka], else the one at the top of fleetloop.toml."""
+        """HOST:PORT of the broker: from [kafka], otherwise from the top of fleetloop.toml."""
         return str(self.settings.kafka.get("bootstrap", self.settings.bootstrap))
 
     def kafka(
         self, bootstrap: str = "", *, client_id: str = "", env: Mapping[str, str] | None = None
     ) -> KafkaSettings:
-        """How to reach the broker: the table [kafka], with its secrets from the environment.
+        """Return the Kafka settings: the table [kafka] with its secrets from the environment.
 
         Args:
-            bootstrap: goes before that of [kafka], which goes before the one at the top of the file.
-            client_id: of the caller, unless [kafka] names one.
-            env: where the secrets come from; os.environ by default.
+            bootstrap: takes precedence over [kafka], which takes precedence over the top of the file.
+            client_id: the client id of the caller, unless [kafka] has one.
+            env: the environment that holds the secrets; os.environ by default.
 
         Raises:
             MisconfiguredError: names the file, the key, the value and what it must be.
@@ -131,32 +129,32 @@ class Workspace:
         return replace(held, **files)
 
     def path(self, text: str) -> Path:
-        """`text` as a path: as it is when absolute, else inside the workspace."""
+        """Return `text` as a path, relative to the workspace unless it is absolute."""
         return self.root / text
 
     @property
     def lake_path(self) -> Path:
-        """Folder of the lake's tables. Raises MisconfiguredError when `lake` names anything but a local folder."""
+        """Folder of the lake's tables. Raises MisconfiguredError if `lake` is not a local folder."""
         return self.root / local_folder(self.settings.lake)
 
     @property
     def arrivals_uri(self) -> str:
-        """One row per Kafka offset."""
+        """Table with one row per Kafka offset."""
         return str(self.lake_path / "arrivals")
 
     @property
     def labels_uri(self) -> str:
-        """One row per answer of the label desk."""
+        """Table with one row per label."""
         return str(self.lake_path / "labels")
 
     @property
     def reference_uri(self) -> str:
-        """Frames that did not come through the vehicles."""
+        """Table of labelled pictures that did not come from the vehicles."""
         return str(self.lake_path / "reference")
 
     @property
     def lake_lock_path(self) -> Path:
-        """Which versions of the tables the dataset is made from."""
+        """The table versions that the dataset is built from."""
         return self.root / "lake.lock"
 
     @property
@@ -166,7 +164,7 @@ class Workspace:
 
     @property
     def registry_path(self) -> Path:
-        """What is known about vehicles, models, releases and dataset versions."""
+        """The records of vehicles, models, releases and dataset versions."""
         return self.root / "registry"
 
     @property
@@ -176,27 +174,27 @@ class Workspace:
 
     @property
     def tags_path(self) -> Path:
-        """Words about vehicles that a rollout may ask for."""
+        """Tags of vehicles, by which a rollout selects them."""
         return self.registry_path / "tags.json"
 
     @property
     def rollouts_path(self) -> Path:
-        """The fleet's side of rollouts: state.json, reports.jsonl, history.jsonl."""
+        """The state of rollouts: state.json, reports.jsonl, history.jsonl."""
         return self.registry_path / "rollouts"
 
     @property
     def models_path(self) -> Path:
-        """Registered models, one folder each."""
+        """The registered models, one folder per model."""
         return self.registry_path / "models"
 
     @property
     def serving_path(self) -> Path:
-        """Name and digest of the model that the fleet is served."""
+        """Name and digest of the model that the fleet serves."""
         return self.registry_path / "serving.json"
 
     @property
     def base_path(self) -> Path:
-        """Name and digest of the model that training starts from: chosen on purpose, never by a rollout."""
+        """Name and digest of the model that training starts from; set by `fleetloop base`, never by a rollout."""
         return self.registry_path / "base.json"
 
     @property
@@ -216,7 +214,7 @@ class Workspace:
 
     @property
     def tuf_path(self) -> Path:
-        """The signed repository that vehicles read: metadata/ and targets/."""
+        """The signed TUF repository that vehicles read: metadata/ and targets/."""
         return self.registry_path / "tuf"
 
     @property
@@ -226,12 +224,12 @@ class Workspace:
 
     @property
     def dataset_path(self) -> Path:
-        """The dataset that the next training would read."""
+        """The dataset that the next training reads."""
         return self.datasets_path / "current"
 
     @property
     def reports_path(self) -> Path:
-        """What the stages found."""
+        """The reports of the stages."""
         return self.root / "reports"
 
     @property
@@ -241,7 +239,7 @@ class Workspace:
 
     @property
     def keys_path(self) -> Path:
-        """Private keys: outside the workspace unless fleetloop.toml says otherwise."""
+        """Folder of the private keys: outside the workspace unless fleetloop.toml says otherwise."""
         if self.settings.keys:
             return self.path(self.settings.keys)
         return self.root.with_name(self.root.name + ".keys")

@@ -1,6 +1,6 @@
-"""params.yaml, section by section: each stage reads its own only, so that DVC re-runs exactly what a change concerns.
+"""Read params.yaml by section: each stage reads its own only, so that DVC re-runs exactly the stages that changed.
 
-It refuses what is no mapping of sections, an unknown key and a value out of its bound, each by file and name.
+A file that is not a mapping of sections, an unknown key and a value out of bounds are refused, with file and key.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from foundation.settings import load_settings
 
 T = TypeVar("T")
 MAX_NESTING = 20
-"""Mappings and lists within each other in params.yaml."""
+"""Bound on the nesting of mappings and lists in params.yaml."""
 
 
 def read_params(path: Path) -> Mapping[str, Any]:
-    """All of params.yaml as plain values. Raises MisconfiguredError without a file, or when it is not YAML."""
+    """Read params.yaml into plain values. Raises MisconfiguredError if there is no file, or if it is not YAML."""
     import yaml
 
     try:
@@ -36,7 +36,7 @@ def read_params(path: Path) -> Mapping[str, Any]:
 
 
 def _refuse_deep_nesting(path: Path, text: str) -> None:
-    """Why? Building a value recurses, as deep as the interpreter's limit allows, and a library may have raised that."""
+    """Refuse deep nesting before values are built, because building recurses and a library may have raised the limit."""
     import yaml
 
     depth = 0
@@ -46,11 +46,11 @@ def _refuse_deep_nesting(path: Path, text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_NESTING:
-            raise MisconfiguredError(f"{path} nests deeper than {MAX_NESTING} at {event.start_mark}")
+            raise MisconfiguredError(f"{path} is nested deeper than {MAX_NESTING} at {event.start_mark}")
 
 
 def load_section(path: Path, name: str, cls: type[T]) -> T:
-    """The section `name` as `cls`; a missing section means the defaults.
+    """Load the section `name` as `cls`; a missing section gives the defaults.
 
     Raises:
         MisconfiguredError: names the file, the section, the key, the value and the bound.
@@ -65,7 +65,7 @@ def load_section(path: Path, name: str, cls: type[T]) -> T:
 
 
 def load_classes(path: Path, *, at_least: int = 1) -> tuple[str, ...]:
-    """The list `classes`: every class of the model contract, in the order of its outputs, none twice."""
+    """Load the list `classes`: all classes of the model contract in the order of its outputs, without duplicates."""
     value = read_params(path).get("classes")
     is_list = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
     if not is_list or len(cast("list[str]", value)) < at_least:

@@ -1,1 +1,1 @@
-"""The blob store: payloads that are too large for a record, verified by digest."""
+"""The blob store for payloads that are too large for a Kafka record."""

@@ -1,4 +1,4 @@
-"""Payloads too large for a record, under their own hash: what comes back is what went in, or an error."""
+"""A content-addressed store for payloads that are too large for a record; every read is verified by SHA-256."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_BLOB_BYTES: Final = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class BlobRef:
-    """Where a payload is, and what it must be. `sha256` is lower-case hex."""
+    """The address of a payload, with its expected SHA-256 (lower-case hex) and size."""
 
     uri: str
     sha256: str
@@ -27,10 +27,10 @@ class BlobRef:
 
 
 class BlobStore:
-    """Blobs under one root uri (file:, memory:, s3: ...). Refuses to read anything outside that root.
+    """Blobs under one root URI (file:, memory:, s3: ...). Nothing outside that root is ever read.
 
-    It is opened when it is first needed; each method raises MisconfiguredError when no filesystem is installed for the
-    uri. Why late? A workspace whose samples are all inline needs none.
+    It is opened on first use, because a workspace whose payloads are all inline needs none. Each method raises
+    MisconfiguredError if no file system is installed for the URI.
     """
 
     def __init__(self, root_uri: str, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> None:
@@ -42,7 +42,7 @@ class BlobStore:
         try:
             found: tuple[Any, str] = fsspec.core.url_to_fs(self._root_uri)
         except (ValueError, ImportError) as error:
-            raise MisconfiguredError(f"there is no blob store for {self._root_uri!r}: {error}") from error
+            raise MisconfiguredError(f"cannot open the blob store {self._root_uri!r}: {error}") from error
         return found
 
     @property
@@ -54,11 +54,11 @@ class BlobStore:
         return self._opened[1]
 
     def put_verified(self, payload: bytes) -> BlobRef:
-        """Store the payload, read it back, and only then give it its name. The same payload twice is one blob.
+        """Store a payload under a temporary name, read it back, then rename it. Equal payloads share one blob.
 
         Raises:
-            RejectedError: it is larger than the limit (reason oversize).
-            RetryLaterError: the store failed, or gave other bytes back.
+            RejectedError: the payload is larger than the limit (reason oversize).
+            RetryLaterError: the store failed, or returned other bytes.
         """
         if len(payload) > self._max_blob_bytes:
             raise RejectedError(
@@ -76,18 +76,18 @@ class BlobStore:
             self._files.pipe_file(partial, payload)
             if self._files.cat_file(partial) != payload:
                 self._files.rm_file(partial)
-                raise RetryLaterError(f"the store gave other bytes back for {partial}")
+                raise RetryLaterError(f"the blob store returned other bytes for {partial}")
             self._files.mv(partial, path)
         except OSError as error:
             raise RetryLaterError(f"cannot store {path}: {error}") from error
         return ref
 
     def get_verified(self, ref: BlobRef) -> bytes:
-        """The payload.
+        """Return the payload of `ref`, verified.
 
         Raises:
             RejectedError: reason payload_hash_mismatch (other size or bytes), payload_missing, or foreign_uri
-                (outside this store, or not the place of its hash).
+                (outside this store, or not the address of its hash).
             RetryLaterError: the store failed.
         """
         self.check_address(ref.uri, ref.sha256)
@@ -97,27 +97,29 @@ class BlobStore:
             bound_bytes = min(ref.size_bytes, self._max_blob_bytes)
             if size_bytes != ref.size_bytes or size_bytes > bound_bytes:
                 raise RejectedError(
-                    f"{ref.uri} has {size_bytes} bytes, not {ref.size_bytes} (cap {self._max_blob_bytes})",
+                    f"{ref.uri} has {size_bytes} bytes; it must have {ref.size_bytes} (limit {self._max_blob_bytes})",
                     reason="payload_hash_mismatch",
                 )
             payload = bytes(self._files.cat_file(path))
         except FileNotFoundError as error:
-            raise RejectedError(f"there is no {ref.uri}", reason="payload_missing") from error
+            raise RejectedError(f"there is no blob at {ref.uri}", reason="payload_missing") from error
         except OSError as error:
             raise RetryLaterError(f"cannot read {ref.uri}: {error}") from error
         found = hashlib.sha256(payload).hexdigest()
         if found != ref.sha256:
-            raise RejectedError(f"{ref.uri} has the sha256 {found}", reason="payload_hash_mismatch")
+            raise RejectedError(
+                f"{ref.uri} has the sha256 {found}; it must be {ref.sha256}", reason="payload_hash_mismatch"
+            )
         return payload
 
     def check_address(self, uri: str, sha256: str) -> None:
-        """Return when `uri` is where this store keeps the payload of that sha256; nothing is read.
+        """Check that `uri` is the address at which this store keeps the payload of `sha256`, without reading it.
 
-        Raises RejectedError (reason foreign_uri): another scheme, another store, a path that leaves it.
+        Raises RejectedError (reason foreign_uri) for another scheme, another store or a path outside of it.
         """
         if not _SHA256.match(sha256) or uri != self._files.unstrip_protocol(self._path(sha256)):
             raise RejectedError(
-                f"{uri[:200]!r} is not where {self._root} keeps the payload {sha256[:64]!r}",
+                f"{uri[:200]!r} is not the address at which {self._root} keeps the payload {sha256[:64]!r}",
                 reason="foreign_uri",
             )
 

@@ -1,1 +1,1 @@
-"""Kafka: ports, client options, sink, bounded source, tail, administration and access rights, with fakes."""
+"""Kafka: ports, client options, sink, bounded source, tail, administration and access control lists, with fakes."""

@@ -1,7 +1,7 @@
-"""Who may do what on the broker: the rights of vehicles and of ingest, as Kafka's access control lists.
+"""Access control lists (ACLs) on the broker for vehicles and for ingest.
 
-A principal is made from a client certificate: CN=car-1, OU=vehicles becomes `vehicle-car-1`, so that no vehicle can be
-named like a service. docs/security.md has the same as commands of Kafka's own tools.
+A principal is derived from the client certificate: CN=car-1, OU=vehicles becomes `vehicle-car-1`, so that no vehicle can
+take the name of a service. docs/security.md lists the same ACLs as commands of Kafka's own tools.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SERVICE_RIGHTS: Final[tuple[Right, ...]] = (
 
 
 def vehicle_principal(vehicle_id: str) -> str:
-    """The name by which the broker knows the certificate of a vehicle."""
+    """Return the principal that the broker derives from a vehicle's certificate."""
     return f"vehicle-{vehicle_id}"
 
 
-def broker_settings() -> dict[str, str]:
-    """What every broker is told: nobody has a right that was not given; broker and operator have all."""
+def authorizer_settings() -> dict[str, str]:
+    """Return the broker settings that deny by default; only broker and operator are superusers."""
     return {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
@@ -61,22 +61,22 @@ def broker_settings() -> dict[str, str]:
     }
 
 
-def allow(operator: KafkaSettings, principal: str, rights: Sequence[Right]) -> None:
-    """Give rights; those that are there already stay. Raises MisconfiguredError when the broker refuses."""
+def grant(operator: KafkaSettings, principal: str, rights: Sequence[Right]) -> None:
+    """Grant rights to a principal beside those it has. Raises MisconfiguredError if the broker refuses."""
     with administration(operator) as admin:
         answer = admin.ask(
-            "giving rights", lambda client: client.create_acls(list(_rules(principal, rights)))
+            "creating ACLs", lambda client: client.create_acls(list(_rules(principal, rights)))
         )
     if answer["failed"]:
-        raise MisconfiguredError(f"the broker did not take the rights of {principal}: {answer['failed']}")
+        raise MisconfiguredError(f"the broker refused the ACLs of {principal}: {answer['failed']}")
 
 
-def take_away(operator: KafkaSettings, principal: str) -> None:
-    """Take every right of a principal: from the next request on it may do nothing."""
+def revoke(operator: KafkaSettings, principal: str) -> None:
+    """Revoke every right of a principal, effective with its next request."""
     everywhere = ResourcePatternFilter(ResourceType.ANY, None, _any_pattern())
     what = ACLFilter(f"User:{principal}", "*", ACLOperation.ANY, ACLPermissionType.ANY, everywhere)
     with administration(operator) as admin:
-        admin.ask("taking rights", lambda client: client.delete_acls([what]))
+        admin.ask("deleting ACLs", lambda client: client.delete_acls([what]))
 
 
 def _any_pattern() -> Any:

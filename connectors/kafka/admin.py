@@ -1,4 +1,4 @@
-"""Topics are made as the one table says, and described with the ids that tell a new topic from an old one."""
+"""Topic administration: create topics as `TOPIC_TABLE` says, and describe them with their topic ids."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.kafka.bounded_call import call_within
-from connectors.kafka.clients import made
-from connectors.kafka.errors import translated, translating, trouble_log
+from connectors.kafka.clients import create_client
+from connectors.kafka.errors import client_log, translated, translating
 from connectors.kafka.ports import TopicInfo
 from connectors.kafka.settings import KafkaSettings, connection_options
 from connectors.kafka.topic_settings import Difference, differences, settings_for
@@ -31,24 +31,24 @@ _LOOK_AGAIN_S: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """One topic after `ensure_topics`: whether this call made it."""
+    """A topic after `ensure_topics`; `is_new` if that call created it."""
 
     info: TopicInfo
     is_new: bool
 
 
 class KafkaAdmin:
-    """One connection for administration. Every call ends within the settings' progress deadline."""
+    """A connection for administration. Every call ends within `KafkaSettings.progress_deadline_s`."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._deadline_s = settings.progress_deadline_s
         started_s = time.monotonic()
-        trouble = trouble_log()
+        log = client_log()
         options = connection_options(settings) | {"bootstrap_timeout_ms": int(self._deadline_s * 1000)}
 
         def connect() -> Any:
             with translating(f"connecting to {settings.bootstrap}"):
-                return made(KafkaAdminClient, options)
+                return create_client(KafkaAdminClient, options)
 
         try:
             self._client: Any = call_within(
@@ -58,11 +58,11 @@ class KafkaAdmin:
                 give_back=lambda client: client.close(),
             )
         except DeadlineError as error:
-            cause = trouble.since(started_s)
+            cause = log.since(started_s)
             raise RetryLaterError(f"no broker at {settings.bootstrap}: {cause or error}") from error
 
     def describe(self, topic: str) -> TopicInfo:
-        """What the topic is now. Raises RejectedError (reason no_such_topic), RetryLaterError without a broker."""
+        """Return the topic's present state. Raises RejectedError (no_such_topic), RetryLaterError without a broker."""
         cluster_id = str(
             self._call("describing the cluster", lambda: self._client.describe_cluster())["cluster_id"]
         )
@@ -74,17 +74,17 @@ class KafkaAdmin:
             if found["error_code"] != _NO_ERROR:
                 raise translated(client_errors.for_code(found["error_code"])(), f"describing {topic}")
             if not found["topic_id"]:
-                raise RejectedError(f"the broker tells no id of {topic!r}", reason="no_topic_id")
+                raise RejectedError(f"the broker gives no topic id for {topic!r}", reason="no_topic_id")
             numbers = tuple(sorted(int(part["partition_index"]) for part in found["partitions"]))
             return TopicInfo(cluster_id, topic, str(found["topic_id"]), numbers)
         raise RejectedError(f"there is no topic {topic!r}", reason="no_such_topic")
 
     def list_topics(self) -> list[str]:
-        """The names of all topics, sorted."""
+        """Return the names of all topics, sorted."""
         return sorted(self._call("listing the topics", lambda: self._client.list_topics()))
 
     def create(self, topic: Topic, replicas: int = -1) -> bool:
-        """Make one topic; False when it exists. `replicas` -1 takes the broker's default."""
+        """Create a topic; False if it exists already. `replicas` -1 takes the broker's default."""
         wanted = {
             topic.name: {
                 "num_partitions": topic.partitions,
@@ -93,21 +93,21 @@ class KafkaAdmin:
             }
         }
         answer = self._call(
-            f"making {topic.name}", lambda: self._client.create_topics(wanted, raise_errors=False)
+            f"creating {topic.name}", lambda: self._client.create_topics(wanted, raise_errors=False)
         )
         (made,) = answer["topics"]
         if made["error_code"] == _EXISTS:
             return False
         if made["error_code"] != _NO_ERROR:
             error = client_errors.for_code(made["error_code"])(made["error_message"])
-            raise translated(error, f"making {topic.name}")
+            raise translated(error, f"creating {topic.name}")
         self._call(f"waiting for {topic.name}", lambda: self._client.wait_for_topics([topic.name]))
         return True
 
     def differences(self, topic: str) -> list[Difference]:
-        """The settings of the topic that are not as the product needs them (`topic_settings`).
+        """Return the settings of the topic that differ from what the product needs (`topic_settings`).
 
-        Raises MisconfiguredError when this client may not see them.
+        Raises MisconfiguredError if this client may not read them.
         """
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic)]
         answer = self._call(
@@ -122,18 +122,18 @@ class KafkaAdmin:
         self._call(f"deleting {topic}", lambda: self._client.delete_topics([topic]))
 
     def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
-        """Take the records below `before_offset` away, as retention does."""
+        """Delete the records below `before_offset`, as retention does."""
         from kafka import TopicPartition
 
         place = {TopicPartition(topic, partition): before_offset}
         self._call(f"deleting records of {topic}/{partition}", lambda: self._client.delete_records(place))
 
     def ask(self, doing: str, call: Callable[[Any], Any]) -> Any:
-        """Anything else that the client's administration can do, in time and with errors of ours."""
+        """Run any other call of kafka-python's admin client, within the deadline and with translated errors."""
         return self._call(doing, lambda: call(self._client))
 
     def close(self) -> None:
-        """Give the connection back; never hangs."""
+        """Close the connection; never hangs."""
         with contextlib.suppress(RetryLaterError):
             call_within(5.0, self._client.close, "closing the connection")
 
@@ -147,7 +147,7 @@ class KafkaAdmin:
 
 @contextlib.contextmanager
 def administration(settings: KafkaSettings) -> Iterator[KafkaAdmin]:
-    """A connection that is given back at the end."""
+    """Yield an administration connection, closed at the end."""
     admin = KafkaAdmin(settings)
     try:
         yield admin
@@ -162,7 +162,7 @@ def ensure_topics(
     replicas: int = -1,
     clock: Clock | None = None,
 ) -> list[TopicState]:
-    """Make the topics that are missing and describe all of them, waiting for a broker that just started to know them.
+    """Create the topics that are missing and describe all, waiting until a broker that just started knows them.
 
     Raises:
         RetryLaterError: no broker.
@@ -184,7 +184,7 @@ def ensure_topics(
 
 
 def _described(admin: KafkaAdmin, topic: str, clock: Clock) -> TopicInfo:
-    """A topic that was just made, or was there. Why wait? A broker accepts a topic before all of it knows the name."""
+    """Describe a topic, waiting while its metadata spreads: a broker accepts a topic before all nodes know its name."""
     deadline_ns = clock.monotonic_ns() + _KNOWN_WITHIN_NS
     while True:
         try:

@@ -1,14 +1,13 @@
-"""A batch of records that cannot be read costs its own offsets and a bounded number of bytes, never the partition.
+"""Read record batches as bounded streams, so that a malformed batch costs its own offsets and never the partition.
 
-Why: the client unpacks a compressed batch whole and without a bound, and raises for the whole partition when it cannot
-read one record. A megabyte of compressed zeros takes a gigabyte; a header whose name is no UTF-8 or a batch that ends
-inside a record would stop a reader at that offset for ever: one sender could stop the ingest of a fleet. Here a batch
-is unpacked as a stream, and bounds count per record: what one sender packs into one batch is his choice, and the
-broker's. A record that is too large or cannot be read becomes one unreadable record for its offset; the first of a
-batch holds the bytes of the batch as they are in the log, so that a replay can read them (`records_of`). A wrong
-checksum of a batch is still an error: another fetch may be whole.
+kafka-python decompresses a batch whole and without a bound, and raises for the whole partition if it cannot read one
+record. A megabyte of compressed zeros takes a gigabyte; a header whose name is not UTF-8, or a batch that ends inside a
+record, would stop a reader at that offset for ever: one sender could stop the ingest of a fleet. Here a batch is
+decompressed as a stream, with bounds per record. A record that is too large or cannot be read becomes one unreadable
+record for its offset; the first one of a batch holds the bytes of the batch as they are in the log, so that a replay
+can read them (`records_of`). A wrong checksum of a batch is still an error, because another fetch may return it whole.
 
-Batches in the formats before Kafka 0.11 are left to the client: Kafka 4 takes none.
+Batches in the formats before Kafka 0.11 are left to the client; Kafka 4 does not accept them.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from connectors.kafka.unpack import pieces
 from foundation.errors import RejectedError
 
 MAX_RECORD_BYTES: Final = 2 << 20
-"""Of one record of a packed batch with its key and headers. A value may have 1,000,000 bytes
-(`schemas.topics.MAX_RECORD_BYTES`), so nothing that could land is refused."""
+"""Bound of one record of a compressed batch, key and headers included. A value may have 1,000,000 bytes
+(`schemas.topics.MAX_RECORD_BYTES`), so no record that could land is refused."""
 MAX_BATCH_BYTES: Final = 256 << 20
-"""Unpacked, of one batch. Never in memory at once: it bounds the time that a batch may cost. A sender's largest request
-(1 MB by default, 10 MB where somebody raised it) would have to shrink to a twenty-fifth to pass it."""
+"""Bound of one decompressed batch. It is never in memory at once: the bound limits the time that a batch may cost. A
+request of 10 MB (the default is 1 MB) reaches it only if its content compresses to a twenty-fifth."""
 MAX_HEADERS: Final = 4_096
-"""Of one record. Each costs about 200 bytes of memory, whatever it says."""
+"""Bound of one record. Each header costs about 200 bytes of memory beside its content."""
 _LEAST_HEADER_BYTES: Final = 2
 _VARINT_BYTES: Final = 10
 _FORMAT: Final = 2
@@ -44,29 +43,29 @@ _LEAST_TIME: Final = -(2**63)
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRecord:
-    """Stands for one offset of a batch that cannot be read; the client hands it on like a record."""
+    """A placeholder for one offset of a batch that cannot be read; the client passes it on like a record."""
 
     offset: int
     timestamp: int
     timestamp_type: int
     value: bytes | None
     checksum: str
-    """What is wrong, where a record of the old formats has its checksum: the field that reaches the caller."""
+    """The error message, in the field that holds the checksum of old formats, because it reaches the caller."""
     key: None = None
     headers: tuple[()] = ()
 
     @property
     def size_in_bytes(self) -> int:
-        """Bytes of the value."""
+        """Return the size of the value in bytes."""
         return len(self.value or b"")
 
     def validate_crc(self) -> bool:
-        """The batch's checksum held."""
+        """Return True: the checksum of the batch was right."""
         return True
 
 
 class _Shown(threading.local):
-    """Whether the caller's thread sees control batches (`markers_shown`)."""
+    """Whether the calling thread sees control batches (`markers_shown`)."""
 
     markers = False
 
@@ -76,9 +75,9 @@ _shown = _Shown()
 
 @contextlib.contextmanager
 def markers_shown() -> Iterator[None]:
-    """Within, a consumer of this thread that reads uncommitted records gets transaction markers as records too.
+    """Give a read_uncommitted consumer of this thread transaction markers as records too, inside the context.
 
-    So whatever it does not get is not in the log any more.
+    An offset that it does not get is then no longer in the log.
     """
     _shown.markers = True
     try:
@@ -87,18 +86,18 @@ def markers_shown() -> Iterator[None]:
         _shown.markers = False
 
 
-class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
-    """The client's batch (format 2), read as a stream with bounds, and as far as it can be read."""
+class BoundedBatch(DefaultRecordBatch):  # type: ignore[misc]
+    """The client's batch (format 2), read as a bounded stream as far as it can be read."""
 
     _buffer: bytearray
     _pos: int
     _decompressed: bool
     _packed: bytearray | None
-    """The batch as it is in the log, until an unreadable record took it."""
+    """The batch as it is in the log, until the first unreadable record has taken it over."""
 
     @property
     def is_control_batch(self) -> bool:
-        """Whether the batch is a transaction marker, which the client keeps to itself."""
+        """Return whether the batch is a transaction marker, which the client does not pass on."""
         return not _shown.markers and bool(self.attributes & self.CONTROL_MASK)
 
     def __iter__(self) -> Iterator[Any]:
@@ -108,13 +107,13 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
                 yield record
                 expected = record.offset + 1
         except MemoryError:
-            raise  # this machine's trouble, not the batch's
-        except Exception as error:  # noqa: BLE001 - whatever the bytes of a stranger made a codec or the client raise
+            raise  # a condition of this machine, not of the batch
+        except Exception as error:  # noqa: BLE001 - foreign bytes can make a codec or the client raise anything
             for offset in range(expected, self.last_offset + 1):
                 yield self._unreadable(offset, f"{type(error).__name__}: {error}")
 
     def _whole(self) -> Iterator[Any]:
-        """The records, until one cannot be read; bytes behind the last hold no offset and are left."""
+        """Yield the records until one cannot be read; bytes after the last record hold no offset and are ignored."""
         self._begin()
         least, last = self.base_offset, self.last_offset
         for _ in range(self.records_count):
@@ -123,10 +122,12 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
                 raise CorruptRecordError(f"offset {record.offset} outside [{least}, {last}]")
             if not _LEAST_TIME <= record.timestamp <= -_LEAST_TIME - 1:
                 raise CorruptRecordError(
-                    f"time {record.timestamp} of offset {record.offset} is no 64-bit number"
+                    f"timestamp {record.timestamp} of offset {record.offset} is not a signed 64-bit number"
                 )
             if self._pos > len(self._buffer):
-                raise CorruptRecordError(f"the record at offset {record.offset} ends beyond the batch")
+                raise CorruptRecordError(
+                    f"the record at offset {record.offset} ends after the end of its batch"
+                )
             yield record
             least = record.offset + 1
 
@@ -136,7 +137,7 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
         return UnreadableRecord(offset, self.max_timestamp, self.timestamp_type, value, told)
 
     def _begin(self) -> None:
-        """Put what is to be read into `_buffer` from `_pos` on, or the stream that fills it."""
+        """Put the bytes to read into `_buffer` at `_pos`, or set up the stream that fills it."""
         self._pieces: Iterator[bytes] | None = None
         self._unpacked_bytes = 0
         if not self._decompressed and self.compression_type != self.CODEC_NONE:
@@ -145,7 +146,7 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
         self._decompressed = True
 
     def _fill(self, least_bytes: int) -> None:
-        """Unpack until `least_bytes` of what follows are in the buffer, or all there is."""
+        """Decompress until `least_bytes` are in the buffer, or until the end."""
         del self._buffer[: self._pos]
         self._pos = 0
         while self._pieces is not None and len(self._buffer) < least_bytes:
@@ -155,16 +156,18 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
                 return
             self._unpacked_bytes += len(piece)
             if self._unpacked_bytes > MAX_BATCH_BYTES:
-                raise CorruptRecordError(f"more than {MAX_BATCH_BYTES} bytes unpacked, the bound of a batch")
+                raise CorruptRecordError(
+                    f"the batch decompresses to more than {MAX_BATCH_BYTES} bytes, the bound"
+                )
             self._buffer += piece
 
     def _one(self) -> Any:
-        """The next record, or what stands for it when it is beyond a bound."""
+        """Return the next record, or an unreadable record if it exceeds a bound."""
         most_bytes = MAX_RECORD_BYTES + _VARINT_BYTES
         if self._pieces is not None and len(self._buffer) - self._pos < most_bytes:
             self._fill(most_bytes)
         buffer, pos = self._buffer, self._pos
-        # A length of three bytes or more is 8,192 at least: a shorter record is below every bound.
+        # A varint length of three bytes or more is at least 8,192: a shorter record is below every bound.
         if len(buffer) - pos > _LEAST_HEADER_BYTES * MAX_HEADERS and buffer[pos] & buffer[pos + 1] & 0x80:
             length, begin = decode_varint(self._buffer, self._pos)
             if self._is_stream and length > MAX_RECORD_BYTES:
@@ -185,7 +188,7 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
         return self._unpacked_bytes > 0
 
     def _headers_at(self, begin: int) -> int:
-        """How many headers the record whose fields begin at `begin` says that it has."""
+        """Return how many headers the record whose fields begin at `begin` claims to have."""
         _, at = self._place_at(begin)
         for _ in ("key", "value"):
             size_bytes, at = decode_varint(self._buffer, at)
@@ -193,7 +196,7 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
         return int(decode_varint(self._buffer, at)[0])
 
     def _place_at(self, begin: int) -> tuple[int, int]:
-        """Offset of the record whose fields begin at `begin`, and where its key begins."""
+        """Return the offset of the record whose fields begin at `begin`, and the position of its key."""
         at = begin + 1  # attributes
         _, at = decode_varint(self._buffer, at)  # time
         delta, at = decode_varint(self._buffer, at)
@@ -211,27 +214,27 @@ class CautiousBatch(DefaultRecordBatch):  # type: ignore[misc]
 
 
 def records_of(packed: bytes) -> Iterator[Any]:
-    """The records of one batch as it is in the log: as the client gives them, or `UnreadableRecord`.
+    """Return the records of one batch in its log format: as the client gives them, or `UnreadableRecord`.
 
-    Raises RejectedError (reason unreadable_batch) when the bytes are no batch of format 2.
+    Raises RejectedError (reason unreadable_batch) if the bytes are not a batch of format 2.
     """
     try:
-        batch = CautiousBatch(packed)
+        batch = BoundedBatch(packed)
     except struct.error as error:
         raise RejectedError(
-            f"{len(packed)} bytes are no batch: {error}", reason="unreadable_batch"
+            f"{len(packed)} bytes are not a record batch: {error}", reason="unreadable_batch"
         ) from error
     if batch.magic != _FORMAT:
         raise RejectedError(
-            f"a batch of format {batch.magic}; only format {_FORMAT} is read", reason="unreadable_batch"
+            f"the batch has format {batch.magic}; only format {_FORMAT} is read", reason="unreadable_batch"
         )
     return iter(batch)
 
 
 def install() -> None:
-    """From now on every consumer of this process reads batches cautiously; again costs nothing.
+    """Make every consumer of this process read batches through `BoundedBatch`. Calling it again does nothing.
 
-    Raises AttributeError when the client no longer has what is replaced: the tests of this module say so.
+    Raises AttributeError if the client no longer has the replaced name; the tests of this module check it.
     """
-    if kafka.record.memory_records.DefaultRecordBatch is not CautiousBatch:
-        kafka.record.memory_records.DefaultRecordBatch = CautiousBatch
+    if kafka.record.memory_records.DefaultRecordBatch is not BoundedBatch:
+        kafka.record.memory_records.DefaultRecordBatch = BoundedBatch

@@ -1,7 +1,7 @@
-"""A call into a client library ends in time, even when the library hangs.
+"""Calls into a client library that end within a deadline, even if the library hangs.
 
-Why a thread: kafka-python's TLS handshake has no timeout, and a silent peer blocks a constructor for good.
-The thread of a call that hangs is left behind as a daemon; the caller gets its error and goes on.
+kafka-python's TLS handshake has no timeout, and a silent peer blocks a constructor for ever; so the call runs in a
+thread. The thread of a call that hangs is left behind as a daemon thread; the caller gets an error and goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Outcome(Generic[T]):
-    """What the thread leaves behind: a value, an error, or neither yet."""
+    """The outcome of the thread: a value, an error, or neither yet."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -28,13 +28,13 @@ class _Outcome(Generic[T]):
 def call_within(
     seconds: float, call: Callable[[], T], doing: str, *, give_back: Callable[[T], object] | None = None
 ) -> T:
-    """The result of `call`, or its error.
+    """Return the result of `call`, or raise its error.
 
     Args:
         seconds: how long to wait for it.
         call: runs in a thread of its own.
-        doing: words for the message.
-        give_back: gets a result that came too late (a connection to close).
+        doing: what the call does, for messages.
+        give_back: called with a result that came too late (a connection to close).
 
     Raises:
         DeadlineError: it did not end within `seconds`.

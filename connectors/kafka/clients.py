@@ -1,7 +1,7 @@
-"""A client whose constructor fails leaves nothing behind.
+"""Create clients of kafka-python without leaking a network thread when the constructor fails.
 
-Why: kafka-python's consumer and administration client start a network thread before they look for a broker,
-and do not stop it when there is none; a caller that tries again every second would gather a thread a second.
+kafka-python's consumer and admin client start a network thread before they look for a broker, and do not stop it if
+there is none; a caller that retries every second would leak one thread per second.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ T = TypeVar("T")
 kafka_batches.install()
 
 
-def made(make: Callable[..., T], options: dict[str, Any]) -> T:
-    """`make(**options)`; when it raises, its network thread and sockets are given back first."""
+def create_client(make: Callable[..., T], options: dict[str, Any]) -> T:
+    """Return `make(**options)`; if it raises, stop its network thread and close its sockets first."""
     networks: list[Any] = []
 
     def network(**configs: Any) -> Any:

@@ -1,12 +1,12 @@
-"""The names by which a client knows what kind of broker answers."""
+"""Cluster ids by which a client recognises what kind of broker answers."""
 
 from __future__ import annotations
 
 from typing import Final
 
 EMBEDDED_CLUSTER: Final = "embedded-"
-"""What the cluster id of an embedded broker begins with.
+"""Prefix of the cluster id of an embedded broker.
 
-A source needs to know: this broker's ListOffsets names the end of a partition as the first offset of the last
-batch plus one, so its true end is asked for in another way.
+A source needs it because this broker's ListOffsets returns the first offset of the last batch plus one as the end of
+a partition; its true end is determined in another way.
 """

@@ -1,7 +1,7 @@
-"""One map from kafka-python's errors to ours, most specific first, and the causes that only its log tells.
+"""Translate kafka-python's errors into `foundation.errors`, with the causes that only its log contains.
 
-Why the log: a refused certificate, a plaintext port, a wrong password and a dead broker all end as the same
-"unable to bootstrap" time-out; what happened is said only by the logger `kafka`.
+A refused certificate, a plaintext port, a wrong password and a dead broker all end in the same "unable to bootstrap"
+time-out; only the logger `kafka` says what happened.
 """
 
 from __future__ import annotations
@@ -60,11 +60,10 @@ _SETTINGS: Final = (
 
 
 def translated(error: BaseException, doing: str) -> FleetLoopError:
-    """The error of ours for a client's error; `doing` says what was tried, e.g. "sending to fleetloop.samples".
+    """Return the FleetLoopError for a client's error; `doing` names the action, e.g. "sending to fleetloop.samples".
 
-    Refused access is MisconfiguredError, never success and never a rejection of the record: the right may be
-    given back, and the record must still be there. What is not known is RetryLaterError: nothing is thrown
-    away for it.
+    Refused access is MisconfiguredError, never success and never a rejection of the record: the right may be granted
+    again, and the record must still be there. An unknown error is RetryLaterError, so that no record is dropped for it.
     """
     if isinstance(error, FleetLoopError):
         return error
@@ -79,7 +78,7 @@ def translated(error: BaseException, doing: str) -> FleetLoopError:
     if isinstance(error, client_errors.UnknownTopicOrPartitionError):
         return RejectedError(text, reason="no_such_topic")
     if isinstance(error, client_errors.LogTruncationError | client_errors.CorruptRecordError):
-        return UntrustedError(f"{text} (the log is not what it was)")
+        return UntrustedError(f"{text} (the log was truncated or is corrupt)")
     if isinstance(error, client_errors.KafkaTimeoutError):
         return DeadlineError(text)
     return RetryLaterError(text)
@@ -87,7 +86,7 @@ def translated(error: BaseException, doing: str) -> FleetLoopError:
 
 @contextlib.contextmanager
 def translating(doing: str) -> Iterator[None]:
-    """Turn every error of the client inside into one of ours."""
+    """Translate every error of the client that is raised inside the context."""
     try:
         yield
     except (client_errors.KafkaError, OSError) as error:
@@ -95,15 +94,15 @@ def translating(doing: str) -> Iterator[None]:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether the client's words say that it is not let in: its certificate, the broker's, a password or a right."""
+    """Return whether a client's message means refused access: a certificate, a password or an ACL."""
     return any(words in text for words in _REFUSAL)
 
 
-class TroubleLog(logging.Handler):
-    """The last warnings of logger `kafka` in this process, so that a caller can say why nothing moves.
+class ClientLog(logging.Handler):
+    """Keeps the last warnings of the logger `kafka` in this process, so that a caller can report why nothing moves.
 
-    The client's loggers do not name the connection's owner: with two clusters in one process a cause may
-    belong to the other one. It also keeps the client's retries off the standard error stream.
+    The client's log does not name the owner of a connection: with two clusters in one process, a cause may belong to the
+    other one. The handler also keeps the client's retries off the standard error stream.
     """
 
     def __init__(self, kept: int = 50) -> None:
@@ -111,19 +110,19 @@ class TroubleLog(logging.Handler):
         self._told: deque[tuple[float, str]] = deque(maxlen=kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one message."""
+        """Store one message."""
         try:
             self._told.append((time.monotonic(), record.getMessage()))
         except (TypeError, ValueError):  # a malformed message of the client must not stop its network thread
             self.handleError(record)
 
     def since(self, monotonic_s: float) -> str:
-        """The most telling message at or after `monotonic_s`, or an empty string.
+        """Return the most specific message at or after `monotonic_s`, or an empty string.
 
-        Why monotonic? A wall clock that jumps back would hide a message for as long as it went back.
+        Monotonic time is used because a wall clock that jumps back would hide messages for that long.
 
-        The cause ("Handshake failed: ...", "ECONNREFUSED") stands in the message about a connection, which
-        what follows only repeats as "not ready".
+        The cause ("Handshake failed: ...", "ECONNREFUSED") is in the message about a connection; later messages only say
+        "not ready".
         """
         told = [text for created, text in list(self._told) if created >= monotonic_s]
         causes = [text for text in told if _is_cause(text)]
@@ -136,14 +135,14 @@ def _is_cause(text: str) -> bool:
 
 
 _installing = threading.Lock()
-_installed: TroubleLog | None = None
+_installed: ClientLog | None = None
 
 
-def trouble_log() -> TroubleLog:
-    """The one handler of this process on logger `kafka`, attached at the first call."""
+def client_log() -> ClientLog:
+    """Return this process's handler on the logger `kafka`, attached at the first call."""
     global _installed
     with _installing:
         if _installed is None:
-            _installed = TroubleLog()
+            _installed = ClientLog()
             logging.getLogger("kafka").addHandler(_installed)
         return _installed

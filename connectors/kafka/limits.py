@@ -1,4 +1,4 @@
-"""The one limit on a record's size that every sink enforces before it queues anything."""
+"""The limit on the size of a record, which every sink enforces before it queues anything."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from foundation.errors import RejectedError
 
 
 def check_size(topic: str, value: bytes, max_record_bytes: int) -> None:
-    """Return when `value` fits.
+    """Check that `value` is within the limit.
 
     Raises:
-        RejectedError: reason oversize; it names the size and the bound, and no retry can help.
+        RejectedError: reason oversize, with size and bound; a retry cannot help.
     """
     if len(value) > max_record_bytes:
         raise RejectedError(

@@ -1,7 +1,7 @@
-"""The one place that touches kafka-python's producer, and knows how to make it stop.
+"""A wrapper around kafka-python's producer that can be stopped while records are in flight.
 
-It reads three private names of the client (pinned to 3.0.12), because the public ones cannot say whether a
-broker was ever reached, nor stop a producer that still holds records.
+It uses private names of the client (pinned to 3.0.12), because its public ones neither say whether a broker was ever
+reached nor stop a producer that still holds records.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Producer:
     """An idempotent producer. `send` may block for max_block_ms: call it from a thread of its own."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        with translating("making a producer"):
+        with translating("creating a producer"):
             self._client: Any = KafkaProducer(**options)
 
     def send(self, record: WireRecord) -> Any:
-        """The client's future of one record.
+        """Send one record and return the client's future.
 
         Raises:
-            DeadlineError: nothing is known about the topic yet.
-            MisconfiguredError: the topic's name is illegal.
+            DeadlineError: no metadata of the topic within max_block_ms.
+            MisconfiguredError: the topic name is invalid.
         """
         try:
             return self._client.send(
@@ -38,23 +38,22 @@ class Producer:
         except client_errors.KafkaTimeoutError as error:
             raise DeadlineError(f"no metadata of {record.topic}: {error}") from error
         except ValueError as error:
-            raise MisconfiguredError(f"the topic {record.topic!r} cannot be: {error}") from error
+            raise MisconfiguredError(f"topic name {record.topic!r} is invalid: {error}") from error
 
     @property
     def knows_brokers(self) -> bool:
-        """Whether any broker ever told this producer about its cluster."""
+        """Whether this producer ever got metadata from a broker."""
         return bool(self._client._metadata.brokers())
 
     def retire(self, wait_s: float) -> None:
         """Stop sending now, without waiting for acknowledgements; wait up to `wait_s` for the threads to end.
 
-        Why not `close(timeout)`: with records in flight it raises without closing, and the thread goes on
-        sending.
+        The client's `close(timeout)` raises without closing while records are in flight, and its thread keeps sending.
         """
         client = self._client
 
         def stop() -> None:
-            client._unregister_cleanup()  # or the interpreter waits for this client at its exit
+            client._unregister_cleanup()  # otherwise the interpreter waits for this client at exit
             client._sender.force_close()
             client._sender.join(60.0)
             client._closed = True

@@ -1,8 +1,8 @@
-"""One frozen settings object says how to reach a Kafka cluster; the client's own options are made here only.
+"""How to reach a Kafka cluster: one frozen settings object, and the options of kafka-python derived from it.
 
-The producer's options are those that lost nothing, doubled nothing and kept order through leader kills,
-outages and a stopped process (docs/adr/0010-the-uploader-never-believes-its-client.md). Why no finite
-delivery timeout: an idempotent kafka-python producer wedges when a batch that was already sent expires.
+The producer's options are those that lost nothing, duplicated nothing and kept the order in tests with killed leaders,
+outages and a stopped process (docs/adr/0010-the-uploader-never-believes-its-client.md). The delivery timeout is
+infinite because an idempotent kafka-python producer gets stuck when a batch that was already sent expires.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 COMPRESSIONS: Final = ("none", "gzip", "lz4", "zstd")
 TLS_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 API_VERSION: Final = (4, 3)
-"""Named so that a client's constructor returns without a broker; an older broker is noticed when it answers.
-"""
+"""Given so that the constructor of a client returns without a broker; an older broker is detected when it answers."""
 
 _ADDRESS: Final = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})$")
 _PROXY: Final = re.compile(r"^(http|socks5|socks5h)://[^\s/@]+:[0-9]{1,5}$")
@@ -32,7 +31,7 @@ _NO_TIMEOUT_MS: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """Where the brokers are and how to be let in. Secrets come from the environment only.
+    """Where the brokers are and how to authenticate. Secrets come from the environment only.
 
     Raises:
         MisconfiguredError: names the key, the value and what it must be.
@@ -59,7 +58,7 @@ class KafkaSettings:
     progress_deadline_s: float = setting(30.0, min=0.1, max=3600.0, help="a read without progress ends then")
 
     def __post_init__(self) -> None:
-        """Refuse what no client could work with."""
+        """Refuse combinations of settings that cannot work."""
         if self.proxy_url and not _PROXY.match(self.proxy_url):
             raise MisconfiguredError(
                 f"proxy_url is {self.proxy_url[:200]!r}; it must be http://HOST:PORT or socks5://HOST:PORT"
@@ -92,7 +91,7 @@ class KafkaSettings:
 
     @property
     def is_sasl(self) -> bool:
-        """Whether a user name and a password are sent."""
+        """Whether the client authenticates by SASL (user name and password)."""
         return self.security_protocol.startswith("SASL_")
 
     @property
@@ -102,14 +101,14 @@ class KafkaSettings:
 
 
 class FreshTlsContext:
-    """A TLS context that is read anew for each connection, so a replaced certificate file is picked up."""
+    """A TLS context that reloads its files for each connection, so that a renewed certificate is picked up."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._build()  # a missing or broken file is a clear error now, not a connection that never comes
+        self._build()  # a missing or broken file is an error now, not a connection that never comes up
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """As `ssl.SSLContext.wrap_socket`."""
+        """Wrap a socket as `ssl.SSLContext.wrap_socket` does."""
         return self._build().wrap_socket(*args, **kwargs)
 
     def _build(self) -> ssl.SSLContext:
@@ -138,7 +137,7 @@ class FreshTlsContext:
 
 
 def connection_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What every kafka-python client is given."""
+    """Return the options of every kafka-python client."""
     options: dict[str, Any] = {
         "bootstrap_servers": [address.strip() for address in settings.bootstrap.split(",")],
         "client_id": settings.client_id,
@@ -159,7 +158,7 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def producer_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What a producer is given beside the connection: nothing lost, nothing doubled, order kept."""
+    """Return the options of a producer: idempotent, acks=all, ordered, without a delivery timeout."""
     return connection_options(settings) | {
         "api_version": API_VERSION,
         "acks": "all",
@@ -174,7 +173,7 @@ def producer_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
-    """What a consumer is given beside the connection: assigned partitions, no group, no silent jump."""
+    """Return the options of a consumer: assigned partitions, no group, no offset reset, read_committed."""
     return connection_options(settings) | {
         "group_id": None,
         "enable_auto_commit": False,

@@ -1,15 +1,13 @@
-"""A sink into Kafka: `send` never blocks, each record's callback is called exactly once, `close` never hangs.
+"""A sink into Kafka whose `send` never blocks and which calls the callback of each record exactly once.
 
 1. `send` counts the record against the cap and queues it.
-2. One feeder thread makes the producer and hands it the records: the client blocks in both (a constructor
-   while a TLS peer is silent, a send while it has no metadata), so it is never called from the caller's
-   thread.
-3. The client's future resolves with an offset or an error; the record leaves the flight and its callback is
-   called.
-4. A final error poisons an idempotent producer for every topic: it is replaced, and what it held ends with
-   RetryLaterError. At least once is enough: a record's identity makes it exact.
+2. One feeder thread creates the producer and passes it the records. The client blocks in both (in the constructor while
+   a TLS peer is silent, in `send` while it has no metadata), so it is never called from the caller's thread.
+3. The client's future resolves with an offset or an error; the record is no longer in flight and its callback is called.
+4. A final error makes an idempotent producer unusable for every topic: it is replaced, and the records it held end with
+   RetryLaterError. At-least-once delivery is enough, because records are deduplicated by identity.
 
-Refuses to keep anything: a record in flight exists only in memory; durability is the spool's.
+Records in flight exist only in memory; the spool provides durability.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from connectors.kafka.errors import is_refusal, translated, trouble_log
+from connectors.kafka.errors import client_log, is_refusal, translated
 from connectors.kafka.limits import check_size
 from connectors.kafka.ports import Acknowledgement, OnDone
 from connectors.kafka.producer import Producer
@@ -32,8 +30,8 @@ _METADATA_WAIT_S: Final = 5.0
 _ABSENT_TOPIC_S: Final = 5.0
 
 
-class _Flight:
-    """One record between `send` and its callback. `producer` holds it; None while it is queued."""
+class _InFlight:
+    """One record between `send` and its callback. `producer` is the producer that holds it, None while it is queued."""
 
     __slots__ = ("on_done", "producer", "record", "size_bytes")
 
@@ -45,7 +43,7 @@ class _Flight:
 
 
 class KafkaSink:
-    """See `RecordSink`. Made without a broker, it waits for one.
+    """A `RecordSink` into Kafka. It can be created without a broker and waits for one.
 
     Raises (the constructor):
         MisconfiguredError: the TLS files cannot be loaded.
@@ -56,11 +54,11 @@ class KafkaSink:
         self._clock = clock or SystemClock()
         self._options = producer_options(settings) | {"max_block_ms": int(_METADATA_WAIT_S * 1000)}
         self._started_s = time.monotonic()
-        self._trouble = trouble_log()
+        self._client_log = client_log()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._queue: deque[_Flight] = deque()
-        self._flights: set[_Flight] = set()
+        self._queue: deque[_InFlight] = deque()
+        self._flights: set[_InFlight] = set()
         self._in_flight_bytes = 0
         self._last_progress_ns = self._clock.monotonic_ns()
         self._progress_s = 0.0
@@ -73,9 +71,9 @@ class KafkaSink:
         self._feeder.start()
 
     def send(self, record: WireRecord, on_done: OnDone) -> None:
-        """Queue one record; see `RecordSink.send`. RetryLaterError once the sink is closed."""
+        """See `RecordSink.send`. Raises RetryLaterError once the sink is closed."""
         check_size(record.topic, record.value, self._settings.max_record_bytes)
-        flight = _Flight(record, on_done)
+        flight = _InFlight(record, on_done)
         with self._work:
             if self._is_closing:
                 raise RetryLaterError("the sink is closed")
@@ -89,27 +87,27 @@ class KafkaSink:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Bytes (key, value, headers) sent and neither acknowledged nor failed."""
+        """See `RecordSink.in_flight_bytes`."""
         return self._in_flight_bytes
 
     @property
     def last_progress_ns(self) -> int:
-        """Monotonic time (ns) of the last acknowledgement, or of creation before the first."""
+        """See `RecordSink.last_progress_ns`."""
         return self._last_progress_ns
 
     @property
     def last_error(self) -> str:
-        """Why nothing moves, in words: the client's last warning since the last acknowledgement, or a failure."""
-        told = self._trouble.since(max(self._started_s, self._progress_s))
+        """See `RecordSink.last_error`: the client's last warning since the last acknowledgement, or a failure."""
+        told = self._client_log.since(max(self._started_s, self._progress_s))
         return told or self._last_failure
 
     @property
     def is_refused(self) -> bool:
-        """Whether `last_error` says that this client is not let in, and not only that nobody answers."""
+        """See `RecordSink.is_refused`."""
         return is_refusal(self.last_error)
 
     def close(self, deadline_s: float) -> None:
-        """Wait up to `deadline_s` for what is in flight, then fail the rest with RetryLaterError and stop."""
+        """Wait up to `deadline_s` for records in flight, then fail the rest with RetryLaterError and stop."""
         end_s = time.monotonic() + deadline_s
         with self._work:
             self._is_closing = True
@@ -132,11 +130,11 @@ class KafkaSink:
         while (flight := self._next()) is not None:
             try:
                 self._hand_over(flight)
-            except Exception as error:  # noqa: BLE001 - one record's odd failure must not end the thread of all
+            except Exception as error:  # noqa: BLE001 - a failure of one record must not end the feeder thread
                 self._resolve(flight, _outcome(error, flight.record.topic))
 
-    def _next(self) -> _Flight | None:
-        """The next queued record; None when the sink is closed and nothing is left to send."""
+    def _next(self) -> _InFlight | None:
+        """Return the next queued record; None once the sink is closed and nothing is left to send."""
         with self._work:
             while not self._queue:
                 if self._is_closing:
@@ -144,7 +142,7 @@ class KafkaSink:
                 self._work.wait()
             return self._queue.popleft()
 
-    def _hand_over(self, flight: _Flight) -> None:
+    def _hand_over(self, flight: _InFlight) -> None:
         topic = flight.record.topic
         if self._absent_until.get(topic, 0.0) > time.monotonic():
             self._resolve(flight, _absent(topic))
@@ -157,15 +155,15 @@ class KafkaSink:
                 if producer.knows_brokers:
                     self._absent_until[topic] = time.monotonic() + _ABSENT_TOPIC_S
                     self._resolve(flight, _absent(topic))
-                continue  # without a broker the record waits: a start without one is normal
-            if future.failed():  # refused before it was sent: the producer is as good as before
+                continue  # without a broker the record waits: starting without one is normal
+            if future.failed():  # refused before it was sent: the producer is still usable
                 self._resolve(flight, _outcome(future.exception, topic))
                 continue
             future.add_both(self._on_client, flight)
             return
 
-    def _held_by(self, flight: _Flight) -> Producer | None:
-        """The producer for the record, made when there is none; None when it is no longer in flight."""
+    def _held_by(self, flight: _InFlight) -> Producer | None:
+        """Return the producer for the record, created if needed; None if the record is no longer in flight."""
         with self._lock:
             producer = self._producer
         made = Producer(self._options) if producer is None and not self._is_closed else None
@@ -180,7 +178,7 @@ class KafkaSink:
 
     # Any thread of the client.
 
-    def _on_client(self, flight: _Flight, outcome: Any) -> None:
+    def _on_client(self, flight: _InFlight, outcome: Any) -> None:
         if isinstance(outcome, BaseException):
             self._resolve(flight, _outcome(outcome, flight.record.topic))
             self._replace(flight.producer)
@@ -191,7 +189,7 @@ class KafkaSink:
         self._resolve(flight, Acknowledgement(outcome.topic, outcome.partition, outcome.offset))
 
     def _replace(self, producer: Producer | None) -> None:
-        """Drop a producer after a final error; what else it holds can be sent again."""
+        """Drop a producer after a final error; its other records can be sent again."""
         with self._lock:
             if producer is None or self._producer is not producer:
                 return
@@ -201,8 +199,8 @@ class KafkaSink:
         for flight in held:
             self._resolve(flight, RetryLaterError("the producer that held this record had to be replaced"))
 
-    def _resolve(self, flight: _Flight, outcome: Acknowledgement | FleetLoopError) -> None:
-        """Take the record out of flight and call its callback: only the first caller does."""
+    def _resolve(self, flight: _InFlight, outcome: Acknowledgement | FleetLoopError) -> None:
+        """Remove the record from flight and call its callback; only the first call for a record does so."""
         with self._work:
             if flight not in self._flights:
                 return
@@ -216,7 +214,7 @@ class KafkaSink:
 
 
 def _outcome(error: BaseException, topic: str) -> FleetLoopError:
-    """A missing topic is the cluster's trouble, not the record's: nothing is thrown away for it."""
+    """Translate an error; a missing topic is a fault of the cluster, so the record is to be sent again."""
     ours = translated(error, f"sending to {topic}")
     if isinstance(ours, RejectedError) and ours.reason == "no_such_topic":
         return _absent(topic)

@@ -1,12 +1,12 @@
-"""A source over Kafka: exact offsets of assigned partitions, no group, no silent jump, no endless wait.
+"""A bounded source over Kafka: reads exact offsets of assigned partitions, with deadlines and no offset reset.
 
 1. `bounds` asks the broker for [begin, end) of a partition.
-2. `read` seeks to `start` and polls until the position reaches `end`. Why the position: transaction markers,
-   aborted records and compaction leave gaps, so records are never counted.
-3. An offset below the first retained one is an error with the interval that is lost (`auto_offset_reset`
-   none: the other settings jump silently).
-4. `log_end` and `kept` ask a second consumer that reads uncommitted records too: what is hidden from `read` waits
-   behind an open transaction, or was never to be read; what not even that one sees is gone.
+2. `read` seeks to `start` and polls until the consumer's position reaches `end`. Records cannot be counted instead,
+   because transaction markers, aborted records and compaction leave gaps.
+3. An offset below the first retained one is an error that names the lost interval (`auto_offset_reset` is none, as the
+   other values skip silently).
+4. `log_end` and `retained_offsets` use a second consumer with isolation level read_uncommitted. An offset that only this
+   consumer sees is in an open or aborted transaction; one that neither sees is no longer in the log.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from kafka import KafkaConsumer, TopicPartition
 from connectors.kafka.admin import KafkaAdmin
 from connectors.kafka.batches import markers_shown
 from connectors.kafka.bounded_call import call_within
-from connectors.kafka.clients import made
+from connectors.kafka.clients import create_client
 from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
-from connectors.kafka.errors import translating, trouble_log
+from connectors.kafka.errors import client_log, translating
 from connectors.kafka.ports import TopicInfo
 from connectors.kafka.settings import KafkaSettings, consumer_options
 from foundation.clock import Clock, SystemClock
@@ -43,17 +43,17 @@ T = TypeVar("T")
 
 _POLL_MS: Final = 200
 _BATCH_RECORDS: Final = 100
-"""Of one poll: so many of the largest records, compressed or not, are held at once (about 110 MB)."""
+"""Records per poll: that many records of the largest size take about 110 MB of memory."""
 
 
 class KafkaSource:
-    """See `RecordSource`. Connects at the first call; one caller at a time."""
+    """A `RecordSource` over Kafka. Connects at the first call; one caller at a time."""
 
     def __init__(self, settings: KafkaSettings, clock: Clock | None = None) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._deadline_s = settings.progress_deadline_s
-        self._trouble = trouble_log()
+        self._client_log = client_log()
         self._consumer: Any = None
         self._raw_consumer: Any = None
         self._admin: KafkaAdmin | None = None
@@ -70,11 +70,11 @@ class KafkaSource:
         try:
             return [str(found) for found in admin.differences(topic)]
         except (MisconfiguredError, RetryLaterError) as error:
-            return [f"whether the settings of {topic} keep every record is not known: {error}"]
+            return [f"cannot check whether the settings of {topic} keep every record: {error}"]
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """See `RecordSource.bounds`. Raises RejectedError (reason no_such_topic or no_such_partition)."""
-        info = self.describe(topic)  # a broker may answer 0 for a topic that is not there
+        info = self.describe(topic)  # a broker may answer 0 for a topic that does not exist
         partitions = info.partitions
         if partition not in partitions:
             raise RejectedError(
@@ -100,8 +100,8 @@ class KafkaSource:
         )
         return int(ends[place])
 
-    def kept(self, topic: str, partition: int, start: int, end: int) -> set[int]:
-        """See `RecordSource.kept`."""
+    def retained_offsets(self, topic: str, partition: int, start: int, end: int) -> set[int]:
+        """See `RecordSource.retained_offsets`."""
         found = self._read(self._raw(), topic, partition, start, end, markers_shown)
         return {record.offset for records in found for record in records}
 
@@ -127,7 +127,7 @@ class KafkaSource:
             raise OffsetsLostError(topic, partition, start, begin)
         if end > log_end:
             raise RetryLaterError(
-                f"offsets [{start}, {end}) of {topic}/{partition} end above the log's end {log_end}"
+                f"offsets [{start}, {end}) of {topic}/{partition} end above the end of the log, {log_end}"
             )
         consumer.assign([place])
         consumer.seek(place, start)
@@ -174,20 +174,20 @@ class KafkaSource:
                 self._raise_when_lost(place, position)
                 raise RetryLaterError(
                     f"no progress at offset {position} of {place.topic}/{place.partition} for "
-                    f"{self._deadline_s:g} s: {self._trouble.since(started_s) or 'the broker is silent'}"
+                    f"{self._deadline_s:g} s: {self._client_log.since(started_s) or 'the broker is silent'}"
                 )
             if batch:
                 yield batch
                 moved_ns = self._clock.monotonic_ns()  # the caller's own time does not count
 
     def _raise_when_lost(self, place: Any, position: int) -> None:
-        """Retention may have passed the position since the read began."""
+        """Raise OffsetsLostError if retention has passed the position since the read began."""
         begin, _ = self._bounds(place)
         if position < begin:
             raise OffsetsLostError(place.topic, place.partition, position, begin)
 
     def _high_watermark(self, place: Any, last: int) -> int:
-        """One past the last offset, as a fetch of the record at `last` tells it."""
+        """Return one past the last offset, as reported by a fetch of the record at `last`."""
         consumer = self._connected()
         consumer.assign([place])
         consumer.seek(place, last)
@@ -220,7 +220,7 @@ class KafkaSource:
         return self._consumer
 
     def _raw(self) -> Any:
-        """A consumer of all that the log holds, committed or not."""
+        """Return a consumer with isolation level read_uncommitted."""
         if self._raw_consumer is None:
             self._raw_consumer = self._consumer_with({"isolation_level": "read_uncommitted"})
         return self._raw_consumer
@@ -235,7 +235,7 @@ class KafkaSource:
         )
         return self._call(
             f"connecting to {self._settings.bootstrap}",
-            lambda: made(KafkaConsumer, options),
+            lambda: create_client(KafkaConsumer, options),
             give_back=lambda consumer: consumer.close(autocommit=False),
         )
 
@@ -251,17 +251,17 @@ class KafkaSource:
         try:
             return call_within(self._deadline_s + 1.0, translated_call, doing, give_back=give_back)
         except DeadlineError as error:
-            cause = self._trouble.since(started_s)
+            cause = self._client_log.since(started_s)
             raise RetryLaterError(f"{doing}: {cause or error}") from error
 
 
 def stored(record: Any) -> StoredRecord:
-    """A client's record as ours. Header values may be null on the wire; ours are bytes."""
+    """Convert a client's record. Null header values become empty bytes."""
     return stored_at(record.partition, record)
 
 
 def stored_at(partition: int, record: Any) -> StoredRecord:
-    """`stored` for a record that does not know its partition."""
+    """Convert a client's record of the given partition; see `stored`."""
     headers = tuple(
         (str(name), b"" if value is None else bytes(value)) for name, value in record.headers or ()
     )

@@ -1,8 +1,8 @@
-"""The end of one topic, as it grows: what comes from now on, and nothing that was there before.
+"""A tail of one topic: new records from now on, and nothing that was there before.
 
-For hints only. It joins no group and keeps no offsets; after an outage, or when retention passed it, it goes on at
-the end, and says nothing of what it missed; if the broker under-reports the end offset, the last record is read again.
-Whoever must not miss a record reads with `KafkaSource`.
+For hints only. It joins no consumer group and stores no offsets. After an outage, or if retention passed it, it continues
+at the end of the log without reporting what it missed. If the broker under-reports the end offset, the last record is
+read again. Use `KafkaSource` where no record may be missed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import kafka.errors as client_errors
 from kafka import KafkaConsumer, TopicPartition
 
 from connectors.kafka.bounded_call import call_within
-from connectors.kafka.clients import made
-from connectors.kafka.errors import translating, trouble_log
+from connectors.kafka.clients import create_client
+from connectors.kafka.errors import client_log, translating
 from connectors.kafka.settings import KafkaSettings, consumer_options
 from connectors.kafka.source import stored
 from foundation.errors import DeadlineError, RetryLaterError
@@ -24,17 +24,17 @@ from schemas.wire import StoredRecord
 
 _CONNECT_S: Final = 5.0
 _LONG_POLL_MS: Final = 5_000
-"""The broker holds an empty fetch for so long: a waiting vehicle asks twelve times per minute, not 120 times."""
+"""How long the broker holds an empty fetch: an idle vehicle sends 12 fetches per minute instead of 120."""
 _MOST_BYTES: Final = 65_536
 
 
 class KafkaTail:
-    """See `RecordTail`. Connects at the first `poll`; one caller at a time."""
+    """A `RecordTail` over Kafka. Connects at the first `poll`; one caller at a time."""
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
         self._settings = settings
         self._topic = topic
-        self._trouble = trouble_log()
+        self._client_log = client_log()
         self._consumer: Any = None
 
     @property
@@ -53,7 +53,7 @@ class KafkaTail:
                 polled = self._consumer.poll(timeout_ms=int(wait_s * 1000), max_records=100)
         except DeadlineError as error:
             self.close()
-            raise RetryLaterError(self._trouble.since(started_s) or str(error)) from error
+            raise RetryLaterError(self._client_log.since(started_s) or str(error)) from error
         except BaseException:
             self.close()
             raise
@@ -76,7 +76,7 @@ class KafkaTail:
 
         def connect() -> Any:
             with translating(f"listening to {self._topic}"):
-                consumer = made(KafkaConsumer, options)
+                consumer = create_client(KafkaConsumer, options)
                 try:
                     self._seek_to_end(consumer)
                 except BaseException:

@@ -1,7 +1,7 @@
-"""The settings of a topic under which nothing that was accepted gets lost: made from this table, compared with it.
+"""The topic settings under which no accepted record is lost, for creating topics and for checking existing ones.
 
-A topic may be there already, with its cluster's or its owner's defaults. Each setting here says what the product needs
-and what another value costs; what it does not name is the owner's business.
+A topic may exist already, with defaults of its cluster or its owner. Each rule says what the product needs and what
+another value costs; other settings are left to the owner.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 from schemas.topics import TOPIC_TABLE, TOPICS, Topic
 
 _LEAST_MESSAGE_BYTES: Final = 1_048_588
-"""Kafka's own default: the largest record (`schemas.topics.MAX_RECORD_BYTES`) with its key and headers."""
+"""Kafka's default; it holds the largest record (`schemas.topics.MAX_RECORD_BYTES`) with its key and headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One setting of a topic that is not as the product needs it."""
+    """One setting of a topic that differs from what the product needs."""
 
     topic: str
     setting: str
@@ -27,7 +27,7 @@ class Difference:
     cost: str
 
     def __str__(self) -> str:
-        return f"topic {self.topic}: {self.setting} is {self.found}; wanted is {self.wanted}: {self.cost}"
+        return f"topic {self.topic}: {self.setting} is {self.found}; it must be {self.wanted}: {self.cost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,50 +43,50 @@ _RULES: Final = (
         "cleanup.policy",
         lambda _: "delete",
         lambda found, _: found == "delete",
-        "compaction destroys every record of a vehicle but its last",
+        "log compaction removes every record of a vehicle except its last",
     ),
     _Rule(
         "message.timestamp.type",
         lambda _: "LogAppendTime",
         lambda found, _: found == "LogAppendTime",
-        "retention goes by the sender's clock: records of a vehicle whose clock says 1970 are deleted at once",
+        "retention follows the sender's clock: records of a vehicle whose clock is at 1970 are deleted at once",
     ),
     _Rule(
         "retention.ms",
         lambda topic: f"at least {topic.retention_s * 1000}",
         lambda found, topic: int(found) == -1 or int(found) >= topic.retention_s * 1000,
-        "records are deleted when ingest is away for longer than that",
+        "records are deleted if ingest is down for longer than that",
     ),
     _Rule(
         "retention.bytes",
         lambda _: "-1",
         lambda found, _: int(found) < 0,
-        "records are deleted by size, however short ingest was away",
+        "records are deleted by size, however briefly ingest was down",
     ),
     _Rule(
         "max.message.bytes",
         lambda _: f"at least {_LEAST_MESSAGE_BYTES}",
         lambda found, _: int(found) >= _LEAST_MESSAGE_BYTES,
-        "the broker refuses larger samples, and the vehicle gives them up as oversize",
+        "the broker refuses larger samples, and the vehicle drops them as oversize",
     ),
     _Rule(
         "compression.type",
         lambda _: "producer",
         lambda found, _: found in ("producer", "uncompressed"),
-        "the broker packs every batch anew: time for nothing with pictures, and a vehicle without pyarrow cannot read"
+        "the broker recompresses every batch, which gains nothing for images, and a client without pyarrow cannot read"
         " snappy",
     ),
     _Rule(
         "unclean.leader.election.enable",
         lambda _: "false",
         lambda found, _: found == "false",
-        "a broker that missed records may become the leader: acknowledged records are lost",
+        "an out-of-sync broker may become leader: acknowledged records are lost",
     ),
 )
 
 
 def settings_for(topic: Topic) -> dict[str, str]:
-    """What a new topic is made with. Only settings that every cluster lets the maker of a topic choose."""
+    """Return the settings of a new topic: only those that every cluster lets its creator choose."""
     return {
         "cleanup.policy": "delete",
         "message.timestamp.type": "LogAppendTime",
@@ -97,13 +97,13 @@ def settings_for(topic: Topic) -> dict[str, str]:
 
 
 def topic_named(name: str) -> Topic:
-    """The row of the table for a topic of that name; for another name what samples need."""
+    """Return the row of `TOPIC_TABLE` for a topic name; for any other name, that of samples."""
     found = {topic.name: topic for topic in TOPIC_TABLE}
     return found.get(name, found[TOPICS.samples])
 
 
 def differences(name: str, found: Mapping[str, str]) -> list[Difference]:
-    """Each setting in `found` (of the topic of that name) that is not as the product needs it."""
+    """Return each setting in `found` (of the topic `name`) that differs from what the product needs."""
     topic = topic_named(name)
     return [
         Difference(name, rule.setting, found[rule.setting], rule.wanted(topic), rule.cost)

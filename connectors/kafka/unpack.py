@@ -1,8 +1,8 @@
-"""What a packed batch holds, a bounded piece at a time, for every codec that Kafka defines.
+"""Decompress a record batch in bounded pieces, for every codec that Kafka defines.
 
-Senders choose a codec, and so does a topic (`compression.type`: the broker packs what it gets anew), so none may be
-missing here. Nothing is unpacked ahead of what is asked for; the one exception is a snappy block, which is whole or
-not at all and therefore has a bound of its own.
+Senders choose the codec, and so does a topic (`compression.type`: the broker recompresses), so none may be missing.
+Nothing is decompressed ahead of what is asked for, except a snappy block, which can only be decompressed whole and
+therefore has a bound of its own.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from kafka.errors import CorruptRecordError, UnsupportedCodecError
 
 PIECE_BYTES: Final = 1 << 20
 MAX_SNAPPY_BLOCK_BYTES: Final = 64 << 20
-"""Unpacked. Java's client and brokers pack 32 KiB a block; Go's clients pack a batch as one."""
+"""Decompressed size. Java's client and brokers use blocks of 32 KiB; Go clients put a whole batch into one block."""
 _SNAPPY_RATIO: Final = 22
-"""Three bytes of snappy can stand for 64 at most."""
+"""Three bytes of snappy decompress to at most 64."""
 _ZSTD_WINDOW_BYTES: Final = 1 << 27
-"""What zstd's own decoder takes unasked: levels 20 to 22 of a sender need it."""
+"""The default limit of the zstd decoder; levels 20 to 22 of a sender need it."""
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEADER_BYTES: Final = 16
 
 
 def pieces(codec: int, packed: bytes) -> Iterator[bytes]:
-    """What `packed` holds, in order, at most `PIECE_BYTES` (of snappy: a block) at a time.
+    """Yield the decompressed content of `packed` in pieces of at most `PIECE_BYTES` (for snappy, one block).
 
-    Raises UnsupportedCodecError for a codec that Kafka does not define or whose library is not installed, and
-    whatever the codec raises for bytes that it cannot unpack.
+    Raises UnsupportedCodecError for a codec that Kafka does not define or whose library is not installed, and any error
+    of the codec for bytes that it cannot decompress.
     """
     unpack = _CODECS.get(codec)
     if unpack is None:
@@ -45,7 +45,7 @@ def _gzip(packed: bytes) -> Iterator[bytes]:
 
 
 def _snappy(packed: bytes) -> Iterator[bytes]:
-    """Blocks as Java packs them (a header, then lengths and blocks), or all of it as one block."""
+    """Yield the blocks of Java's framing (a header, then lengths and blocks), or the input as one block."""
     if not packed.startswith(_XERIAL):
         yield _snappy_block(packed)
         return
@@ -54,9 +54,7 @@ def _snappy(packed: bytes) -> Iterator[bytes]:
         (size_bytes,) = struct.unpack_from(">i", packed, at)
         at += 4
         if not 0 < size_bytes <= len(packed) - at:
-            raise CorruptRecordError(
-                f"snappy has a block of {size_bytes} bytes where {len(packed) - at} are left"
-            )
+            raise CorruptRecordError(f"a snappy block claims {size_bytes} bytes; {len(packed) - at} are left")
         yield _snappy_block(packed[at : at + size_bytes])
         at += size_bytes
 

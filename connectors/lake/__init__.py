@@ -1,1 +1,1 @@
-"""The lake: Delta tables, their schemas, locks, pruned look-ups and retention."""
+"""The lake: Delta tables, their schemas, version locks, file pruning and retention."""

@@ -1,6 +1,6 @@
-"""Where a lake may be: a folder of this machine, named by a path or by a file: address. Anything else is refused by name.
+"""Resolve the address of a lake, which must be a local folder: a path or a file: URI.
 
-Why no object store: a commit relies on rename without overwriting, on locks and on fsync, which those do not have.
+Object stores are refused, because a commit relies on rename without overwriting, on locks and on fsync.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ _HERE = ("", "localhost")
 
 
 def local_folder(address: str | Path) -> Path:
-    """The folder that `address` names: a path as it stands ("%20" are three characters of it), or a file: address, whose
-    escapes are decoded.
+    """Return the folder of an address: a path taken literally ("%20" is three characters), or a file: URI, decoded.
 
-    Raises MisconfiguredError for any other scheme, for another machine's file and for what cannot be a path.
+    Raises MisconfiguredError for another scheme, another host, or text that cannot be a path.
     """
     text = str(address)
     scheme = _SCHEME.match(text)
     if "\0" in text:
-        raise MisconfiguredError(f"lake address {text!r} holds a NUL, which no folder's name can")
+        raise MisconfiguredError(f"lake address {text!r} holds a NUL character, which no path may")
     if scheme is None:
         return Path(text)
     parts = urlsplit(text)

@@ -1,7 +1,7 @@
-"""`lake.lock` says on which versions of which tables something was made, so that it can be made again.
+"""`lake.lock` records the table versions that a dataset is built from, so that the build can be repeated.
 
-A small JSON file for DVC to depend on, never the lake's folder. A lock names the table's id too: a table that
-was made anew counts its versions from zero again, and is refused under the old lock.
+It is a small JSON file for DVC to depend on, in place of the lake's folder. A lock also holds the table id: a recreated
+table counts its versions from zero again, and is refused under an old lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class LockedTable:
-    """One table at one version."""
+    """A table, by id, at one version."""
 
     version: int
     table_id: str
@@ -31,12 +31,12 @@ LakeLock = Mapping[str, LockedTable]
 
 
 def lock_of(tables: Mapping[str, LakeTable]) -> dict[str, LockedTable]:
-    """The newest version of each table at this moment, by name."""
+    """Return the newest version of each table, by name."""
     return {name: LockedTable(table.version(), table.table_id()) for name, table in sorted(tables.items())}
 
 
 def lock_json(lock: LakeLock) -> dict[str, object]:
-    """The lock as its file holds it."""
+    """Return the lock as the JSON object of its file."""
     return {
         "format": FORMAT,
         "tables": {
@@ -46,14 +46,14 @@ def lock_json(lock: LakeLock) -> dict[str, object]:
 
 
 def write_lake_lock(path: Path, tables: Mapping[str, LakeTable]) -> dict[str, LockedTable]:
-    """Write the newest version of each table to `path`; the file's bytes change only when a version does."""
+    """Write the newest version of each table to `path`; the bytes change only if a version does."""
     lock = lock_of(tables)
     write_json_atomic(path, lock_json(lock))
     return lock
 
 
 def read_lake_lock(path: Path) -> dict[str, LockedTable]:
-    """Raises MisconfiguredError without a file, CorruptError when it is not of this form."""
+    """Read a lake lock. Raises MisconfiguredError if there is no file, CorruptError if it is malformed."""
     if not path.is_file():
         raise MisconfiguredError(
             f"there is no lake lock at {path}: run `fleetloop curate` or `fleetloop ingest` first"
@@ -62,7 +62,7 @@ def read_lake_lock(path: Path) -> dict[str, LockedTable]:
 
 
 def parse_lake_lock(document: object, path: Path) -> dict[str, LockedTable]:
-    """The lock in a JSON document that was read from `path`. Raises CorruptError."""
+    """Return the lock in a JSON document that was read from `path`. Raises CorruptError."""
     return _LAKE_LOCK.of(document, family=lambda message: CorruptError(message, path=path))
 
 
@@ -84,9 +84,9 @@ _LAKE_LOCK = DocumentType("lake_lock", {FORMAT: Version(_Tables, _Tables.locked)
 
 
 def locked_snapshot(lock: LakeLock, name: str, table: LakeTable) -> Snapshot:
-    """`table` at the version that the lock names.
+    """Return `table` at the version in the lock.
 
-    Raises MisconfiguredError when the lock does not name it, or names a table of another id.
+    Raises MisconfiguredError if the lock does not hold the table, or holds another table id.
     """
     held = lock.get(name)
     if held is None:
@@ -96,6 +96,6 @@ def locked_snapshot(lock: LakeLock, name: str, table: LakeTable) -> Snapshot:
     if table.table_id() != held.table_id:
         raise MisconfiguredError(
             f"lake table {name!r} at {table.uri} has id {table.table_id()}, the lake lock names"
-            f" {held.table_id}: the table was made anew"
+            f" {held.table_id}: the table was recreated"
         )
     return table.snapshot(held.version)

@@ -1,9 +1,8 @@
-"""A filtered read leaves out a file only when the file's statistics rule out every row of it.
+"""File pruning: a filtered read skips a file only if its statistics rule out every row.
 
-The statistics stand in the commit that adds a file; here they are written, and here they become what pyarrow takes
-for granted of the file. Nothing is taken for granted of a column without statistics. (deltalake 1.6.6's own dataset
-says of a column without bounds that it is at least null and at most null: that holds for no row, so a filter on it
-finds none, without a word.)
+The statistics are in the commit that adds a file. This module writes them, and turns them into pyarrow partition
+expressions; nothing is assumed about a column without statistics. (The dataset of deltalake 1.6.6 gives a column without
+bounds the range [null, null]; that holds for no row, so a filter on such a column silently finds nothing.)
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from connectors.lake.schema import STATISTICS_COLUMNS
 
 
 def statistics_json(rows: pa.Table) -> str:
-    """The commit entry that prunes the file: row count; smallest, largest and nulls by column."""
+    """Return the statistics of a file for its commit entry: row count; minimum, maximum and null count by column."""
     smallest: dict[str, object] = {}
     largest: dict[str, object] = {}
     nulls: dict[str, int] = {}
@@ -42,7 +41,7 @@ def statistics_json(rows: pa.Table) -> str:
 
 
 def dataset_of(folder: Path, schema: pa.Schema, files: pa.Table) -> pads.Dataset:
-    """The rows of `files` (as `Snapshot.files` lists them) below `folder`; a filter opens only what may pass it."""
+    """Return a dataset of `files` (as listed by `Snapshot.files`) below `folder`; filters skip files that cannot match."""
     wanted = [
         name
         for name in files.column_names
@@ -61,7 +60,7 @@ def dataset_of(folder: Path, schema: pa.Schema, files: pa.Table) -> pads.Dataset
 
 
 def _held(entry: Mapping[str, Any]) -> pc.Expression:
-    """What holds for every row of the file."""
+    """Return an expression that holds for every row of the file."""
     return reduce(and_, _facts(entry), pc.scalar(True))
 
 

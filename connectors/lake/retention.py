@@ -1,8 +1,8 @@
-"""What may be removed from the lake, and nothing that a dataset version still names.
+"""Retention: remove log entries and data files of the lake that no dataset version refers to any more.
 
-Whoever makes a dataset version pins the lake lock that it was made on (`pin`, one file per dataset under
-`<lake>/pins`). Whoever trims the log or removes files says which versions are held (`pipelines.dataset.lock.holders`);
-nothing behind the oldest of them is touched. The newest version is always kept too.
+Building a dataset version pins the lake lock that it was built from (`pin`, one file per dataset under `<lake>/pins`).
+Trimming the log and removing files take the pinned versions (`pipelines.dataset.lock.holders`) and touch nothing that
+one of them needs. The newest version is always kept.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 
 
 def pin(lake_folder: Path, dataset: str, lock: LakeLock) -> None:
-    """Keep the versions that `lock` names readable for as long as the pin of `dataset` stands."""
+    """Keep the versions in `lock` readable for as long as the pin of `dataset` exists."""
     if not _NAME.fullmatch(dataset):
-        raise MisconfiguredError(f"dataset name {dataset!r} cannot name a pin: it must match {_NAME.pattern}")
+        raise MisconfiguredError(f"dataset name is {dataset!r}; it must match {_NAME.pattern}")
     folder = lake_folder / PINS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomic(folder / f"{dataset}.json", lock_json(lock))
 
 
 def trim_log(table: LakeTable, named_versions: Iterable[int], *, dry_run: bool = False) -> int:
-    """Remove log entries that no named version (nor the newest) needs, and return how many.
+    """Remove log entries that neither a named version nor the newest needs, and return how many.
 
-    A version is read from the last checkpoint at or before it and the entries after that; so everything
-    before the last checkpoint at or before the oldest needed version may go. Without such a checkpoint
-    nothing is removed.
+    A version is read from the last checkpoint at or before it and the entries after that. So everything before the last
+    checkpoint at or before the oldest needed version can be removed; without such a checkpoint nothing is.
     """
     oldest = min([*named_versions, table.version()])
     log = table.folder / "_delta_log"
@@ -67,14 +66,14 @@ def vacuum(
     dry_run: bool = False,
     clock: Clock | None = None,
 ) -> list[str]:
-    """Remove data files that neither the newest nor a named version holds and that are older than `older_than`.
+    """Remove data files older than `older_than` that neither a named version nor the newest refers to.
 
-    Returns the removed paths, relative to the table. The age protects a writer that has not committed yet.
+    Returns the removed paths, relative to the table. The age protects the files of a writer that has not committed yet.
     Raises MisconfiguredError for an age below one hour.
     """
     if older_than < timedelta(hours=1):
         raise MisconfiguredError(
-            f"vacuum age {older_than} is too small: at least 1 hour, for writers at work"
+            f"vacuum age is {older_than}; it must be at least 1 hour, to protect writers that have not committed"
         )
     keep = sorted({*named_versions, table.version()})
     held: set[str] = set()

@@ -1,7 +1,4 @@
-"""Find which identities landed already, by leaving out files and row groups whose statistics rule them out.
-
-Nothing here decides what a resend is; it only answers where an identity landed.
-"""
+"""Look up which identities have landed already, skipping files and row groups whose statistics rule them out."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from connectors.lake.table import Snapshot
 from schemas.reasons import LandOutcome
 
 MAX_EXACT_TERMS = 128
-"""Above so many (vehicle, epoch) pairs one wider condition is asked for instead of one a pair."""
+"""Above this number of (vehicle, epoch) pairs, one wider condition is used instead of one per pair."""
 
 _IDENTITY = ["vehicle_id", "epoch", "seq"]
 SEEN = pa.schema(
@@ -32,10 +29,9 @@ SEEN = pa.schema(
 
 
 def landed_identities(snapshot: Snapshot, wanted: pa.Table) -> pa.Table:
-    """Where the identities in `wanted` (columns vehicle_id, epoch, seq) landed, as rows of `SEEN`.
+    """Return where the identities in `wanted` (columns vehicle_id, epoch, seq) landed, as rows of `SEEN`.
 
-    At most one row an identity, since an identity lands once. Rows of identities that were not asked for are
-    left out.
+    There is at most one row per identity, since an identity lands once.
     """
     if wanted.num_rows == 0 or snapshot.version == 0:
         return SEEN.empty_table()

@@ -1,10 +1,9 @@
-"""A lake table: many readers at fixed versions, and commits that say on which version they stand.
+"""A lake table: readers at fixed versions, and commits that name the version they are based on.
 
-A Delta table of immutable Parquet files. A file is written in full and synced before a commit names it; a
-commit either adds all of its files or none. This layer never changes or deletes a row, never reads "the
-newest" behind the caller's back (a `Snapshot` stays at its version), and never lets a commit land on another
-version than the one it was made for. Tables are folders of a local file system: a lake in an object store is
-refused, not half supported.
+A Delta table of immutable Parquet files. A file is written in full and synced before a commit refers to it; a commit adds
+all of its files or none. This layer never changes or deletes a row, never moves a `Snapshot` to another version, and
+never commits on a version other than the one that the caller names. Tables are folders of a local file system; object
+stores are refused.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ from foundation.errors import MisconfiguredError, RetryLaterError
 from foundation.files import fsync_folder
 
 TABLE_SETTINGS = {
-    # Only `connectors.lake.retention` may shorten the log, and it knows which versions datasets name.
+    # Only `connectors.lake.retention` may trim the log, because it knows which versions datasets refer to.
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
     "delta.appendOnly": "true",
 }
 PAYLOAD_COLUMNS = frozenset({"payload", "raw_value", "signature"})
-"""Bytes that do not get smaller: compressed images and signatures are stored as they are."""
+"""Columns stored without compression: encoded images and signatures do not get smaller."""
 READER_VERSION = 1
-"""Of the Delta protocol: files as they stand, no deletion vectors, no renamed columns."""
+"""Version of the Delta protocol: no deletion vectors and no column mapping."""
 WRITER_VERSIONS = frozenset({1, 2, 3, 4, 5, 7})
 WRITER_FEATURES = frozenset(
     {"appendOnly", "invariants", "checkConstraints", "changeDataFeed", "generatedColumns"}
 )
-"""Features of the Delta protocol under which a file of new rows may be added as it is."""
+"""Features of the Delta protocol under which files of new rows may be added without further work."""
 OWN_COLUMNS = frozenset(name for schema in TABLES.values() for name in schema.names)
-"""Of all tables; another writer's column has another name."""
-ROWS_MARK = "fleetloop-rows"
-"""The mark that counts all rows ever committed here."""
+"""Columns of all tables; a column of another writer has another name."""
+ROWS_COMMITTED = "fleetloop-rows"
+"""Name of the application transaction that counts all rows ever committed here."""
 _HARMLESS = frozenset(
     {
         "WRITE",
@@ -65,26 +64,27 @@ _HARMLESS = frozenset(
     }
 )
 APPEND_ROUNDS = 16
-"""Rounds that an append without an expected version makes against other writers."""
+"""Attempts of an append without an expected version while other writers commit."""
 
 
 class StaleSnapshotError(RetryLaterError):
-    """Somebody else committed first: nothing was committed here; read the new snapshot and plan again."""
+    """Another writer committed first. Nothing was committed here; take a new snapshot and plan again."""
 
 
 class FilesGoneError(MisconfiguredError):
-    """A version names a file that is not there any more."""
+    """A version refers to a file that no longer exists."""
 
     def __init__(self, folder: Path, version: int, path: str) -> None:
         super().__init__(
-            f"lake table {folder}: version {version} names {path}, which is gone: VACUUM of another engine takes the files of"
-            " older versions. Use the newest version (`fleetloop dataset lock`), and let `fleetloop lake` alone remove files"
+            f"lake table {folder}: version {version} refers to {path}, which no longer exists: a VACUUM of another engine"
+            " removes the files of older versions. Use the newest version (`fleetloop dataset lock`), and let only"
+            " `fleetloop lake` remove files"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LakeFile:
-    """One Parquet file inside the table's folder, not part of the table until a commit names it."""
+    """A Parquet file inside the table's folder; it is not part of the table until a commit refers to it."""
 
     path: str
     """Relative to the table's folder, with "/"."""
@@ -95,16 +95,16 @@ class LakeFile:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A table at one version. Reads give the same rows for ever."""
+    """A table at one version. Reads always return the same rows."""
 
     table: LakeTable
     version: int
     delta: DeltaTable
 
     def dataset(self) -> pads.Dataset:
-        """The rows as a pyarrow dataset: columns and filters are pushed down, files that cannot pass left out.
+        """Return the rows as a pyarrow dataset, with projection and filter push-down and file pruning.
 
-        Raises MisconfiguredError for a table of a kind that this layer does not make: partitioned, or of a newer format.
+        Raises MisconfiguredError for a table that is partitioned or needs a newer reader.
         """
         protocol, partitions = self.delta.protocol(), self.delta.metadata().partition_columns
         if protocol.min_reader_version != READER_VERSION or partitions:
@@ -119,7 +119,7 @@ class Snapshot:
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,  # noqa: A002
     ) -> pa.Table:
-        """Rows that pass `filter`, in no promised order."""
+        """Return the rows that pass `filter`, in unspecified order."""
         with self._files_there():
             return self.dataset().to_table(
                 columns=list(columns) if columns is not None else None, filter=filter
@@ -131,7 +131,7 @@ class Snapshot:
         filter: pc.Expression | None = None,  # noqa: A002
         batch_rows: int = 1024,
     ) -> Iterator[pa.RecordBatch]:
-        """Like `read`, a bounded number of rows at a time: for columns that hold payloads."""
+        """Yield rows as `read` does, at most `batch_rows` at a time: for columns that hold payloads."""
         chosen = list(columns) if columns is not None else None
         with self._files_there():
             yield from self.dataset().to_batches(
@@ -139,12 +139,12 @@ class Snapshot:
             )
 
     def count(self, filter: pc.Expression | None = None) -> int:  # noqa: A002
-        """How many rows pass `filter`."""
+        """Return how many rows pass `filter`."""
         with self._files_there():
             return int(self.dataset().count_rows(filter=filter))
 
     def check_files(self) -> None:
-        """Return when every file of the version is there. Raises FilesGoneError."""
+        """Check that every file of the version exists. Raises FilesGoneError."""
         for path in self.files().column("path").to_pylist():
             if not (self.table.folder / path).is_file():
                 raise FilesGoneError(self.table.folder, self.version, path)
@@ -158,24 +158,24 @@ class Snapshot:
             raise FilesGoneError(self.table.folder, self.version, str(error)) from error
 
     def files(self) -> pa.Table:
-        """One row a file: path, size_bytes, num_records and flattened statistics ("min.seq", "max.seq")."""
+        """Return one row per file: path, size_bytes, num_records and flattened statistics ("min.seq", "max.seq")."""
         found = pa.table(self.delta.get_add_actions(flatten=True))
         place = found.column_names.index("path")
         paths = [unquote(path) for path in found.column(place).to_pylist()]
         return found.set_column(place, "path", pa.array(paths, pa.string()))
 
     def row_count(self) -> int | None:
-        """How many rows the version holds by its files' entries; None when another writer gave no counts."""
+        """Return the number of rows by the entries of the files; None if another writer gave no counts."""
         counts = self.files().column("num_records")
         return None if counts.null_count else int(pc.sum(counts).as_py() or 0)
 
     def missing_rows(self) -> int:
-        """So many rows were committed here and are not in this version any more: another engine took them away."""
+        """Return how many rows that were committed here are missing, because another engine removed them."""
         held = self.row_count()
-        return 0 if held is None else max(0, (self.mark(ROWS_MARK) or 0) - held)
+        return 0 if held is None else max(0, (self.app_transaction(ROWS_COMMITTED) or 0) - held)
 
     def foreign_change(self) -> tuple[int, str] | None:
-        """Version and name of the newest operation that may have taken rows away; None when none is known."""
+        """Return version and name of the newest operation that may have removed rows; None if there is none."""
         for entry in self.delta.history():
             operation = str(entry.get("operation", ""))
             if operation.upper() not in _HARMLESS and not entry.get("fleetloop.run"):
@@ -183,9 +183,9 @@ class Snapshot:
         return None
 
     def check_writable(self) -> None:
-        """Return when files may be added to the table as it is.
+        """Check that files may be added to the table.
 
-        Raises MisconfiguredError naming what another writer turned on that is not honoured here.
+        Raises MisconfiguredError, which names the protocol features of another writer that are not supported here.
         """
         protocol = self.delta.protocol()
         unknown = sorted(set(protocol.writer_features or ()) - WRITER_FEATURES)
@@ -198,13 +198,13 @@ class Snapshot:
             features = f" and has the features {', '.join(unknown)}" if unknown else ""
             raise MisconfiguredError(
                 f"lake table {self.table.folder} needs reader version {protocol.min_reader_version}, writer version"
-                f" {protocol.min_writer_version}{features}, which another writer turned on; this one writes version"
+                f" {protocol.min_writer_version}{features}, which another writer turned on; this writer supports versions"
                 f" {', '.join(map(str, sorted(WRITER_VERSIONS)))} with {', '.join(sorted(WRITER_FEATURES))}: restore the"
-                " version before, or begin a new lake"
+                " previous version, or begin a new lake"
             )
 
-    def mark(self, name: str) -> int | None:
-        """The number last committed under `name` at or before this version (see `LakeTable.commit_files`)."""
+    def app_transaction(self, name: str) -> int | None:
+        """Return the number of an application transaction at this version, or None (see `LakeTable.commit_files`)."""
         found = self.delta.transaction_version(name)
         return None if found is None else int(found)
 
@@ -217,18 +217,18 @@ class LakeTable:
 
     @classmethod
     def open(cls, uri: str | Path) -> LakeTable:
-        """Raises MisconfiguredError when there is no table there, or when `uri` is no local folder."""
+        """Open an existing table. Raises MisconfiguredError if there is none, or if `uri` is not a local folder."""
         table = cls(local_folder(uri))
         table._load(None)
         return table
 
     @classmethod
     def create(cls, uri: str | Path, schema: pa.Schema) -> LakeTable:
-        """Make the table, or open it when it is there; columns that it lacks are added, null in every older row.
+        """Create the table, or open it and add the columns that it lacks, null in every older row.
 
-        Columns that another writer added are left to it: null in the rows that are written here.
+        Columns that another writer added are kept; they are null in the rows that are written here.
 
-        Raises MisconfiguredError naming the columns that differ in type, and strange ones that may not be null.
+        Raises MisconfiguredError, which names columns of another type and unknown columns that may not be null.
         """
         folder = local_folder(uri)
         if not DeltaTable.is_deltatable(_address(folder)):
@@ -240,7 +240,7 @@ class LakeTable:
             except DeltaError as error:
                 if not DeltaTable.is_deltatable(_address(folder)):  # else another process made it in between
                     raise MisconfiguredError(
-                        f"lake table {folder} cannot be made: {_words(error)}"
+                        f"lake table {folder} cannot be created: {_first_line(error)}"
                     ) from error
             _sync_log(folder, 0)
         table = cls(folder)
@@ -253,14 +253,14 @@ class LakeTable:
             if found.get(name, wanted[name]) != wanted[name]
         ]
         differing += [
-            f"{f.name} (not of this table)"
+            f"{f.name} (unknown)"
             for f in held
             if f.name not in wanted and (not f.nullable or f.name in OWN_COLUMNS)
         ]
         if differing:
             raise MisconfiguredError(
                 f"lake table {folder} has other columns than expected: {', '.join(differing)}; restore the version before"
-                " they were changed, or begin a new lake"
+                " the change, or begin a new lake"
             )
         if missing := [field for field in schema if field.name not in found]:
             table._add_columns(missing)
@@ -268,21 +268,21 @@ class LakeTable:
 
     @property
     def uri(self) -> str:
-        """Where the table is."""
+        """The path of the table."""
         return str(self.folder)
 
     def version(self) -> int:
-        """The newest version at this moment."""
+        """Return the newest version."""
         return int(self._load(None).version())
 
     def table_id(self) -> str:
-        """The id that the table got at its creation; a table made anew has another one."""
+        """Return the id that the table got at its creation; a recreated table has another one."""
         return str(self._load(None).metadata().id)
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """The table at `version`, the newest when none is given.
+        """Return the table at `version`, by default at the newest.
 
-        Raises MisconfiguredError when there is no such version (or when the log behind it was trimmed away).
+        Raises MisconfiguredError if there is no such version, or if its log was trimmed.
         """
         delta = self._load(version)
         return Snapshot(self, int(delta.version()), delta)
@@ -292,17 +292,17 @@ class LakeTable:
         files: Sequence[LakeFile],
         *,
         expected_version: int,
-        marks: Mapping[str, int] | None = None,
+        app_transactions: Mapping[str, int] | None = None,
         note: Mapping[str, str] | None = None,
     ) -> int:
-        """Add all `files` in one commit: it becomes version `expected_version + 1`, or nothing at all.
+        """Add all `files` in one commit, which becomes version `expected_version + 1`, or add none.
 
-        The files are written and synced already. `marks` are numbers kept under a name from this version on
-        (`Snapshot.mark`); `note` is written into the commit for people. Returns the new version.
+        The files are already written and synced. `app_transactions` are numbers that later versions return by name
+        (`Snapshot.app_transaction`); `note` is stored in the commit for people. Returns the new version.
 
         Raises:
             StaleSnapshotError: another commit was first; nothing was added then.
-            MisconfiguredError: the table does not take it (a feature that another writer turned on).
+            MisconfiguredError: the table refuses the commit (a feature that another writer turned on).
         """
         newest = self.version()
         if newest != expected_version:
@@ -311,10 +311,13 @@ class LakeTable:
         now_ms = time.time_ns() // 1_000_000
         properties = CommitProperties(
             custom_metadata=dict(note or {}),
-            max_commit_retries=0,  # a retry would land on a version that nobody planned for
+            max_commit_retries=0,  # a retry would commit on a version that was not planned on
             app_transactions=[
                 Transaction(app_id=name, version=number)
-                for name, number in {**(marks or {}), **self._rows_after(expected_version, files)}.items()
+                for name, number in {
+                    **(app_transactions or {}),
+                    **self._rows_after(expected_version, files),
+                }.items()
             ],
         )
         try:
@@ -330,9 +333,9 @@ class LakeTable:
         except CommitFailedError as error:
             if (
                 int(self._load(None).version()) == expected_version
-            ):  # nobody was first: it is not to be committed at all
+            ):  # no other commit was first: the table refuses this one
                 raise MisconfiguredError(
-                    f"lake table {self.folder} does not take what is written here: {_words(error)}"
+                    f"lake table {self.folder} refuses the commit: {_first_line(error)}"
                 ) from error
             raise StaleSnapshotError(
                 f"lake table {self.folder}: another commit became version {expected_version + 1} first"
@@ -341,18 +344,20 @@ class LakeTable:
         return expected_version + 1
 
     def _rows_after(self, version: int, files: Sequence[LakeFile]) -> dict[str, int]:
-        """The mark that counts all rows ever committed, once `files` are; none when the table does not know its rows."""
+        """Return the count of rows ever committed, `files` included; empty if the table has no row counts."""
         before = self.snapshot(version)
         held = before.row_count()
         if held is None:
             return {}
-        return {ROWS_MARK: max(held, before.mark(ROWS_MARK) or 0) + sum(file.rows for file in files)}
+        return {
+            ROWS_COMMITTED: max(held, before.app_transaction(ROWS_COMMITTED) or 0)
+            + sum(file.rows for file in files)
+        }
 
     def append(self, rows: pa.Table, *, expected_version: int | None = None) -> int:
-        """Add `rows` as one file in one commit and return the new version; no rows, no commit.
+        """Add `rows` as one file in one commit and return the new version; without rows there is no commit.
 
-        Raises StaleSnapshotError as `commit_files`; MisconfiguredError when the columns differ from the
-        table's.
+        Raises StaleSnapshotError as `commit_files`; MisconfiguredError if the columns differ from those of the table.
         """
         if rows.num_rows == 0:
             return self.version()
@@ -362,7 +367,7 @@ class LakeTable:
             raise MisconfiguredError(
                 f"rows for lake table {self.folder} differ in columns: {', '.join(sorted(differing))}"
             )
-        for name in sorted(strange):  # another writer's
+        for name in sorted(strange):  # columns of another writer
             rows = rows.append_column(name, pa.nulls(rows.num_rows, wanted.field(name).type))
         self.snapshot().check_writable()
         path = f"rows/{uuid.uuid4().hex}.parquet"
@@ -377,7 +382,7 @@ class LakeTable:
         return self.commit_files([written], expected_version=self.version())
 
     def _add_columns(self, missing: Sequence[pa.Field]) -> None:
-        """Commit the table's columns with `missing` behind them, in one version that holds no new rows."""
+        """Append the columns `missing` to the table in one commit without rows."""
         delta = self._load(None)
         fields = Schema.from_arrow(pa.schema(missing)).fields
         try:
@@ -388,7 +393,7 @@ class LakeTable:
             )
         except CommitFailedError as error:
             raise StaleSnapshotError(
-                f"lake table {self.folder}: another commit was first while columns were added"
+                f"lake table {self.folder}: another commit came first while columns were added"
             ) from error
         _sync_log(self.folder, int(delta.version()))
 
@@ -399,16 +404,16 @@ class LakeTable:
             if version is None or not DeltaTable.is_deltatable(_address(self.folder)):
                 raise MisconfiguredError(f"there is no lake table at {self.folder}") from error
             raise MisconfiguredError(
-                f"lake table {self.folder} has no version {version} (any more)"
+                f"lake table {self.folder} has no version {version}, or no longer has it"
             ) from error
         except DeltaError as error:
             raise MisconfiguredError(
-                f"lake table {self.folder} cannot be read at version {version}: {_words(error)}"
+                f"lake table {self.folder} cannot be read at version {version}: {_first_line(error)}"
             ) from error
 
 
 def write_parquet(folder: Path, path: str, rows: pa.Table, *, row_group_rows: int = 2048) -> LakeFile:
-    """Write `rows` to `folder/path` through a temporary file, fsync and rename, and describe the file."""
+    """Write `rows` to `folder/path` (temporary file, fsync, rename) and return the file's description."""
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
@@ -434,25 +439,25 @@ def _repeats(field: pa.Field) -> bool:
 
 
 def _address(folder: Path) -> str:
-    """`folder` for delta-rs.
+    """Return the URI of `folder` for delta-rs.
 
-    Raises MisconfiguredError for a name with "%": delta-rs takes "my%20lake" for "my lake", which is another folder.
+    Raises MisconfiguredError for a name with "%": delta-rs would open "my lake" for "my%20lake".
     """
     place = folder.absolute()
     if "%" in str(place):
         raise MisconfiguredError(
-            f'lake folder {place} has a "%" in its name, under which Delta opens another folder'
+            f'lake folder {place} has a "%" in its name, which delta-rs would decode and open another folder'
         )
     return place.as_uri()
 
 
-def _words(error: BaseException) -> str:
-    """What a person needs of an error of delta-rs: its first line, without the backtrace behind it."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error of delta-rs, without the backtrace after it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
 def _sync_log(folder: Path, version: int) -> None:
-    """Make a commit survive power loss: delta-rs itself does not sync its log."""
+    """Sync the log entry of a commit, which delta-rs does not do, so that it survives power loss."""
     log = folder / "_delta_log"
     with (log / f"{version:020d}.json").open("rb") as entry:
         syscalls.fsync(entry.fileno())

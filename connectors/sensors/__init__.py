@@ -1,1 +1,1 @@
-"""Sensors and recordings of them, behind one port."""
+"""Sensor sources: the port for live sensors and recordings, and adapters for image folders and Parquet files."""

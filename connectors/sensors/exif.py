@@ -1,4 +1,4 @@
-"""When a picture was taken, by its EXIF data. It refuses to guess a zone: without one the uncertainty says so."""
+"""Read the capture time of a picture from its EXIF data. A missing time zone is reported as uncertainty, not guessed."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_PIXELS: Final = 100_000_000
 SECOND_NS: Final = 1_000_000_000
 UNKNOWN_ZONE_NS: Final = 14 * 3600 * SECOND_NS
-"""No zone is further from UTC than 14 hours."""
+"""No time zone is further from UTC than 14 hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class TakenTime:
-    """Nanoseconds since 1970 (UTC), and how far the truth may be from it."""
+    """A capture time in nanoseconds since 1970 (UTC), and its largest error in nanoseconds."""
 
     time_ns: int
     uncertainty_ns: int
 
 
 def taken_time(payload: bytes, zone_minutes: int | None = None) -> TakenTime | None:
-    """The time at which a picture was taken; None where its EXIF data does not say.
+    """Return the capture time of a picture; None if its EXIF data has none.
 
     Args:
         payload: the encoded picture.
-        zone_minutes: the camera's zone, minutes east of UTC, for pictures that name none. Without it their
-            time is read as UTC, uncertain by 14 hours.
+        zone_minutes: the camera's time zone in minutes east of UTC, for pictures without a zone. If it is None, their
+            time is read as UTC with an uncertainty of 14 hours.
     """
     found = picture_format(payload)
     if found is None or not (b"Exif" in payload[:HEAD_BYTES] or found in ("PNG", "WEBP", "TIFF")):
@@ -65,7 +65,7 @@ def taken_time(payload: bytes, zone_minutes: int | None = None) -> TakenTime | N
 
 
 def _is_bounded(payload: bytes) -> bool:
-    """Whether opening it allocates little: a decoder may allocate for the size that the file claims."""
+    """Return whether opening the picture allocates little; a decoder may allocate for the size that the file claims."""
     try:
         header = read_header(payload)
     except ValueError:
@@ -74,7 +74,7 @@ def _is_bounded(payload: bytes) -> bool:
 
 
 def _values(payload: bytes, name: str) -> dict[str, str]:
-    """The texts of the tags; empty when there are none, or when they cannot be read."""
+    """Return the time tags as text; empty if there are none or they cannot be read."""
     from PIL import Image
 
     try:
@@ -89,7 +89,7 @@ def _values(payload: bytes, name: str) -> dict[str, str]:
                 "subseconds": _text(part.get(_SUBSECONDS)),
                 "offset": _text(next((each for each in offsets if each), "")),
             }
-    # Damaged tags are no reason to lose the picture: its time is then unknown.
+    # Damaged tags leave the time unknown; the picture is still used.
     except Exception:  # noqa: BLE001
         return {}
 

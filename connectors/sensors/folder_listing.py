@@ -1,6 +1,6 @@
-"""The regular files below a folder, in the order that a person reads their names in.
+"""List the regular files below a folder in natural order (img2 before img10).
 
-Symbolic links are not followed, and pipes, sockets and devices are never opened: they are counted by kind.
+Symbolic links are not followed; pipes, sockets and devices are never opened. They are counted by kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """One regular file. `name` is its path below the folder with "/", printable and at most 256 characters."""
+    """A regular file. `name` is its path below the folder with "/", printable and at most 256 characters long."""
 
     path: Path
     name: str
@@ -38,19 +38,19 @@ class ListedFile:
     is_settled: bool = True
 
     def settled_since(self, before: Mapping[str, tuple[int, int]]) -> ListedFile:
-        """The file, settled when the listing before found it with the same size and time."""
+        """Return the file, settled if the previous listing found it with the same size and modification time."""
         return replace(self, is_settled=before.get(self.name) == (self.size_bytes, self.modified_ns))
 
 
 class FolderListing:
-    """One look at a folder. `left_out` counts what is no regular file, by kind."""
+    """One listing of a folder. `left_out` counts, by kind, entries that are not regular files."""
 
     def __init__(self, folder: Path) -> None:
         self.left_out: dict[str, SourceNote] = {}
         self._folder = folder
 
     def read(self) -> list[ListedFile]:
-        """All regular files in natural order. Raises MisconfiguredError when the folder cannot be listed."""
+        """Return all regular files in natural order. Raises MisconfiguredError if the folder cannot be listed."""
         return sorted(self._walk(self._folder, ()), key=lambda file: natural_key(file.name))
 
     def _walk(self, folder: Path, parts: tuple[str, ...]) -> Iterator[ListedFile]:
@@ -69,7 +69,7 @@ class FolderListing:
             name = "/".join((*parts, entry.name))
             try:
                 status = entry.stat(follow_symlinks=False)
-            except OSError:  # it went away between two looks
+            except OSError:  # it was removed after the listing
                 continue
             if stat.S_ISDIR(status.st_mode):
                 yield from self._walk(Path(entry.path), (*parts, entry.name))
@@ -85,7 +85,7 @@ class FolderListing:
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Numbers by their value: img2 before img10. Folders before what their names are the beginning of."""
+    """Return a sort key that compares numbers by value, and puts a folder before names that it is a prefix of."""
     parts = []
     for part in name.split("/"):
         pieces = _DIGITS.split(part)
@@ -97,7 +97,7 @@ def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
 
 
 def printable(name: str) -> str:
-    """A name that can be stored: bytes that are no UTF-8 are written `\\xff`, and what is too long is shortened."""
+    """Return a name that can be stored: invalid UTF-8 is escaped as `\\xff`, and a long name is shortened with a hash."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     if len(text) <= MAX_TEXT_CHARS:
         return text
@@ -106,15 +106,15 @@ def printable(name: str) -> str:
 
 
 def read_regular(path: Path, most_bytes: int, *, cut: bool = False) -> bytes:
-    """The bytes of a regular file, without ever waiting for a pipe or following a link.
+    """Return the bytes of a regular file, without blocking on a pipe or following a symbolic link.
 
     Args:
         path: the file.
-        most_bytes: what may be read; with `cut` the rest is left, else a larger file is refused.
-        cut: whether the beginning is enough.
+        most_bytes: the most bytes to read. A larger file is refused, or cut off if `cut` is set.
+        cut: whether the first `most_bytes` bytes are enough.
 
     Raises:
-        OSError: it cannot be opened, is no regular file, or is larger than `most_bytes`.
+        OSError: it cannot be opened, is not a regular file, or is larger than `most_bytes`.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:

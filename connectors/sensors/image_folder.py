@@ -1,8 +1,7 @@
-"""A folder of picture files as drives: frames in the order that a person reads their names in, bytes as on disk.
+"""A source that reads the picture files of a folder as drives, in natural order, without decoding them.
 
-Refuses to decode: whether a file holds a picture is judged where it is used. A file that cannot be read becomes a
-frame with an empty payload, which is counted there as an unreadable image. Only regular files are opened, and nothing
-is passed over silently: `notes` counts what is left out and what cannot be read.
+A file that cannot be read becomes an observation with an empty payload, which is counted as an unreadable image where it
+is decoded. Only regular files are opened. `notes` counts the files that were left out and those that could not be read.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ NO_ZONE: Final = "taken: EXIF names no time zone, read as UTC (uncertain by 14 h
 
 @dataclass(frozen=True, slots=True)
 class CaptureTimes:
-    """How a folder's frames get their capture time (ns since 1970).
+    """How the files of a folder get their capture time (ns since 1970).
 
-    With `interval_ns`: `first_ns` (without it the first picture's own time) plus the interval for each file.
-    Without: each picture's EXIF time, else its file's modification time. `zone_minutes` is the zone of a camera
-    whose EXIF data names none.
+    With `interval_ns`: `first_ns` (default: the time of the first picture) plus one interval per file. Without it: the EXIF
+    time of each picture, otherwise the modification time of its file. `zone_minutes` is the time zone of a camera whose EXIF
+    data has none.
     """
 
     interval_ns: int | None = None
@@ -63,17 +62,17 @@ class CaptureTimes:
 
 
 class ImageFolderSource:
-    """The pictures under `folder`, sub-folders too. A sub-folder of `folder` is a drive; so is `folder` itself.
+    """The pictures in `folder` and its sub-folders. Each direct sub-folder is a drive, and so is `folder` itself.
 
     Args:
-        folder: where the pictures are.
-        sensor_id: what took them.
+        folder: the folder of the pictures.
+        sensor_id: the sensor that took them.
         times: where capture times come from.
-        is_growing: somebody is still writing here. A file is then taken once two listings found it unchanged;
-            until then it and what comes after it wait (`is_waiting`).
+        is_growing: files are still being written. A file is then read once two listings found it unchanged; until then it
+            and the files after it wait (`is_waiting`).
 
     Raises:
-        MisconfiguredError: `folder` is not a folder that can be read.
+        MisconfiguredError: `folder` is not a readable folder.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class ImageFolderSource:
         self._doubts = _Doubts()
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
-        """See `ObservationSource.observations`. A frame_id is the file's path below the folder."""
+        """See `ObservationSource.observations`. The frame_id is the path of the file below the folder."""
         before = set(self._listed)
         files = self._files()
         names = [file.name for file in files]
@@ -128,7 +127,7 @@ class ImageFolderSource:
         return self._notes | late | self._doubts.notes()
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""
 
     def _files(self) -> list[ListedFile]:
         listing = FolderListing(self._folder)
@@ -178,7 +177,7 @@ class ImageFolderSource:
 
 @dataclass(slots=True)
 class _Doubts:
-    """What was taken with a doubt, by its words: each file once, however often it is played, and why the first."""
+    """Files that were read with a warning, by its text: each file once, with the cause for the first."""
 
     names: dict[str, set[str]] = field(default_factory=dict)
     firsts: dict[str, str] = field(default_factory=dict)
@@ -192,7 +191,7 @@ class _Doubts:
 
 
 class _FolderClock:
-    """Capture times of one listing. Equal listings give equal times, wherever the reading begins."""
+    """Capture times for one listing. Equal listings give equal times, wherever reading starts."""
 
     def __init__(self, files: list[ListedFile], how: CaptureTimes, doubts: _Doubts) -> None:
         self._files = files
@@ -224,7 +223,7 @@ class _FolderClock:
         return TakenTime(raw.time_ns + same * _BURST_STEP_NS, raw.uncertainty_ns)
 
     def _is_same(self, one: int, other: int) -> bool:
-        """Whether both are of one drive and of one time by their tags: pictures of one second."""
+        """Return whether two files belong to one drive and have the same EXIF time, as pictures of one burst have."""
         if self._files[one].drive != self._files[other].drive:
             return False
         return self._exif(one) == self._exif(other)
@@ -240,7 +239,7 @@ class _FolderClock:
 
 
 def _rising(files: list[ListedFile]) -> list[int]:
-    """Modification times that rise within each drive: a copy of a folder writes its files in any order."""
+    """Return modification times made increasing within each drive, because a copied folder has them in any order."""
     last: dict[str, int] = {}
     times = []
     for file in files:

@@ -1,7 +1,7 @@
-"""The columns of a recording: which types of them are read, and one row's values or what is wrong with them.
+"""Check the columns of a Parquet recording and the values of each row.
 
-Two kinds of fault: a column that can never be read is a setting to mend, told by name, type and what is wanted; a
-row with a value that cannot be one is left out and counted.
+A column that is missing or has a wrong type is a configuration error, which names the column, its type and the type
+needed. A row with an invalid value is left out and counted.
 """
 
 from __future__ import annotations
@@ -29,29 +29,31 @@ _NS_PER: Final = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """Why a row is no frame: `reason` is one of few, `detail` names the value."""
+    """Why a row is left out: `reason` is one of a few texts, `detail` names the value."""
 
     reason: str
     detail: str
 
 
 def check_columns(schema: Any, where: str) -> None:
-    """Say that the columns can be read.
+    """Check that the columns can be read.
 
     Raises:
-        MisconfiguredError: one is missing, stands twice, or is of a type that is not read; names file, column,
-            type and what is wanted.
+        MisconfiguredError: a column is missing, occurs twice or has a wrong type; names file, column, type and the type
+            needed.
     """
     names = list(schema.names)
     if absent := [name for name in REQUIRED if name not in names]:
         raise MisconfiguredError(f"{where} has no column {', '.join(absent)} (it has {', '.join(names)})")
     for name in (*REQUIRED, *DEFAULTS):
         if names.count(name) > 1:
-            raise MisconfiguredError(f"{where} has {names.count(name)} columns {name}; one is wanted")
+            raise MisconfiguredError(
+                f"{where} has {names.count(name)} columns named {name}; it must have one"
+            )
         if name in names:
             kind = _plain(schema.field(name).type)
             if wanted := _WANTED[name](kind):
-                raise MisconfiguredError(f"{where}: the column {name} is {kind}; wanted is {wanted}")
+                raise MisconfiguredError(f"{where}: the column {name} is {kind}; it must be {wanted}")
 
 
 def _plain(kind: Any) -> Any:
@@ -117,7 +119,7 @@ _WANTED: Final = {
 
 
 def times_in_ns(batch: Any) -> Any:
-    """The batch with `capture_time_ns` as whole numbers: Python integers, so that none is cut to 64 bits."""
+    """Return the column `capture_time_ns` in nanoseconds, as Python integers so that none overflows 64 bits."""
     column = batch.column("capture_time_ns")
     if not pa.types.is_timestamp(column.type):
         return column.to_pylist()
@@ -126,14 +128,14 @@ def times_in_ns(batch: Any) -> Any:
 
 
 def payload_of(value: Any) -> bytes | None:
-    """The bytes of a payload cell; None when it has none."""
+    """Return the bytes of a payload cell; None if it has none."""
     if isinstance(value, Mapping):
         value = value.get("bytes")
     return value if isinstance(value, bytes) else None
 
 
 def fault_of(row: Mapping[str, Any]) -> BadRow | None:
-    """What is wrong with a row's values; None when it is a frame. The payload is not looked at."""
+    """Return what is wrong with the values of a row; None if nothing is. The payload is not checked."""
     for name in REQUIRED[1:]:
         if row.get(name) is None:
             return BadRow(f"{name} is null", f"frame {row.get('frame_id')!r}")
@@ -141,7 +143,7 @@ def fault_of(row: Mapping[str, Any]) -> BadRow | None:
         text = "" if row.get(name) is None else str(row[name])
         if len(text) > MAX_TEXT_CHARS or "\0" in text or (not text and name in REQUIRED):
             bound = f"1 to {MAX_TEXT_CHARS} characters without NUL"
-            return BadRow(f"{name} is not of {bound}", f"{text[:60]!r}, {len(text)} characters")
+            return BadRow(f"{name} does not have {bound}", f"{text[:60]!r}, {len(text)} characters")
     for name, least in (("capture_time_ns", 1), ("capture_time_uncertainty_ns", 0)):
         value = row.get(name)
         if value is not None and not least <= value <= MAX_LONG:

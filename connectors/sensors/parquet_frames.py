@@ -1,4 +1,4 @@
-"""Recorded frames from Parquet files, a few rows in memory at a time; labels in them are never read."""
+"""A source that reads recorded observations from Parquet files, a few rows at a time. Label columns are never read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 
 MAX_ROW_BYTES: Final = 64_000_000
-"""Mean size of the rows of a row group, unpacked: a larger one holds no pictures and is not read."""
+"""Bound on the mean uncompressed size of the rows of a row group."""
 NO_PAYLOAD: Final = "taken: no payload (null, or a path only), counted as an unreadable image"
 NOT_UTF8: Final = "left out: a text is not UTF-8"
 IN_1970: Final = "taken: a capture time in January 1970; is it in another unit than nanoseconds?"
@@ -32,18 +32,17 @@ _JANUARY_1970_NS: Final = 31 * 86_400 * 1_000_000_000
 
 
 class ParquetFrameSource:
-    """The rows of a Parquet file, or of a folder's files in the order of their names.
+    """The rows of a Parquet file, or of all Parquet files of a folder in the order of their names.
 
     Columns: payload (binary, the encoded image, or a struct with `bytes`), frame_id, drive_id, sensor_id (text or
-    integer), capture_time_ns (an integer in nanoseconds, or a timestamp with a zone); and, with defaults,
-    track_id, capture_time_uncertainty_ns, content_type, provenance, calibration_ref. Any other column is not
-    read. A row without a payload is an empty frame, which is counted as an unreadable image where it is decoded;
-    a row with a value that cannot be one is left out and counted (`notes`).
+    integer), capture_time_ns (an integer in nanoseconds, or a timestamp with a time zone); and optionally track_id,
+    capture_time_uncertainty_ns, content_type, provenance, calibration_ref. Any other column is ignored. A row without a
+    payload becomes an observation with an empty payload, which is counted as an unreadable image where it is decoded; a
+    row with an invalid value is left out and counted (`notes`).
 
     Raises:
-        MisconfiguredError: a file is not there or may not be read, or a column is missing or of a type that is not
-            read.
-        CorruptError: a file is not Parquet, or damaged. Reading raises it where the damage is reached.
+        MisconfiguredError: a file does not exist or may not be read, or a column is missing or has a wrong type.
+        CorruptError: a file is not Parquet or is damaged; also raised while reading, when the damage is reached.
     """
 
     def __init__(self, path: Path, *, batch_rows: int = _BATCH_ROWS) -> None:
@@ -58,7 +57,7 @@ class ParquetFrameSource:
                 check_columns(file.schema_arrow, str(each))
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
-        """See `ObservationSource.observations`. A frame's `resume_place` names file and row, for frame ids repeat."""
+        """See `ObservationSource.observations`. `resume_place` names file and row, because frame ids may repeat."""
         begin = (0, 0) if resume_after is None else self._place_after(resume_after)
         for number, path in enumerate(self._paths):
             if number >= begin[0]:
@@ -69,10 +68,10 @@ class ParquetFrameSource:
         return dict(self._notes)
 
     def close(self) -> None:
-        """Nothing is held open between two frames but the reader of the running iteration."""
+        """Do nothing: only a running iteration holds a file open."""
 
     def _place_after(self, place: str) -> tuple[int, int]:
-        """(file, row) after a place, or after the one frame with this id, found by reading that column."""
+        """Return (file, row) after a place, or after the only row with this frame id, found by reading that column."""
         found = []
         for number, path in enumerate(self._paths):
             row = 0
@@ -146,21 +145,21 @@ class ParquetFrameSource:
 
 
 def _place(path: Path, row: int, frame_id: str) -> str:
-    """A row's own name in a recording: with the frame id, so that another file in its place is noticed."""
+    """Return the name of a row within a recording; the frame id in it reveals a file that was replaced."""
     return f"{path.name}\0{row}\0{frame_id}"
 
 
 def _check_size(group: Any, path: Path) -> None:
-    """Raise CorruptError for a row group of more than pictures take. Its columns' metadata may end the process."""
+    """Raise CorruptError for a row group above the size bound; decompressing it could exhaust memory."""
     if group.total_byte_size > group.num_rows * MAX_ROW_BYTES:
         raise CorruptError(
-            f"{group.total_byte_size} bytes in {group.num_rows} rows; the limit is {MAX_ROW_BYTES} bytes each",
+            f"a row group has {group.total_byte_size} bytes in {group.num_rows} rows; the limit is {MAX_ROW_BYTES} bytes per row",
             path=path,
         )
 
 
 def _values(batch: Any) -> list[dict[str, Any] | None]:
-    """The values of each row; None for a row with a text that is not UTF-8."""
+    """Return the values of each row; None for a row with text that is not UTF-8."""
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError:
@@ -172,7 +171,7 @@ def _values(batch: Any) -> list[dict[str, Any] | None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file, open; what goes wrong with it within is told as damage or as what a person must mend."""
+    """Yield the open file; errors inside the context become CorruptError or MisconfiguredError."""
     try:
         with pq.ParquetFile(path) as file:
             yield file

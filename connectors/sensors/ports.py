@@ -1,4 +1,4 @@
-"""The port of a sensor, or of a recording of one. This module does no I/O."""
+"""The port of sensors and of recordings. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from schemas.reasons import Modality, Provenance
 from schemas.records import Content
 
 WHOLE = Content()
-"""A payload that is one item of one instant."""
+"""The content of a payload that is one item at one instant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one sensor (or a recording of one) gave: an image, a piece of video, a block of signals, a pose, an event.
+    """One output of a sensor or of a recording: an image, a video segment, a block of signals, a pose or an event.
 
-    `payload` is encoded as `content_type` and `content` say, never pixels; signals are a columnar block (an Arrow
-    stream). `sensor_id` names the stream: observations of one stream are in order. The payload covers
-    [capture_time_ns, capture_time_ns + content.span_ns). `place` names the observation within its source and is given
-    to `ObservationSource.observations` to go on after it. It is empty where `frame_id` does that; a recording whose
-    ids repeat gives each row a place of its own.
+    `payload` is encoded as `content_type` and `content` say, never raw pixels; signals are a columnar block (an Arrow IPC
+    stream). `sensor_id` names the stream, within which observations are in order. The payload covers
+    [capture_time_ns, capture_time_ns + content.span_ns). `place` identifies the observation within its source, so that
+    `ObservationSource.observations` can resume after it. It is empty where `frame_id` is unique; a recording whose frame
+    ids repeat gives each row a place.
     """
 
     frame_id: str
@@ -40,33 +40,33 @@ class Observation:
 
     @property
     def resume_place(self) -> str:
-        """What `ObservationSource.observations` takes to go on after this one."""
+        """The argument of `ObservationSource.observations` that resumes after this observation."""
         return self.place or self.frame_id
 
 
 @dataclass(frozen=True, slots=True)
 class SourceNote:
-    """How many files or rows of a source something holds for, and the first of them."""
+    """A count of files or rows of a source that were left out or read with a warning, and the first of them."""
 
     count: int
     first: str
 
 
 class ObservationSource(Protocol):
-    """Observations in order of capture. Cameras, buses, videos and recordings stand behind this one port.
+    """Observations in order of capture: cameras, buses, videos and recordings implement this port.
 
-    A source that can be replayed starts after `resume_after` (an observation's `resume_place`) when it is given one. The
-    end of an iteration means that there is nothing more now: a recording that grows gives the rest to the next.
+    A source that can be replayed starts after `resume_after` (the `resume_place` of an observation) if one is given. The end
+    of an iteration means that there is nothing more now; a growing recording yields the rest in the next iteration.
     """
 
     is_waiting: bool
-    """Whether something of it is still being written, so that it has not come to its end."""
+    """Whether a part of the source is still being written, so that its end is not reached."""
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
-        """What it has, in order; RejectedError (reason unknown_frame) when there is nothing named `resume_after`."""
+        """Yield observations in order. Raises RejectedError (reason unknown_frame) if `resume_after` does not exist."""
 
     def notes(self) -> Mapping[str, SourceNote]:
-        """What was left out of the source so far, and what was taken with a doubt, each in a few words."""
+        """Return what was left out so far, and what was read with a warning, by a short text."""
 
     def close(self) -> None:
-        """Give files and devices back."""
+        """Close files and devices."""

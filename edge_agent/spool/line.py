@@ -16,7 +16,7 @@ from schemas.wire import WireRecord
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One sealed record that is not accepted yet."""
+    """One signed record that is not accepted yet."""
 
     seq: int
     value_class: ValueClass

@@ -137,10 +137,10 @@ class SpoolWriter:
                 seq=identity.seq,
                 spool_time_ns=self._clock.now_ns(),
             )
-            sealed = self._seal(full, identity)
-            size_bytes = sealed.size_bytes
+            signed = self._signed(full, identity)
+            size_bytes = signed.size_bytes
             self._make_room(size_bytes, sample.value_class)
-            waiting = Waiting(identity.seq, sample.value_class, sealed, size_bytes)
+            waiting = Waiting(identity.seq, sample.value_class, signed, size_bytes)
             is_over = self._line.put(waiting, self._clock.monotonic_ns())
             self._next_seq += 1
         if is_over:
@@ -165,7 +165,7 @@ class SpoolWriter:
                 reason=NotAcceptedReason.DISK_ERROR,
             )
 
-    def _seal(self, sample: Sample, identity: Identity) -> wire.WireRecord:
+    def _signed(self, sample: Sample, identity: Identity) -> wire.WireRecord:
         try:
             value = codec.encode_sample(sample)
         except RejectedError as error:
@@ -175,7 +175,7 @@ class SpoolWriter:
                 f"the record has {len(value)} bytes; at most {self._settings.max_record_bytes} are sent",
                 reason=NotAcceptedReason.OVERSIZE,
             )
-        return signing.seal(wire.TOPICS.samples, wire.KIND_SAMPLE, identity, value, self._key)
+        return signing.sign_record(wire.TOPICS.samples, wire.KIND_SAMPLE, identity, value, self._key)
 
     def _make_room(self, size_bytes: int, value_class: ValueClass) -> None:
         quota_bytes = self._settings.quota_bytes

@@ -95,7 +95,7 @@ def _print(report: IngestReport) -> None:
         table.add_row(f"[red]lost ({lost.reason})[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
                       f"[red]{lost.end - lost.begin:,}[/]")  # fmt: skip
     for gone in report.topics_gone:
-        table.add_row(f"[red]{escape(gone.told(report.cluster))}[/]", "")
+        table.add_row(f"[red]{escape(gone.describe(report.cluster))}[/]", "")
     if report.gap_offsets:
         table.add_row("gaps (transaction markers, aborted records)", f"{report.gap_offsets:,}")
     for unread in report.unread:

@@ -13,7 +13,7 @@ from connectors.kafka.source import KafkaSource
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, GuaranteeBrokenError
 from schemas.identity import Identity
-from schemas.signing import VehicleKey, seal
+from schemas.signing import VehicleKey, sign_record
 from schemas.wire import TOPICS, WireRecord
 
 SEND_DEADLINE_S = 20.0
@@ -52,7 +52,7 @@ def send_bad_records(
     """
 
     def sealed(seq: int, value: bytes, signer: VehicleKey = key, name: str = vehicle_id) -> WireRecord:
-        return seal(TOPICS.samples, "sample", Identity(name, FORGED_EPOCH, seq), value, signer)
+        return sign_record(TOPICS.samples, "sample", Identity(name, FORGED_EPOCH, seq), value, signer)
 
     good_frame = b"\xc3\x01" + bytes(8)
     tampered = sealed(3, good_frame + b"as signed")

@@ -1,16 +1,16 @@
-"""Ingest: every offset of the log becomes exactly one row of the lake, whatever is resent, replayed or crashes.
+"""Ingest: each Kafka offset becomes exactly one row of the lake, whatever is resent, replayed or crashes.
 
-One step a file, in this order; `pipeline.py` holds the graph and `run.py` the loop around it.
+One file per step, in this order; `pipeline.py` holds the graph and `run.py` the loop around it.
 
-    plan    where the lake ends, and where the log ends: ranges of offsets between them
-    read    a range becomes batches of records; what retention took becomes a counted loss
-    decode  a batch becomes rows: verified and decoded, or rejected with reason, detail and bytes
-    write   rows become one staged Parquet file that is synced but not yet part of the lake
-    mark    of several rows with one identity the first lands; the others are resent, or in conflict
-    seal    the marks are applied to the few files that have any
-    rename  sealed files get their final names
-    commit  one commit of all files and of the new ends, on the very version that was planned on
+    plan            the offsets between the end of the lake and the end of the log, cut into ranges
+    read            a range becomes batches of records; offsets that retention removed become a counted loss
+    decode          a batch becomes rows: verified and decoded, or rejected with reason, detail and bytes
+    write           rows become one staged Parquet file, synced but not yet part of the lake
+    deduplicate     of several rows with one identity the first lands; the others are resends or conflicts
+    apply_verdicts  the few files that hold resends or conflicts are written again with those verdicts
+    rename          staged files get their final names
+    commit          one commit of all files and of the new end offsets, on the version that was planned on
 
-The layer refuses to move an end without the rows before it, to commit on a version that it did not plan on,
-to drop a record that it cannot read, and to skip an offset without counting it.
+The layer never advances an end offset without the rows before it, never commits on a version that it did not plan
+on, never drops a record that it cannot read, and never skips an offset without counting it.
 """

@@ -1,4 +1,4 @@
-"""The fields of samples as Arrow columns, for a whole batch at a time."""
+"""Convert the samples of a batch into Arrow columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _plain_values = attrgetter(*_PLAIN)
 
 
 def sample_columns(samples: Sequence[Sample]) -> dict[str, object]:
-    """Every column of `SAMPLE_FIELDS`, one value per sample, in their order."""
+    """Return every column of `SAMPLE_FIELDS` by name, one value per sample in the order given."""
     if not samples:
         return {}
     columns: dict[str, object] = dict(
@@ -56,7 +56,7 @@ def _prediction_columns(predictions: Sequence[tuple[ModelPrediction, ...]]) -> d
 
 
 def _json(predictions: Sequence[ModelPrediction], flat: ModelPrediction | None) -> str:
-    """The predictions as JSON; the vectors of `flat` stand in columns of their own."""
+    """Return the predictions as JSON; the vectors of `flat` are left out because they have columns of their own."""
     documents = []
     for one in predictions:
         document = to_plain(one)

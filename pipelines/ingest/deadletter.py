@@ -1,11 +1,10 @@
-"""Dead letters: what was rejected, and its second chance after a fix. Nothing that was committed is ever changed.
+"""Dead letters: rejected records, and their replay after a fix. Committed rows are never changed.
 
-A replay verifies rejected rows again, from the bytes they kept. One that passes now gets a second row with
-`origin` "replay", the place of the rejection and `supersedes` pointing at it; by the same rule as in ingest
-it is landed, or resent when its identity landed before. So every offset still has exactly one row of `origin`
-"log", and a rejection has at most one replay row: replaying twice does nothing. One that still fails,
-conflicts included, stays as it is. A batch that could not be unpacked is unpacked again: its first letter holds its
-bytes for all.
+A replay verifies rejected rows again from the bytes they kept. A row that passes now gets a second row with `origin`
+"replay", the offset of the rejection, and `supersedes` pointing at it; as in ingest it is landed, or resent when its
+identity landed before. So each offset keeps exactly one row of `origin` "log", and a rejection gets at most one replay
+row: replaying twice does nothing. A row that still fails, conflicts included, stays as it is. A batch that could not
+be decompressed is decompressed again; the dead letter of its first offset holds the bytes of the batch.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from connectors.lake.table import LakeTable, Snapshot, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import RejectedError, RetryLaterError
 from pipelines import steps
+from pipelines.ingest.apply_verdicts import apply_verdicts
 from pipelines.ingest.commit import commit_renamed, rename_files
-from pipelines.ingest.decode import accepted_rows, blob_store, headers_of, verdicts
+from pipelines.ingest.decode import accepted_rows, blob_store, headers_of, verify_and_decode
+from pipelines.ingest.deduplicate import INDEX, duplicate_verdicts
 from pipelines.ingest.elements import OffsetRange, StagedFile
-from pipelines.ingest.mark import INDEX, mark
-from pipelines.ingest.seal import apply_verdicts
 from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.staging import REPLAY_FOLDER, commit_lock, run_folder
 from pipelines.ingest.write import index_by_shard, stage
@@ -42,7 +41,7 @@ from schemas.wire import StoredRecord
 
 BATCH_ROWS = 1024
 UNPACKED_ROWS = 64
-"""Of one batch at a time: each may have 2 MiB."""
+"""Records of a decompressed batch that are held in memory at once; each may have 2 MiB."""
 Place = tuple[str, int, int]
 """topic_id, partition, offset."""
 LISTED = (
@@ -75,7 +74,7 @@ _RAW = (
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What one replay did: tried = landed + resent + sum of still_rejected."""
+    """Counts of one replay: tried = landed + resent + sum of still_rejected."""
 
     version_before: int
     version_after: int
@@ -86,7 +85,7 @@ class ReplayReport:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, object]:
-        """The report as a JSON object."""
+        """Return the report as a JSON object."""
         return {
             "version_before": self.version_before,
             "version_after": self.version_after,
@@ -99,7 +98,7 @@ class ReplayReport:
 
 
 def dead_letters(snapshot: Snapshot, reason: RejectReason | None = None) -> pa.Table:
-    """Rejected rows that no replay superseded: columns `LISTED` and `value_bytes`, in order of place."""
+    """Return the open dead letters, which no replay superseded: columns `LISTED` and `value_bytes`, by offset."""
     columns = {name: pc.field(name) for name in LISTED} | {
         "value_bytes": pc.binary_length(pc.field("raw_value"))
     }
@@ -117,9 +116,9 @@ def replay(
     clock: Clock,
     reason: RejectReason | None = None,
 ) -> ReplayReport:
-    """Verify the open dead letters (of one `reason`, or all) again and commit those that pass, in one commit.
+    """Verify the open dead letters again (of one `reason`, or all) and commit those that pass in one commit.
 
-    Raises RetryLaterError when other committers were first again and again.
+    Raises RetryLaterError when other committers were first in `replans` + 1 attempts.
     """
     started_ns = clock.monotonic_ns()
     stale: StaleSnapshotError | None = None
@@ -158,7 +157,7 @@ def _attempt(
         indexes: list[pa.Table] = []
         for source, records in _open_letters(snapshot, reason):
             tried += len(records)
-            accepted, rejected = verdicts(records, enrolment, blobs)
+            accepted, rejected = verify_and_decode(records, enrolment, blobs)
             still.update(str(one.reason) for one in rejected)
             if not accepted:
                 continue
@@ -169,12 +168,12 @@ def _attempt(
         if not files:
             return ReplayReport(snapshot.version, snapshot.version, tried, 0, 0, dict(sorted(still.items())))
         index = pa.concat_tables(indexes) if indexes else INDEX.empty_table()
-        marks = mark(index, landed_identities(snapshot, index))
-        sealed = [_sealed(file, marks) for file in files]
-        conflicts = marks.filter(pc.field("outcome") == LandOutcome.REJECTED.value).num_rows
+        duplicates = duplicate_verdicts(index, landed_identities(snapshot, index))
+        with_verdicts = [_without_conflicts(file, duplicates) for file in files]
+        conflicts = duplicates.filter(pc.field("outcome") == LandOutcome.REJECTED.value).num_rows
         if conflicts:
             still[RejectReason.CONFLICT.value] += conflicts
-        kept = [file for file in sealed if file is not None]
+        kept = [file for file in with_verdicts if file is not None]
         version = (
             _commit(table, kept, snapshot.version, run_id, settings, clock) if kept else snapshot.version
         )
@@ -202,23 +201,23 @@ def _commit(
     return version + 1
 
 
-def _sealed(staged: StagedFile, marks: pa.Table) -> StagedFile | None:
-    """The file with its verdicts, without the rows that stay rejected; None when none is left."""
-    own = marks.filter(pc.field("path") == staged.path)
+def _without_conflicts(staged: StagedFile, duplicates: pa.Table) -> StagedFile | None:
+    """Return the file with its verdicts and without rows that stay rejected; None when no row is left."""
+    own = duplicates.filter(pc.field("path") == staged.path)
     if own.num_rows == 0:
         return staged
     path = Path(staged.path)
     rows = apply_verdicts(pq.read_table(path, schema=ARRIVALS), own, None)
     rows = rows.filter(pc.field("outcome") != LandOutcome.REJECTED.value)
-    return stage(path.parent, rows, name=f"sealed-{path.name}") if rows.num_rows else None
+    return stage(path.parent, rows, name=f"verdicts-{path.name}") if rows.num_rows else None
 
 
 def _open_letters(
     snapshot: Snapshot, reason: RejectReason | None
 ) -> Iterator[tuple[OffsetRange, list[StoredRecord]]]:
-    """Open dead letters with their bytes, a bounded number at a time, each list of one partition.
+    """Yield open dead letters with their bytes, a bounded number at a time, each list from one partition.
 
-    Those of a batch that could not be unpacked come with the records that can be unpacked now.
+    Dead letters of an unreadable batch are yielded as the records that can be decompressed now.
     """
     done = _superseded(snapshot)
     packed = _open_packed(snapshot, done) if reason in (None, RejectReason.UNREADABLE_BATCH) else set()
@@ -243,14 +242,14 @@ def _open_letters(
                 )
             )
         yield from of_partition.items()
-    for topic_id, partition, offset in sorted(packed):  # no batch that is kept holds these
+    for topic_id, partition, offset in sorted(packed):  # no stored batch holds these
         source = OffsetRange("", "", topic_id, partition, 0, 0, False)
-        why = "the batch of this offset still cannot be unpacked"
+        why = "the batch of this offset still cannot be decompressed"
         yield source, [StoredRecord(partition, offset, 0, None, None, (), why)]
 
 
 def _open_packed(snapshot: Snapshot, done: frozenset[str]) -> set[Place]:
-    """Where the open dead letters of batches that could not be unpacked are."""
+    """Return the offsets of the open dead letters of unreadable batches."""
     rows = snapshot.read(["topic_id", "partition", "offset"], _rejected(RejectReason.UNREADABLE_BATCH))
     return {
         (row["topic_id"], row["partition"], row["offset"])
@@ -262,7 +261,7 @@ def _open_packed(snapshot: Snapshot, done: frozenset[str]) -> set[Place]:
 def _unpacked(
     source: OffsetRange, row: Mapping[str, Any], packed: set[Place]
 ) -> Iterator[tuple[OffsetRange, list[StoredRecord]]]:
-    """The records of the batch that `row` holds whose offsets are in `packed`, which they leave."""
+    """Yield the records of the batch in `row` whose offsets are in `packed`, and remove them from `packed`."""
     held: list[StoredRecord] = []
     try:
         for record in records_of(row["raw_value"]):
@@ -275,7 +274,7 @@ def _unpacked(
                 yield source, held
                 held = []
     except RejectedError:
-        pass  # it is no batch: its letters stay open and are told as unreadable still
+        pass  # not a batch: its dead letters stay open and are reported as still unreadable
     if held:
         yield source, held
 

@@ -1,8 +1,8 @@
-"""Decode: a batch of records becomes rows, each either verified and decoded or rejected with its reason and its bytes.
+"""Decode: a batch of records becomes rows, each verified and decoded, or rejected with its reason and its bytes.
 
-A record is believed only when its vehicle's key signed it and its content names the same identity. Nothing in
-a record can stop this step: what cannot be read is a rejected row. Whether a good row is the first of its
-identity is decided later (`pipelines.ingest.mark`).
+A record is accepted only if a key enrolled for its vehicle signed it and its content names the same identity. No
+content can stop this step: a record that cannot be read becomes a rejected row. Whether an accepted row is the first
+of its identity is decided later (`pipelines.ingest.deduplicate`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why one record is a dead letter; `identity` only when the signature held."""
+    """Why one record is a dead letter; `identity` is set only if the signature was valid."""
 
     record: StoredRecord
     reason: str
@@ -45,7 +45,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One record whose signature and content hold."""
+    """One record whose signature and content are valid."""
 
     record: StoredRecord
     sample: Sample
@@ -55,7 +55,7 @@ class Accepted:
 
 
 class Decode(beam.DoFn):
-    """LogBatch -> pa.Table of `ARRIVALS` that covers the batch's interval."""
+    """Turn a LogBatch into a pa.Table of `ARRIVALS` that covers the offsets of the batch."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -63,7 +63,7 @@ class Decode(beam.DoFn):
         self._blobs: BlobStore | None = None
 
     def process(self, element: LogBatch) -> Iterator[pa.Table]:
-        """One table."""
+        """Yield one table per batch."""
         if self._enrolment is None:
             self._enrolment = Enrolment.from_json(self._context.enrolment_json)
             self._blobs = blob_store(self._context.settings.blobs)
@@ -72,7 +72,7 @@ class Decode(beam.DoFn):
 
 
 def blob_store(address: str) -> BlobStore | None:
-    """The store at `address`, opened when it is first needed; None when that is empty."""
+    """Return the blob store at `address`, which opens on first use; None when `address` is empty."""
     if not address:
         return None
     from connectors.blob.store import BlobStore
@@ -83,11 +83,11 @@ def blob_store(address: str) -> BlobStore | None:
 def rows_of(
     batch: LogBatch, enrolment: Enrolment, ingest_time_ns: int, blobs: BlobStore | None = None
 ) -> pa.Table:
-    """The rows of a batch; every offset in [begin, end) is in exactly one of them."""
+    """Return the rows of a batch; each offset in [begin, end) is in exactly one of them."""
     source = batch.source
     if batch.is_lost:
         return _intervals(source, Origin.LOSS, "retention", [(batch.begin, batch.end)], ingest_time_ns)
-    accepted, rejected = verdicts(batch.records, enrolment, blobs)
+    accepted, rejected = verify_and_decode(batch.records, enrolment, blobs)
     tables = [
         accepted_rows(source, accepted, ingest_time_ns),
         rejected_rows(source, rejected, ingest_time_ns),
@@ -98,12 +98,12 @@ def rows_of(
     return pa.concat_tables([table for table in tables if table.num_rows])
 
 
-def verdicts(
+def verify_and_decode(
     records: Sequence[StoredRecord], enrolment: Enrolment, blobs: BlobStore | None = None
 ) -> tuple[list[Accepted], list[Rejection]]:
-    """Each record verified and decoded, or rejected. Every record is in exactly one of the lists.
+    """Verify and decode each record. Each record is in exactly one of the two lists.
 
-    A payload outside of its record must be where `blobs` would keep it; whether it is there is asked by curation.
+    A `payload_uri` must be the address at which `blobs` would keep the payload; curation checks that it exists.
     """
     accepted: list[Accepted] = []
     rejected: list[Rejection] = []
@@ -115,9 +115,9 @@ def verdicts(
         except RejectedError as error:
             rejected.append(Rejection(record, error.reason, str(error), identity))
         except MemoryError:
-            raise  # this machine's trouble, not the record's
+            raise  # a condition of this machine, not of the record
         except Exception as error:  # noqa: BLE001 - a defect of the codec keeps the bytes for a replay after the fix
-            detail = f"reading it failed with {type(error).__name__}: {error}"[:2000]
+            detail = f"decoding failed with {type(error).__name__}: {error}"[:2000]
             rejected.append(Rejection(record, RejectReason.INVALID_VALUE.value, detail, identity))
     return accepted, rejected
 
@@ -143,7 +143,7 @@ def _decoded(record: StoredRecord, identity: Identity, blobs: BlobStore | None) 
     if sample.payload_uri:
         if blobs is None:
             raise RejectedError(
-                f"the payload is kept at {sample.payload_uri[:200]!r}: set `blobs` in fleetloop.toml to its blob store",
+                f"payload_uri is {sample.payload_uri[:200]!r}: set `blobs` in fleetloop.toml to that blob store",
                 reason=RejectReason.FOREIGN_URI,
             )
         blobs.check_address(sample.payload_uri, sample.payload_sha256)
@@ -153,7 +153,7 @@ def _decoded(record: StoredRecord, identity: Identity, blobs: BlobStore | None) 
 
 
 def accepted_rows(source: OffsetRange, accepted: Sequence[Accepted], ingest_time_ns: int) -> pa.Table:
-    """Rows that land unless `mark` finds an earlier row of their identity."""
+    """Return rows with the outcome landed; deduplication changes it where an earlier row has the identity."""
     samples = [one.sample for one in accepted]
     columns = _places(source, Origin.LOG, [one.record for one in accepted], ingest_time_ns)
     columns |= sample_columns(samples)
@@ -170,7 +170,7 @@ def accepted_rows(source: OffsetRange, accepted: Sequence[Accepted], ingest_time
 
 
 def rejected_rows(source: OffsetRange, rejected: Sequence[Rejection], ingest_time_ns: int) -> pa.Table:
-    """Dead letters: reason, detail and every byte that arrived."""
+    """Return dead letters: reason, detail and the bytes that arrived."""
     columns = _places(source, Origin.LOG, [one.record for one in rejected], ingest_time_ns)
     columns |= {
         "outcome": [LandOutcome.REJECTED.value] * len(rejected),
@@ -185,7 +185,7 @@ def rejected_rows(source: OffsetRange, rejected: Sequence[Rejection], ingest_tim
 
 
 def raw_columns(records: Sequence[StoredRecord]) -> dict[str, list[Any]]:
-    """The bytes of records as they arrived."""
+    """Return the bytes of records as they arrived, by column."""
     return {
         "value_sha256": [None if r.value is None else hashlib.sha256(r.value).hexdigest() for r in records],
         "headers_json": [headers_json(r) for r in records],
@@ -195,7 +195,7 @@ def raw_columns(records: Sequence[StoredRecord]) -> dict[str, list[Any]]:
 
 
 def headers_json(record: StoredRecord) -> str:
-    """Headers in their order, repeated ones too: [[name, base64 or null], ...]."""
+    """Return all headers in order, repeated ones included: [[name, base64 or null], ...]."""
     pairs = [
         [name, None if content is None else base64.b64encode(content).decode("ascii")]
         for name, content in record.headers
@@ -204,7 +204,7 @@ def headers_json(record: StoredRecord) -> str:
 
 
 def headers_of(text: str) -> tuple[tuple[str, bytes], ...]:
-    """What `headers_json` wrote."""
+    """Return the headers that `headers_json` wrote."""
     return tuple(
         (name, None if content is None else base64.b64decode(content))  # type: ignore[misc]
         for name, content in json.loads(text)
@@ -212,7 +212,7 @@ def headers_of(text: str) -> tuple[tuple[str, bytes], ...]:
 
 
 def arrivals(columns: dict[str, object], rows: int) -> pa.Table:
-    """A table of `ARRIVALS`; columns that are not given are null."""
+    """Return a table of `ARRIVALS`; columns that are not given are null."""
     arrays = [
         _array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
         for field in ARRIVALS

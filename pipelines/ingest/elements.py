@@ -1,6 +1,6 @@
-"""What travels through the ingest pipeline: offset ranges, batches, files; and how a runner may store them.
+"""The elements of the ingest pipeline (offset ranges, batches, files) and their Beam coders.
 
-Coders use Arrow and Beam's row format; nothing is pickled by us.
+Coders use Arrow IPC and Beam's row format, never pickle.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from schemas.wire import StoredRecord
 Interval = tuple[int, int]
 """Offsets [begin, end) of one partition."""
 SourceFactory = Callable[[], RecordSource]
-"""Opens a source in whatever process a step runs in."""
+"""Opens a source in the process in which a step runs."""
 
 
 class OffsetRange(NamedTuple):
-    """The offsets [begin, end) of one partition; `is_lost` when retention took them before the plan."""
+    """The offsets [begin, end) of one partition; `is_lost` when retention removed them before the plan was made."""
 
     cluster: str
     topic: str
@@ -38,7 +38,7 @@ class OffsetRange(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """From `begin` on this partition could not be read now; the next run reads it."""
+    """The offset from which a partition could not be read in this run; the next run reads on from there."""
 
     partition: int
     begin: int
@@ -46,7 +46,7 @@ class Unread(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """The offsets [begin, end) of a partition are behind an open transaction: nobody may read them yet."""
+    """The offsets [begin, end) of a partition that an open transaction hides from readers for now."""
 
     partition: int
     begin: int
@@ -54,9 +54,9 @@ class Waiting(NamedTuple):
 
 
 class TopicGone(NamedTuple):
-    """A topic that another of its name replaced: the lake has its partition up to `end`, and what came then is gone.
+    """A partition of a topic that was deleted and created again: the lake holds it up to `end`, the rest is lost.
 
-    Unless it is of another cluster than the one that is read now: then it may well live on there.
+    If `cluster` is not the cluster that is read now, the topic may still exist there.
     """
 
     topic_id: str
@@ -64,21 +64,20 @@ class TopicGone(NamedTuple):
     end: int
     cluster: str
 
-    def told(self, cluster: str) -> str:
-        """What became of it, for a person, when the records are now read from `cluster`."""
+    def describe(self, cluster: str) -> str:
+        """Return a message for the operator, given the cluster from which records are read now."""
         if self.cluster == cluster:
-            return f"topic made anew: {self.topic_id}/{self.partition} is gone, read up to {self.end}"
+            return f"topic was recreated: {self.topic_id}/{self.partition} is gone; it was read up to offset {self.end}"
         return (
-            f"another cluster, is it the right broker? {self.topic_id}/{self.partition} was read up to {self.end}"
-            f" from {self.cluster}, this is {cluster}"
+            f"another cluster, is it the right broker? {self.topic_id}/{self.partition} was read up to offset {self.end}"
+            f" from cluster {self.cluster}; this is cluster {cluster}"
         )
 
 
 class StagedFile(NamedTuple):
-    """One written and synced Parquet file that holds all of [begin, end), and what its rows are.
+    """One written and synced Parquet file that covers the offsets [begin, end), with counts of its rows.
 
-    `records` = landed + resent + rejected. `rejected_json` and `lost_json` are objects: reason to count, and
-    a list of [begin, end, reason].
+    `rejected_json` is an object of reason to count; `lost_json` is a list of [begin, end, reason].
     """
 
     path: str
@@ -97,9 +96,9 @@ class StagedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """All that [begin, end) of a range holds: records in order, or one lost interval.
+    """The content of the offsets [begin, end) of a range: records in order, or one lost interval.
 
-    Each offset is that of a record, or in one of the intervals.
+    Each offset is that of a record or lies in one of the intervals.
     """
 
     source: OffsetRange
@@ -108,16 +107,16 @@ class LogBatch:
     records: tuple[StoredRecord, ...]
     is_lost: bool = False
     hidden: tuple[Interval, ...] = ()
-    """Offsets that no reader ever sees: transaction markers, records of aborted transactions."""
+    """Offsets that no reader ever sees: transaction markers and records of aborted transactions."""
     destroyed: tuple[Interval, ...] = ()
-    """Offsets whose records compaction took."""
+    """Offsets whose records log compaction removed."""
     unknown: tuple[Interval, ...] = ()
-    """Offsets without a record of which nobody can say any more why: retention passed them before they were asked."""
+    """Offsets without a record and without a known cause, because retention passed them before the broker was asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What every step of one run needs; version and time are fixed before the first step."""
+    """The context that every step of one run needs; version and time are fixed before the first step."""
 
     table: str
     version: int
@@ -130,30 +129,30 @@ class RunContext:
 
     @property
     def staging_folder(self) -> Path:
-        """Where this run's files are until they get their final names."""
+        """Return the folder of this run's files until they get their final names."""
         return Path(self.staging)
 
 
 class ArrowTableCoder(Coder):
-    """Arrow tables as Arrow IPC streams."""
+    """Encodes Arrow tables as Arrow IPC streams."""
 
     def encode(self, value: pa.Table) -> bytes:
-        """The stream's bytes."""
+        """Return the bytes of the stream."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, value.schema) as writer:
             writer.write_table(value)
         return bytes(sink.getvalue())
 
     def decode(self, encoded: bytes) -> pa.Table:
-        """The table in a stream's bytes."""
+        """Return the table in the bytes of a stream."""
         return pa.ipc.open_stream(encoded).read_all()
 
     def estimate_size(self, value: pa.Table) -> int:
-        """Bytes, without writing them: Beam asks for every element that it samples."""
+        """Return the size in bytes without encoding: Beam asks for each element that it samples."""
         return int(value.nbytes)
 
     def is_deterministic(self) -> bool:
-        """Tables are values here, never keys."""
+        """Return False: tables are values here, never keys."""
         return False
 
 
@@ -173,10 +172,10 @@ _BATCH = RowCoder.from_type_hint(OffsetRange, registry)
 
 
 class LogBatchCoder(Coder):
-    """Batches as one Arrow IPC stream; used only where a runner stores a batch between steps."""
+    """Encodes a batch as one Arrow IPC stream, where a runner stores a batch between steps."""
 
     def encode(self, value: LogBatch) -> bytes:
-        """The stream's bytes; range and interval are in the schema's metadata."""
+        """Return the bytes of the stream; range and intervals are in the schema metadata."""
         columns = [
             [r.partition for r in value.records],
             [r.offset for r in value.records],
@@ -195,7 +194,7 @@ class LogBatchCoder(Coder):
         return ArrowTableCoder().encode(pa.Table.from_arrays(arrays, schema=schema))
 
     def decode(self, encoded: bytes) -> LogBatch:
-        """The batch in a stream's bytes."""
+        """Return the batch in the bytes of a stream."""
         table = ArrowTableCoder().decode(encoded)
         begin, end, is_lost, *gaps = json.loads(table.schema.metadata[b"place"])
         hidden, destroyed, unknown = (tuple((first, last) for first, last in intervals) for intervals in gaps)
@@ -215,11 +214,11 @@ class LogBatchCoder(Coder):
         return LogBatch(source, begin, end, records, is_lost, hidden, destroyed, unknown)
 
     def estimate_size(self, value: LogBatch) -> int:
-        """Bytes of the values, without writing them."""
+        """Return the size of the values in bytes."""
         return sum(len(record.value or b"") for record in value.records)
 
     def is_deterministic(self) -> bool:
-        """Batches are values here, never keys."""
+        """Return False: batches are values here, never keys."""
         return False
 
 

@@ -1,8 +1,8 @@
-"""What the table says it holds against what it holds: rows that another engine took away are a hole, and are told.
+"""Detect rows that another engine removed from the table, and stop ingest before it leaves a hole behind.
 
-The table keeps where each partition ends and how many rows were committed as marks (Delta's application transactions).
-RESTORE, DELETE and overwriting take rows and leave the marks. Reading on after them would leave offsets without a row
-for ever, so ingest stops here until a person has decided.
+The table records the end offset of each partition and the number of rows ever committed as Delta application
+transactions. RESTORE, DELETE and overwrite remove rows but leave those. Reading on would leave offsets without a row for
+ever, so ingest stops until an operator has decided.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ Place = tuple[str, str, int]
 
 
 def position_name(topic: TopicInfo, partition: int) -> str:
-    """The name of the mark that keeps the next offset to read of a partition."""
+    """Return the name of the application transaction that holds the next offset to read of a partition."""
     return f"fleetloop-next-offset/{topic.cluster_id}/{topic.topic_id}/{partition}"
 
 
 def find_holes(snapshot: Snapshot, places: Iterable[Place] = ()) -> list[str]:
-    """One line for each partition whose rows end before its mark, and one when rows are missing in all.
+    """Return one message per partition whose rows end before its recorded end, and one if rows are missing in total.
 
-    Partitions that no file's statistics name are looked at only when they are among `places`. The last row is looked for
-    in the one file that can hold it; only when it is not there all are read.
+    Partitions that appear in no file statistics are checked only if they are among `places`. The last row is looked up in
+    the one file that can hold it; only if it is missing there, all files are read.
     """
     found = []
     for cluster, topic_id, partition in sorted({*places, *_places_of(snapshot)}):
-        end = snapshot.mark(position_name(TopicInfo(cluster, "", topic_id, ()), partition)) or 0
+        end = snapshot.app_transaction(position_name(TopicInfo(cluster, "", topic_id, ()), partition)) or 0
         held = _rows_end(snapshot, topic_id, partition, end)
         if held < end:
             found.append(
-                f"partition {partition} of topic {topic_id} was read up to offset {end}, but its rows end at {held}"
+                f"partition {partition} of topic {topic_id} was read up to offset {end}, but its rows end at offset {held}"
             )
     if missing := snapshot.missing_rows():
-        found.append(f"{missing} rows that were committed are not there")
+        found.append(f"{missing} committed rows are missing")
     return found
 
 
 def check_no_holes(snapshot: Snapshot, places: Iterable[Place]) -> None:
-    """Raises MisconfiguredError that names what is missing, which version took it, and the way out."""
+    """Raise MisconfiguredError if rows are missing; it names them, the version that removed them, and the remedy."""
     if holes := find_holes(snapshot, places):
         foreign = snapshot.foreign_change()
         who = f"; version {foreign[0]} is a {foreign[1]} of another engine" if foreign else ""
         version = foreign[0] - 1 if foreign else "before"
         raise MisconfiguredError(
-            f"lake table {snapshot.table.folder}: {'; '.join(holes)}{who}. Ingest does not go on over a hole: give the rows"
-            f" back (restore version {version}), or begin a new lake"
+            f"lake table {snapshot.table.folder}: {'; '.join(holes)}{who}. Ingest does not continue past a hole: restore"
+            f" version {version}, or begin a new lake"
         )
 
 
 def _places_of(snapshot: Snapshot) -> set[Place]:
-    """The partitions of files that hold one each, as ingest writes them."""
+    """Return the partitions of those files that hold one partition each, as ingest writes them."""
     files = snapshot.files()
     names = ("cluster", "topic_id", "partition")
     columns = [f"{kind}.{name}" for name in names for kind in ("min", "max")]
@@ -71,7 +71,7 @@ def _places_of(snapshot: Snapshot) -> set[Place]:
 
 
 def _rows_end(snapshot: Snapshot, topic_id: str, partition: int, end: int) -> int:
-    """Where the rows of a partition end, or `end` when they reach it."""
+    """Return the offset at which the rows of a partition end; `end` if they reach it."""
     of_log = (
         (pc.field("topic_id") == topic_id)
         & (pc.field("partition") == partition)

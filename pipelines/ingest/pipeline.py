@@ -1,10 +1,9 @@
-"""The ingest graph, in one place: its labels are the steps' names.
+"""The Beam graph of ingest; its labels are the names of the steps.
 
-    Plan -> Spread -> Read -> Decode -> Write -> Group identities -> Mark -> Join marks -> Seal -> Manifest
+    Plan -> Spread -> Read -> Decode -> Write -> Group identities -> Deduplicate -> Join verdicts -> ApplyVerdicts -> Manifest
 
-Ranges are spread over the workers; between Read and Write a batch stays where it was read. Only identities
-are shuffled, never payloads. The manifest lists the sealed files for the one committer, which is outside of
-the graph.
+Ranges are spread over the workers; from Read to Write a batch stays on the worker that read it. Only identities are
+shuffled, never payloads. The manifest lists the staged files for the one committer, which runs outside the graph.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import pyarrow as pa
 
 from foundation.errors import CorruptError
 from foundation.files import read_json, write_json_atomic
+from pipelines.ingest.apply_verdicts import ApplyVerdicts
 from pipelines.ingest.decode import Decode
+from pipelines.ingest.deduplicate import Deduplicate
 from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext, StagedFile, Unread
-from pipelines.ingest.mark import Mark
 from pipelines.ingest.read import UNREAD, Read
-from pipelines.ingest.seal import Seal
 from pipelines.ingest.write import INDEXED, Write
 
 MANIFEST = "manifest.json"
@@ -31,14 +30,14 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one run of the graph made: files to commit, and where reading stopped early."""
+    """The result of one run of the graph: files to commit, and where reading stopped early."""
 
     files: tuple[StagedFile, ...]
     unread: tuple[Unread, ...]
 
 
 def build(pipeline: beam.Pipeline, ranges: Sequence[OffsetRange], context: RunContext) -> None:
-    """Put the ingest of `ranges` on `pipeline`."""
+    """Add the ingest of `ranges` to `pipeline`."""
     read = (
         pipeline
         | "Plan" >> beam.Create(list(ranges)).with_output_types(OffsetRange)
@@ -56,20 +55,20 @@ def build(pipeline: beam.Pipeline, ranges: Sequence[OffsetRange], context: RunCo
         written[INDEXED]
         | "Identities" >> beam.Map(_same).with_output_types(Tuple[int, pa.Table])  # noqa: UP006
         | "Group identities" >> beam.GroupByKey()
-        | "Mark" >> beam.ParDo(Mark(context), unread).with_output_types(Tuple[str, pa.Table])  # noqa: UP006
+        | "Deduplicate" >> beam.ParDo(Deduplicate(context), unread).with_output_types(Tuple[str, pa.Table])  # noqa: UP006
     )
     staged = written.staged | "Staged" >> beam.Map(_same).with_output_types(Tuple[str, StagedFile])  # noqa: UP006
     _ = (
         {"staged": staged, "verdicts": verdicts}
-        | "Join marks" >> beam.CoGroupByKey()
-        | "Seal" >> beam.ParDo(Seal(context), unread).with_output_types(StagedFile)
+        | "Join verdicts" >> beam.CoGroupByKey()
+        | "ApplyVerdicts" >> beam.ParDo(ApplyVerdicts(context), unread).with_output_types(StagedFile)
         | "Collect" >> beam.combiners.ToList()
         | "Manifest" >> beam.Map(_write_manifest, unread, str(context.staging_folder / MANIFEST))
     )
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What the graph left in `folder`. Raises CorruptError."""
+    """Read the manifest that the graph wrote into `folder`. Raises CorruptError."""
     document = read_json(folder / MANIFEST)
     if not isinstance(document, dict):
         raise CorruptError("not a manifest", path=folder / MANIFEST)

@@ -1,7 +1,7 @@
-"""Plan: the offsets between where the lake ends and where the log ends, cut into ranges.
+"""Plan: the offsets between the end of the lake and the end of the log, cut into ranges.
 
-Where the lake ends is read from the snapshot itself, a partition (cluster, topic id, number) at a time;
-Kafka's own group offsets are never asked. Raises nothing for an empty log: then there is nothing to do.
+The end of the lake is read from the snapshot, per partition (cluster, topic id, number); Kafka's group offsets play no
+part. An empty log gives an empty plan.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ from pipelines.ingest.settings import IngestSettings
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one run reads, made on one version of the table."""
+    """The reads of one run, planned on one version of the table."""
 
     topic: TopicInfo
     version: int
     ranges: tuple[OffsetRange, ...]
     ends: dict[int, int]
-    """Partition to the next offset that the lake needs."""
+    """The next offset that the lake needs, by partition."""
     unread: tuple[Unread, ...]
     waiting: tuple[Waiting, ...] = ()
     gone: tuple[TopicGone, ...] = ()
-    """Topics of this name that were there before; told while nothing of the one that is there now was read."""
+    """Earlier topics of this name; reported until the first offset of the present topic was read."""
 
 
 def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings) -> Plan:
-    """Ranges for every partition that the topic has now, also those that were added since the last run.
+    """Plan ranges for every partition of the topic, those added since the last run included.
 
-    Offsets below the first retained one that the lake does not have become a range that is lost. A log that
-    ends before the lake does is reported as unread: nothing of it may be guessed. What an open transaction hides is
-    reported as waiting.
+    Offsets below the first retained one that the lake does not hold become a lost range. A log that ends before the lake
+    does is reported as unread. Offsets that an open transaction hides are reported as waiting.
 
-    Raises RetryLaterError without a broker, RejectedError when there is no such topic, MisconfiguredError when another
-    engine made the table one that this writer cannot write, or took rows away.
+    Raises RetryLaterError without a broker, RejectedError if there is no such topic, MisconfiguredError if another engine
+    changed the table into one that cannot be written here, or removed rows.
     """
     snapshot.check_writable()
     topic = source.describe(settings.topic)
@@ -50,18 +49,20 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
     unread: list[Unread] = []
     waiting: list[Waiting] = []
     ends: dict[int, int] = {}
-    is_new = all(snapshot.mark(position_name(topic, partition)) is None for partition in topic.partitions)
+    is_new = all(
+        snapshot.app_transaction(position_name(topic, partition)) is None for partition in topic.partitions
+    )
     for partition in sorted(topic.partitions):
         log_end = source.log_end(
             settings.topic, partition
-        )  # first: the log may grow between the two questions
+        )  # asked first: the log may grow between the two requests
         begin, end = source.bounds(settings.topic, partition)
         if log_end > end:
             waiting.append(Waiting(partition, end, log_end))
-        start = snapshot.mark(position_name(topic, partition)) or 0
+        start = snapshot.app_transaction(position_name(topic, partition)) or 0
         ends[partition] = start
         if end < start:
-            why = f"the log ends at {end}, before offset {start} where the lake ends: the broker lost records"
+            why = f"the log ends at offset {end}, before offset {start} where the lake ends: the broker lost records"
             unread.append(Unread(partition, start, why))
             continue
         end = min(end, max(start, begin) + settings.run_offsets)
@@ -76,7 +77,7 @@ def make_plan(snapshot: Snapshot, source: RecordSource, settings: IngestSettings
 
 
 def topics_gone(snapshot: Snapshot, topic: TopicInfo) -> tuple[TopicGone, ...]:
-    """Where the lake ends for each topic of this name with another id: what those held beyond cannot be read any more."""
+    """Return where the lake ends for each earlier topic of this name; what those held beyond can no longer be read."""
     columns = ["topic_id", "partition", "offset_end", "cluster"]
     rows = snapshot.read(
         columns, (pc.field("topic") == topic.topic) & (pc.field("topic_id") != topic.topic_id)

@@ -1,9 +1,9 @@
-"""Read: a range of offsets becomes batches that together cover it, each a file's worth.
+"""Read: a range of offsets becomes batches that together cover it, each the content of one file.
 
-What retention took meanwhile becomes a lost interval, never a jump. When the broker gives no more, what was
-read so far is kept and the rest is said to be unread: a broken connection costs no work and no offset. Offsets without a
-record are told apart: transaction markers and aborted records are hidden by design, records that compaction took
-are a loss, and so is what nobody can tell any more.
+Offsets that retention removes in the meantime become a lost interval. If the broker stops answering, what was read is
+kept and the rest is reported as unread, so a broken connection loses no work and no offset. Offsets without a record
+are classified: transaction markers and aborted records are hidden by design; records that compaction removed are a
+loss, and so are offsets whose cause is unknown.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from schemas.wire import StoredRecord
 
 UNREAD = "unread"
 HEADER_BYTES = 200
-"""What Python's objects for one header take beside its bytes."""
+"""Memory overhead of the Python objects of one header, beside its bytes."""
 
 
 class Read(beam.DoFn):
-    """OffsetRange -> LogBatch; Unread in the output `UNREAD`."""
+    """Turn an OffsetRange into LogBatches; Unread goes to the output `UNREAD`."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._source: RecordSource | None = None
 
     def process(self, element: OffsetRange) -> Iterator[LogBatch | beam.pvalue.TaggedOutput]:
-        """Batches in order of offset."""
+        """Yield batches in order of offset."""
         if self._source is None:
             self._source = self._context.open_source()
         for found in read_range(self._source, element, self._context.settings):
@@ -45,7 +45,7 @@ class Read(beam.DoFn):
                 yield found
 
     def teardown(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         if self._source is not None:
             self._source.close()
             self._source = None
@@ -54,7 +54,7 @@ class Read(beam.DoFn):
 def read_range(
     source: RecordSource, wanted: OffsetRange, settings: IngestSettings
 ) -> Iterator[LogBatch | Unread]:
-    """Batches that cover [begin, end) without a hole; when reading stops early, one Unread at the end."""
+    """Yield batches that cover [begin, end) without a hole; if reading stops early, one Unread at the end."""
     begin = wanted.begin
     if wanted.is_lost:
         yield LogBatch(wanted, begin, wanted.end, (), is_lost=True)
@@ -86,7 +86,7 @@ def read_range(
             yield LogBatch(wanted, lost_begin, lost_end, (), is_lost=True)
             begin, held, held_bytes = lost_end, [], 0
         except RetryLaterError as error:
-            with suppress(RetryLaterError):  # what it holds may have a gap that nobody can explain now
+            with suppress(RetryLaterError):  # the records held may have a gap that cannot be explained now
                 if held:
                     yield _batch(source, wanted, begin, held[-1].offset + 1, held)
                     begin = held[-1].offset + 1
@@ -95,13 +95,13 @@ def read_range(
 
 
 def memory_bytes(record: StoredRecord) -> int:
-    """About what a record takes in memory: its headers too, of which a sender may give thousands of two bytes."""
+    """Estimate the memory of a record, headers included: a sender may give thousands of two-byte headers."""
     headers = sum(len(name) + len(content or b"") + HEADER_BYTES for name, content in record.headers)
     return len(record.value or b"") + len(record.key or b"") + headers
 
 
 def gaps_of(begin: int, end: int, records: Sequence[StoredRecord]) -> list[Interval]:
-    """Intervals of [begin, end) that hold none of `records`, which are in order."""
+    """Return the intervals of [begin, end) that hold none of `records`, which are in order."""
     if len(records) == end - begin:
         return []
     gaps: list[Interval] = []
@@ -125,11 +125,11 @@ def _batch(
     kept: set[int] = set()
     while gaps:
         try:
-            kept = source.kept(wanted.topic, wanted.partition, gaps[0][0], gaps[-1][1])
+            kept = source.retained_offsets(wanted.topic, wanted.partition, gaps[0][0], gaps[-1][1])
             break
         except (
             OffsetsLostError
-        ) as lost:  # nobody can say any more what was below; the rest can still be asked
+        ) as lost:  # the cause below this offset is no longer known; the rest can still be asked
             unknown += [(first, min(last, lost.lost_end)) for first, last in gaps if first < lost.lost_end]
             gaps = [(max(first, lost.lost_end), last) for first, last in gaps if last > lost.lost_end]
     hidden, destroyed = _split(gaps, kept)
@@ -139,7 +139,7 @@ def _batch(
 
 
 def _split(gaps: Sequence[Interval], kept: set[int]) -> tuple[tuple[Interval, ...], tuple[Interval, ...]]:
-    """Gaps cut into what the log keeps hidden, and what it does not have any more."""
+    """Split gaps into offsets that the log holds but hides, and offsets that it no longer holds."""
     found: dict[bool, list[Interval]] = {True: [], False: []}
     for begin, end in gaps:
         for is_kept, offsets in groupby(range(begin, end), key=kept.__contains__):

@@ -1,4 +1,4 @@
-"""What one ingest did, in numbers that add up: offsets = landed + resent + rejected; losses beside."""
+"""The counts of one ingest: offsets = landed + resent + rejected; losses and gaps are counted apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.ingest.elements import StagedFile, TopicGone, Unread, Waiting
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Offsets [begin, end) of a partition that `reason` took before they were read: retention, compaction, or unknown."""
+    """Offsets [begin, end) of a partition that were removed before they were read, by retention, compaction or unknown."""
 
     partition: int
     begin: int
@@ -22,7 +22,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """Counts of one ingest. `gap_offsets` held nothing for a reader: transaction markers, aborted records."""
+    """Counts of one ingest. `gap_offsets` are transaction markers and records of aborted transactions."""
 
     cluster: str
     topic: str
@@ -37,22 +37,22 @@ class IngestReport:
     gap_offsets: int = 0
     unread: tuple[Unread, ...] = ()
     waiting: tuple[Waiting, ...] = ()
-    """Accepted records that an open transaction hides; a later run reads them."""
+    """Offsets that an open transaction hides; a later run reads them."""
     warnings: tuple[str, ...] = ()
-    """Settings of the topic under which records get lost."""
+    """Settings of the topic under which records can be lost."""
     topics_gone: tuple[TopicGone, ...] = ()
-    """The topic was made anew since the last ingest: whatever the ones before held beyond is lost, uncounted."""
+    """Earlier topics of this name, recreated since the last ingest; their unread records are lost and not counted."""
     files: int = 0
     file_bytes: int = 0
     replans: int = 0
     seconds: float = 0.0
 
     def balances(self) -> bool:
-        """Whether every offset that was read has its row."""
+        """Return whether every offset that was read has its row."""
         return self.offsets == self.landed + self.resent + sum(self.rejected.values())
 
     def with_files(self, files: Iterable[StagedFile]) -> IngestReport:
-        """This report with the rows of committed files added."""
+        """Return this report with the rows of committed files added."""
         files = list(files)
         rejected = Counter(self.rejected)
         lost = list(self.lost)
@@ -74,7 +74,7 @@ class IngestReport:
         )
 
     def to_json(self) -> dict[str, object]:
-        """The report as a JSON object."""
+        """Return the report as a JSON object."""
         return {
             "cluster": self.cluster,
             "topic": self.topic,
@@ -100,7 +100,7 @@ class IngestReport:
 
 
 def total(before: IngestReport, after: IngestReport) -> IngestReport:
-    """Both reports of one `follow` as one; what is unread or waits now is that of the later one."""
+    """Return the sum of two reports of one `follow`; `unread` and `waiting` are those of the later one."""
     return replace(
         after,
         version_before=before.version_before,

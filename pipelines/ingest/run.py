@@ -1,6 +1,6 @@
-"""Run ingest: snapshot, plan, the graph, one commit; again when somebody else was first; again and again to follow.
+"""Run ingest: snapshot, plan, graph and one commit; repeated if another committer was first, and to follow the log.
 
-The order is the promise: rows first, ends last, both in one commit. Kafka's group offsets play no part.
+Rows and end offsets go into the same commit. Kafka's group offsets play no part.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from schemas.signing import Enrolment
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """Everything that ingest meets. `load_enrolment` is asked before every run: a new vehicle is known."""
+    """Everything that ingest needs. `load_enrolment` is called before every run, so that new vehicles are known."""
 
     table: LakeTable
     open_source: SourceFactory
@@ -37,10 +37,10 @@ class Ingest:
     clock: Clock
 
     def once(self) -> IngestReport:
-        """Ingest everything up to where the log ended when this began.
+        """Ingest everything up to the end of the log at the moment of the call.
 
         Raises:
-            RetryLaterError: no broker, or other committers were first `replans` times in a row.
+            RetryLaterError: no broker, or other committers were first in `replans` + 1 attempts.
             RejectedError: there is no such topic.
         """
         started_ns = self.clock.monotonic_ns()
@@ -64,9 +64,9 @@ class Ingest:
         *,
         poll_s: float,
     ) -> None:
-        """`once` every `poll_s` until `stop` is set; a run that is at work is finished first.
+        """Call `once` every `poll_s` seconds until `stop` is set; a run in progress is finished first.
 
-        What may pass (no broker, another committer) is told to `on_report` and tried again at the next poll.
+        A transient error (no broker, another committer) is passed to `on_report` and retried at the next poll.
         """
         while not stop.is_set():
             try:
@@ -121,13 +121,13 @@ class Ingest:
         except (FileNotFoundError, FilesGoneError) as error:
             if self.table.version() != plan.version:
                 raise StaleSnapshotError(
-                    f"files went away with a commit of another engine: {error}"
+                    f"files were removed by a commit of another engine: {error}"
                 ) from error
             if isinstance(error, FilesGoneError):
                 raise
             raise RetryLaterError(
-                f"{error.filename} went away before it was committed: another engine's VACUUM of {self.table.folder} takes"
-                " files that no version names yet unless it leaves those of the last day (retention hours); run again"
+                f"{error.filename} was removed before it was committed: a VACUUM of {self.table.folder} by another engine"
+                " removes files that no version refers to yet unless its retention is at least a day; run again"
             ) from error
 
     def _read(self, source: RecordSource, plan: Plan, report: IngestReport) -> IngestReport:
@@ -153,10 +153,10 @@ class Ingest:
         return replace(report.with_files(manifest.files), version_after=version)
 
     def _check_topic(self, source: RecordSource, plan: Plan) -> None:
-        """What was read by the topic's name must be from the topic that was planned."""
+        """Check that the topic was not recreated since the plan was made. Raises StaleSnapshotError."""
         found = source.describe(self.settings.topic)
         if (found.cluster_id, found.topic_id) != (plan.topic.cluster_id, plan.topic.topic_id):
             raise StaleSnapshotError(
-                f"topic {found.topic} was made anew while it was read: it was {plan.topic.topic_id},"
+                f"topic {found.topic} was recreated while it was read: its id was {plan.topic.topic_id},"
                 f" it is {found.topic_id}"
             )

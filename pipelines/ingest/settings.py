@@ -1,4 +1,4 @@
-"""How ingest cuts its work. Every bound is here, with its unit."""
+"""The settings of ingest: how it cuts its work, with bounds and units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOUNDS = {
     "batch_records": (1, 1_000_000),
     "batch_bytes": (1_000, 1_000_000_000),
     "run_offsets": (1, 1_000_000_000),
-    "mark_shards": (1, 4096),
+    "identity_shards": (1, 4096),
     "commit_wait_s": (0, 3600),
     "replans": (0, 100),
 }
@@ -20,13 +20,13 @@ _BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class IngestSettings:
-    """One topic's ingest.
+    """Settings for the ingest of one topic.
 
-    `range_offsets`: offsets a worker reads at a time. `batch_records`, `batch_bytes`: what becomes one file,
-    and what is in a worker's memory at once (about four times `batch_bytes`). `run_offsets`: the most that
-    one commit takes from one partition. `commit_wait_s`: how long to wait for another committer. `replans`:
-    how often to plan again when another committer was first. `blobs`: address of the store that payloads outside of
-    records are in; without one a record with a `payload_uri` is a dead letter, to be replayed once there is.
+    `range_offsets`: offsets that a worker reads at a time. `batch_records`, `batch_bytes`: the most that becomes one file
+    (a worker holds about four times `batch_bytes` in memory). `run_offsets`: the most offsets of one partition per commit.
+    `identity_shards`: groups in which identities are deduplicated in parallel. `commit_wait_s`: how long to wait for
+    another committer. `replans`: how often to plan again if another committer was first. `blobs`: address of the blob store
+    for payloads outside of records; without one a record with a `payload_uri` becomes a dead letter, to be replayed later.
     """
 
     topic: str = TOPICS.samples
@@ -34,7 +34,7 @@ class IngestSettings:
     batch_records: int = 20_000
     batch_bytes: int = 32_000_000
     run_offsets: int = 1_000_000
-    mark_shards: int = 4
+    identity_shards: int = 4
     commit_wait_s: float = 60.0
     replans: int = 5
     blobs: str = ""

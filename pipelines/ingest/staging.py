@@ -1,8 +1,8 @@
-"""A run's own folder inside the table, and the safe removal of what dead runs left.
+"""The staging folder of each run inside the table, and the removal of what dead runs left behind.
 
-`<table>/_staging/<run id>/` holds the run's files and a lock that lives as long as its process. Whoever makes
-a run folder, renames or commits holds `_staging/commit.lock`; so under that lock a run folder whose own lock
-is free belongs to a dead run, and its renamed files are in the newest version or will never be in one.
+`<table>/_staging/<run id>/` holds the run's files and a lock that is held as long as its process lives. Making a run
+folder, renaming and committing all require `_staging/commit.lock`. So under that lock, a run folder whose own lock is
+free belongs to a dead run, and its renamed files are either in the newest version or will never be in one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPLAY_FOLDER = "replay"
 
 
 def commit_lock(table: LakeTable, wait_s: float, clock: Clock) -> FileLock:
-    """The lock of the one committer. Entering raises RetryLaterError when it is not free within `wait_s`."""
+    """Return the lock of the one committer. Entering it raises RetryLaterError if it is not free within `wait_s`."""
     folder = table.folder / STAGING
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / "commit.lock", wait_s=wait_s, clock=clock)
@@ -33,7 +33,7 @@ def commit_lock(table: LakeTable, wait_s: float, clock: Clock) -> FileLock:
 
 @contextmanager
 def run_folder(table: LakeTable, wait_s: float, clock: Clock) -> Iterator[tuple[str, Path]]:
-    """A new run id and its folder, which is gone at the end."""
+    """Yield a new run id and its folder, which is removed at the end."""
     run_id = secrets.token_hex(8)
     folder = table.folder / STAGING / run_id
     with commit_lock(table, wait_s, clock):
@@ -46,16 +46,16 @@ def run_folder(table: LakeTable, wait_s: float, clock: Clock) -> Iterator[tuple[
         yield run_id, folder
         is_done = True
     finally:
-        # A failed run that renamed already leaves its folder: by it the next run finds the files to remove.
+        # A failed run that renamed files already leaves its folder, so that the next run finds the files to remove.
         if is_done or not _renamed_by(table, run_id):
             shutil.rmtree(folder, ignore_errors=True)
         alive.__exit__(None, None, None)
 
 
 def clean_leftovers(table: LakeTable) -> list[str]:
-    """Remove what dead runs left, and return the paths of renamed files that were never committed.
+    """Remove what dead runs left behind, and return the paths of renamed files that were never committed.
 
-    Only under the commit lock: a live run between rename and commit holds it.
+    The caller holds the commit lock, which a live run holds between rename and commit.
     """
     removed: list[str] = []
     held: set[str] | None = None

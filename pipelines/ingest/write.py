@@ -1,7 +1,6 @@
-"""Write: the rows of a batch become one staged Parquet file, synced, and an index of the identities in it.
+"""Write: the rows of a batch become one staged Parquet file, synced to disk, and an index of its identities.
 
-Staged files are no part of the lake. Rows are sorted by identity, so that row groups can be left out when
-somebody asks whether an identity landed.
+Staged files are not part of the lake. Rows are sorted by identity, so that a look-up of an identity can skip row groups.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ import pyarrow.compute as pc
 from connectors.lake.schema import Origin
 from connectors.lake.table import LakeFile, write_parquet
 from pipelines import steps
+from pipelines.ingest.deduplicate import INDEX
 from pipelines.ingest.elements import RunContext, StagedFile
-from pipelines.ingest.mark import INDEX
 from schemas.reasons import LandOutcome
 
 INDEXED = "indexed"
 
 
 class Write(beam.DoFn):
-    """pa.Table of one batch -> (path, StagedFile); (shard, index table) in the output `INDEXED`."""
+    """Turn the pa.Table of one batch into (path, StagedFile); (shard, index table) goes to the output `INDEXED`."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
 
     def process(self, element: pa.Table) -> Iterator[tuple[str, StagedFile] | beam.pvalue.TaggedOutput]:
-        """One file, and one index table a shard that has identities."""
+        """Yield one file, and one index table per shard that has identities."""
         staged = stage(self._context.staging_folder, element)
         yield staged.path, staged
-        for shard, index in index_by_shard(element, staged.path, self._context.settings.mark_shards):
+        for shard, index in index_by_shard(element, staged.path, self._context.settings.identity_shards):
             yield beam.pvalue.TaggedOutput(INDEXED, (shard, index))
 
 
 def stage(folder: Path, rows: pa.Table, *, name: str = "") -> StagedFile:
-    """Write `rows` (one batch, one partition) under a name of partition and offsets, or under `name`."""
+    """Write `rows` (one batch of one partition) to a file named by partition and offsets, or to `name`."""
     order = pc.sort_indices(
         rows,
         sort_keys=[
@@ -61,7 +60,7 @@ def stage(folder: Path, rows: pa.Table, *, name: str = "") -> StagedFile:
 def describe(
     folder: Path, written: LakeFile, rows: pa.Table, partition: int, begin: int, end: int
 ) -> StagedFile:
-    """Count the rows of a file by what became of them."""
+    """Describe a file: its offsets, and its rows counted by outcome."""
     rows = rows.select(["origin", "outcome", "reason", "offset", "offset_end"])  # never copies payloads
     records = rows.filter(pc.field("outcome").is_valid())
     outcomes = _counts(records.column("outcome"))
@@ -88,7 +87,7 @@ def describe(
 
 
 def index_by_shard(rows: pa.Table, path: str, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """The identities that would land, cut by vehicle so that one vehicle is always in one shard."""
+    """Yield the identities that would land by shard; all identities of a vehicle are in one shard."""
     names = [name for name in INDEX.names if name != "path"]
     landed = rows.select([*names, "outcome"]).filter(pc.field("outcome") == LandOutcome.LANDED.value)
     if landed.num_rows == 0:

@@ -26,7 +26,7 @@ from schemas.codec import encode_sample
 from schemas.identity import Identity as ProductIdentity
 from schemas.reasons import NotAcceptedReason
 from schemas.records import Sample
-from schemas.signing import VehicleKey, seal
+from schemas.signing import VehicleKey, sign_record
 from schemas.topics import TOPICS
 from scripts import golden_vectors as golden
 from scripts.schema_compatibility import FOLDER as SCHEMA_FOLDER
@@ -54,7 +54,9 @@ def sealed(seq: int) -> tuple[Sample, bytes, list[tuple[str, bytes]]]:
         payload_bytes=len(payload),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
     )
-    wire = seal(TOPICS.samples, "sample", ProductIdentity("car-1", EPOCH, seq), encode_sample(sample), KEY)
+    wire = sign_record(
+        TOPICS.samples, "sample", ProductIdentity("car-1", EPOCH, seq), encode_sample(sample), KEY
+    )
     return sample, wire.value, list(wire.headers)
 
 

@@ -42,13 +42,13 @@ class Gate:
         self.kafka.start()
         self.operator = self.kafka.client()
         ensure_topics(self.operator)
-        kafka_access.allow(self.operator, kafka_access.INGEST, kafka_access.SERVICE_RIGHTS)
+        kafka_access.grant(self.operator, kafka_access.INGEST, kafka_access.SERVICE_RIGHTS)
         self.vehicle(ANOTHER)
         self.write(self.options(self.issue(ANOTHER)), TOPICS.samples, b"what only ingest may read")
 
     def vehicle(self, vehicle_id: str) -> None:
         """Give a vehicle the rights that `docs/security.md` says."""
-        kafka_access.allow(
+        kafka_access.grant(
             self.operator, kafka_access.vehicle_principal(vehicle_id), kafka_access.VEHICLE_RIGHTS
         )
 
@@ -160,7 +160,7 @@ def forge(gate_: Gate, thief: Certificate, folder: Path) -> list[str]:
 
     from schemas.codec import encode_sample
     from schemas.identity import Identity, new_epoch
-    from schemas.signing import VehicleKey, seal
+    from schemas.signing import VehicleKey, sign_record
     from schemas.wire import FL_KEYID, KIND_SAMPLE
     from tests.checker.access_books import forged_violations
     from tests.checker.lake_files import read_rows
@@ -178,7 +178,7 @@ def forge(gate_: Gate, thief: Certificate, folder: Path) -> list[str]:
         forged = replace(
             sample(2_000, seed=number), vehicle_id="car-victim", epoch=identity.epoch, seq=number
         )
-        wire = seal(TOPICS.samples, KIND_SAMPLE, identity, encode_sample(forged), robbed)
+        wire = sign_record(TOPICS.samples, KIND_SAMPLE, identity, encode_sample(forged), robbed)
         headers = dict(wire.headers) | ({FL_KEYID: victim.key_id.encode()} if number % 2 else {})
         at = gate_.write(
             gate_.options(thief), TOPICS.samples, wire.value, list(headers.items()), wire.key or b"k"

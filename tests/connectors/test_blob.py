@@ -53,7 +53,7 @@ def test_a_size_that_does_not_hold_is_refused_before_the_bytes_are_read(tmp_path
         store.put_verified(b"x" * 11)
     assert caught.value.reason == "oversize"
     ref = store.put_verified(b"x" * 10)
-    with pytest.raises(RejectedError, match="10 bytes, not 9"):
+    with pytest.raises(RejectedError, match="10 bytes; it must have 9"):
         store.get_verified(replace(ref, size_bytes=9))
 
 

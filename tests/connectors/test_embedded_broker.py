@@ -55,7 +55,7 @@ def test_a_stopped_broker_leaves_no_process() -> None:
 
 def test_the_log_of_a_child_without_a_path_is_told_when_it_fails() -> None:
     child = ChildProcess(["/bin/sh", "-c", "echo no such luck; exit 3"], None)
-    with pytest.raises(RetryLaterError, match=r"ended with 3: no such luck"):
+    with pytest.raises(RetryLaterError, match=r"ended with status 3: no such luck"):
         child.wait_ready(lambda: False, 10.0)
 
 
@@ -82,14 +82,14 @@ def test_the_broker_dies_with_a_parent_that_is_killed_and_leaves_no_file(tmp_pat
 
 def test_a_child_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:
     child = ChildProcess(["/bin/sh", "-c", "echo no such luck; exit 3"], tmp_path / "log")
-    with pytest.raises(RetryLaterError, match=r"ended with 3: no such luck"):
+    with pytest.raises(RetryLaterError, match=r"ended with status 3: no such luck"):
         child.wait_ready(lambda: False, 10.0)
 
 
 def test_a_port_that_is_taken_is_an_error_and_not_another_broker() -> None:
     with EmbeddedBroker() as broker:
         port = int(broker.bootstrap.rsplit(":", 1)[1])
-        with pytest.raises(RetryLaterError, match=f"port {port} .* taken"):
+        with pytest.raises(RetryLaterError, match=f"port {port} .* in use"):
             EmbeddedBroker(port).start()
 
 

@@ -24,7 +24,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from devservers.apache_kafka import ApacheKafka, missing
 from foundation.errors import RejectedError
-from pipelines.ingest.decode import rows_of, verdicts
+from pipelines.ingest.decode import rows_of, verify_and_decode
 from pipelines.ingest.elements import LogBatch, LogBatchCoder, OffsetRange
 from schemas.enrolment import Enrolment
 from schemas.reasons import RejectReason
@@ -237,7 +237,7 @@ def _record(time_delta: bytes, header_value: bytes = b"b", cut: int = 0) -> byte
 def test_a_time_beyond_64_bits_is_an_unreadable_record_and_no_end_of_the_run() -> None:
     hostile = changed(batch([b"v"]), _record(b"\x80" * 9 + b"\x02"))
     (found,) = read(hostile)
-    assert "is no 64-bit number" in found.checksum
+    assert "is not a signed 64-bit number" in found.checksum
     record = StoredRecord(0, found.offset, found.timestamp, None, found.value, (), found.checksum)
     source = OffsetRange("cluster", TOPICS.samples, "id", 0, BASE, BASE + 1, False)
     kept = LogBatchCoder().decode(LogBatchCoder().encode(LogBatch(source, BASE, BASE + 1, (record,), False)))
@@ -272,7 +272,7 @@ def test_an_unreadable_record_is_a_dead_letter_with_its_bytes_also_after_a_stop_
     record = StoredRecord(0, 7, 1_000, None, b"packed", (), why)
     source = OffsetRange("cluster", TOPICS.samples, "id", 0, 7, 8, False)
     kept = LogBatchCoder().decode(LogBatchCoder().encode(LogBatch(source, 7, 8, (record,), False)))
-    accepted, (rejection,) = verdicts(kept.records, Enrolment({}))
+    accepted, (rejection,) = verify_and_decode(kept.records, Enrolment({}))
     assert accepted == []
     assert (rejection.reason, rejection.detail) == (RejectReason.UNREADABLE_BATCH, why)
     assert rejection.record.value == b"packed"
@@ -317,4 +317,4 @@ def test_the_client_still_has_what_is_replaced() -> None:
     """A new version of kafka-python that reads batches in another way must be looked at again."""
     consumer_of = KafkaConsumer.__module__
     assert consumer_of.startswith("kafka.")
-    assert MemoryRecords(batch([b"x"])).next_batch().__class__ is kafka_batches.CautiousBatch
+    assert MemoryRecords(batch([b"x"])).next_batch().__class__ is kafka_batches.BoundedBatch

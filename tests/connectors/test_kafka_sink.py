@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka.admin import ensure_topics
-from connectors.kafka.errors import trouble_log
+from connectors.kafka.errors import client_log
 from connectors.kafka.ports import Acknowledgement
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sink import KafkaSink
@@ -326,7 +326,7 @@ def test_a_wall_clock_that_jumps_hides_no_trouble_and_keeps_none(
     monkeypatch: pytest.MonkeyPatch, off_s: float
 ) -> None:
     """Trouble from before the last acknowledgement is over, trouble after it is told, whatever the time of day."""
-    real, trouble, client = time.time, trouble_log(), logging.getLogger("kafka.test")
+    real, trouble, client = time.time, client_log(), logging.getLogger("kafka.test")
     client.warning("before")
     acknowledged_s = time.monotonic()
     assert trouble.since(acknowledged_s) == ""

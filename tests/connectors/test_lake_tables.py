@@ -88,12 +88,12 @@ def test_appends_of_many_writers_all_arrive(labels: LakeTable) -> None:
 
 def test_marks_are_kept_by_version_and_survive_a_checkpoint(labels: LakeTable) -> None:
     for n in range(6):
-        labels.commit_files([], expected_version=n, marks={"next": n * 10})
+        labels.commit_files([], expected_version=n, app_transactions={"next": n * 10})
         if n == 3:
             labels.snapshot().delta.create_checkpoint()
-    assert labels.snapshot().mark("next") == 50
-    assert labels.snapshot(3).mark("next") == 20
-    assert labels.snapshot().mark("other") is None
+    assert labels.snapshot().app_transaction("next") == 50
+    assert labels.snapshot(3).app_transaction("next") == 20
+    assert labels.snapshot().app_transaction("other") is None
 
 
 def test_other_columns_are_refused_by_name(labels: LakeTable) -> None:
@@ -155,7 +155,7 @@ def test_a_lock_of_another_table_or_a_damaged_one_is_refused(tmp_path: Path, lab
         read_lake_lock(path)
     write_lake_lock(path, {"labels": labels})
     other = LakeTable.create(tmp_path / "other", LABELS)
-    with pytest.raises(MisconfiguredError, match="made anew"):
+    with pytest.raises(MisconfiguredError, match="recreated"):
         locked_snapshot(read_lake_lock(path), "labels", other)
     with pytest.raises(MisconfiguredError, match="names no table 'arrivals'"):
         locked_snapshot(read_lake_lock(path), "arrivals", labels)

@@ -14,7 +14,7 @@ from workspace.params_file import MAX_NESTING, load_classes, read_params
 def test_nesting_beyond_the_bound_is_refused_with_the_bound_and_the_place(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(MisconfiguredError, match=rf"nests deeper than {MAX_NESTING} at .*line"):
+    with pytest.raises(MisconfiguredError, match=rf"nested deeper than {MAX_NESTING} at .*line"):
         read_params(path)
 
 

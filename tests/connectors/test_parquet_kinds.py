@@ -110,7 +110,7 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
         [*whole.columns, whole["frame_id"]], names=[*whole.column_names, "frame_id"]
     )
     pq.write_table(doubled, tmp_path / "f.parquet")
-    with pytest.raises(MisconfiguredError, match="2 columns frame_id"):
+    with pytest.raises(MisconfiguredError, match="2 columns named frame_id"):
         ParquetFrameSource(tmp_path / "f.parquet")
 
 
@@ -128,8 +128,8 @@ BAD = {
     ),
     "no frame id": ("frame_id", pa.array([None, *NAMES[1:]]), "frame_id is null"),
     "no drive": ("drive_id", pa.array([None] + ["d"] * (ROWS - 1)), "drive_id is null"),
-    "NUL": ("drive_id", pa.array(["a\0b"] + ["d"] * (ROWS - 1)), "drive_id is not of"),
-    "too long": ("frame_id", pa.array(["x" * 257, *NAMES[1:]]), "frame_id is not of"),
+    "NUL": ("drive_id", pa.array(["a\0b"] + ["d"] * (ROWS - 1)), "drive_id does not have"),
+    "too long": ("frame_id", pa.array(["x" * 257, *NAMES[1:]]), "frame_id does not have"),
     "dreamt": ("provenance", pa.array(["dreamt"] + ["replayed"] * (ROWS - 1)), "provenance is none of"),
     "less than sure": ("capture_time_uncertainty_ns", pa.array([-1] + [0] * (ROWS - 1)), "is out of range"),
 }
@@ -184,7 +184,7 @@ def test_a_payload_that_unpacks_to_more_than_any_picture_is_not_read(
 ) -> None:
     monkeypatch.setattr(parquet_frames, "MAX_ROW_BYTES", 1000)
     source = source_of(tmp_path, payload=pa.array([bytes([row]) * 2000 for row in range(ROWS)]))
-    with pytest.raises(CorruptError, match="the limit is 1000 bytes each"):
+    with pytest.raises(CorruptError, match="the limit is 1000 bytes per row"):
         next(source.observations())
 
 

@@ -148,5 +148,5 @@ def test_on_a_real_broker_an_open_transaction_and_what_it_hid_are_told_apart_fro
     assert source.log_end("t", 0) == 4
     seen = [record.offset for part in source.read("t", 0, 0, 4) for record in part]
     assert seen == [0, 2]
-    assert source.kept("t", 0, 0, 4) == {0, 1, 2, 3}  # also the aborted record and the marker
+    assert source.retained_offsets("t", 0, 0, 4) == {0, 1, 2, 3}  # also the aborted record and the marker
     source.close()

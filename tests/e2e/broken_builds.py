@@ -2,7 +2,7 @@
 
     as_it_is              perceive; the power goes in the fsync of its fourth commit
     receipt_before_fsync  the same, but receipts are printed before the fsync and not after it
-    no_resend_marking     ingest; every record lands, also one that landed before
+    no_resend_deduplication     ingest; every record lands, also one that landed before
     offsets_before_data   ingest; says first where the log was read to, then adds the rows; killed in between
     blind_to_holes        ingest; goes on where the table says that the log was read to, whatever rows it lacks
 
@@ -68,10 +68,10 @@ def _let_the_power_go_in_an_fsync() -> None:
     SegmentFile.append = append_or_die  # type: ignore[method-assign]
 
 
-def no_resend_marking(arguments: list[str]) -> int:
-    from pipelines.ingest import mark
+def no_resend_deduplication(arguments: list[str]) -> int:
+    from pipelines.ingest import deduplicate
 
-    mark.mark = lambda index, seen: mark.VERDICTS.empty_table()  # type: ignore[assignment]
+    deduplicate.duplicate_verdicts = lambda index, seen: deduplicate.VERDICTS.empty_table()  # type: ignore[assignment]
     return _ingest(arguments)
 
 
@@ -87,8 +87,8 @@ def offsets_before_data(arguments: list[str]) -> int:
         if commits == 1:
             return commit_whole(table, plan, files, context, clock)
         ends = commit.new_ends(plan, files)
-        marks = {commit.position_name(plan.topic, partition): end for partition, end in ends.items()}
-        table.commit_files([], expected_version=plan.version, marks=marks)
+        ends_by_name = {commit.position_name(plan.topic, partition): end for partition, end in ends.items()}
+        table.commit_files([], expected_version=plan.version, app_transactions=ends_by_name)
         _die()  # before the second commit, the one that adds the rows
 
     run.commit = commit_offsets_first  # type: ignore[assignment]
@@ -119,7 +119,7 @@ BUILDS: dict[str, Callable[[list[str]], int]] = {
     for build in (
         as_it_is,
         receipt_before_fsync,
-        no_resend_marking,
+        no_resend_deduplication,
         offsets_before_data,
         blind_to_holes,
     )

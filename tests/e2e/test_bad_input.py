@@ -21,7 +21,7 @@ from schemas.codec import decode_sample, encode_sample
 from schemas.identity import Identity
 from schemas.reasons import TimeQuality
 from schemas.records import Sample
-from schemas.signing import VehicleKey, seal
+from schemas.signing import VehicleKey, sign_record
 from schemas.topics import MAX_RECORD_BYTES
 from schemas.wire import KIND_SAMPLE, TOPICS, WireRecord
 from tests.conditions import needs_embedded_broker
@@ -66,7 +66,7 @@ def bad_records(sample: Sample, key: VehicleKey) -> dict[str, WireRecord]:
     good = encode_sample(sample)
 
     def sealed(seq: int, value: bytes, signer: VehicleKey = key, name: str = sample.vehicle_id) -> WireRecord:
-        return seal(TOPICS.samples, KIND_SAMPLE, Identity(name, FORGED_EPOCH, seq), value, signer)
+        return sign_record(TOPICS.samples, KIND_SAMPLE, Identity(name, FORGED_EPOCH, seq), value, signer)
 
     def named(seq: int) -> bytes:
         return encode_sample(replace(sample, epoch=FORGED_EPOCH, seq=seq))
@@ -146,7 +146,7 @@ def test_bad_frames_a_full_spool_a_dead_broker_and_forged_records_are_counted_an
         spool_time_ns=61 * 10**9,
         time_quality=TimeQuality.BEFORE_BUILD,
     )
-    last = seal(TOPICS.samples, KIND_SAMPLE, in_1970.identity, encode_sample(in_1970), vehicle.key)
+    last = sign_record(TOPICS.samples, KIND_SAMPLE, in_1970.identity, encode_sample(in_1970), vehicle.key)
     send(broker.bootstrap, [*bad.values(), last])
     report = ingest(place)
     assert report["rejected"] == dict.fromkeys(bad, 1)

@@ -40,8 +40,8 @@ FRAMES = 600  # played round and round, until everything was killed that is to b
 RATE_HZ = 80.0
 LEAST_RECORDS = 1_500  # more than two commits of the builds that break
 VICTIMS = {"perceive": 3, "deliver": 2, "both": 2, "supervisor": 1, "deaf deliver": 1}
-WHILE_THE_LOG_GROWS = ("ingest.plan", "ingest.read", "ingest.decode", "ingest.write", "ingest.mark")
-AFTERWARDS = ("ingest.seal", "ingest.rename", "ingest.commit", "ingest.done")
+WHILE_THE_LOG_GROWS = ("ingest.plan", "ingest.read", "ingest.decode", "ingest.write", "ingest.deduplicate")
+AFTERWARDS = ("ingest.apply", "ingest.rename", "ingest.commit", "ingest.done")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def broken_lakes(field: Field, tmp_path_factory: pytest.TempPathFactory) -> dict
             assert on.returncode == 0, on.stderr[-3000:]
         return place
 
-    builds = {"no_resend_marking": 0, "offsets_before_data": -signal.SIGKILL}
+    builds = {"no_resend_deduplication": 0, "offsets_before_data": -signal.SIGKILL}
     with ThreadPoolExecutor(len(builds)) as pool:
         return dict(zip(builds, pool.map(made_by, builds, builds.values()), strict=True))
 
@@ -210,7 +210,7 @@ def broken_lakes(field: Field, tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_the_checker_tells_an_ingest_that_marks_no_resends(
     field: Field, broken_lakes: dict[str, Path]
 ) -> None:
-    status, verdict = check(field.bootstrap, broken_lakes["no_resend_marking"], field.vehicle.told())
+    status, verdict = check(field.bootstrap, broken_lakes["no_resend_deduplication"], field.vehicle.told())
     assert status == 1
     assert set(verdict["violations"]) == {"landed_twice"}
 

@@ -1,8 +1,8 @@
-"""Fakes of the broker ports, which hold the same promises as the real parts and can be told to fail.
+"""In-memory fakes of the broker ports, which pass the same contract tests as the real adapters and can be made to fail.
 
-`FakeBroker` is a Kafka log in memory: topics with ids, partitions with offsets, retention and compaction
-gaps. The contract tests run on these fakes, on the embedded broker and on Apache Kafka, so a test written on
-a fake means the same on a real broker. Nothing here starts a thread, sleeps or opens a socket.
+`FakeBroker` is a Kafka log in memory: topics with ids, partitions with offsets, retention and compaction gaps. The
+contract tests run on these fakes, on the embedded broker and on Apache Kafka. Nothing here starts a thread, sleeps or
+opens a socket.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class FakeBroker:
         self.max_record_bytes = max_record_bytes
         self.is_up = True
         self.open_offsets = 0
-        """So many offsets behind the end of each partition belong to an open transaction."""
+        """Number of offsets after the end of each partition that belong to an open transaction."""
         self.warnings: list[str] = []
-        """What is said of the topics' settings."""
+        """The warnings that a source returns for the topics' settings."""
         self._clock = clock or SystemClock()
         self._created = 0
         self._topics: dict[str, _Topic] = {}
@@ -66,7 +66,7 @@ class FakeBroker:
             self.create_topic(name, partitions)
 
     def create_topic(self, topic: str, partitions: int = 1) -> TopicInfo:
-        """Make a topic, or make it anew under another topic id when it exists."""
+        """Create a topic; if it exists, recreate it with another topic id."""
         self._created += 1
         self._topics[topic] = _Topic(
             f"topic-id-{self._created:04d}", [_Partition() for _ in range(partitions)]
@@ -74,19 +74,19 @@ class FakeBroker:
         return self.describe(topic)
 
     def delete_topic(self, topic: str) -> None:
-        """Forget a topic and its records."""
+        """Delete a topic and its records."""
         self._topics.pop(topic, None)
 
     def stop(self) -> None:
-        """Be unreachable. The log is kept: this broker's disk is durable."""
+        """Become unreachable. The log is kept, as on a durable disk."""
         self.is_up = False
 
     def start(self) -> None:
-        """Be reachable again."""
+        """Become reachable again."""
         self.is_up = True
 
     def restart_empty(self) -> None:
-        """Lose every record, as the embedded broker does: the topics come back under other ids."""
+        """Lose every record, as the embedded broker does: the topics come back with other ids."""
         for name, topic in list(self._topics.items()):
             self.create_topic(name, len(topic.partitions))
         self.is_up = True
@@ -101,7 +101,7 @@ class FakeBroker:
         partition: int | None = None,
         timestamp_ms: int | None = None,
     ) -> Acknowledgement:
-        """Write one record, well formed or not: what another producer on the topic could do.
+        """Append one record, well formed or not, as any producer on the topic could.
 
         Raises RetryLaterError while stopped, RejectedError (reason no_such_topic or oversize).
         """
@@ -117,41 +117,41 @@ class FakeBroker:
         return Acknowledgement(topic, number, log.end - 1)
 
     def produce(self, record: WireRecord) -> Acknowledgement:
-        """Write one wire record and return where it is."""
+        """Append one wire record and return its acknowledgement."""
         return self.append(record.topic, record.key, record.value, record.headers)
 
     def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
-        """Let retention take everything below `before_offset`."""
+        """Remove everything below `before_offset`, as retention does."""
         log = self._find(topic).partitions[partition]
         log.begin = max(log.begin, min(before_offset, log.end))
         log.records = [record for record in log.records if record.offset >= log.begin]
 
     def compact(self, topic: str, partition: int, offsets: Iterable[int]) -> None:
-        """Destroy the records at these offsets, as compaction does."""
+        """Remove the records at these offsets, as log compaction does."""
         gone = set(offsets)
         log = self._find(topic).partitions[partition]
         log.records = [record for record in log.records if record.offset not in gone]
 
     def abort(self, topic: str, partition: int, offsets: Iterable[int]) -> None:
-        """Let readers never see the records at these offsets, as those of aborted transactions and markers."""
+        """Hide the records at these offsets from readers, as Kafka does for aborted transactions and markers."""
         self.compact(topic, partition, offsets := tuple(offsets))
         self._find(topic).partitions[partition].hidden.update(offsets)
 
     def hidden(self, topic: str, partition: int) -> frozenset[int]:
-        """The offsets that `abort` hid."""
+        """Return the offsets that `abort` hid."""
         return frozenset(self._find(topic).partitions[partition].hidden)
 
     def records(self, topic: str) -> list[StoredRecord]:
-        """Everything that the topic holds, by partition and offset."""
+        """Return all records of the topic, by partition and offset."""
         return [record for log in self._find(topic).partitions for record in log.records]
 
     def describe(self, topic: str) -> TopicInfo:
-        """What the topic is now. Raises RejectedError (reason no_such_topic)."""
+        """Return the topic's present state. Raises RejectedError (reason no_such_topic)."""
         found = self._find(topic)
         return TopicInfo(self.cluster_id, topic, found.topic_id, tuple(range(len(found.partitions))))
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """First retained offset and one past the last: [begin, end)."""
+        """Return the first retained offset and one past the last: [begin, end)."""
         log = self._find(topic).partitions[partition]
         return log.begin, log.end
 
@@ -163,11 +163,11 @@ class FakeBroker:
 
 
 class FakeSink:
-    """A sink into a FakeBroker. Acknowledges inside `send` unless it was told to hold, to fail or to drop.
+    """A sink into a FakeBroker. Acknowledges inside `send` unless it is set to hold, to fail or to drop.
 
-    `is_held`: queue and do nothing until `pump()` (a stall). `drops_acknowledgements`: the record lands in
-    the log but its callback comes only at `close`, with an error (a connection that died after the write).
-    `fail_next(error)`: the next record ends with that error and is not written.
+    `is_held`: queue records until `pump()` (a stall). `drops_acknowledgements`: the record is appended, but its callback
+    comes only at `close`, with an error (a connection that died after the write). `fail_next(error)`: the next record
+    ends with that error and is not appended.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class FakeSink:
         self._failures.extend([error] * count)
 
     def send(self, record: WireRecord, on_done: OnDone) -> None:
-        """Queue one record; see `RecordSink.send`."""
+        """See `RecordSink.send`."""
         if self.is_closed:
             raise RetryLaterError("the sink is closed")
         check_size(record.topic, record.value, self.broker.max_record_bytes)
@@ -209,7 +209,7 @@ class FakeSink:
             self.pump()
 
     def pump(self) -> int:
-        """Write what is queued while the broker is up, and return how many callbacks were called."""
+        """Append queued records while the broker is up, and return how many callbacks were called."""
         called = 0
         while self._queue:
             record, on_done = self._queue[0]
@@ -222,7 +222,7 @@ class FakeSink:
                 except RetryLaterError as error:
                     self._last_error = str(error)
                     break
-                except RejectedError as error:  # a missing topic is the cluster's trouble, not the record's
+                except RejectedError as error:  # a missing topic is a fault of the cluster, not of the record
                     outcome = RetryLaterError(str(error)) if error.reason == "no_such_topic" else error
             self._queue.popleft()
             if isinstance(outcome, Acknowledgement):
@@ -239,21 +239,21 @@ class FakeSink:
 
     @property
     def in_flight_bytes(self) -> int:
-        """Bytes sent and neither acknowledged nor failed."""
+        """See `RecordSink.in_flight_bytes`."""
         return sum(record.size_bytes for record, _ in (*self._queue, *self._silent))
 
     @property
     def last_progress_ns(self) -> int:
-        """Monotonic time (ns) of the last acknowledgement, or of creation before the first."""
+        """See `RecordSink.last_progress_ns`."""
         return self._last_progress_ns
 
     @property
     def last_error(self) -> str:
-        """The last cause of trouble in words, or an empty string."""
+        """See `RecordSink.last_error`."""
         return self._last_error
 
     def close(self, deadline_s: float) -> None:
-        """Stop; what is still in flight ends with RetryLaterError."""
+        """See `RecordSink.close`."""
         self.is_closed = True
         left = [*self._silent, *self._queue]
         self._silent.clear()
@@ -263,7 +263,7 @@ class FakeSink:
 
 
 class FakeSource:
-    """A source over a FakeBroker. `fail_after_records`: raise RetryLaterError once, after so many records."""
+    """A source over a FakeBroker. `fail_after_records`: raise RetryLaterError once, after that many records."""
 
     def __init__(self, broker: FakeBroker, *, batch_records: int = 100) -> None:
         self.broker = broker
@@ -289,8 +289,8 @@ class FakeSource:
         """See `RecordSource.warnings`."""
         return list(self.broker.warnings)
 
-    def kept(self, topic: str, partition: int, start: int, end: int) -> set[int]:
-        """See `RecordSource.kept`."""
+    def retained_offsets(self, topic: str, partition: int, start: int, end: int) -> set[int]:
+        """See `RecordSource.retained_offsets`."""
         begin, _ = self.bounds(topic, partition)
         if start < begin:
             raise OffsetsLostError(topic, partition, start, begin)
@@ -323,10 +323,10 @@ class FakeSource:
             position = batch[-1].offset + 1 if len(batch) < len(held) and batch else stop
             if self.fail_after_records == 0:
                 self.fail_after_records = None
-                raise RetryLaterError(f"told to fail at offset {position} of {topic}/{partition}")
+                raise RetryLaterError(f"set to fail at offset {position} of {topic}/{partition}")
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection."""
 
     def _reach(self) -> None:
         if not self.broker.is_up:

@@ -1,4 +1,4 @@
-"""A fake of the sensor port, which holds the same promises as the real parts."""
+"""A fake of the sensor port, which passes the same contract tests as the real sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from foundation.errors import RejectedError
 
 
 class ListFrameSource:
-    """The given frames, in the given order."""
+    """A source of the given observations in the given order."""
 
     def __init__(self, frames: Iterable[Observation]) -> None:
         self._frames = list(frames)
@@ -17,7 +17,7 @@ class ListFrameSource:
         self.is_waiting = False
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
-        """The frames after `resume_after`. RejectedError (reason unknown_frame) when it is not there."""
+        """See `ObservationSource.observations`."""
         names = [frame.resume_place for frame in self._frames]
         if resume_after is None:
             return iter(self._frames)
@@ -26,9 +26,9 @@ class ListFrameSource:
         return iter(self._frames[names.index(resume_after) + 1 :])
 
     def notes(self) -> Mapping[str, SourceNote]:
-        """Nothing is ever left out of a list."""
+        """Return no notes: nothing is left out of a list."""
         return {}
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that it was closed."""
         self.is_closed = True

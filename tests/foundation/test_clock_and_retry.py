@@ -123,7 +123,7 @@ def test_a_deadline_counts_down_in_monotonic_time_and_names_its_bound() -> None:
     assert deadline.remaining_s() == pytest.approx(1)
     clock.advance(4)
     assert deadline.remaining_s() == 0
-    with pytest.raises(DeadlineError, match=r"the download took longer than its 5 s"):
+    with pytest.raises(DeadlineError, match=r"the download took longer than 5 s"):
         deadline.check("the download")
 
 

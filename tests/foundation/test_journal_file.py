@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from foundation import syscalls
 from foundation.errors import CorruptError, RetryLaterError
-from foundation.journal import Damage, Journal, JournalEntry, SealedError, scan
+from foundation.journal import Damage, Journal, JournalEntry, JournalFailedError, scan
 
 
 def bodies(path: Path) -> list[bytes]:
@@ -99,15 +99,15 @@ def test_a_failed_sync_seals_for_ever_and_nothing_after_it_counts(
     journal.append(1, b"", b"unsafe")
     with monkeypatch.context() as patch:
         patch.setattr(syscalls, "fsync", failing(errno.EIO))
-        with pytest.raises(SealedError, match="fsync failed"):
+        with pytest.raises(JournalFailedError, match="fsync failed"):
             journal.sync()
-    assert journal.is_sealed
+    assert journal.has_failed
     for again in (journal.sync, lambda: journal.append(1, b"", b"more")):
-        with pytest.raises(SealedError):
+        with pytest.raises(JournalFailedError):
             again()
     journal.close()
     assert bodies(path) == [b"safe"]
-    assert issubclass(SealedError, CorruptError)
+    assert issubclass(JournalFailedError, CorruptError)
 
 
 def test_a_full_disk_leaves_no_half_frame_and_may_be_tried_again(
@@ -138,9 +138,9 @@ def test_a_full_disk_leaves_no_half_frame_and_may_be_tried_again(
 def test_a_write_that_fails_otherwise_seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "j")
     monkeypatch.setattr(syscalls, "write", failing(errno.EIO))
-    with pytest.raises(SealedError, match="write failed"):
+    with pytest.raises(JournalFailedError, match="write failed"):
         journal.append(1, b"", b"x")
-    with pytest.raises(SealedError):
+    with pytest.raises(JournalFailedError):
         journal.append(1, b"", b"x")
     journal.close()
 
@@ -149,7 +149,7 @@ def test_a_half_frame_that_cannot_be_removed_seals(tmp_path: Path, monkeypatch: 
     journal = Journal(tmp_path / "j")
     monkeypatch.setattr(syscalls, "write", failing(errno.ENOSPC))
     monkeypatch.setattr(syscalls, "truncate", failing(errno.EIO))
-    with pytest.raises(SealedError, match="not removed"):
+    with pytest.raises(JournalFailedError, match="not removed"):
         journal.append(1, b"", b"x")
     journal.close()
 

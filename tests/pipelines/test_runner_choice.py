@@ -30,7 +30,7 @@ def test_an_endless_read_is_refused_on_the_local_runner_before_anything_starts()
     def build(pipeline: beam.Pipeline) -> Any:
         return pipeline | "Poll" >> PeriodicImpulse(fire_interval=1) | "Note" >> beam.Map(started.append)
 
-    with pytest.raises(MisconfiguredError, match=r"'Poll.*reads without end.*'prism' or 'portable'"):
+    with pytest.raises(MisconfiguredError, match=r"'Poll.*unbounded read.*'prism' or 'portable'"):
         run(build, RunnerSettings())
     assert not started
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from foundation.clock import ManualClock
-from pipelines.ingest.decode import verdicts
+from pipelines.ingest.decode import verify_and_decode
 from rollout.release import GateReport, publish_release
 from rollout.reports import FleetReports
 from rollout.repository import Repository, init_repository
@@ -204,7 +204,7 @@ def test_todays_ingest_and_reports_take_what_an_older_vehicle_sends(
     for topic, key, value, headers in said["records"]:
         held = tuple((name, bytes.fromhex(content)) for name, content in headers)
         broker.append(topic, bytes.fromhex(key), bytes.fromhex(value), held)
-    accepted, rejected = verdicts(list(broker.records(TOPICS.samples)), enrolment)
+    accepted, rejected = verify_and_decode(list(broker.records(TOPICS.samples)), enrolment)
     assert (len(accepted), rejected) == (3, [])
     reports = FleetReports(tmp_path, cloud.clock)
     reports.listen(FakeSource(broker), enrolment)

@@ -16,7 +16,7 @@ from rollout.reports import FleetReports
 from schemas.codec import encode_telemetry
 from schemas.reasons import ModelState
 from schemas.records import Health, ModelEvent, RoleReport, Telemetry
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record
 from schemas.topics import TOPICS
 from schemas.wire import KIND_TELEMETRY, WireRecord
 from tests.fakes.kafka import FakeBroker, FakeSource
@@ -65,7 +65,9 @@ class Fleet:
         }
         telemetry = Telemetry(**{**values, **fields})  # type: ignore[arg-type]
         key = self.keys[signer or vehicle]
-        wire = seal(TOPICS.telemetry, KIND_TELEMETRY, telemetry.identity, encode_telemetry(telemetry), key)
+        wire = sign_record(
+            TOPICS.telemetry, KIND_TELEMETRY, telemetry.identity, encode_telemetry(telemetry), key
+        )
         self.broker.produce(wire)
         return wire
 

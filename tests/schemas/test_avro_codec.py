@@ -162,7 +162,7 @@ def test_bytes_that_are_no_single_object_are_rejected() -> None:
 
 
 def test_another_kind_of_record_is_rejected() -> None:
-    with pytest.raises(RejectedError, match="a telemetry where a sample") as caught:
+    with pytest.raises(RejectedError, match="the record is a telemetry; it must be a sample") as caught:
         codec.decode_sample(codec.encode_telemetry(TELEMETRY))
     assert caught.value.reason == RejectReason.UNKNOWN_SCHEMA
 

@@ -18,7 +18,7 @@ from foundation.errors import CorruptError, MisconfiguredError, RejectedError, U
 from schemas import wire
 from schemas.identity import Identity
 from schemas.reasons import RejectReason
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal, verify
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record, verify
 from schemas.topics import TOPICS
 from schemas.wire import WireRecord
 from workspace.enrolment_file import load_enrolment, save_enrolment
@@ -37,7 +37,7 @@ IDENTITY = Identity("car-1", EPOCH, 3)
 
 
 def sealed(kind: str = "sample", identity: Identity = IDENTITY, key: VehicleKey = KEY) -> WireRecord:
-    return seal(TOPICS.samples, kind, identity, VALUE, key)
+    return sign_record(TOPICS.samples, kind, identity, VALUE, key)
 
 
 def judged(record: WireRecord, kind: str = "sample", fleet: Enrolment = FLEET) -> str:
@@ -64,7 +64,7 @@ def test_what_a_vehicle_seals_is_verified_as_its_own(
     vehicle: str, epoch: str, seq: int, value: bytes, kind: str
 ) -> None:
     identity = Identity(vehicle, epoch, seq)
-    record = seal(TOPICS.samples, kind, identity, value, KEY)
+    record = sign_record(TOPICS.samples, kind, identity, value, KEY)
     fleet = Enrolment.of(enrolled(vehicle, KEY))
     assert verify(record.headers, record.key, record.value, kind, fleet) == identity
     assert record.key == vehicle.encode()
@@ -116,7 +116,7 @@ TAMPERED: dict[str, tuple[Callable[[WireRecord], WireRecord], RejectReason]] = {
         lambda record: with_header(
             dataclasses.replace(record, value=b"other"),
             "fl_sha256",
-            dict(seal("t", "sample", IDENTITY, b"other", KEY).headers)["fl_sha256"],
+            dict(sign_record("t", "sample", IDENTITY, b"other", KEY).headers)["fl_sha256"],
         ),
         RejectReason.BAD_SIGNATURE,
     ),
@@ -238,7 +238,7 @@ def test_what_is_no_key_is_named(tmp_path: Path) -> None:
     other_kind = X25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    for content, words in ((b"rubbish", "not an unencrypted PEM"), (other_kind, "Ed25519 key is needed")):
+    for content, words in ((b"rubbish", "not an unencrypted PEM"), (other_kind, "must be an Ed25519 key")):
         path.write_bytes(content)
         path.chmod(0o600)
         with pytest.raises(MisconfiguredError, match=words):
@@ -261,7 +261,7 @@ def test_an_enrolment_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 def test_a_key_belongs_to_one_vehicle() -> None:
-    with pytest.raises(MisconfiguredError, match=f"{KEY.key_id} is enrolled for car-1"):
+    with pytest.raises(MisconfiguredError, match=f"{KEY.key_id} is already enrolled for car-1"):
         FLEET.with_key(enrolled("car-3", KEY))
     with pytest.raises(MisconfiguredError, match="car-9"):
         FLEET.with_revoked("car-9", 1)

@@ -260,7 +260,7 @@ def _kafka_batch(codec: int, packed: Callable[[], bytes]) -> Callable[[Path], No
         from connectors.kafka import clients as kafka_clients  # noqa: F401 - they make the client careful
         from connectors.kafka import source as kafka_source
         from foundation.errors import RejectedError
-        from pipelines.ingest.decode import verdicts
+        from pipelines.ingest.decode import verify_and_decode
         from schemas.enrolment import Enrolment
 
         body = packed()
@@ -281,7 +281,7 @@ def _kafka_batch(codec: int, packed: Callable[[], bytes]) -> Callable[[Path], No
             )
             for each in MemoryRecords(head + body).next_batch()
         ]
-        _, rejections = verdicts(records, Enrolment({}))
+        _, rejections = verify_and_decode(records, Enrolment({}))
         for each in rejections:
             raise RejectedError(each.detail, reason=each.reason)
 

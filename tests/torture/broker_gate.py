@@ -167,7 +167,7 @@ def removed_is_refused_and_let_in_again(gate: Gate, folder: Path) -> list[str]:
     try:
         vehicle.start()
         until(lambda: vehicle.status()["ledger"]["delivered"] > RATE_HZ, "it delivers")
-        kafka_access.take_away(gate.operator, kafka_access.vehicle_principal(name))
+        kafka_access.revoke(gate.operator, kafka_access.vehicle_principal(name))
         until(lambda: _state(vehicle) == "refused", "it says that it is refused")
         until(lambda: vehicle.status()["ledger"]["pending"] > RATE_HZ, "it goes on accepting")
         counted = vehicle.status()["ledger"]["delivered"]

@@ -14,7 +14,7 @@ from tests.torture.topic_load import Fleet, poisoned, resent, spread
 INGEST, REPLAY = "ingest", "replay"
 STEPS = (
     *((INGEST, f"ingest.{word}") for word in
-      ("plan", "read", "decode", "write", "mark", "seal", "rename", "commit", "done")),
+      ("plan", "read", "decode", "write", "deduplicate", "apply", "rename", "commit", "done")),
     *((REPLAY, word) for word in ("ingest.write", "replay.rename", "replay.commit")),
 )  # fmt: skip
 RECORDS, PARTITIONS = 60, 2

@@ -61,11 +61,11 @@ class Fleet:
 
     def sealed(self, sample: Any, value: bytes | None = None, *, signer: str = "") -> Any:
         from schemas.codec import encode_sample
-        from schemas.signing import seal
+        from schemas.signing import sign_record
         from schemas.wire import KIND_SAMPLE
 
         data = encode_sample(sample) if value is None else value
-        return seal(TOPIC, KIND_SAMPLE, sample.identity, data, self.key(signer or sample.vehicle_id))
+        return sign_record(TOPIC, KIND_SAMPLE, sample.identity, data, self.key(signer or sample.vehicle_id))
 
     def good(self, vehicle: str = "", **fields: Any) -> Offered:
         sample = self.sample(vehicle or self.rng.choice(GOOD), **fields)

@@ -132,7 +132,8 @@ def anew(case: Case) -> list[str]:
         must(lambda: produce(case.bootstrap, case.topic, more, begins))
         case.offered[old] = first | places(more, begins)
         case.ingest(
-            at=case.rng.choice(["ingest.plan", "ingest.read", "ingest.write", "ingest.mark"]), then=make_anew
+            at=case.rng.choice(["ingest.plan", "ingest.read", "ingest.write", "ingest.deduplicate"]),
+            then=make_anew,
         )
     else:
         must(make_anew)

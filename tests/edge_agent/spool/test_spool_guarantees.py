@@ -119,7 +119,7 @@ def test_a_batch_whose_disk_call_failed_is_not_accepted_and_never_comes_back(
     after = spool.put(1, ValueClass.HIGH)
     assert after[0].seq == lost.seq + 1, "a number is never used twice"
     if call != "open":
-        assert len(spool.segment_files()) == 2, "a sealed segment is not written again"
+        assert len(spool.segment_files()) == 2, "a closed segment is not written again"
         assert spool.segment_files()[0].name == segment
     spool.restart_writer()
     assert [record.identity.seq for record in spool.drain()] == [0, 1, after[0].seq]

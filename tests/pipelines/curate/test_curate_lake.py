@@ -234,7 +234,7 @@ def test_a_table_that_was_made_anew_is_refused_under_the_old_lock(tmp_path: Path
     first = make_workspace(tmp_path / "a", rows, label_rows(rows))
     second = make_workspace(tmp_path / "b", rows, label_rows(rows))
     second.lake_lock_path.write_bytes(first.lake_lock_path.read_bytes())
-    with pytest.raises(MisconfiguredError, match="made anew"):
+    with pytest.raises(MisconfiguredError, match="recreated"):
         curate(second)
 
 

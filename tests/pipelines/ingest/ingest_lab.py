@@ -23,7 +23,7 @@ from schemas.codec import encode_sample
 from schemas.identity import Identity
 from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
-from schemas.signing import EnrolledKey, Enrolment, VehicleKey, seal
+from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record
 from schemas.wire import KIND_SAMPLE, TOPICS, StoredRecord, WireRecord
 from tests.fakes.kafka import FakeBroker, FakeSource
 
@@ -90,11 +90,13 @@ class Fleet:
 
     def record(self, vehicle: str, seq: int, *, signer: str | None = None, **fields: Any) -> WireRecord:
         sample = a_sample(vehicle, seq, **fields)
-        return seal(TOPIC, KIND_SAMPLE, sample.identity, encode_sample(sample), self.key(signer or vehicle))
+        return sign_record(
+            TOPIC, KIND_SAMPLE, sample.identity, encode_sample(sample), self.key(signer or vehicle)
+        )
 
     def sealed(self, identity: Identity, value: bytes) -> WireRecord:
         """A well signed record whose content is whatever is given."""
-        return seal(TOPIC, KIND_SAMPLE, identity, value, self.key(identity.vehicle_id))
+        return sign_record(TOPIC, KIND_SAMPLE, identity, value, self.key(identity.vehicle_id))
 
 
 class Lab:

@@ -45,7 +45,7 @@ def test_a_commit_that_sneaks_past_the_lock_makes_the_other_plan_again(lab: Lab)
 
     def sneak(reached: str) -> None:
         if reached == "ingest.rename" and not sneaked:
-            sneaked.append(lab.table.commit_files([], expected_version=0, marks={"elsewhere": 1}))
+            sneaked.append(lab.table.commit_files([], expected_version=0, app_transactions={"elsewhere": 1}))
 
     with steps.watched(sneak):
         report = lab.ingest().once()

@@ -26,8 +26,8 @@ LABELS = [
     "ingest.read",
     "ingest.decode",
     "ingest.write",
-    "ingest.mark",
-    "ingest.seal",
+    "ingest.deduplicate",
+    "ingest.apply",
     "ingest.rename",
     "ingest.commit",
     "ingest.done",
@@ -93,7 +93,7 @@ def test_an_ingest_that_crashes_after_any_step_and_runs_again_gives_the_same_row
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("label", "n"), [("ingest.write", 3), ("ingest.seal", 1), ("ingest.rename", 1), ("ingest.commit", 1)]
+    ("label", "n"), [("ingest.write", 3), ("ingest.apply", 1), ("ingest.rename", 1), ("ingest.commit", 1)]
 )
 def test_an_ingest_killed_after_any_step_and_run_again_gives_the_same_rows(
     label: str, n: int, undisturbed: tuple[Path, list[dict[str, Any]]], tmp_path: Path
@@ -125,7 +125,7 @@ def test_reading_that_breaks_off_costs_no_offset_and_no_marks(tmp_path: Path) ->
 
     report = lab.ingest(open_source=_Breaking(lab.name)).once()
     assert report.unread[0].partition == 0
-    assert "told to fail" in report.unread[0].why
+    assert "set to fail" in report.unread[0].why
     assert report.landed == 5 + 1
     second = lab.ingest().once()
     assert (second.landed, second.resent, second.unread) == (5, 1, ())

@@ -8,7 +8,7 @@ import pytest
 
 from foundation.errors import RejectedError, RetryLaterError
 from pipelines.ingest import deadletter
-from pipelines.ingest.seal import joined
+from pipelines.ingest.apply_verdicts import merged_ranges
 from schemas.identity import Identity
 from schemas.wire import MAX_RECORD_BYTES
 from tests.pipelines.ingest.ingest_lab import EPOCH, TOPIC, Lab, assert_one_row_an_offset
@@ -251,9 +251,9 @@ def test_another_broker_is_told_from_a_topic_made_anew(lab: Lab) -> None:
     report = lab.ingest().once()
     (gone,) = report.topics_gone
     assert (gone.cluster, report.cluster) == ("fake-cluster", "the-cluster-next-door")
-    told = gone.told(report.cluster)
+    told = gone.describe(report.cluster)
     assert "another cluster" in told and "the-cluster-next-door" in told and "fake-cluster" in told
-    assert "made anew" in gone.told("fake-cluster")
+    assert "recreated" in gone.describe("fake-cluster")
 
 
 def test_added_partitions_are_read_and_resends_found_across_them(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_without_a_broker_or_topic_ingest_says_so(lab: Lab) -> None:
 
 def test_conflicts_far_apart_keep_each_its_own_bytes(lab: Lab) -> None:
     """Their bytes are read again in few reads; a stretch that nobody asked for is left out."""
-    assert joined([900, 3, 7, 901]) == [(3, 8), (900, 902)]
+    assert merged_ranges([900, 3, 7, 901]) == [(3, 8), (900, 902)]
     for seq in range(12):
         lab.produce(lab.fleet.record("v1", seq), partition=0)
     for seq in (0, 5, 9):

@@ -23,9 +23,9 @@ class RetentionPasses(FakeSource):
 
     BELOW = 4
 
-    def kept(self, topic: str, partition: int, start: int, end: int) -> set[int]:
+    def retained_offsets(self, topic: str, partition: int, start: int, end: int) -> set[int]:
         self.broker.delete_records(topic, partition, self.BELOW)
-        return super().kept(topic, partition, start, end)
+        return super().retained_offsets(topic, partition, start, end)
 
 
 def open_passing(name: str) -> RetentionPasses:

@@ -168,7 +168,7 @@ FAULTS = (
         broken=(
             BrokenBuild(
                 "ingest lands what landed before",
-                "pipelines/ingest/mark.py",
+                "pipelines/ingest/deduplicate.py",
                 'pl.any_horizontal(pl.col(name) != pl.col(f"{name}_won") for name in PLACE)',
                 "pl.lit(False)",
                 tries=1,

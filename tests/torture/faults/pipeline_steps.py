@@ -26,10 +26,10 @@ _INGEST = Fault(
             "offsets are committed before the rows",
             "pipelines/ingest/commit.py",
             '        renamed = rename_files(table, moves)\n        steps.reached("ingest.rename")\n'
-            "        marks = {position_name(plan.topic, partition): end for partition, end in ends.items()}\n"
-            "        commit_renamed(table, renamed, plan.version, context.run_id, marks)\n",
-            "        marks = {position_name(plan.topic, partition): end for partition, end in ends.items()}\n"
-            "        commit_renamed(table, [], plan.version, context.run_id, marks)\n"
+            "        app_transactions = {position_name(plan.topic, partition): end for partition, end in ends.items()}\n"
+            "        commit_renamed(table, renamed, plan.version, context.run_id, app_transactions)\n",
+            "        app_transactions = {position_name(plan.topic, partition): end for partition, end in ends.items()}\n"
+            "        commit_renamed(table, [], plan.version, context.run_id, app_transactions)\n"
             '        renamed = rename_files(table, moves)\n        steps.reached("ingest.rename")\n'
             "        commit_renamed(table, renamed, plan.version + 1, context.run_id, {})\n",
             tries=1,
@@ -38,11 +38,11 @@ _INGEST = Fault(
         BrokenBuild(
             "rows are committed before the offsets",
             "pipelines/ingest/commit.py",
-            "        commit_renamed(table, renamed, plan.version, context.run_id, marks)\n"
+            "        commit_renamed(table, renamed, plan.version, context.run_id, app_transactions)\n"
             '        steps.reached("ingest.commit")\n',
             "        commit_renamed(table, renamed, plan.version, context.run_id, {})\n"
             '        steps.reached("ingest.commit")\n'
-            "        commit_renamed(table, [], plan.version + 1, context.run_id, marks)\n",
+            "        commit_renamed(table, [], plan.version + 1, context.run_id, app_transactions)\n",
             tries=1,
             first=7,
         ),

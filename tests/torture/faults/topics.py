@@ -19,8 +19,8 @@ _POISON_BROKEN = (
     BrokenBuild(
         "a replay lands what landed before",
         "pipelines/ingest/deadletter.py",
-        "        marks = mark(index, landed_identities(snapshot, index))\n        sealed",
-        "        marks = mark(index.slice(0, 0), landed_identities(snapshot, index))\n        sealed",
+        "        duplicates = duplicate_verdicts(index, landed_identities(snapshot, index))\n        with_verdicts",
+        "        duplicates = duplicate_verdicts(index.slice(0, 0), landed_identities(snapshot, index))\n        with_verdicts",
         tries=1,
     ),
     BrokenBuild(
@@ -50,7 +50,7 @@ FAULTS: tuple[Fault, ...] = (
         broken=(
             BrokenBuild(
                 "the last of two equal records lands, not the first",
-                "pipelines/ingest/mark.py",
+                "pipelines/ingest/deduplicate.py",
                 '    first = rows.sort(PLACE).unique(IDENTITY, keep="first", maintain_order=True)\n',
                 '    first = rows.sort(PLACE).unique(IDENTITY, keep="last", maintain_order=True)\n',
             ),

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.lake.seen import SEEN
+from pipelines.ingest.deduplicate import INDEX, committable, duplicate_verdicts
 from pipelines.ingest.elements import Unread
-from pipelines.ingest.mark import INDEX, committable, mark
 
 arrival = st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 1))
 """(partition, identity, content); its offset is its number within the partition."""
@@ -58,7 +58,7 @@ def ingest_in(runs: list[list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     landed: list[dict[str, Any]] = []
     for run in runs:
         seen = pa.Table.from_pylist([{k: r[k] for k in SEEN.names} for r in landed], schema=SEEN)
-        verdicts = {place(v): v for v in mark(table(run), seen).to_pylist()}
+        verdicts = {place(v): v for v in duplicate_verdicts(table(run), seen).to_pylist()}
         for row in run:
             verdict = verdicts.get(place(row), {"outcome": "landed", "resend_of": None})
             rows[place(row)] = row | {"outcome": verdict["outcome"], "resend_of": verdict["resend_of"]}
@@ -89,7 +89,7 @@ def test_the_order_in_which_rows_are_looked_at_changes_no_verdict(
     rows = index_of(log)
     shuffled = rng.sample(rows, len(rows))
     empty = SEEN.empty_table()
-    assert mark(table(shuffled), empty) == mark(table(rows), empty)
+    assert duplicate_verdicts(table(shuffled), empty) == duplicate_verdicts(table(rows), empty)
     assert_sound(ingest_in([rows]))
 
 
@@ -133,7 +133,7 @@ def test_of_equal_records_the_smallest_place_lands() -> None:
 
 def test_a_conflict_names_both_hashes_and_the_place() -> None:
     rows = index_of([(0, 1, 0), (0, 1, 1)])
-    verdict = mark(table(rows), SEEN.empty_table()).to_pylist()[0]
+    verdict = duplicate_verdicts(table(rows), SEEN.empty_table()).to_pylist()[0]
     assert (verdict["outcome"], verdict["reason"], verdict["offset"]) == ("rejected", "conflict", 1)
     assert rows[0]["value_sha256"] in verdict["detail"]
     assert rows[1]["value_sha256"] in verdict["detail"]
@@ -145,4 +145,4 @@ def test_rows_from_the_first_unread_offset_on_claim_nothing(begin: int) -> None:
     rows = index_of([(0, 1, 0), (0, 2, 0), (1, 1, 0)])
     left = committable(table(rows), [Unread(0, begin, ""), Unread(0, 7, "")])
     assert pl.DataFrame(pl.from_arrow(left)).filter(pl.col("partition") == 0).height == begin
-    assert mark(left, SEEN.empty_table()).num_rows == (1 if begin else 0)
+    assert duplicate_verdicts(left, SEEN.empty_table()).num_rows == (1 if begin else 0)

@@ -1,8 +1,8 @@
-"""Mark: of all rows with one identity exactly one lands, and which one depends on places alone.
+"""Deduplicate: of all rows with one identity exactly one lands, and which one depends on offsets alone.
 
-The row that is in the lake already wins; else the one with the smallest (topic_id, partition, offset).
-Another row with the same sha256 is a resend of it; with another sha256 it is a conflict, and rejected.
-Neither the order of arrival nor how the log was cut into batches changes the verdict.
+The row that is in the lake already wins; otherwise the one with the smallest (topic_id, partition, offset). Another
+row with the same sha256 is a resend of it; one with another sha256 is a conflict and is rejected. Neither the order of
+arrival nor the cut into batches changes the verdict.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ VERDICTS = pa.schema(
 )
 
 
-class Mark(beam.DoFn):
-    """(shard, index tables) -> (path, verdict table) for the files whose rows do not all land."""
+class Deduplicate(beam.DoFn):
+    """Turn (shard, index tables) into (path, verdict table) for the files whose rows do not all land."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -46,17 +46,17 @@ class Mark(beam.DoFn):
     def process(
         self, element: tuple[int, Iterable[pa.Table]], unread: Sequence[Unread]
     ) -> Iterator[tuple[str, pa.Table]]:
-        """Rows that this run cannot commit, because an earlier offset is unread, claim nothing."""
+        """Yield verdicts; rows behind an unread offset, which this run cannot commit, take no part."""
         index = committable(pa.concat_tables(list(element[1])), unread)
         seen = landed_identities(LakeTable.open(self._context.table).snapshot(self._context.version), index)
-        verdicts = mark(index, seen)
-        steps.reached("ingest.mark")
+        verdicts = duplicate_verdicts(index, seen)
+        steps.reached("ingest.deduplicate")
         for (path,), of_path in pl.DataFrame(pl.from_arrow(verdicts)).group_by(["path"], maintain_order=True):
             yield str(path), of_path.to_arrow().cast(VERDICTS)
 
 
 def first_unread(unread: Iterable[Unread]) -> dict[int, int]:
-    """Partition to the first offset that was not read."""
+    """Return the first offset that was not read, by partition."""
     first: dict[int, int] = {}
     for one in unread:
         first[one.partition] = min(one.begin, first.get(one.partition, one.begin))
@@ -64,17 +64,17 @@ def first_unread(unread: Iterable[Unread]) -> dict[int, int]:
 
 
 def committable(index: pa.Table, unread: Sequence[Unread]) -> pa.Table:
-    """The rows before the first unread offset of their partition."""
+    """Return the rows before the first unread offset of their partition."""
     for partition, begin in sorted(first_unread(unread).items()):
         index = index.filter((pc.field("partition") != partition) | (pc.field("offset") < begin))
     return index
 
 
-def mark(index: pa.Table, seen: pa.Table) -> pa.Table:
-    """Verdicts (`VERDICTS`) for the rows of `index` (`INDEX`) that do not land.
+def duplicate_verdicts(index: pa.Table, seen: pa.Table) -> pa.Table:
+    """Return verdicts (`VERDICTS`) for the rows of `index` (`INDEX`) that do not land.
 
-    `seen` (`connectors.lake.seen.SEEN`) says where identities landed before. A pure function of both, in any
-    order.
+    `seen` (`connectors.lake.seen.SEEN`) holds where identities landed before. A pure function of both tables that does not
+    depend on the order of their rows.
     """
     rows = pl.DataFrame(pl.from_arrow(index))
     before = pl.DataFrame(pl.from_arrow(seen)).select(*IDENTITY, "value_sha256", *PLACE)

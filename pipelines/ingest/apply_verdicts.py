@@ -1,8 +1,7 @@
-"""Seal: apply the marks to the files that have any, so that every staged file says what will be true.
+"""Apply verdicts: write the staged files that hold resends or conflicts again, with those outcomes in their rows.
 
-Most files have none and stay as they are. A resent row keeps its place, identity and hash, and drops what the
-row it repeats holds already; a conflict gets its bytes back from the log, because a rejected record keeps its
-bytes.
+Most files hold none and stay as they are. A resent row keeps its offset, identity and hash, and drops the sample that
+the row it repeats holds already; a conflict gets its bytes from the log again, because a rejected record keeps its bytes.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from foundation import syscalls
 from foundation.errors import RetryLaterError
 from pipelines import steps
 from pipelines.ingest.decode import raw_columns
+from pipelines.ingest.deduplicate import first_unread
 from pipelines.ingest.elements import RunContext, StagedFile, Unread
-from pipelines.ingest.mark import first_unread
 from pipelines.ingest.write import stage
 from schemas.reasons import LandOutcome
 from schemas.wire import StoredRecord
 
 FetchRaw = Callable[[str, int, Sequence[int]], Mapping[int, StoredRecord]]
-"""The records at these offsets of (topic, partition), read again."""
+"""Reads the records at these offsets of (topic, partition) again."""
 JOINED_OFFSETS = 500
-"""Offsets no further apart than this are read at once: a read costs about as much as so many records."""
+"""Offsets no further apart than this are read in one request, which costs about as much as so many records."""
 
 
-class Seal(beam.DoFn):
-    """(path, staged file and its verdicts) -> StagedFile that can be committed."""
+class ApplyVerdicts(beam.DoFn):
+    """Turn (path, staged file and its verdicts) into a StagedFile that can be committed."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -44,7 +43,7 @@ class Seal(beam.DoFn):
     def process(
         self, element: tuple[str, Mapping[str, Iterable[object]]], unread: Sequence[Unread]
     ) -> Iterator[StagedFile]:
-        """Nothing for a file after an unread offset: the next run reads it again."""
+        """Yield the file; nothing for a file behind an unread offset, which the next run reads again."""
         _, found = element
         staged = next(iter(found["staged"]))
         assert isinstance(staged, StagedFile)  # noqa: S101 - the graph joins exactly one file to its verdicts
@@ -53,12 +52,12 @@ class Seal(beam.DoFn):
             return
         tables = [table for table in found["verdicts"] if isinstance(table, pa.Table)]
         if tables:
-            staged = seal(staged, pa.concat_tables(tables), self._fetch)
-            steps.reached("ingest.seal")
+            staged = apply_to_file(staged, pa.concat_tables(tables), self._fetch)
+            steps.reached("ingest.apply")
         yield staged
 
     def teardown(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         if self._source is not None:
             self._source.close()
             self._source = None
@@ -68,16 +67,16 @@ class Seal(beam.DoFn):
             self._source = self._context.open_source()
         wanted = set(offsets)
         found: dict[int, StoredRecord] = {}
-        for begin, end in joined(offsets):
+        for begin, end in merged_ranges(offsets):
             for records in self._source.read(topic, partition, begin, end):
                 found.update((record.offset, record) for record in records if record.offset in wanted)
         if missing := wanted - found.keys():
-            raise RetryLaterError(f"{topic}/{partition} no longer gives the record at offset {min(missing)}")
+            raise RetryLaterError(f"{topic}/{partition} no longer holds the record at offset {min(missing)}")
         return found
 
 
-def joined(offsets: Sequence[int]) -> list[tuple[int, int]]:
-    """Few intervals [begin, end) that hold all of `offsets`, with no wide stretch between that nobody asked for."""
+def merged_ranges(offsets: Sequence[int]) -> list[tuple[int, int]]:
+    """Return intervals [begin, end) that cover `offsets`, merged where the gap is below `JOINED_OFFSETS`."""
     found: list[tuple[int, int]] = []
     for offset in sorted(offsets):
         if found and offset - found[-1][1] < JOINED_OFFSETS:
@@ -87,17 +86,17 @@ def joined(offsets: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def seal(staged: StagedFile, verdicts: pa.Table, fetch: FetchRaw) -> StagedFile:
-    """The file with `verdicts` applied, in place of the staged one."""
+def apply_to_file(staged: StagedFile, verdicts: pa.Table, fetch: FetchRaw) -> StagedFile:
+    """Write the file again with `verdicts` applied, and remove the staged one."""
     path = Path(staged.path)
     rows = apply_verdicts(pq.read_table(path, schema=ARRIVALS), verdicts, fetch)
-    sealed = stage(path.parent, rows, name=f"sealed-{path.name}")
+    written = stage(path.parent, rows, name=f"verdicts-{path.name}")
     syscalls.unlink(os.fspath(path))
-    return sealed
+    return written
 
 
 def apply_verdicts(rows: pa.Table, verdicts: pa.Table, fetch: FetchRaw | None) -> pa.Table:
-    """`rows` of one partition with `verdicts` on their places. Without `fetch` conflicts keep no bytes."""
+    """Return `rows` of one partition with `verdicts` applied by offset. Without `fetch` conflicts keep no bytes."""
     by_offset = {row["offset"]: row for row in verdicts.to_pylist()}
     is_marked = pc.is_in(rows.column("offset"), pa.array(list(by_offset), pa.int64()))
     marked = rows.filter(is_marked)
