@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any, Final
 
-from foundation.errors import MisconfiguredError
+from foundation.documents import DocumentType
+from foundation.errors import CorruptError, MisconfiguredError
+from foundation.files import json_bytes, read_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +90,31 @@ class StateFolder:
                 raise MisconfiguredError(f"state_folder: cannot make {folder}: {error.strerror}") from error
 
 
+STATUS: Final = DocumentType.first("status", dict[str, Any])
+"""What a process says about itself. Each key is read by itself: one of an unexpected type spoils no other."""
+
+
 def publish_json(path: Path, document: object) -> None:
-    """Replace a status file: whole for every reader, not durable (no fsync: it must never stall a loop)."""
+    """Replace a status file: whole for every reader, not durable (no fsync: it must never stall a loop).
+
+    A number that is not finite is written as null: what a process measured never keeps it from telling.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+    temporary.write_bytes(json_bytes(_finite(STATUS.tree(document))))
     temporary.replace(path)
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
 def read_status(path: Path) -> dict[str, object]:
-    """Return a status file's object, {} when there is none or it is not one."""
+    """Return a status file's object, {} when there is none that can be read."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return read_document(path, STATUS)
+    except (OSError, CorruptError):
         return {}
-    return document if isinstance(document, dict) else {}

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent import AGENT_VERSION
@@ -20,8 +22,9 @@ from edge_agent.state_folder import StateFolder, read_status
 from edge_agent.time_quality import is_believable
 from edge_agent.uploader import Failed, Idle, Ok, StepResult
 from foundation.clock import Clock, boot_id
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError, FleetLoopError
-from foundation.files import read_json, write_json_atomic
+from foundation.files import read_document, write_document
 from schemas.codec import encode_telemetry
 from schemas.identity import Identity, is_epoch, new_epoch
 from schemas.limits import MAX_LONG
@@ -49,6 +52,17 @@ class DeliverEpoch:
     is_sure: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What deliver-epoch.json holds of the last start; the first release wrote no number."""
+
+    epoch: str
+    start_number: int = 0
+
+
+START: Final = DocumentType.first("epoch of deliver", _Start, max_bytes=64 * 1024)
+
+
 def draw_epoch(path: Path, clock: Clock) -> DeliverEpoch:
     """Draw the epoch of this run; `remember_epoch` keeps it for the next.
 
@@ -56,13 +70,10 @@ def draw_epoch(path: Path, clock: Clock) -> DeliverEpoch:
     vehicle that lost this file goes on above its former numbers. A clock in 1970, or far ahead, counts for nothing.
     """
     previous, number = "", 0
-    try:
-        document = read_json(path)
-    except (OSError, CorruptError):
-        document = None
-    if isinstance(document, dict) and is_epoch(str(document.get("epoch"))):
-        previous = str(document["epoch"])
-        number = _number(document, "start_number")
+    with suppress(OSError, CorruptError):
+        before = read_document(path, START)
+        if is_epoch(before.epoch):
+            previous, number = before.epoch, before.start_number
     seconds = clock.now_ns() // 1_000_000_000 if is_believable(clock.now_ns()) else 0
     is_sure = bool(number or seconds)
     return DeliverEpoch(new_epoch(), previous, min(max(number + 1, seconds), MAX_LONG), is_sure)
@@ -70,7 +81,7 @@ def draw_epoch(path: Path, clock: Clock) -> DeliverEpoch:
 
 def remember_epoch(path: Path, drawn: DeliverEpoch) -> None:
     """Keep the epoch, durably, for the next start. Raises OSError."""
-    write_json_atomic(path, {"epoch": drawn.epoch, "start_number": drawn.start_number})
+    write_document(path, START, _Start(drawn.epoch, drawn.start_number))
 
 
 def collect(

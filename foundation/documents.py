@@ -166,37 +166,62 @@ def decode(kind: type[T], data: bytes | str, name: str, *, family: Family = Corr
 
 @dataclass(frozen=True, slots=True)
 class Version(Generic[S, T]):
-    """A released version of a document: it is read into `kind`, then converted to the present type by `upgrade`."""
+    """A released version of a document: it is read into `kind`, then converted to the present type by `upgrade`.
+
+    With `is_whole`, `upgrade` is given the plain object, of which `kind` is the part that is read.
+    """
 
     kind: type[S]
     upgrade: Callable[[S], T]
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentType(Generic[T]):
     """A type of document with a reader for every version that was ever released.
 
-    `version_key` is the key that holds the version number. An unknown version is refused; a new version is made only for
-    changes that older readers cannot skip.
+    `version_key` is the key that holds the version number; `absent` is the version of a document without that key
+    (None: refused). An unknown version is refused; a new version is made only for changes that older readers cannot
+    skip.
     """
 
     name: str
     versions: Mapping[int, Version[Any, T]]
     version_key: str = "format_version"
     family: Family = CorruptError
+    absent: int | None = None
+    max_bytes: int = MAX_DOCUMENT_BYTES
+
+    @classmethod
+    def first(cls, name: str, kind: type[T], **more: Any) -> DocumentType[T]:
+        """A document that has one version, 1 by the key `format`; the releases before wrote none."""
+        return cls(name, {1: Version(kind, _same)}, "format", absent=1, **more)
+
+    @staticmethod
+    def whole(name: str, kind: type[Any], **more: Any) -> DocumentType[dict[str, Any]]:
+        """As `first`, of a document that is passed on as a plain object; `kind` is the part of it that is read."""
+        versions = {1: Version(kind, _same, is_whole=True)}
+        return DocumentType(name, versions, "format", absent=1, **more)
 
     def read(self, data: bytes | str, *, family: Family | None = None) -> T:
         """Read the document from JSON text. Raises FleetLoopError as `family`, with location, value and bound."""
         chosen = family or self.family
-        return self.of(parse_json(data, self.name, family=chosen), family=chosen)
+        return self.of(parse_json(data, self.name, family=chosen, max_bytes=self.max_bytes), family=chosen)
 
     def of(self, tree: object, *, family: Family | None = None) -> T:
         """Read the document from a plain value. Raises FleetLoopError as `family`, with location, value and bound."""
         chosen = family or self.family
+        if self.absent is not None and isinstance(tree, Mapping) and self.version_key not in tree:
+            tree = {self.version_key: self.absent, **tree}
         number = version_of(tree, self.name, self.version_key, self.versions, family=chosen)
         version = self.versions[number]
         inner = {key: value for key, value in tree.items() if key != self.version_key}  # type: ignore[attr-defined]
-        return version.upgrade(build(version.kind, inner, self.name, family=chosen))
+        document = build(version.kind, inner, self.name, family=chosen)
+        return version.upgrade(tree if version.is_whole else document)
+
+    def tree(self, document: object) -> dict[str, Any]:
+        """A document in its newest version as a plain object, which `of` reads back."""
+        return {**plain(document), self.version_key: max(self.versions)}
 
     def schema(self, number: int, **about: str) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of one version; `about` adds title, description and similar keys."""
@@ -211,6 +236,10 @@ class DocumentType(Generic[T]):
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **about}
         inner = {key: value for key, value in inner.items() if key not in head}
         return {**head, **inner, **({"$defs": parts} if parts else {})}
+
+
+def _same(document: T) -> T:
+    return document
 
 
 def version_of(
@@ -233,10 +262,11 @@ def version_of(
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRow:
-    """A row of a list that could not be read; `index` counts from 0."""
+    """A row of a list that could not be read, and the row itself; `index` counts from 0."""
 
     index: int
     why: str
+    row: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +290,7 @@ def read_rows(rows: object, read: Callable[[Any], T], name: str, *, family: Fami
         try:
             good.append(read(row))
         except FleetLoopError as error:
-            bad.append(UnreadableRow(index, str(error)))
+            bad.append(UnreadableRow(index, str(error), row))
     return Rows(tuple(good), tuple(bad))
 
 
@@ -275,8 +305,9 @@ def _unknown(tree: object, known: object, path: Place) -> Iterator[tuple[Place, 
         listed = tree.get(MUST_UNDERSTAND, ())
         if not isinstance(listed, list | tuple):
             listed = [listed]
+        is_free = not path and MUST_UNDERSTAND in known  # any keys, of which none is understood here
         for name in listed:
-            if not isinstance(name, str) or name not in known:
+            if is_free or not isinstance(name, str) or name not in known:
                 yield (*path, str(name)[:100]), tree.get(str(name)), set(known), True
         for key, value in tree.items():
             if key in known:

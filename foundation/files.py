@@ -10,15 +10,17 @@ import json
 import os
 import re
 import secrets
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from foundation import syscalls
 from foundation.clock import Clock, SystemClock
-from foundation.documents import parse_json
+from foundation.documents import DocumentType, parse_json
 from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 
+T = TypeVar("T")
 _LOCK_POLL_S = 0.05
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -61,7 +63,12 @@ def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> None:
-    """Write JSON with `write_atomic`: sorted keys, indent 2, a final newline. NaN and infinities are refused.
+    """Write `json_bytes` of a value with `write_atomic`."""
+    write_atomic(path, json_bytes(obj), mode=mode)
+
+
+def json_bytes(obj: object) -> bytes:
+    """Encode JSON: sorted keys, indent 2, a final newline. Raises ValueError for NaN and infinities.
 
     A lone surrogate, as Python produces for a path that is not UTF-8, is written as the text of its escape (backslash,
     udcff), so that the file is valid UTF-8.
@@ -71,7 +78,23 @@ def write_json_atomic(path: Path | str, obj: object, *, mode: int = 0o644) -> No
         data = text.encode()
     except UnicodeEncodeError:
         data = _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text).encode()
-    write_atomic(path, data + b"\n", mode=mode)
+    return data + b"\n"
+
+
+def write_document(path: Path | str, kind: DocumentType[Any], document: object, *, mode: int = 0o644) -> None:
+    """`write_json_atomic` of a document in the newest version of its kind."""
+    write_json_atomic(path, kind.tree(document), mode=mode)
+
+
+def read_document(path: Path | str, kind: DocumentType[T]) -> T:
+    """The document that a JSON file holds, in whichever released version.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptError: it is not such a document; names the file, the place, the value and the bound.
+    """
+    corrupt = partial(CorruptError, path=path)
+    return kind.read(_bounded(path, kind.max_bytes), family=corrupt)
 
 
 def read_json(path: Path | str) -> object:
@@ -81,12 +104,17 @@ def read_json(path: Path | str) -> object:
         FileNotFoundError: there is no such file.
         CorruptError: it is not JSON within the bounds of `foundation.documents`; names the file and the location.
     """
-
-    def corrupt(message: str) -> CorruptError:
-        return CorruptError(message, path=path)
-
-    value: object = parse_json(Path(path).read_bytes(), "it", family=corrupt, max_bytes=MAX_FILE_BYTES)
+    corrupt, most = partial(CorruptError, path=path), MAX_FILE_BYTES
+    value: object = parse_json(_bounded(path, most), "it", family=corrupt, max_bytes=most)
     return value
+
+
+def _bounded(path: Path | str, max_bytes: int) -> bytes:
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise CorruptError(f"has {size} bytes; at most {max_bytes} are read", path=path)
+        return file.read()
 
 
 class FileLock:

@@ -1,8 +1,9 @@
 """Load the settings of a component, one frozen dataclass, strictly from TOML.
 
 Tables are nested dataclasses; keys are field names with their unit. An unknown key, a wrong type and a value out of
-bounds are each refused with the file, the key, the value and the bound. Secrets are never in a file: they come from the
-environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wherever they are shown.
+bounds are each refused with the file, the key, the value and the bound. The key `format` may give the version of a
+file. Secrets are never in a file: they come from the environment (FLEETLOOP_<TABLE>_<KEY>) and are masked wherever they
+are shown.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_type_hints
 
-from foundation.documents import Meta, build, check_plain, parse_toml
+from foundation.documents import Meta, build, check_plain, parse_toml, version_of
 from foundation.errors import FleetLoopError, MisconfiguredError, without_credentials
 
 T = TypeVar("T")
 
 ENV_PREFIX: Final = "FLEETLOOP"
 MASK: Final = "********"
+VERSION_KEY: Final = "format"
 
 
 class Secret(str):
@@ -81,7 +83,7 @@ def load_settings(
     if isinstance(source, Mapping):
         name, table = "settings", dict(source)
     else:
-        name, table = str(source), _read(Path(source))
+        name, table = str(source), without_version(_read(Path(source)), str(source))
     _annotate_bounds(cast("Any", cls))
     try:
         check_plain(table, "", family=_RefusedError)
@@ -92,6 +94,18 @@ def load_settings(
     except MisconfiguredError as error:  # from a table's own checks, which do not know its name
         where = ".".join(_where(cls, table, ()))
         raise MisconfiguredError(f"{name}: {where}{': ' if where else ''}{error}") from error
+
+
+def without_version(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The table without its key `format`, which says in which version the file is written; without it, in version 1.
+
+    Raises:
+        MisconfiguredError: a version that is not read here.
+    """
+    inner = {VERSION_KEY: 1, **table}
+    version_of(inner, name, VERSION_KEY, {1}, family=MisconfiguredError)
+    del inner[VERSION_KEY]
+    return inner
 
 
 def print_config(settings: object) -> str:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from foundation.errors import CorruptError, MisconfiguredError
-from foundation.files import read_json, write_json_atomic
+from foundation.documents import DocumentType
+from foundation.errors import MisconfiguredError
+from foundation.files import MAX_FILE_BYTES, read_document, write_document
 from schemas.enrolment import Enrolment
 
-FORMAT = 1
 _MAX_TAG_CHARACTERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTags:
+    """Vehicle -> its tags."""
+
+    tags: dict[str, tuple[str, ...]]
+
+
+TAGS: Final = DocumentType.first("tags of the fleet", FleetTags, max_bytes=MAX_FILE_BYTES)
 
 
 def active_vehicles(enrolment: Enrolment) -> list[str]:
@@ -24,19 +36,7 @@ def read_tags(path: Path) -> dict[str, tuple[str, ...]]:
     """Vehicle -> tags, as saved; empty when nobody has any. Raises CorruptError."""
     if not path.exists():
         return {}
-    document = read_json(path)
-    if (
-        not isinstance(document, dict)
-        or document.get("format") != FORMAT
-        or not isinstance(document.get("tags"), dict)
-    ):
-        raise CorruptError(f"is not a format {FORMAT} list of tags", path=path)
-    found: dict[str, tuple[str, ...]] = {}
-    for name, tags in document["tags"].items():
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-            raise CorruptError(f"the tags of {name} are {tags!r}, not a list of text", path=path)
-        found[name] = tuple(tags)
-    return found
+    return read_document(path, TAGS).tags
 
 
 def write_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
@@ -47,5 +47,5 @@ def write_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
                 raise MisconfiguredError(
                     f"tag {word[:40]!r} of {name}: 1 to {_MAX_TAG_CHARACTERS} characters"
                 )
-    document = {"format": FORMAT, "tags": {name: sorted(set(words)) for name, words in tags.items()}}
-    write_json_atomic(path, document)
+    document = FleetTags({name: tuple(sorted(set(words))) for name, words in tags.items()})
+    write_document(path, TAGS, document)

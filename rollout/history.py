@@ -8,11 +8,12 @@ never that of a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
-from foundation.documents import build, plain
+from foundation.documents import DocumentType, UnreadableRow, plain
 from foundation.errors import CorruptError, RetryLaterError
 from rollout.row_file import RowFile
 from schemas.records import ModelEvent
@@ -46,6 +47,9 @@ class HistoryRow:
         return (self.vehicle_id, self.role, self.time_ns, *what)
 
 
+HISTORY_ROW: Final = DocumentType.first("event", HistoryRow)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRun:
     """A model had a role of a vehicle from `start_ns` until before `end_ns` (its own clock; None: still has)."""
@@ -63,12 +67,11 @@ class ModelRun:
 class History:
     """The file `history.jsonl`: one row per event, appended in the order in which they were heard.
 
-    Raises:
-        CorruptError: names the line that is no event.
+    A line that is no event stays in the file and in `unreadable`, and spoils no other: its vehicle says it again.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = RowFile(path)
+        self._file = RowFile(path, self._event, is_strict=False)
         self.rows: list[HistoryRow] = []
         self._keys: set[tuple[object, ...]] = set()
         self._unsaved: list[HistoryRow] = []
@@ -79,8 +82,13 @@ class History:
         is_anew, rows = self._file.news()
         if is_anew:
             self.rows, self._keys = [], set()
-        for number, row in enumerate(rows, self._file.rows_read - len(rows) + 1):
-            self._take(build(HistoryRow, row, f"line {number}", family=self._damaged))
+        for row in rows:
+            self._take(row)
+
+    @property
+    def unreadable(self) -> Sequence[UnreadableRow]:
+        """Lines that are no event, each with the reason."""
+        return self._file.unreadable
 
     def add(
         self, vehicle_id: str, events: Iterable[ModelEvent], heard_ns: int, place: str, role: str = SERVING
@@ -156,8 +164,8 @@ class History:
         self.rows.append(row)
         return True
 
-    def _damaged(self, message: str) -> CorruptError:
-        return CorruptError(message, path=self._file.path)
+    def _event(self, row: object, name: str) -> HistoryRow:
+        return HISTORY_ROW.of(row, family=lambda told: CorruptError(f"{name}: {told}", path=self._file.path))
 
 
 def _ended(run: ModelRun, end_ns: int, word: str) -> ModelRun:

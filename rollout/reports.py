@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from connectors.kafka.ports import RecordSource
 from foundation.clock import Clock
-from foundation.documents import build, plain
+from foundation.documents import DocumentType, plain
 from foundation.errors import CorruptError, OffsetsLostError, RejectedError, RetryLaterError
-from foundation.files import FileLock, read_json
+from foundation.files import MAX_FILE_BYTES, FileLock, read_document
 from rollout.health import VehicleReport
 from rollout.history import History
 from rollout.marks import Mark, Marks, PastEpochs
@@ -61,8 +61,39 @@ class Place:
     lost_offsets: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LaterRow:
+    """A row of a kind that a later release wrote: kept as it is."""
+
+    row: Mapping[str, object]
+
+
 _KINDS: Mapping[str, type[Any]] = {"heard": Heard, "mark": Mark, "past_epochs": PastEpochs, "place": Place}
 _WORDS = {kind: word for word, kind in _KINDS.items()}
+ROWS: Final = {word: DocumentType.first(word, kind) for word, kind in _KINDS.items()}
+"""By the key `kind` of a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals1:
+    frames: int = 0
+    errors: int = 0
+    not_finite: int = 0
+    epochs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reports1:
+    topic_id: str
+    offsets: dict[str, int]
+    not_believed: dict[str, int]
+    lost_offsets: int
+    reports: dict[str, VehicleReport]
+    totals: dict[str, _Totals1]
+
+
+REPORTS_1: Final = DocumentType.first("reports of the fleet", _Reports1, max_bytes=MAX_FILE_BYTES)
+"""reports.json of the first release; read until its rows are in reports.jsonl."""
 
 
 class FleetReports:
@@ -71,13 +102,14 @@ class FleetReports:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        self._file = RowFile(folder / "reports.jsonl")
+        self._file = RowFile(folder / "reports.jsonl", self._row)
         self.history = History(folder / "history.jsonl")
         self._changed: list[Heard | Mark | PastEpochs | Place] = []
         self._topic_id = ""
         self._offsets: dict[int, int] = {}
         self._heard: dict[tuple[str, str], Heard] = {}
         self._marks = Marks()
+        self._later: list[LaterRow] = []
         self._not_believed: Counter[str] = Counter()
         self._lost_offsets = 0
         self._catch_up()
@@ -195,6 +227,7 @@ class FleetReports:
         self._heard.clear()
         self._changed = []
         self._marks = Marks()
+        self._later = []
         self._apply(Place())
 
     def _catch_up(self) -> None:
@@ -203,13 +236,20 @@ class FleetReports:
             self._forget()
         if not self._file.path.exists():
             self._apply_old_file()
-        for number, row in enumerate(rows, self._file.rows_read - len(rows) + 1):
-            word = row.pop("kind", None)
-            if word in _KINDS:  # of a later version otherwise: nothing that is known here
-                self._apply(build(_KINDS[word], row, f"line {number}", family=self._damaged))
+        for row in rows:
+            self._apply(row)
+
+    def _row(self, row: dict[str, Any], name: str) -> object:
+        """A row that cannot be read stops the file, because it may be a mark: without it an old report would be news."""
+        kind = ROWS.get(str(row.get("kind")))
+        if kind is None:  # of a later version: nothing that is known here
+            return LaterRow(row)
+        return kind.of(row, family=lambda told: CorruptError(f"{name}: {told}", path=self._file.path))
 
     def _apply(self, row: object) -> None:
         match row:
+            case LaterRow():
+                self._later.append(row)
             case Heard():
                 self._heard[row.report.vehicle_id, row.report.role] = row
             case Mark() | PastEpochs():
@@ -236,9 +276,10 @@ class FleetReports:
             self._file.append(map(_row, [*newest.values(), self._place()]))
         self._changed = []
 
-    def _all(self) -> Iterator[Heard | Mark | PastEpochs | Place]:
+    def _all(self) -> Iterator[Heard | Mark | PastEpochs | Place | LaterRow]:
         yield from self._heard.values()
         yield from self._marks.rows()
+        yield from self._later
         yield self._place()
 
     def _place(self) -> Place:
@@ -250,27 +291,18 @@ class FleetReports:
         path = self._folder / "reports.json"
         if not path.exists():
             return
-        document: Any = read_json(path)
-        try:
-            if document["format"] != 1:
-                raise CorruptError(f"format {document['format']}, this reads 1", path=path)
-            place = {key: document[key] for key in ("topic_id", "offsets", "not_believed", "lost_offsets")}
-            self._apply(build(Place, place, "", family=self._damaged))
-            for vehicle, report in document["reports"].items():
-                totals = dict(document["totals"][vehicle])
-                epochs = tuple(totals.pop("epochs"))
-                row = {"report": report, "totals": totals}
-                self._apply(build(Heard, row, "reports", family=self._damaged))
-                self._apply(Mark(vehicle, "", 0, report["seq"], report["epoch"]))
-                self._apply(PastEpochs(vehicle, "", epochs))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CorruptError(f"is not what this wrote: {error!r}", path=path) from error
-
-    def _damaged(self, message: str) -> CorruptError:
-        return CorruptError(message, path=self._file.path)
+        held = read_document(path, REPORTS_1)
+        self._apply(Place(held.topic_id, held.offsets, held.not_believed, held.lost_offsets))
+        for vehicle, report in held.reports.items():
+            totals = held.totals.get(vehicle, _Totals1())
+            self._apply(Heard(report, Totals(totals.frames, totals.errors, totals.not_finite)))
+            self._apply(Mark(vehicle, "", 0, report.seq, report.epoch))
+            self._apply(PastEpochs(vehicle, "", totals.epochs))
 
 
-def _row(row: Heard | Mark | PastEpochs | Place) -> dict[str, object]:
+def _row(row: Heard | Mark | PastEpochs | Place | LaterRow) -> Mapping[str, object]:
+    if isinstance(row, LaterRow):
+        return row.row
     return {"kind": _WORDS[type(row)], **plain(row)}
 
 

@@ -9,26 +9,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from foundation import syscalls
-from foundation.documents import parse_json
+from foundation.documents import UnreadableRow, parse_json
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.files import fsync_folder, write_atomic
 
+T = TypeVar("T")
 MAX_ROW_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 64 * 1024
 """How much of what was read is compared at each reading, to notice that it was taken back and written over."""
 
 
-class RowFile:
-    """The rows of one file, each a JSON object. Keeps its place, so that `news` reads only what was appended since."""
+class RowFile(Generic[T]):
+    """The rows of one file, each a JSON object. Keeps its place, so that `news` reads only what was appended since.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        read: makes a row of an object and its name; raises CorruptError.
+        is_strict: False keeps a row that cannot be read apart, in `unreadable`, instead of refusing the file.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Any, str], T], *, is_strict: bool = True) -> None:
         self.path = path
+        self.unreadable: list[UnreadableRow] = []
+        self._read = read
+        self._is_strict = is_strict
         self.rows_read = 0
         self._end = 0
         self._tail = b""
@@ -39,14 +48,14 @@ class RowFile:
         """Let the next `news` be all rows there are."""
         self._is_known = False
 
-    def news(self) -> tuple[bool, list[Any]]:
+    def news(self) -> tuple[bool, list[T]]:
         """Whole rows since the last call, and whether they are all rows there are.
 
         They are at the first call, after `forget` or a failed write, and when the file is missing, was replaced, or no
         longer holds what was read.
 
         Raises:
-            CorruptError: a row is not JSON; names the line.
+            CorruptError: a row cannot be read; names the line.
         """
         try:
             with self.path.open("rb") as stream:
@@ -58,19 +67,21 @@ class RowFile:
                     stream.seek(0)
                     data = stream.read()
         except FileNotFoundError:
-            self._inode, self._end, self._tail, self.rows_read = 0, 0, b"", 0
+            self._inode, self._end, self._tail, self.rows_read, self.unreadable = 0, 0, b"", 0, []
             return True, []
         end, tail, count = (0, b"", 0) if is_anew else (self._end, self._tail, self.rows_read)
         whole = data[len(tail) : data.rfind(b"\n") + 1]
-        rows = []
-        for number, line in enumerate(whole.splitlines(), count + 1):
-            name = f"line {number}"
-            row = parse_json(line, name, family=self._damaged, max_bytes=MAX_ROW_BYTES)
-            if not isinstance(row, dict):
-                raise self._damaged(f"{name} is no object")
-            rows.append(row)
-        self._inode, self._is_known = inode, True
-        self._end, self.rows_read = end + len(whole), count + len(rows)
+        rows, unreadable = [], [] if is_anew else self.unreadable
+        lines = whole.splitlines()
+        for number, line in enumerate(lines, count + 1):
+            try:
+                rows.append(self._row(line, f"line {number}"))
+            except CorruptError as error:
+                if self._is_strict:
+                    raise
+                unreadable.append(UnreadableRow(number - 1, str(error), line))
+        self._inode, self._is_known, self.unreadable = inode, True, unreadable
+        self._end, self.rows_read = end + len(whole), count + len(lines)
         self._tail = (tail + whole)[-_TAIL_BYTES:]
         return is_anew, rows
 
@@ -118,6 +129,12 @@ class RowFile:
             raise RetryLaterError(f"{self.path} cannot be written: {error.strerror}") from error
         self._end, self._tail, self.rows_read = len(data), data[-_TAIL_BYTES:], len(lines)
         self._is_known = True
+
+    def _row(self, line: bytes, name: str) -> T:
+        row = parse_json(line, name, family=self._damaged, max_bytes=MAX_ROW_BYTES)
+        if not isinstance(row, dict):
+            raise self._damaged(f"{name} is no object")
+        return self._read(row, name)
 
     def _damaged(self, message: str) -> CorruptError:
         return CorruptError(message, path=self.path)

@@ -10,13 +10,16 @@ is held out of a running plan before it can read it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from foundation.clock import Clock
+from foundation.documents import DocumentType, build, plain
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError, RetryLaterError
-from foundation.files import read_json, write_json_atomic
+from foundation.files import MAX_FILE_BYTES, read_document, write_document
 from rollout.health import VehicleReport, WaveVerdict, judge_waves
 from rollout.plan import EVERYBODY, PlannedWave, cut_waves, eligible, parse_sizes
 from rollout.release import find_release
@@ -29,13 +32,10 @@ from schemas.documents import (
     HealthGate,
     Release,
     RolloutPlan,
-    Wave,
     read_index,
 )
 from schemas.downlink import PLANS_KEY, index_targets
 from schemas.roles import SERVING
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,16 @@ class PlanState:
     exclude: tuple[str, ...]
     """Whom the operator excluded (the signed plan also holds out later enrolments while it runs)."""
     halt_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStates:
+    """What state.json holds: plan_id -> the plain object of a `PlanState`, each read by itself."""
+
+    plans: dict[str, dict[str, Any]]
+
+
+STATES: Final = DocumentType.first("state of the rollouts", PlanStates, max_bytes=MAX_FILE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,7 @@ class RolloutService:
             MisconfiguredError: no such release, sizes that do not fit, an unknown vehicle.
             RejectedError: reason `rollout_running`; names the running rollout of the same role that holds one of
                 these vehicles, or will once it completes: halt or complete it first.
+            CorruptError: what is known here of a running rollout of the role cannot be read: halt it first.
         """
         release = find_release(self._repository, release_id)
         names = eligible(vehicles, tags_of or {}, tags=tags, include=include, exclude=exclude)
@@ -127,7 +138,7 @@ class RolloutService:
             )
             now_ns = self._clock.now_ns()
             state = PlanState(plan.plan_id, tuple(waves), (now_ns,), sum(counts) == len(names), plan.exclude)
-            self._save({**self._states(), plan.plan_id: state})
+            self._save(state)
             started.append(plan)
             return index_targets(PLANS_KEY, [*plans, plan])
 
@@ -181,9 +192,9 @@ class RolloutService:
         plan = self.current(role, plan_id)
         if plan.state == HALTED:
             return plan
-        states = self._states()
-        if plan.plan_id in states:
-            self._save({**states, plan.plan_id: replace(states[plan.plan_id], halt_reason=reason)})
+        with suppress(CorruptError):  # a state that cannot be read keeps nobody from halting
+            if (state := self.state_of(plan)) is not None:
+                self._save(replace(state, halt_reason=reason))
         return self._publish(plan, plan.with_state(HALTED))
 
     def hold_out(self, vehicle_id: str) -> bool:
@@ -252,8 +263,15 @@ class RolloutService:
         return find_release(self._repository, plan.release_id)
 
     def state_of(self, plan: RolloutPlan) -> PlanState | None:
-        """What is known here beyond the signed plan; None for a plan that was started elsewhere."""
-        return self._states().get(plan.plan_id)
+        """What is known here beyond the signed plan; None for a plan that was started elsewhere.
+
+        Raises:
+            CorruptError: what is known of this very plan cannot be read.
+        """
+        row = read_document(self._path, STATES).plans.get(plan.plan_id) if self._path.exists() else None
+        if row is None:
+            return None
+        return build(PlanState, row, f"plans.{plan.plan_id}", family=partial(CorruptError, path=self._path))
 
     # Writing.
 
@@ -272,7 +290,8 @@ class RolloutService:
             return index_targets(PLANS_KEY, now_plans)
 
         self._repository.transact("rollouts", build)
-        self._caught_up(done[0])
+        if done[0].state == RUNNING:
+            self._caught_up(done[0])
         return done[0]
 
     def _refuse_overlap(
@@ -283,13 +302,10 @@ class RolloutService:
         vehicles: Collection[str],
         tags_of: Mapping[str, Collection[str]],
     ) -> None:
-        states = self._states()
         for plan in plans:
             if plan.state != RUNNING or plan.role != role:
                 continue
-            state = states.get(
-                plan.plan_id
-            )  # completion drops the exclusion of later vehicles: so they count too
+            state = self.state_of(plan)  # completion drops the exclusion of later vehicles: so they count too
             exclude = state.exclude if state is not None and state.covers_all else plan.exclude
             include = [name for name in plan.include if name in vehicles]
             held = eligible(vehicles, tags_of, tags=plan.tags, include=include, exclude=exclude)
@@ -314,45 +330,22 @@ class RolloutService:
         missing = len(plan.waves) - len(state.opened_ns)
         if missing > 0:
             state = replace(state, opened_ns=(*state.opened_ns, *[self._clock.now_ns()] * missing))
-            self._save({**self._states(), plan.plan_id: state})
+            self._save(state)
         return state
 
     def _state_of(self, plan: RolloutPlan) -> PlanState:
-        state = self._states().get(plan.plan_id)
+        state = self.state_of(plan)
         if state is None:
             raise MisconfiguredError(
                 f"{self._path} knows nothing of rollout {plan.plan_id}: halt it and start anew"
             )
         return state
 
-    def _states(self) -> dict[str, PlanState]:
-        if not self._path.exists():
-            return {}
-        document: Any = read_json(self._path)
-        try:
-            if document["format"] != FORMAT:
-                raise CorruptError(f"format {document['format']}, this reads {FORMAT}", path=self._path)
-            return {name: _plan_state(row) for name, row in document["plans"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CorruptError(f"is not what this wrote: {error!r}", path=self._path) from error
-
-    def _save(self, states: Mapping[str, PlanState]) -> None:
+    def _save(self, state: PlanState) -> None:
+        """Put the state of one plan into the file; those of others stay as they are, also what cannot be read."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(
-            self._path, {"format": FORMAT, "plans": {name: asdict(state) for name, state in states.items()}}
-        )
-
-
-def _plan_state(row: dict[str, Any]) -> PlanState:
-    waves = tuple(PlannedWave(Wave(**each["wave"]), tuple(each["members"])) for each in row["waves"])
-    return PlanState(
-        plan_id=row["plan_id"],
-        waves=waves,
-        opened_ns=tuple(row["opened_ns"]),
-        covers_all=row["covers_all"],
-        exclude=tuple(row["exclude"]),
-        halt_reason=row["halt_reason"],
-    )
+        held = read_document(self._path, STATES).plans if self._path.exists() else {}
+        write_document(self._path, STATES, PlanStates({**held, state.plan_id: plain(state)}))
 
 
 Listen = Callable[[], Mapping[str, VehicleReport]]

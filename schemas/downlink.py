@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from foundation.documents import parse_json
 from schemas.documents import Release, RolloutPlan
 from schemas.roles import SERVING
 
@@ -23,8 +24,8 @@ PLANS_KEY: Final = "plans"
 
 def index_targets(key: str, documents: Sequence[Release] | Sequence[RolloutPlan]) -> Mapping[str, bytes]:
     """Return the bytes of the list `key`, oldest first, by target name, for agents of every release."""
-    rows = [json.loads(each.to_json()) for each in documents]
-    rows_1 = [json.loads(each.to_json_1()) for each in documents if each.role == SERVING]
+    rows = [parse_json(each.to_json(), key) for each in documents]
+    rows_1 = [parse_json(each.to_json_1(), key) for each in documents if each.role == SERVING]
     return {INDEX: _bytes(key, 2, rows), INDEX_1: _bytes(key, 1, rows_1)}
 
 

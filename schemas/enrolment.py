@@ -132,5 +132,5 @@ class Enrolment:
         rows = read_rows(
             listed, lambda row: build(EnrolledKey, row, "key", family=corrupt), "keys", family=corrupt
         )
-        kept = tuple(listed[row.index] for row in rows.unreadable)
+        kept = tuple(row.row for row in rows.unreadable)
         return replace(cls.of(*rows.read), unreadable=rows.unreadable, kept_rows=kept)

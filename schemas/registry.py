@@ -6,7 +6,6 @@ edited: `python -m scripts.schema_compatibility` compares it with its frozen cop
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from fastavro.schema import fingerprint, parse_schema, to_parsing_canonical_form
 
+from foundation.documents import parse_json
 from foundation.errors import CorruptError
 
 NAMES: Final = ("sample", "telemetry", "notice")
@@ -83,7 +83,7 @@ def file_name_parts(file_name: str) -> tuple[str, int] | None:
 
 def load(name: str, version: int, text: str) -> Schema:
     """Load a schema from the text of its file. The fingerprint is CRC-64-AVRO of the parsing canonical form."""
-    raw = json.loads(text)
+    raw = parse_json(text, f"{name}.v{version}.avsc")
     # fastavro gives the fingerprint in the byte order of the specification's single object encoding.
     rabin = bytes.fromhex(fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO"))
     return Schema(name, version, raw, parse_schema(raw), MARKER + rabin)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import RejectedError
-from foundation.files import read_json
+from foundation.files import read_document
 from pipelines.dataset.lock import write_lock
 from pipelines.dataset.make import CurationResult
 from pipelines.dataset.make import curate as make_dataset
@@ -39,7 +39,7 @@ def validate(place: Workspace, *, with_expectations: bool = True) -> Judgement:
         MisconfiguredError: there is no dataset.
         GuaranteeBrokenError: the two judges disagree.
     """
-    from pipelines.validate.stage import DOCS_NAME, REPORT_NAME
+    from pipelines.validate.stage import DOCS_NAME, REPORT_NAME, VALIDATION
     from pipelines.validate.stage import validate as judge
 
     failure = None
@@ -49,7 +49,6 @@ def validate(place: Workspace, *, with_expectations: bool = True) -> Judgement:
         if error.reason != "validation_failed":
             raise
         failure = error
-    report = read_json(place.reports_path / REPORT_NAME)
-    assert isinstance(report, dict)  # noqa: S101 - written just now
+    report = read_document(place.reports_path / REPORT_NAME, VALIDATION)
     docs = place.reports_path / DOCS_NAME / "index.html" if with_expectations else None
     return Judgement(report, failure, docs)

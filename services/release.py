@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foundation.clock import SystemClock
-from foundation.errors import CorruptError, MisconfiguredError
-from foundation.files import read_json
+from foundation.errors import MisconfiguredError
+from foundation.files import read_document
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository
 from schemas.documents import Release
 from schemas.roles import SERVING
-from services.model_name import read_model_name
 from services.notices import Notified, tell_fleet
+from training.evidence import PACKAGE, read_verdict
 from training.registry import MODEL_FILE, RECORD_FILE, WEIGHTS_FILE, ModelRecord, register_model
 from workspace.layout import Workspace
+from workspace.model_name import read_model_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,11 @@ def create_release(place: Workspace, request: ReleaseRequest) -> Published:
 
 def _compared_with_another(place: Workspace, package: Path, done: Release) -> str:
     serving = read_model_name(place.serving_path)
-    document = read_json(package / "package.json")
-    base_digest = document.get("base_digest", "") if isinstance(document, dict) else ""
+    base_digest = read_document(package / "package.json", PACKAGE).base_digest
     if serving is None or not base_digest or serving.digest in (base_digest, done.model_digest):
         return ""
     return (
-        f"the gate compared it with the base {str(base_digest)[:12]}, not with {serving.name}, which the fleet is served;"
+        f"the gate compared it with the base {base_digest[:12]}, not with {serving.name}, which the fleet is served;"
         " `fleetloop base --serving` and another training would"
     )
 
@@ -110,9 +110,5 @@ def read_gate(path: Path | None) -> GateReport:
         return NO_GATE
     if not path.is_file():
         raise MisconfiguredError(f"there is no {path}; run `fleetloop package`")
-    match read_json(path):
-        case {"model_digest": str(digest), "gate": {"passed": bool(passed), "reason": str(reason)}}:
-            return GateReport(passed, reason, digest)
-        case {"candidate_digest": str(digest), "passed": bool(passed), "reason": str(reason)}:
-            return GateReport(passed, reason, digest)
-    raise CorruptError("says neither which model was judged nor whether it passed", path=path)
+    found = read_verdict(path)
+    return GateReport(found.passed, found.reason, found.candidate_digest)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from foundation.clock import Clock, SystemClock
-from foundation.errors import FleetLoopError
+from foundation.documents import UnreadableRow
+from foundation.errors import CorruptError, FleetLoopError
 from rollout.fleet import active_vehicles, read_tags
 from rollout.health import VehicleReport, VehicleVerdict
 from rollout.history import HistoryRow, ModelRun
 from rollout.reports import FleetReports
 from rollout.repository import Repository
-from rollout.service import Advance, RolloutService
+from rollout.service import Advance, PlanState, RolloutService
 from rollout.service import watch as watch_service
 from schemas.documents import COMPLETE, RUNNING, HealthGate, RolloutPlan
 from schemas.roles import SERVING
@@ -69,7 +70,10 @@ class RolloutStep:
 
 @dataclass(frozen=True, slots=True)
 class PlanStatus:
-    """One plan as published, why it was halted ("" when it was not), and the verdict on it (None: not judged)."""
+    """One plan as published, why it was halted ("" when it was not), and the verdict on it (None: not judged).
+
+    Of a plan of which the state here cannot be read, `halt_reason` says so.
+    """
 
     plan: RolloutPlan
     halt_reason: str
@@ -105,6 +109,8 @@ class FleetHistory:
 
     runs: tuple[ModelRun, ...]
     events: tuple[HistoryRow, ...]
+    unreadable: tuple[UnreadableRow, ...] = ()
+    """Lines of the file that are no event; they stay in it."""
 
 
 def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
@@ -200,14 +206,15 @@ def status(
         hear(place, reports, bootstrap)
     plans = [plan for plan in service.plans() if plan.role == role]
     newest = reports.newest_of(role)
-    states = {plan.plan_id: service.state_of(plan) for plan in plans}
+    states, unreadable = _states_of(service, plans)
     to_judge = [plan for plan in plans if plan.state == RUNNING] or plans[-1:]
     verdicts = {p.plan_id: service.verdict_on(p, newest) for p in to_judge if states[p.plan_id] is not None}
     judged = {each.vehicle_id: (each, name) for name, said in verdicts.items() for each in said.vehicles}
     found = []
     for plan in plans:
         state, said = states[plan.plan_id], verdicts.get(plan.plan_id)
-        found.append(PlanStatus(plan, state.halt_reason if state else "", said.verdict if said else None))
+        why = state.halt_reason if state else unreadable.get(plan.plan_id, "")
+        found.append(PlanStatus(plan, why, said.verdict if said else None))
     vehicles = {}
     for name in sorted({*newest, *judged}):
         verdict, plan_id = judged.get(name, (None, ""))
@@ -220,12 +227,27 @@ def status(
     )
 
 
+def _states_of(
+    service: RolloutService, plans: Iterable[RolloutPlan]
+) -> tuple[dict[str, PlanState | None], dict[str, str]]:
+    """What is known of each plan, and why of those where it cannot be read."""
+    states: dict[str, PlanState | None] = {}
+    unreadable = {}
+    for plan in plans:
+        try:
+            states[plan.plan_id] = service.state_of(plan)
+        except CorruptError as error:
+            states[plan.plan_id], unreadable[plan.plan_id] = None, str(error)
+    return states, unreadable
+
+
 def history(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) -> FleetHistory:
     """Which vehicle ran which model when. Offline: without asking the broker for news."""
     reports = open_reports(place)
     if not is_offline:
         hear(place, reports, bootstrap)
-    return FleetHistory(tuple(reports.history.runs()), tuple(reports.history.rows))
+    held = reports.history
+    return FleetHistory(tuple(held.runs()), tuple(held.rows), tuple(held.unreadable))
 
 
 def open_service(place: Workspace) -> RolloutService:

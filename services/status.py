@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.fleet import list_fleet
-from services.model_name import ModelName, read_model_name
 from workspace.layout import Workspace
+from workspace.model_name import ModelName, read_model_name
 
 
 @dataclass(frozen=True, slots=True)

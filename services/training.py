@@ -13,12 +13,12 @@ from connectors.labels.label_set import Refusal
 from foundation.errors import MisconfiguredError, RejectedError
 from schemas.reasons import Split
 from services.drives import split_by_params
-from services.model_name import ModelName, read_model_name
 from services.reference import labelled_pictures
 from training.params import EvaluateParams, GateParams, QuantiseParams, TrainParams
 from training.registry import RECORD_FILE, ModelRecord, load_model, serving_name, set_base, set_serving
 from training.rows import REFERENCE, Row
 from workspace.layout import Workspace
+from workspace.model_name import ModelName, read_model_name
 from workspace.params_file import load_classes, load_section
 
 SHOWN = 5

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import MisconfiguredError
-from foundation.files import read_json, write_json_atomic
+from foundation.files import read_document, write_document
 from modelkit.images import BLURRED_BELOW_SHARPNESS, BRIGHT_ABOVE_LUMA, DARK_BELOW_LUMA
 from modelkit.predictor import Predictor
 from modelkit.runtime import RuntimeOptions
@@ -16,6 +16,7 @@ from modelkit.runtimes import open_predictor
 from modelkit.verify import VerifiedModel
 from schemas.reasons import Split
 from training.evaluation import OVERALL, Evaluation, Latency, SliceResult, answer, evaluate, measure_latency
+from training.evidence import EVALUATION, GATE, PARITY
 from training.gate import Budgets, GateResult, decide, target_slices
 from training.params import EvaluateParams, GateParams
 from training.plots import plot_by_class
@@ -60,8 +61,8 @@ def run_evaluate(place: Workspace, params: EvaluateParams, gate_params: GatePara
     plot_by_class(
         evaluation, place.reports_path / "accuracy_by_class.png", base.record.name, candidate.contract.name
     )
-    write_json_atomic(place.reports_path / "evaluation.json", documents["evaluation"])
-    write_json_atomic(place.reports_path / "gate.json", documents["gate"])
+    write_document(place.reports_path / "evaluation.json", EVALUATION, documents["evaluation"])
+    write_document(place.reports_path / "gate.json", GATE, documents["gate"])
     return documents
 
 
@@ -71,13 +72,10 @@ def _predictor(model: VerifiedModel) -> Predictor:
 
 def _agreement(path: Path, digest: str) -> float:
     """Agreement of the int8 artefact with the trained network, from parity.json of this very artefact."""
-    match read_json(path) if path.is_file() else None:
-        case {"int8_digest": found, "parity": [*entries]} if found == digest:
-            for entry in entries:
-                if entry["reference"] == "torch" and entry["compared"] == "int8":
-                    return float(entry["agreement_ratio"])
-        case _:
-            pass
+    found = read_document(path, PARITY) if path.is_file() else None
+    for entry in found.parity if found is not None and found.int8_digest == digest else ():
+        if (entry.reference, entry.compared) == ("torch", "int8"):
+            return entry.agreement_ratio
     raise MisconfiguredError(f"{path} says nothing about {digest}; run `fleetloop quantise` again")
 
 

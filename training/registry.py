@@ -12,28 +12,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from foundation.documents import Meta, build, version_of
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError, RejectedError
-from foundation.files import read_json, write_atomic, write_json_atomic
+from foundation.files import read_json, write_atomic, write_document
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.verify import VerifiedModel, verify_model
 from schemas.reasons import Split
 from training.weights import load_weights
+from workspace.model_name import MODEL_NAME_PATTERN, ModelName, read_model_name, write_model_name
 
 SplitOf = Callable[[str], Split]
 
 MODEL_FILE: Final = "model.onnx"
 WEIGHTS_FILE: Final = "weights.npz"
 RECORD_FILE: Final = "model.json"
-_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")
-_DIGEST = re.compile(r"^[0-9a-f]{64}$(?!\n)")
+_NAME = re.compile(MODEL_NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,10 @@ class ModelRecord:
     training_drives: tuple[str, ...]
     dataset_digest: str
     base_digest: str
-    format: int = 1
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return {**asdict(self), "training_drives": list(self.training_drives)}
+    def write(self, path: Path) -> None:
+        """Replace the file by this record, durably."""
+        write_document(path, RECORD, self)
 
     @classmethod
     def read(cls, path: Path) -> ModelRecord:
@@ -73,9 +72,10 @@ class ModelRecord:
         document = read_json(path)
         if isinstance(document, dict) and "training_drives" not in document:
             raise RejectedError(f"{path} does not say training_drives", reason="no_training_record")
-        corrupt = partial(CorruptError, path=path)
-        version_of(document, "model record", "format", {1}, family=corrupt)
-        return build(cls, document, "model record", family=corrupt)
+        return RECORD.of(document, family=partial(CorruptError, path=path))
+
+
+RECORD: Final = DocumentType.first("model record", ModelRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def serving_name(registry: Path) -> tuple[str, str]:
     """Name and digest of the serving model, from serving.json.
 
     Raises:
-        MisconfiguredError: no model serves yet, or the file is not of that form.
+        MisconfiguredError: no model serves yet. CorruptError: the file is not of that form.
     """
     return _name_in(
         registry / "serving.json",
@@ -107,7 +107,7 @@ def base_name(registry: Path) -> tuple[str, str]:
     """Name and digest of the base model, from base.json.
 
     Raises:
-        MisconfiguredError: no base was chosen yet, or the file is not of that form.
+        MisconfiguredError: no base was chosen yet. CorruptError: the file is not of that form.
     """
     return _name_in(
         registry / "base.json",
@@ -121,16 +121,10 @@ def load_base(registry: Path) -> BaseModel:
 
 
 def _name_in(path: Path, advice: str) -> tuple[str, str]:
-    if not path.exists():
+    named = read_model_name(path)
+    if named is None:
         raise MisconfiguredError(f"there is no {path}: {advice}")
-    named = build(_Named, read_json(path), path.name, family=MisconfiguredError)
     return named.name, named.digest
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    name: Annotated[str, Meta(pattern=_NAME.pattern)]
-    digest: Annotated[str, Meta(pattern=_DIGEST.pattern)]
 
 
 def load_model(registry: Path, name: str, digest: str) -> BaseModel:
@@ -226,15 +220,15 @@ def register_model(registry: Path, model: bytes, weights: bytes, record: ModelRe
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / MODEL_FILE, model)
     write_atomic(folder / WEIGHTS_FILE, weights)
-    write_json_atomic(folder / RECORD_FILE, record.to_json())
+    record.write(folder / RECORD_FILE)
     return folder
 
 
 def set_serving(registry: Path, record: ModelRecord) -> None:
     """From now on the fleet is served this model, and vehicles are enrolled with it."""
-    write_json_atomic(registry / "serving.json", {"name": record.name, "digest": record.digest})
+    write_model_name(registry / "serving.json", ModelName(record.name, record.digest))
 
 
 def set_base(registry: Path, record: ModelRecord) -> None:
     """From now on fine-tuning starts from this model, and evaluation compares with it."""
-    write_json_atomic(registry / "base.json", {"name": record.name, "digest": record.digest})
+    write_model_name(registry / "base.json", ModelName(record.name, record.digest))

@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError
-from foundation.files import read_json
+from foundation.files import read_document
 from modelkit.contract import ModelContract
 from modelkit.geometry import Placed, place
 from modelkit.images import Pixels, condition_of, decode_image
@@ -190,8 +191,14 @@ def drives_of(dataset: Path, split: Split) -> tuple[str, ...]:
 def dataset_digest(dataset: Path) -> str:
     """The digest that the dataset's manifest states, or an empty string for a dataset without one."""
     path = dataset / "manifest.json"
-    if not path.exists():
-        return ""
-    manifest = read_json(path)
-    value = manifest.get("digest", "") if isinstance(manifest, dict) else ""
-    return value if isinstance(value, str) else ""
+    return read_document(path, MANIFEST).digest if path.exists() else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What training reads of a dataset's manifest."""
+
+    digest: str
+
+
+MANIFEST: Final = DocumentType.first("dataset manifest", _Manifest)

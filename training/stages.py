@@ -10,14 +10,25 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError, MisconfiguredError
-from foundation.files import read_json, write_atomic, write_json_atomic
+from foundation.files import read_document, write_atomic, write_document
 from modelkit.contract import ModelContract
 from modelkit.digest import digest_of_json, sha256_hex
 from modelkit.tasks import TASKS
 from modelkit.verify import VerifiedModel, verify_model
 from schemas.reasons import Split
+from training.evidence import (
+    EVALUATION,
+    GATE,
+    PACKAGE,
+    PARITY,
+    TRAINING,
+    EvaluationReport,
+    GateVerdict,
+)
 from training.params import QuantiseParams, TrainParams
 from training.registry import (
     MODEL_FILE,
@@ -33,6 +44,8 @@ from training.registry import (
 )
 from training.rows import TrainingSet, dataset_digest, drives_of, load_training_set
 from workspace.layout import Workspace
+
+Found = TypeVar("Found", EvaluationReport, GateVerdict)
 
 FP32_FILE = "fp32.onnx"
 INT8_FILE = "int8.onnx"
@@ -86,7 +99,7 @@ def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[
     )
     write_atomic(place.candidate_path / WEIGHTS_FILE, pack_weights(found.weights))
     write_atomic(place.candidate_path / FP32_FILE, exported)
-    write_json_atomic(place.candidate_path / RECORD_FILE, record.to_json())
+    record.write(place.candidate_path / RECORD_FILE)
     report: dict[str, object] = {
         "model_name": made.name,
         "base_name": base.record.name,
@@ -108,7 +121,7 @@ def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[
         "params": asdict(params),
     }
     place.reports_path.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(place.reports_path / "training.json", report)
+    write_document(place.reports_path / "training.json", TRAINING, report)
     return {**report, "seconds": found.seconds}
 
 
@@ -185,7 +198,7 @@ def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
     }
     write_atomic(place.candidate_path / INT8_FILE, int8.data)
     place.reports_path.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(place.reports_path / "parity.json", report)
+    write_document(place.reports_path / "parity.json", PARITY, report)
     return report
 
 
@@ -197,8 +210,8 @@ def run_package(place: Workspace) -> dict[str, object]:
     """
     model = read_candidate(place, INT8_FILE)
     record = ModelRecord.read(place.candidate_path / RECORD_FILE)
-    evaluation = _evidence(place.reports_path / "evaluation.json", model.digest)
-    gate = _evidence(place.reports_path / "gate.json", model.digest)
+    evaluation = _evidence(place.reports_path / "evaluation.json", EVALUATION, model.digest)
+    gate = _evidence(place.reports_path / "gate.json", GATE, model.digest)
     if (
         record.training_drives
         and digest_of_json(sorted(record.training_drives)) != model.contract.training_drives_digest
@@ -206,7 +219,6 @@ def run_package(place: Workspace) -> dict[str, object]:
         raise CorruptError("is not the record of this candidate", path=place.candidate_path / RECORD_FILE)
     shipped = dataclasses.replace(record, name=model.contract.name, digest=model.digest)
     package: dict[str, object] = {
-        "format": 1,
         "model_name": model.contract.name,
         "model_digest": model.digest,
         "model_bytes": len(model.data),
@@ -215,22 +227,22 @@ def run_package(place: Workspace) -> dict[str, object]:
         "weights_digest": record.weights_digest,
         "dataset_digest": record.dataset_digest,
         "base_digest": record.base_digest,
-        "gate": {"passed": gate["passed"], "reason": gate["reason"]},
-        "evaluation": evaluation["summary"],
+        "gate": {"passed": gate.passed, "reason": gate.reason},
+        "evaluation": evaluation.summary,
     }
     place.package_path.mkdir(parents=True, exist_ok=True)
     write_atomic(place.package_path / MODEL_FILE, model.data)
     write_atomic(place.package_path / WEIGHTS_FILE, (place.candidate_path / WEIGHTS_FILE).read_bytes())
-    write_json_atomic(place.package_path / RECORD_FILE, shipped.to_json())
-    write_json_atomic(place.package_path / "package.json", package)
+    shipped.write(place.package_path / RECORD_FILE)
+    write_document(place.package_path / "package.json", PACKAGE, package)
     return package
 
 
-def _evidence(path: Path, model_digest: str) -> dict[str, object]:
+def _evidence(path: Path, kind: DocumentType[Found], model_digest: str) -> Found:
     if not path.is_file():
         raise MisconfiguredError(f"there is no {path}; run `fleetloop evaluate`")
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("candidate_digest") != model_digest:
+    document = read_document(path, kind)
+    if document.candidate_digest != model_digest:
         raise CorruptError(
             f"is not about the candidate {model_digest}; run `fleetloop evaluate` again", path=path
         )

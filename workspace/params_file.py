@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from foundation.document_messages import brief
+from foundation.documents import MAX_DOCUMENT_BYTES
 from foundation.errors import MisconfiguredError
-from foundation.settings import load_settings
+from foundation.settings import load_settings, without_version
 
 T = TypeVar("T")
 MAX_NESTING = 20
@@ -24,6 +25,10 @@ def read_params(path: Path) -> Mapping[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
+        if len(text) > MAX_DOCUMENT_BYTES:
+            raise MisconfiguredError(
+                f"{path} has {len(text)} characters; at most {MAX_DOCUMENT_BYTES} are read"
+            )
         _refuse_deep_nesting(path, text)
         document = yaml.safe_load(text)
     except FileNotFoundError as error:
@@ -32,7 +37,7 @@ def read_params(path: Path) -> Mapping[str, Any]:
         raise MisconfiguredError(f"{path} is not YAML: {error or 'nested too deeply'}") from error
     if not isinstance(document, Mapping):
         raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a mapping of sections")
-    return document
+    return without_version(document, str(path))
 
 
 def _refuse_deep_nesting(path: Path, text: str) -> None:

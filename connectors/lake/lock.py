@@ -14,7 +14,7 @@ from typing import Annotated
 from connectors.lake.table import LakeTable, Snapshot
 from foundation.documents import DocumentType, Meta, Version
 from foundation.errors import CorruptError, MisconfiguredError
-from foundation.files import read_json, write_json_atomic
+from foundation.files import read_document, write_json_atomic
 
 FORMAT = 1
 
@@ -58,12 +58,12 @@ def read_lake_lock(path: Path) -> dict[str, LockedTable]:
         raise MisconfiguredError(
             f"there is no lake lock at {path}: run `fleetloop curate` or `fleetloop ingest` first"
         )
-    return parse_lake_lock(read_json(path), path)
+    return read_document(path, LAKE_LOCK)
 
 
 def parse_lake_lock(document: object, path: Path) -> dict[str, LockedTable]:
     """Return the lock in a JSON document that was read from `path`. Raises CorruptError."""
-    return _LAKE_LOCK.of(document, family=lambda message: CorruptError(message, path=path))
+    return LAKE_LOCK.of(document, family=lambda message: CorruptError(message, path=path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class _Tables:
         return {name: LockedTable(held.version, held.id) for name, held in self.tables.items()}
 
 
-_LAKE_LOCK = DocumentType("lake_lock", {FORMAT: Version(_Tables, _Tables.locked)}, "format")
+LAKE_LOCK = DocumentType("lake_lock", {FORMAT: Version(_Tables, _Tables.locked)}, "format")
 
 
 def locked_snapshot(lock: LakeLock, name: str, table: LakeTable) -> Snapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,7 +161,7 @@ def show(
 
     found = find_version(Workspace.open(workspace), version)
     if as_json:
-        _print(found.to_json())
+        _print(asdict(found))
         return
     console = Console()
     console.print(

@@ -89,6 +89,7 @@ def import_(
 
     What is not said is taken from the file or a default, and told; look at the answers before you trust it.
     """
+    from modelkit.contract import to_document
     from services.foreign_contract import MEBIBYTE, ImportRequest
     from services.model_import import import_model
     from workspace.layout import Workspace
@@ -134,7 +135,7 @@ def import_(
             "name": found.name,
             "digest": found.digest,
             "model_path": str(found.path),
-            "contract": json.loads(found.contract.to_json()),
+            "contract": to_document(found.contract),
             "taken": list(found.taken),
             "warnings": list(found.warnings),
             "seen": dict(found.seen),
@@ -159,6 +160,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Verify a model and show its contract."""
+    from modelkit.contract import to_document
     from services.model_import import read_model
     from workspace.layout import Workspace
 
@@ -166,7 +168,7 @@ def show(
     if as_json:
         print(
             json.dumps(
-                {"digest": found.digest, "contract": json.loads(found.contract.to_json())},
+                {"digest": found.digest, "contract": to_document(found.contract)},
                 indent=2,
                 sort_keys=True,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from edge_agent.status import build_status
 from fleetloop.demo.lab import AgentProcess, Lab
 from fleetloop.demo.prepare import VEHICLES
 from fleetloop.demo.uplink import Uplink
-from foundation.errors import GuaranteeBrokenError
+from foundation.documents import build, decode, parse_json
+from foundation.errors import CorruptError, GuaranteeBrokenError
 from foundation.files import write_atomic
 
 FRAME_RATE_HZ = 70.0
@@ -228,19 +228,25 @@ def wait_until(is_true: Callable[[], bool], deadline_s: float, what: str) -> Non
         time.sleep(0.05)
 
 
+def read_truth(lab: Lab) -> dict[str, str]:
+    """frame_id -> class name of every frame of the drives."""
+    data = (lab.drives / "truth.json").read_bytes()
+    return build(dict[str, str], parse_json(data, "truth.json", max_bytes=len(data)), "truth.json")
+
+
 def on_vehicle_accuracy(lab: Lab, journey: str, frames: set[str], digests: set[str]) -> dict[str, list[int]]:
     """Class name to [right, frames] of the vehicles' own predictions on `frames` by the models `digests`.
 
     The truth is the demo's; a vehicle has none. A frame that was predicted twice (after a kill) counts once, its last.
     """
-    truth: dict[str, str] = json.loads((lab.drives / "truth.json").read_text())
+    truth = read_truth(lab)
     said: dict[str, str] = {}
     for vehicle_id in VEHICLES:
         path = lab.vehicle(vehicle_id) / f"predictions-{journey}.jsonl"
         for line in path.read_text().splitlines() if path.is_file() else ():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                row = decode(dict[str, Any], line, path.name)
+            except CorruptError:
                 continue  # the line that a SIGKILL cut short
             if row["frame_id"] in frames and row["model_digest"] in digests:
                 said[row["frame_id"]] = row["predicted_class"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -18,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from devservers.child_process import ChildProcess
-from foundation.errors import FleetLoopError, GuaranteeBrokenError
+from foundation.documents import parse_json
+from foundation.errors import CorruptError, FleetLoopError, GuaranteeBrokenError
 
 COMMAND_DEADLINE_S = 240.0
 STOP_DEADLINE_S = 20.0
@@ -205,8 +205,8 @@ def _only_document(text: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = parse_json(text, "output", max_bytes=len(text))
+    except CorruptError as error:
         raise StepFailedError(
             f"a command printed something that is no JSON document: {text[:400]!r}"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from fleetloop.demo.lab import Lab
 from foundation.errors import GuaranteeBrokenError
+from foundation.files import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def learn(lab: Lab, label_budget: int) -> Learnt:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_json(path)
     if not isinstance(document, dict):
         raise GuaranteeBrokenError(f"{path} holds no JSON object")
     return document

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from fleetloop.demo.journeys import on_vehicle_accuracy
+from fleetloop.demo.journeys import on_vehicle_accuracy, read_truth
 from fleetloop.demo.lab import Lab
 from fleetloop.demo.prepare import VEHICLES, Prepared
 from fleetloop.demo.prove import Facts, Verdict
@@ -131,9 +131,7 @@ def _slices(summary: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _on_vehicle(lab: Lab, first: dict[str, Any], facts: Facts) -> list[dict[str, Any]]:
     """Accuracy by class of what the vehicles themselves predicted on the roads driven before and after."""
-    import json
-
-    truth: dict[str, str] = json.loads((lab.drives / "truth.json").read_text())
+    truth = read_truth(lab)
     roads = {f.rsplit(".", 2)[0] for f in truth if ".second." in f}
     before_frames = {f for f in truth if ".first." in f and f.rsplit(".", 2)[0] in roads}
     after_frames = {f for f in truth if ".second." in f}

@@ -98,7 +98,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
             f"{told}. Nothing that the demo started is running any more; run it again and it starts afresh"
         ) from None
     lab.seconds["total"] = round(time.monotonic() - started, 1)
-    write_json_atomic(lab.out / "result.json", result)
+    write_json_atomic(lab.out / "result.json", {"format": 1, **result})
     return result
 
 
@@ -112,7 +112,7 @@ def _write_broken_off(lab: Lab, source: ImageSource, error: str) -> None:
         "error": error,
         "guarantees": [],
     }
-    write_json_atomic(lab.out / "result.json", known)
+    write_json_atomic(lab.out / "result.json", {"format": 1, **known})
 
 
 def prepare_only(options: DemoOptions, console: Console) -> Path:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from connectors.lake.lock import LakeLock, locked_snapshot
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable, Snapshot
+from foundation.documents import decode
 from foundation.errors import MisconfiguredError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Fragment:
     @classmethod
     def from_json(cls, text: str) -> Fragment:
         """The fragment that `to_json` wrote."""
-        return cls(**json.loads(text))
+        return decode(cls, text, "fragment")
 
 
 def plan_fragments(snapshots: dict[str, Snapshot]) -> list[Fragment]:

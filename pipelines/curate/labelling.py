@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -20,8 +20,9 @@ import pyarrow as pa
 from connectors.labels.ports import Label, LabelDesk
 from connectors.lake.schema import LABELS
 from connectors.lake.table import LakeTable
+from foundation.documents import DocumentType
 from foundation.errors import RejectedError
-from foundation.files import write_json_atomic
+from foundation.files import write_document
 from pipelines.curate.params import Params, Strategy, load_params
 from pipelines.curate.resolve import UNLABELLED
 from pipelines.curate.run import resolve_lake
@@ -51,6 +52,10 @@ class LabelResult:
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+LABEL_REQUEST: Final = DocumentType.first("label request", LabelResult)
+"""In its file, `frames` are also there: what was asked for, by which arm and why."""
 
 
 def label(
@@ -88,7 +93,7 @@ def label(
     record = folder / f"{request_id}.json"
     # Before the answers, so that none is ever without its request. One that dies or is stale here leaves a
     # request that no answer names.
-    write_json_atomic(record, {**result.to_json(), "frames": chosen.to_dicts()})
+    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})
     reached("label.recorded")
     _append(table, answers, request_id, expected_version)
     reached("label.appended")

@@ -6,14 +6,15 @@ its shard). The four add up to what was read, or the run stops.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import apache_beam as beam
 import polars as pl
 
+from foundation.documents import decode
 from foundation.errors import GuaranteeBrokenError
+from pipelines.curate.fragments import Fragment
 from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.near_duplicates import remove_near_duplicates
 from pipelines.curate.near_pairs import PAIR_SCHEMA
@@ -125,6 +126,6 @@ class ResolveRows(beam.DoFn):
         rows = resolve(pl.read_ipc(self._work / "judged.arrow"), frames, pairs, self._params)
         rows.write_parquet(self._work / "resolved.parquet", compression="lz4")
         wanted = set(rows.filter(pl.col("state") == KEPT)["fragment_id"].unique())
-        for fragment in json.loads(Path(element).read_text()):
-            if json.loads(fragment)["fragment_id"] in wanted:
+        for fragment in decode(list[str], Path(element).read_bytes(), "plan of fragments"):
+            if Fragment.from_json(fragment).fragment_id in wanted:
                 yield fragment

@@ -13,20 +13,20 @@ The caller holds the writer's lock. Refuses to touch what is whole.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import yaml
 
 from foundation import syscalls
 from foundation.clock import boot_id
-from foundation.errors import CorruptError, FleetLoopError
-from foundation.files import fsync_folder, read_json, write_atomic, write_json_atomic
+from foundation.documents import DocumentType, decode
+from foundation.errors import FleetLoopError
+from foundation.files import fsync_folder, read_document, write_atomic, write_document
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
 from pipelines.dataset.git_locks import remove_left_behind
 from workspace.layout import Workspace
@@ -93,7 +93,7 @@ def begin(workspace: Workspace, remote: Path | None) -> CommitUnderWay:
     if marker.exists():
         _put_in_order(workspace, remote)
     held = lock.read_text(encoding="utf-8") if lock.exists() else None
-    write_json_atomic(marker, {"boot": boot_id(), "dvc_lock": held})
+    write_document(marker, MARKER, _Marker(held, boot_id()))
     return CommitUnderWay(workspace, remote, marker.stat().st_ctime_ns - _CLOCK_STEP_NS)
 
 
@@ -102,18 +102,27 @@ def was_cut(workspace: Workspace) -> bool:
     return _marker(workspace).exists()
 
 
+@dataclass(frozen=True, slots=True)
+class _Marker:
+    """The dvc.lock that a commit began with (None: there was none), and the start of the machine it began in."""
+
+    dvc_lock: str | None
+    boot: str = ""
+
+
+MARKER: Final = DocumentType.first("marker of a commit", _Marker)
+
+
 def _marker(workspace: Workspace) -> Path:
     return workspace.private_path / _MARKER
 
 
 def _put_in_order(workspace: Workspace, remote: Path | None) -> None:
-    document = read_json(_marker(workspace))
-    if not isinstance(document, dict) or not isinstance(document.get("dvc_lock"), str | None):
-        raise CorruptError("is no marker of a commit", path=_marker(workspace))
+    mark = read_document(_marker(workspace), MARKER)
     began_ns = _marker(workspace).stat().st_ctime_ns - _CLOCK_STEP_NS
     remove_left_behind(workspace.root.resolve(), began_ns)
-    lock, held = workspace.root / "dvc.lock", document["dvc_lock"]
-    is_new_boot = document.get("boot") != boot_id()
+    lock, held = workspace.root / "dvc.lock", mark.dvc_lock
+    is_new_boot = mark.boot != boot_id()
     if held is None and is_new_boot:
         lock.unlink(missing_ok=True)
     elif held is not None and (is_new_boot or not _is_mapping(lock)):
@@ -139,11 +148,18 @@ def _remove_torn(own: Path, remote: Path | None) -> None:
     (own / "tmp" / "rwlock").unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An entry of DVC's list of a folder."""
+
+    md5: str
+
+
 def _remove_listings(listings: list[Path], torn: list[Path]) -> None:
     """DVC takes all that a listing names for present where the listing is, and would not push it again."""
     gone = {path.parent.name + path.name for path in torn}
     for path in listings if gone else ():
-        if any(entry["md5"] in gone for entry in json.loads(path.read_bytes())):
+        if any(entry.md5 in gone for entry in decode(list[_Listed], path.read_bytes(), path.name)):
             syscalls.unlink(path)
 
 

@@ -9,7 +9,6 @@ git itself is looked for outside of it (dvc.yaml is code: only `repro` runs it).
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -20,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from foundation.documents import decode
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import FileLock, write_atomic
 from workspace.layout import Workspace
@@ -80,7 +80,7 @@ class DvcRepository:
         """What differs from dvc.lock, by stage, as `dvc status --json` says it; empty when nothing does."""
         self._refuse_autostage()
         said = self._asked([sys.executable, "-P", "-m", "dvc", "status", "--json"])
-        return cast("Mapping[str, Any]", json.loads(said))
+        return decode(dict[str, Any], said, "dvc status")
 
     def git(self, *arguments: str) -> str:
         """Run `git ARGUMENTS` in the workspace; its output. What it writes is synced before it is named."""

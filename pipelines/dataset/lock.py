@@ -8,7 +8,6 @@ from __future__ import annotations
 from connectors.lake.lock import (
     LakeLock,
     LockedTable,
-    lock_json,
     lock_of,
     parse_lake_lock,
     read_lake_lock,
@@ -18,7 +17,6 @@ from connectors.lake.retention import PINS_FOLDER
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable
 from foundation.errors import MisconfiguredError
-from foundation.files import read_json
 from pipelines.dataset.exclusive import dataset_lock
 from workspace.layout import Workspace
 
@@ -48,7 +46,7 @@ def holders(workspace: Workspace) -> dict[str, dict[int, tuple[str, ...]]]:
     from pipelines.dataset.versions import list_versions
 
     pins = sorted((workspace.lake_path / PINS_FOLDER).glob("*.json"))
-    locks: list[tuple[str, LakeLock]] = [(path.stem, parse_lake_lock(read_json(path), path)) for path in pins]
+    locks: list[tuple[str, LakeLock]] = [(path.stem, read_lake_lock(path)) for path in pins]
     for version in list_versions(workspace):
         record = workspace.dataset_versions_path / f"{version.id}.json"
         locks.append((version.id, parse_lake_lock(version.manifest["made_from"]["lake"], record)))
@@ -76,6 +74,6 @@ def write_lock(workspace: Workspace) -> tuple[dict[str, LockedTable], bool]:
     path = workspace.lake_lock_path
     with dataset_lock(workspace):
         lock = lock_of(tables)
-        if path.is_file() and read_json(path) == lock_json(lock):
+        if path.is_file() and read_lake_lock(path) == lock:
             return lock, False
         return write_lake_lock(path, tables), True

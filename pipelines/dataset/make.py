@@ -7,7 +7,6 @@ for the lock; a dataset that is being committed is replaced after that. It refus
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED
 from pipelines.curate.run import remember, run_rows, working_folder
 from pipelines.dataset.card import write_card
 from pipelines.dataset.exclusive import dataset_lock
-from pipelines.dataset.manifest import build_manifest
+from pipelines.dataset.manifest import build_manifest, read_manifest
 from pipelines.runner import RunnerSettings
 from pipelines.steps import reached
 from workspace.layout import Workspace
@@ -116,7 +115,7 @@ def _build(
     write_json_atomic(staging / "manifest.json", manifest)
     kept = rows.filter(pl.col("state") == KEPT)
     write_card(staging, manifest, kept)
-    return json.loads(json.dumps(manifest))
+    return read_manifest(staging)
 
 
 def _take_place(staging: Path, place: Path) -> None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final
 
 import polars as pl
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.lake.table import Snapshot
-from foundation.errors import CorruptError, GuaranteeBrokenError
-from foundation.files import read_json
+from foundation.documents import DocumentType
+from foundation.errors import GuaranteeBrokenError
+from foundation.files import read_document
 from pipelines.curate.params import Params
 from pipelines.curate.quality import MEASURE_VERSION
 from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED, UNLABELLED
@@ -28,8 +30,39 @@ from pipelines.dataset.digest import rows_digest
 from schemas.reasons import Split
 from workspace.layout import WorkspaceSettings
 
-FORMAT = 1
 Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _MadeFrom:
+    """What a dataset was made from; the lake lock has a reader of its own (`connectors.lake.lock`)."""
+
+    lake: dict[str, Any]
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    rows: int
+    drives: int
+    classes: dict[str, int]
+    conditions: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """The keys that FleetLoop reads, which every version of a manifest has; all others are for people."""
+
+    digest: str
+    rows: int
+    classes: tuple[str, ...]
+    counts: dict[str, Any]
+    splits: dict[str, _Split]
+    conditions: dict[str, int]
+    made_from: _MadeFrom
+
+
+MANIFEST: Final = DocumentType.whole("dataset manifest", _Manifest)
 
 
 def build_manifest(
@@ -52,7 +85,7 @@ def build_manifest(
         raise GuaranteeBrokenError(f"the shards in {folder} have digest {found}, the kept rows {digest}")
     counts = _counts(rows)
     return {
-        "format": FORMAT,
+        MANIFEST.version_key: max(MANIFEST.versions),
         "digest": digest,
         "rows": kept.height,
         "classes": list(params.classes),
@@ -86,11 +119,7 @@ def build_manifest(
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the dataset in `folder`. Raises FileNotFoundError, CorruptError."""
-    path = folder / "manifest.json"
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CorruptError(f"no manifest of format {FORMAT}", path=path)
-    return cast("Manifest", document)
+    return read_document(folder / "manifest.json", MANIFEST)
 
 
 def shard_paths(folder: Path) -> list[Path]:

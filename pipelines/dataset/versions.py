@@ -20,18 +20,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from connectors.lake.lock import lock_json, parse_lake_lock, read_lake_lock
 from connectors.lake.retention import pin
-from foundation.documents import Meta, build
+from foundation.documents import DocumentType, Meta
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
-from foundation.files import read_json, write_json_atomic
+from foundation.files import read_document, write_document
 from pipelines.curate.params import load_params
 from pipelines.dataset import cut_commit, record
 from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
 from pipelines.dataset.exclusive import dataset_lock
-from pipelines.dataset.manifest import dataset_digest, read_manifest
+from pipelines.dataset.manifest import MANIFEST, dataset_digest, read_manifest
 from pipelines.steps import reached
 from workspace.layout import Workspace
 
@@ -54,15 +54,8 @@ class Version:
         """The N of vN."""
         return int(self.id[1:])
 
-    def to_json(self) -> dict[str, Any]:
-        """The record as its file holds it."""
-        return {
-            "id": self.id,
-            "digest": self.digest,
-            "parent": self.parent,
-            "message": self.message,
-            "manifest": self.manifest,
-        }
+
+RECORD: Final = DocumentType.first("dataset version", Version)
 
 
 def list_versions(workspace: Workspace) -> list[Version]:
@@ -114,7 +107,7 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
             reached("dataset.dvc")
             if is_new:
                 workspace.dataset_versions_path.mkdir(parents=True, exist_ok=True)
-                write_json_atomic(workspace.dataset_versions_path / f"{version.id}.json", version.to_json())
+                write_document(workspace.dataset_versions_path / f"{version.id}.json", RECORD, version)
             reached("dataset.record")
             under_way.make_durable()  # what the tag will stand for
             _commit_and_tag(repository, version, message)
@@ -180,7 +173,8 @@ def _records(workspace: Workspace) -> Iterator[Version]:
     for path in folder.iterdir() if folder.is_dir() else ():
         if not _NAME.fullmatch(path.name):
             continue
-        version = build(Version, read_json(path), "version", family=partial(CorruptError, path=path))
+        version = read_document(path, RECORD)
+        MANIFEST.of(version.manifest, family=partial(CorruptError, path=path))
         if f"{version.id}.json" != path.name:
             raise CorruptError(f"is the record of {version.id}", path=path)
         yield version

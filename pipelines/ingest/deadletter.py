@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from connectors.lake.schema import ARRIVALS, Origin, place
 from connectors.lake.seen import landed_identities
 from connectors.lake.table import LakeTable, Snapshot, StaleSnapshotError
 from foundation.clock import Clock
-from foundation.errors import RejectedError, RetryLaterError
+from foundation.errors import CorruptError, RejectedError, RetryLaterError
 from pipelines import steps
 from pipelines.ingest.apply_verdicts import apply_verdicts
 from pipelines.ingest.commit import commit_renamed, rename_files
@@ -231,21 +231,23 @@ def _open_letters(
                 continue
             if place(row["topic_id"], row["partition"], row["offset"]) in done:
                 continue
-            of_partition.setdefault(source, []).append(
-                StoredRecord(
-                    row["partition"],
-                    row["offset"],
-                    row["kafka_time_ms"],
-                    row["raw_key"],
-                    row["raw_value"],
-                    headers_of(row["headers_json"]),
-                )
-            )
+            of_partition.setdefault(source, []).append(_stored(row))
         yield from of_partition.items()
     for topic_id, partition, offset in sorted(packed):  # no stored batch holds these
         source = OffsetRange("", "", topic_id, partition, 0, 0, False)
         why = "the batch of this offset still cannot be decompressed"
         yield source, [StoredRecord(partition, offset, 0, None, None, (), why)]
+
+
+def _stored(row: Mapping[str, Any]) -> StoredRecord:
+    """The record of a dead letter; one whose row cannot be read stays rejected and stops no other."""
+    record = StoredRecord(
+        row["partition"], row["offset"], row["kafka_time_ms"], row["raw_key"], row["raw_value"], ()
+    )
+    try:
+        return replace(record, headers=headers_of(row["headers_json"]))
+    except CorruptError as error:
+        return replace(record, unreadable=str(error))
 
 
 def _open_packed(snapshot: Snapshot, done: frozenset[str]) -> set[Place]:

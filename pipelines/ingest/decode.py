@@ -18,7 +18,8 @@ import apache_beam as beam
 import pyarrow as pa
 
 from connectors.lake.schema import ARRIVALS, Origin
-from foundation.errors import RejectedError
+from foundation.documents import decode
+from foundation.errors import CorruptError, RejectedError
 from pipelines import steps
 from pipelines.ingest.columns import sample_columns
 from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext
@@ -204,11 +205,18 @@ def headers_json(record: StoredRecord) -> str:
 
 
 def headers_of(text: str) -> tuple[tuple[str, bytes], ...]:
-    """Return the headers that `headers_json` wrote."""
+    """Return the headers that `headers_json` wrote. Raises CorruptError."""
     return tuple(
-        (name, None if content is None else base64.b64decode(content))  # type: ignore[misc]
-        for name, content in json.loads(text)
+        (name, None if content is None else _base64(content))  # type: ignore[misc]
+        for name, content in decode(list[tuple[str, str | None]], text, "headers_json")
     )
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise CorruptError(f"headers_json holds {text[:40]!r}, which is not base64") from error
 
 
 def arrivals(columns: dict[str, object], rows: int) -> pa.Table:

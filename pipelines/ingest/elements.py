@@ -16,6 +16,7 @@ import pyarrow as pa
 from apache_beam.coders import Coder, RowCoder, registry
 
 from connectors.kafka.ports import RecordSource
+from foundation.documents import decode
 from pipelines.ingest.settings import IngestSettings
 from schemas.wire import StoredRecord
 
@@ -171,6 +172,17 @@ _RECORDS = pa.schema(
 _BATCH = RowCoder.from_type_hint(OffsetRange, registry)
 
 
+class _Place(NamedTuple):
+    """Where a batch is, and what in it holds no record."""
+
+    begin: int
+    end: int
+    is_lost: bool
+    hidden: tuple[Interval, ...]
+    destroyed: tuple[Interval, ...]
+    unknown: tuple[Interval, ...]
+
+
 class LogBatchCoder(Coder):
     """Encodes a batch as one Arrow IPC stream, where a runner stores a batch between steps."""
 
@@ -196,8 +208,7 @@ class LogBatchCoder(Coder):
     def decode(self, encoded: bytes) -> LogBatch:
         """Return the batch in the bytes of a stream."""
         table = ArrowTableCoder().decode(encoded)
-        begin, end, is_lost, *gaps = json.loads(table.schema.metadata[b"place"])
-        hidden, destroyed, unknown = (tuple((first, last) for first, last in intervals) for intervals in gaps)
+        place = decode(_Place, table.schema.metadata[b"place"], "place of a batch")
         records = tuple(
             StoredRecord(
                 row["partition"],
@@ -211,7 +222,16 @@ class LogBatchCoder(Coder):
             for row in table.to_pylist()
         )
         source = _BATCH.decode(table.schema.metadata[b"range"])
-        return LogBatch(source, begin, end, records, is_lost, hidden, destroyed, unknown)
+        return LogBatch(
+            source,
+            place.begin,
+            place.end,
+            records,
+            place.is_lost,
+            place.hidden,
+            place.destroyed,
+            place.unknown,
+        )
 
     def estimate_size(self, value: LogBatch) -> int:
         """Return the size of the values in bytes."""

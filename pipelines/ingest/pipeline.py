@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Tuple  # noqa: UP035 - Beam reads its type hints with typing's own
+from typing import Any, Final, Tuple  # noqa: UP035 - Beam reads its type hints with typing's own
 
 import apache_beam as beam
 import pyarrow as pa
 
-from foundation.errors import CorruptError
-from foundation.files import read_json, write_json_atomic
+from foundation.documents import DocumentType
+from foundation.files import MAX_FILE_BYTES, read_document, write_document
 from pipelines.ingest.apply_verdicts import ApplyVerdicts
 from pipelines.ingest.decode import Decode
 from pipelines.ingest.deduplicate import Deduplicate
@@ -34,6 +34,10 @@ class Manifest:
 
     files: tuple[StagedFile, ...]
     unread: tuple[Unread, ...]
+
+
+STAGED: Final = DocumentType.first("manifest of a run", Manifest, max_bytes=MAX_FILE_BYTES)
+"""Written and read by one run; rows are lists of the fields of `StagedFile` and `Unread`, in order."""
 
 
 def build(pipeline: beam.Pipeline, ranges: Sequence[OffsetRange], context: RunContext) -> None:
@@ -69,11 +73,7 @@ def build(pipeline: beam.Pipeline, ranges: Sequence[OffsetRange], context: RunCo
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest that the graph wrote into `folder`. Raises CorruptError."""
-    document = read_json(folder / MANIFEST)
-    if not isinstance(document, dict):
-        raise CorruptError("not a manifest", path=folder / MANIFEST)
-    files = tuple(StagedFile(**entry) for entry in document["files"])
-    return Manifest(files, tuple(Unread(**entry) for entry in document["unread"]))
+    return read_document(folder / MANIFEST, STAGED)
 
 
 def _same(element: Any) -> Any:
@@ -81,10 +81,5 @@ def _same(element: Any) -> Any:
 
 
 def _write_manifest(files: Sequence[StagedFile], unread: Sequence[Unread], path: str) -> None:
-    write_json_atomic(
-        path,
-        {
-            "files": [one._asdict() for one in sorted(files, key=lambda f: (f.partition, f.begin))],
-            "unread": [one._asdict() for one in sorted(unread)],
-        },
-    )
+    files = sorted(files, key=lambda f: (f.partition, f.begin))
+    write_document(path, STAGED, Manifest(tuple(files), tuple(sorted(unread))))

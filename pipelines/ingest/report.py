@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
+from foundation.documents import decode
 from pipelines.ingest.elements import StagedFile, TopicGone, Unread, Waiting
 
 
@@ -55,12 +55,12 @@ class IngestReport:
         """Return this report with the rows of committed files added."""
         files = list(files)
         rejected = Counter(self.rejected)
-        lost = list(self.lost)
+        lost, not_records = list(self.lost), 0
         for file in files:
-            rejected.update(json.loads(file.rejected_json))
-            lost += [Lost(file.partition, *one) for one in json.loads(file.lost_json)]
-        not_records = sum(end - begin for file in files for begin, end, _ in json.loads(file.lost_json))
-        not_records += sum(file.gap_offsets for file in files)
+            rejected.update(decode(dict[str, int], file.rejected_json, "rejected_json"))
+            intervals = decode(list[tuple[int, int, str]], file.lost_json, "lost_json")
+            lost += [Lost(file.partition, *one) for one in intervals]
+            not_records += sum(end - begin for begin, end, _ in intervals) + file.gap_offsets
         return replace(
             self,
             offsets=self.offsets + sum(file.end - file.begin for file in files) - not_records,

@@ -8,13 +8,15 @@ what curation remembered.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
+from foundation.documents import DocumentType
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
-from foundation.files import write_json_atomic
+from foundation.files import write_document
 from pipelines.curate.near_bands import near_hash_pairs
 from pipelines.curate.near_pairs import pairs_frame
 from pipelines.curate.params import Params, load_params
@@ -28,6 +30,18 @@ from workspace.layout import Workspace
 REPORT_NAME = "validation.json"
 DOCS_NAME = "data_docs"
 Report = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """The keys of validation.json that FleetLoop reads."""
+
+    success: bool
+    failures: tuple[str, ...]
+    rows: dict[str, int]
+
+
+VALIDATION: Final = DocumentType.whole("validation report", _Report)
 
 
 def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
@@ -52,7 +66,7 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
     report = judge(read_rows(folder), pl.read_parquet(folder / "quarantine.parquet"), params, docs=docs)
     report["digest"] = manifest["digest"]
     workspace.reports_path.mkdir(exist_ok=True)
-    write_json_atomic(workspace.reports_path / REPORT_NAME, report)
+    write_document(workspace.reports_path / REPORT_NAME, VALIDATION, report)
     if not report["success"]:
         raise RejectedError(
             f"the dataset does not pass: {'; '.join(report['failures'])}", reason="validation_failed"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from edge_agent.models.desired import desired
 from edge_agent.models.vehicle import Vehicle
-from foundation.errors import MisconfiguredError, RejectedError, RetryLaterError
+from foundation.errors import CorruptError, MisconfiguredError, RejectedError, RetryLaterError
 from rollout.health import VehicleReport
 from rollout.service import watch
 from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate, Release
@@ -298,6 +299,28 @@ def test_two_roles_of_the_same_vehicles_roll_at_once_and_neither_judges_the_othe
     vehicle = Vehicle("car-0", "0" * 16, 0)
     assert desired(lab.service.plans(), vehicle).withdrawn == frozenset()
     assert desired(lab.service.plans(), vehicle, "shadow").withdrawn == {"s1"}
+
+
+def test_a_rollout_whose_state_cannot_be_read_is_told_and_halted_while_another_goes_on(lab: Lab) -> None:
+    lab.release("r2")
+    shadow = lab.release("s1", 3, "shadow")
+    lab.service.start("r2", "1,rest", fleet(3))
+    lab.service.start("s1", "1,2", fleet(3))
+    path = lab.folder / "rollouts" / "state.json"
+    document = json.loads(path.read_text())
+    document["plans"]["r2.1"] |= {"must_understand": ["pace"], "pace": "slow"}
+    path.write_text(json.dumps(document))
+    service = lab.again()
+    names = {name: _said(lab, name, shadow) for name in fleet(3)}
+    assert service.advance(names, "shadow").did == "opened"
+    with pytest.raises(CorruptError, match=r"state\.json: plans\.r2\.1\.pace is 'slow'"):
+        service.advance(lab.reports)
+    lab.release("r3", 4)
+    with pytest.raises(CorruptError, match=r"r2\.1"):
+        service.start("r3", "rest", fleet(3))
+    assert service.halt("it cannot be read").state == "halted"
+    assert service.start("r3", "rest", fleet(3)).state == "running"
+    assert json.loads(path.read_text())["plans"]["r2.1"]["pace"] == "slow", "and it stays in the file"
 
 
 def test_a_rollout_that_touches_the_same_role_of_the_same_vehicle_is_refused_by_name(lab: Lab) -> None:

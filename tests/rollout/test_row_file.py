@@ -22,9 +22,13 @@ def row(number: int) -> dict[str, object]:
     return {"number": number}
 
 
+def rows_of(path: Path) -> RowFile[object]:
+    return RowFile(path, lambda row, _name: row)
+
+
 @pytest.fixture
-def writer(tmp_path: Path) -> RowFile:
-    writer = RowFile(tmp_path / "rows.jsonl")
+def writer(tmp_path: Path) -> RowFile[object]:
+    writer = rows_of(tmp_path / "rows.jsonl")
     writer.news()
     writer.append([row(1)])
     return writer
@@ -42,7 +46,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, after: object = lambda: None) -> 
 
 
 def test_an_append_that_fails_leaves_the_file_as_it_was(
-    writer: RowFile, monkeypatch: pytest.MonkeyPatch
+    writer: RowFile[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = writer.path.read_bytes()
     fill_disk(monkeypatch)
@@ -51,11 +55,11 @@ def test_an_append_that_fails_leaves_the_file_as_it_was(
     assert writer.path.read_bytes() == before
     monkeypatch.undo()
     writer.append([row(4)])
-    assert RowFile(writer.path).news() == (True, [row(1), row(4)])
+    assert rows_of(writer.path).news() == (True, [row(1), row(4)])
 
 
 def test_the_first_error_is_told_when_what_was_written_cannot_be_taken_back(
-    writer: RowFile, monkeypatch: pytest.MonkeyPatch
+    writer: RowFile[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_disk(monkeypatch, lambda: monkeypatch.setattr(syscalls, "truncate", refuse))
     with pytest.raises(RetryLaterError, match="No space left"):
@@ -70,10 +74,10 @@ def refuse(_fd: int, _length_bytes: int) -> None:
 
 @pytest.mark.parametrize("then", [[row(4)], [{"number": 5, "note": "longer than what was there"}]])
 def test_a_reader_of_rows_that_were_taken_back_reads_the_file_anew(
-    writer: RowFile, monkeypatch: pytest.MonkeyPatch, then: list[dict[str, object]]
+    writer: RowFile[object], monkeypatch: pytest.MonkeyPatch, then: list[dict[str, object]]
 ) -> None:
     """Whether the file is then shorter than what was read, as long, or longer."""
-    reader = RowFile(writer.path)
+    reader = rows_of(writer.path)
     seen: list[object] = []
     fill_disk(monkeypatch, lambda: seen.append(reader.news()))
     with pytest.raises(RetryLaterError):

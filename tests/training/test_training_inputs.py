@@ -249,7 +249,7 @@ def test_a_damaged_record_and_a_strange_name_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="model record"):
         load_base(tmp_path)
     (tmp_path / "base.json").write_text(json.dumps({"name": "../../etc", "digest": "0" * 64}))
-    with pytest.raises(MisconfiguredError, match=r"base\.json\.name is .* of the form"):
+    with pytest.raises(CorruptError, match=r"base\.json: model name\.name is .* of the form"):
         load_base(tmp_path)
 
 

@@ -7,7 +7,9 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from foundation.clock import ManualClock
 from pipelines import steps
+from pipelines.ingest import decode
 from pipelines.ingest.deadletter import ReplayReport, dead_letters, replay
+from pipelines.ingest.decode import headers_json
 from schemas.reasons import RejectReason
 from schemas.wire import StoredRecord
 from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_an_offset
@@ -75,6 +77,22 @@ def test_a_second_replay_does_nothing(lab: Lab) -> None:
     report = replayed(lab)
     assert (report.landed, report.resent, report.tried) == (0, 0, 1)
     assert (lab.table.version(), lab.rows()) == (version, rows)
+
+
+def test_a_dead_letter_whose_row_cannot_be_read_stays_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(record: StoredRecord) -> str:
+        return '[["fl-key' if record.offset == 0 else headers_json(record)
+
+    monkeypatch.setattr(decode, "headers_json", damaged)
+    lab = Lab(tmp_path)
+    for seq in (0, 1):
+        lab.produce(lab.fleet.record("v9", seq), partition=0)
+    lab.ingest().once()
+    lab.fleet.enrol("v9")
+    report = replayed(lab)
+    assert (report.landed, report.still_rejected) == (1, {"unreadable_batch": 1})
 
 
 def test_what_landed_before_the_replay_makes_it_a_resend(lab: Lab) -> None:

@@ -86,12 +86,12 @@ _CURATE = Fault(
         BrokenBuild(
             "answers are kept before their request is written down",
             "pipelines/curate/labelling.py",
-            '    write_json_atomic(record, {**result.to_json(), "frames": chosen.to_dicts()})\n'
+            '    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})\n'
             '    reached("label.recorded")\n'
             "    _append(table, answers, request_id, expected_version)\n",
             "    _append(table, answers, request_id, expected_version)\n"
             '    reached("label.recorded")\n'
-            '    write_json_atomic(record, {**result.to_json(), "frames": chosen.to_dicts()})\n',
+            '    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})\n',
             tries=1,
             first=5,
         ),
