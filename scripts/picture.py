@@ -16,21 +16,21 @@ LANES = {
 }
 BOX_W, BOX_H = 122, 62
 STEPS = [
-    ("vehicle", 0, 0, "Frame", "camera, replay"),
+    ("vehicle", 0, 0, "Observation", "camera, replay"),
     ("vehicle", 1, 0, "Prediction", "ONNX Runtime"),
-    ("vehicle", 2, 0, "Decision", "uncertain? novel?"),
-    ("vehicle", 3, 0, "Spooled", "fsync, then accepted"),
-    ("vehicle", 4, 0, "Sent", "Kafka, signed"),
-    ("cloud", 5, 0, "Landed", "or rejected: Beam"),
-    ("cloud", 6, 0, "Unique", "near-duplicates named"),
-    ("cloud", 7, 0, "Curated", "labelled in budget"),
+    ("vehicle", 2, 0, "Selection", "uncertain? novel?"),
+    ("vehicle", 3, 0, "Spooling", "fsync, then accepted"),
+    ("vehicle", 4, 0, "Upload", "Kafka, signed"),
+    ("cloud", 5, 0, "Ingest", "landed or rejected"),
+    ("cloud", 6, 0, "Deduplication", "exact and near"),
+    ("cloud", 7, 0, "Curation", "labels in a budget"),
     ("cloud", 7, 1, "Dataset version", "DVC, one digest"),
     ("cloud", 6, 1, "Model", "trained, int8, gated"),
     ("release", 5, 1, "Release", "signed (TUF)"),
     ("release", 4, 1, "Wave", "exact size, halts"),
     ("release", 3, 1, "Trial", "in a subprocess"),
     ("release", 2, 1, "Swap", "between two frames"),
-    ("release", 1, 1, "Watch", "or roll back"),
+    ("release", 1, 1, "Probation", "or roll back"),
 ]
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     """Write the picture."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="Helvetica, Arial, sans-serif" role="img" '
-        'aria-label="One sample\'s path: from a frame on a vehicle to a better model on that vehicle">',
+        'aria-label="One sample\'s path: from an observation on a vehicle to a better model on that vehicle">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{PAPER}"/>',
         f'<defs><marker id="head" markerUnits="userSpaceOnUse" markerWidth="11" markerHeight="11" viewBox="0 0 9 9" refX="7" refY="4.5" orient="auto"><path d="M0,0.5 L8,4.5 L0,8.5 z" fill="{SOFT}"/></marker></defs>',
     ]
@@ -56,7 +56,7 @@ def main() -> None:
         left, top = centre(x0, y0)
         right, _ = centre(x1, y1)
         if lane == "cloud":
-            # The two lanes meet under "Landed": the cloud lane is an L, drawn as two rectangles of one colour.
+            # The two lanes meet under "Ingest": the cloud lane is an L, drawn as two rectangles of one colour.
             parts.append(
                 f'<rect x="{left - 68}" y="{top - 62}" width="{right - left + 136}" height="112" rx="12" fill="{fill}"/>'
             )
@@ -104,7 +104,7 @@ def main() -> None:
         parts.append(
             f'<text x="{x:.0f}" y="{y + 15:.0f}" text-anchor="middle" font-size="11" fill="{SOFT}">{escape(what)}</text>'
         )
-    note = "Nothing travels backwards except acknowledgement, back-pressure, a release and a rollback. Nothing is dropped without a reason, a count and a place."
+    note = "Only acknowledgements, back-pressure, releases and rollbacks flow backwards. Nothing is dropped without a reason and a count."
     parts.append(
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 18}" text-anchor="middle" font-size="12.5" fill="{SOFT}">{escape(note)}</text></svg>'
     )
