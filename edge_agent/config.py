@@ -46,30 +46,22 @@ class SourceSettings:
 
     kind: SourceKind = setting(help="image_folder or parquet")
     path: Path = setting(help="the folder, or the Parquet file")
-    rate_hz: float = setting(
-        default=0.0, min=0.0, max=1000.0, help="frames per second; 0 = as fast as possible"
-    )
-    loop: bool = setting(default=False, help="begin again at the end, for ever")
-    replay_id: str = setting(default="", max=200, help="another id plays the recording again")
-    stream: str = setting(
-        default="", max=256, help="sensor_id of what it gives; empty = as the recording says"
-    )
+    rate_hz: float = setting(0.0, min=0.0, max=1000.0, help="frames per second; 0 = as fast as possible")
+    loop: bool = setting(False, help="begin again at the end, for ever")
+    replay_id: str = setting("", max=200, help="another id plays the recording again")
+    stream: str = setting("", max=256, help="sensor_id of what it gives; empty = as the recording says")
     drive: str = setting(
-        default="",
-        max=256,
-        help="drive_id of what it gives, the same for sources of one drive; empty = as recorded",
+        "", max=256, help="drive_id of what it gives, the same for sources of one drive; empty = as recorded"
     )
-    follow: bool = setting(
-        default=False, help="look for new files after the end, for a recorder that still writes"
-    )
+    follow: bool = setting(False, help="look for new files after the end, for a recorder that still writes")
     frame_interval_s: float = setting(
-        default=0.0,
+        0.0,
         min=0.0,
         max=86_400.0,
         help="image_folder: time between two pictures; 0 = each one's EXIF time, else its file's time",
     )
     utc_offset_minutes: int | None = setting(
-        default=None, min=-840, max=840, help="image_folder: the camera's zone where EXIF names none"
+        None, min=-840, max=840, help="image_folder: the camera's zone where EXIF names none"
     )
 
 
@@ -77,42 +69,42 @@ class SourceSettings:
 class UncertaintySettings:
     """The uncertainty selector."""
 
-    enabled: bool = setting(default=True)
+    enabled: bool = setting(True)
     measure: UncertaintyMeasure = setting(
-        default=UncertaintyMeasure.ENTROPY, help="entropy, margin or least_confidence"
+        UncertaintyMeasure.ENTROPY, help="entropy, margin or least_confidence"
     )
-    threshold: float = setting(default=0.5, min=0.0, max=1.0, help="0 keeps all, 1 only the wholly unsure")
-    value_class: ValueClass = setting(default=ValueClass.NORMAL, help="low, normal, high or critical")
+    threshold: float = setting(0.5, min=0.0, max=1.0, help="0 keeps all, 1 only the wholly unsure")
+    value_class: ValueClass = setting(ValueClass.NORMAL, help="low, normal, high or critical")
 
 
 @dataclass(frozen=True, slots=True)
 class NoveltySettings:
     """The novelty selector: against what this vehicle already kept."""
 
-    enabled: bool = setting(default=False)
+    enabled: bool = setting(False)
     threshold: float = setting(
-        default=0.3, min=0.0, max=1.0, help="half the cosine distance to the nearest kept frame"
+        0.3, min=0.0, max=1.0, help="half the cosine distance to the nearest kept frame"
     )
-    memory_frames: int = setting(default=512, min=1, max=100_000, help="kept frames that are remembered")
-    value_class: ValueClass = setting(default=ValueClass.HIGH, help="low, normal, high or critical")
+    memory_frames: int = setting(512, min=1, max=100_000, help="kept frames that are remembered")
+    value_class: ValueClass = setting(ValueClass.HIGH, help="low, normal, high or critical")
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSettings:
     """The random arm. 0 switches it off (and then no unbiased estimate is possible)."""
 
-    probability: float = setting(default=0.02, min=0.0, max=1.0, help="chance of each frame to be kept")
-    seed: int = setting(default=0, min=0, max=2**63 - 1)
-    value_class: ValueClass = setting(default=ValueClass.NORMAL, help="low, normal, high or critical")
+    probability: float = setting(0.02, min=0.0, max=1.0, help="chance of each frame to be kept")
+    seed: int = setting(0, min=0, max=2**63 - 1)
+    value_class: ValueClass = setting(ValueClass.NORMAL, help="low, normal, high or critical")
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetSettings:
     """Payload bytes that may be kept; a missing key is no limit of that kind."""
 
-    per_drive_bytes: int | None = setting(default=None, min=0, max=MAX_BYTES, help="bytes of one drive")
-    per_hour_bytes: int | None = setting(default=None, min=0, max=MAX_BYTES, help="bytes in any 3,600 s")
-    total_bytes: int | None = setting(default=None, min=0, max=MAX_BYTES, help="bytes since enrolment")
+    per_drive_bytes: int | None = setting(None, min=0, max=MAX_BYTES, help="bytes of one drive")
+    per_hour_bytes: int | None = setting(None, min=0, max=MAX_BYTES, help="bytes in any 3,600 s")
+    total_bytes: int | None = setting(None, min=0, max=MAX_BYTES, help="bytes since enrolment")
 
     def limits(self) -> BudgetLimits:
         """Return the plain limits."""
@@ -126,8 +118,8 @@ class SelectionSettings:
     uncertainty: UncertaintySettings = field(default_factory=UncertaintySettings)
     novelty: NoveltySettings = field(default_factory=NoveltySettings)
     random: RandomSettings = field(default_factory=RandomSettings)
-    limits_tracks: bool = setting(default=True, help="false keeps any number a track")
-    max_per_track: int = setting(default=3, min=1, max=1_000_000, help="frames per track, by rule")
+    limits_tracks: bool = setting(True, help="false keeps any number a track")
+    max_per_track: int = setting(3, min=1, max=1_000_000, help="frames per track, by rule")
     budget: BudgetSettings = field(default_factory=BudgetSettings)
 
     @property
@@ -140,18 +132,14 @@ class SelectionSettings:
 class CaptureSettings:
     """The window around a trigger, by capture time over all streams of its drive, and the memory that it may take."""
 
-    pre_s: float = setting(default=0.0, min=0.0, max=60.0, help="seconds kept before a trigger")
-    post_s: float = setting(default=0.0, min=0.0, max=60.0, help="seconds kept after a trigger")
-    pre_frames: int = setting(default=0, min=0, max=300, help="of old files: as pre_s, 10 frames per second")
-    post_frames: int = setting(
-        default=0, min=0, max=300, help="of old files: as post_s, 10 frames per second"
-    )
+    pre_s: float = setting(0.0, min=0.0, max=60.0, help="seconds kept before a trigger")
+    post_s: float = setting(0.0, min=0.0, max=60.0, help="seconds kept after a trigger")
+    pre_frames: int = setting(0, min=0, max=300, help="of old files: as pre_s, 10 frames per second")
+    post_frames: int = setting(0, min=0, max=300, help="of old files: as post_s, 10 frames per second")
     hold_s: float = setting(
-        default=120.0, min=0.1, max=3600.0, help="longest stay in memory, whatever the streams do"
+        120.0, min=0.1, max=3600.0, help="longest stay in memory, whatever the streams do"
     )
-    ring_bytes: int = setting(
-        default=64_000_000, min=1_000_000, max=10**10, help="payload bytes held in memory"
-    )
+    ring_bytes: int = setting(64_000_000, min=1_000_000, max=10**10, help="payload bytes held in memory")
 
     @property
     def pre_ns(self) -> int:
@@ -170,16 +158,14 @@ class UploadSettings:
 
     kafka: KafkaSettings = field(default_factory=KafkaSettings)
     pace: UploaderSettings = field(default_factory=UploaderSettings)
-    drain_s: float = setting(
-        default=60.0, min=0.0, max=86_400.0, help="longest wait for an empty spool at the end"
-    )
+    drain_s: float = setting(60.0, min=0.0, max=86_400.0, help="longest wait for an empty spool at the end")
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
     """How often the vehicle speaks of itself."""
 
-    interval_s: float = setting(default=10.0, min=0.1, max=86_400.0)
+    interval_s: float = setting(10.0, min=0.1, max=86_400.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,46 +173,41 @@ class PerceiveServing:
     """The model runner, and the log that lets others judge it."""
 
     model: ServingSettings = field(default_factory=ServingSettings)
-    prediction_log: Path | None = setting(
-        default=None, help="JSON lines, one per predicted frame; none by default"
-    )
+    prediction_log: Path | None = setting(None, help="JSON lines, one per predicted frame; none by default")
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
     """The health page, for this machine only."""
 
-    enabled: bool = setting(default=True)
+    enabled: bool = setting(True)
     port: int | None = setting(
-        default=None,
+        None,
         min=0,
         max=65_535,
         help="a port of loopback, 0 = any free one; without it a socket for its owner, run/health.sock",
     )
-    stale_after_s: float = setting(default=15.0, min=0.5, max=3600.0, help="a silent process is unhealthy")
+    stale_after_s: float = setting(15.0, min=0.5, max=3600.0, help="a silent process is unhealthy")
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorSettings:
     """How processes are restarted and stopped."""
 
-    stop_s: float = setting(default=20.0, min=0.1, max=600.0, help="SIGKILL so long after SIGTERM")
-    backoff_first_s: float = setting(default=0.5, min=0.001, max=600.0)
-    backoff_max_s: float = setting(default=30.0, min=0.001, max=3600.0)
+    stop_s: float = setting(20.0, min=0.1, max=600.0, help="SIGKILL so long after SIGTERM")
+    backoff_first_s: float = setting(0.5, min=0.001, max=600.0)
+    backoff_max_s: float = setting(30.0, min=0.001, max=3600.0)
     give_up_after: int = setting(
-        default=20, min=1, max=10_000, help="deaths in a row; only with --until-source-ends, else never"
-    )
-    steady_after_s: float = setting(
-        default=60.0, min=0.1, max=86_400.0, help="a run this long forgives the past"
+        20, min=1, max=10_000, help="deaths in a row; only with --until-source-ends, else never"
     )
     perceive_hung_after_s: float = setting(
-        default=20.0, min=1.0, max=3600.0, help="a silent perceive is ended and started again"
+        20.0, min=1.0, max=3600.0, help="a silent perceive is ended and started again"
     )
     deliver_hung_after_s: float = setting(
-        default=60.0, min=1.0, max=3600.0, help="a silent deliver is ended and started again"
+        60.0, min=1.0, max=3600.0, help="a silent deliver is ended and started again"
     )
     start_within_s: float = setting(
-        default=180.0, min=1.0, max=3600.0, help="the same while a process starts, or a model is loaded"
+        180.0, min=1.0, max=3600.0, help="the same while a process starts, or a model is loaded"
     )
 
     def silence_limit_s(self, process: str, activity: Activity) -> float:
@@ -244,7 +225,7 @@ class AgentSettings:
     state_folder: Path
     source: SourceSettings | None = None
     """The one source of an old file."""
-    sources: tuple[SourceSettings, ...] = setting(default=(), max=MAX_SOURCES)
+    sources: tuple[SourceSettings, ...] = setting((), max=MAX_SOURCES)
     upload: UploadSettings = field(default_factory=UploadSettings)
     serving: PerceiveServing = field(default_factory=PerceiveServing)
     selection: SelectionSettings = field(default_factory=SelectionSettings)

@@ -50,30 +50,23 @@ class UploaderSettings:
     """How much may be in flight, and how long without progress is too long."""
 
     max_in_flight_bytes: int = setting(
-        default=8 * _MB,
-        min=1_000,
-        max=1_000 * _MB,
-        help="most bytes sent, not acknowledged; fewer on a slow network",
+        8 * _MB, min=1_000, max=1_000 * _MB, help="most bytes sent, not acknowledged; fewer on a slow network"
     )
     answer_s: float = setting(
-        default=4.0, min=0.1, max=600.0, help="answers that take longer make what may be in flight smaller"
+        4.0, min=0.1, max=600.0, help="answers that take longer make what may be in flight smaller"
     )
     lease_bytes: int = setting(
-        default=2 * _MB, min=1_000, max=1_000 * _MB, help="bytes leased at once; each lease is synced"
+        2 * _MB, min=1_000, max=1_000 * _MB, help="bytes leased at once; each lease is synced"
     )
     stall_s: float = setting(
-        default=60.0, min=0.1, max=86_400.0, help="without progress for so long, a new sink is made"
+        60.0, min=0.1, max=86_400.0, help="without progress for so long, a new sink is made"
     )
-    close_s: float = setting(default=5.0, min=0.0, max=600.0, help="how long closing a sink may take")
+    close_s: float = setting(5.0, min=0.0, max=600.0, help="how long closing a sink may take")
     backoff_first_s: float = setting(
-        default=0.5, min=0.001, max=600.0, help="ceiling of the first pause after a failure"
+        0.5, min=0.001, max=600.0, help="ceiling of the first pause after a failure"
     )
-    backoff_max_s: float = setting(
-        default=30.0, min=0.001, max=3_600.0, help="ceiling of any pause after a failure"
-    )
-    sync_s: float = setting(
-        default=1.0, min=0.01, max=600.0, help="how often acknowledgements are made durable"
-    )
+    backoff_max_s: float = setting(30.0, min=0.001, max=3_600.0, help="ceiling of any pause after a failure")
+    sync_s: float = setting(1.0, min=0.01, max=600.0, help="how often acknowledgements are made durable")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from foundation.errors import MisconfiguredError
+from workspace.layout import Workspace
 
 if TYPE_CHECKING:
     from services.notices import Notified
-    from workspace.layout import Workspace
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
-WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Folder made by `fleetloop init`.")]
+Place = Annotated[
+    Workspace,
+    typer.Option(
+        "--workspace", parser=Workspace.open, metavar="FOLDER", help="Folder made by `fleetloop init`."
+    ),
+]
+MaybePlace = Annotated[
+    Workspace | None,
+    typer.Option("--workspace", parser=Workspace.open, metavar="FOLDER", help="A workspace, for its broker."),
+]
+HERE: Final[Any] = "."
+"""The default of `Place`: the working folder, opened like any other."""
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Bootstrap = Annotated[
     str, typer.Option("--bootstrap", help="HOST:PORT of the broker, instead of the workspace's.")
@@ -31,6 +45,28 @@ JobEndpoint = Annotated[
     str, typer.Option("--job-endpoint", help="HOST:PORT of the job server, for `portable`.")
 ]
 PrismPath = Annotated[str, typer.Option("--prism-path", help="The Prism program, for `prism`.")]
+
+
+def print_json(document: object) -> None:
+    """The one document of `--json`, on standard output."""
+    print(json.dumps(document, indent=2, sort_keys=True, default=str))
+
+
+def show_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, fold: bool = False
+) -> None:
+    """Draw a table. Numbers stand right with their thousands apart; None is an empty cell; texts may hold rich's markup."""
+    table = Table(title=title, title_justify="left")
+    cells = [tuple(row) for row in rows]
+    for place, heading in enumerate(headings):
+        is_number = bool(cells) and all(isinstance(row[place], int) for row in cells)
+        table.add_column(
+            heading, justify="right" if is_number else "left", overflow="fold" if fold else "ellipsis"
+        )
+    for row in cells:
+        shown = (f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row)
+        table.add_row(*shown)
+    Console().print(table)
 
 
 def words(text: str) -> list[str]:

@@ -84,20 +84,20 @@ def examine(place: Workspace | None = None) -> Examination:
 
 def _topics(place: Workspace) -> list[Finding]:
     """Each setting of our topics under which accepted records get lost; one finding when there is none."""
-    from connectors.kafka.admin import administration
-    from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
     from foundation.errors import FleetLoopError
     from schemas.topics import TOPIC_TABLE
+    from services.topics import list_topics
 
     name, needed_for = "topics", "keeping every record until it is ingested"
+    mend = "start the broker, then `fleetloop broker topics --create --workspace WORKSPACE`"
     try:
-        with administration(place.kafka()) as admin:
-            if admin.describe(TOPIC_TABLE[0].name).cluster_id.startswith(EMBEDDED_CLUSTER):
-                return [Finding(name, True, "an embedded broker: topics have no settings", needed_for, "")]
-            found = [each for topic in TOPIC_TABLE for each in admin.differences(topic.name)]
+        found = list_topics(place.kafka())
     except FleetLoopError as error:
-        mend = "start the broker, then `fleetloop broker topics --create --workspace WORKSPACE`"
         return [Finding(name, False, str(error), needed_for, mend)]
+    if missing := {topic.name for topic in TOPIC_TABLE} - {each.topic for each in found.topics}:
+        return [Finding(name, False, f"not there: {', '.join(sorted(missing))}", needed_for, mend)]
+    if found.is_embedded:
+        return [Finding(name, True, "an embedded broker: topics have no settings", needed_for, "")]
     return [
         Finding(
             f"{each.topic}: {each.setting}",
@@ -106,7 +106,7 @@ def _topics(place: Workspace) -> list[Finding]:
             f"{needed_for}: {each.cost}",
             f"set it to {each.wanted}",
         )
-        for each in found
+        for each in found.differences
     ] or [Finding(name, True, f"as needed at {place.bootstrap}", needed_for, "")]
 
 

@@ -27,6 +27,7 @@ GIT_IGNORE = """\
 /out/
 # Locks of writers at work.
 .fleet.lock
+.reports.lock
 .writer.lock
 """
 CONFIG = """\

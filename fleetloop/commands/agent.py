@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleetloop.options import print_json
 from foundation.errors import MisconfiguredError
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ def status(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bo
 
     document = build_status(_state_folder(config, state))
     if as_json:
-        print(json.dumps(document, sort_keys=True, indent=2))
+        print_json(document)
         return
     table = Table(title=f"agent {document['vehicle_id']}", title_justify="left", show_header=False)
     for key, value in document.items():
@@ -73,7 +74,7 @@ def ledger(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bo
 
     found = read_ledger(StateFolder(_state_folder(config, state)).spool)
     if as_json:
-        print(json.dumps(found.to_json(), sort_keys=True, indent=2))
+        print_json(found.to_json())
     else:
         table = Table(
             title="ledger: accepted = delivered + pending + in doubt + evicted", title_justify="left"

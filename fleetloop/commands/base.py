@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, record
+from fleetloop.options import HERE, AsJson, Place, print_json, record
 
 app = typer.Typer(add_completion=False)
 
@@ -22,7 +20,7 @@ def base(
     serving: Annotated[
         bool, typer.Option("--serving", help="Take the model that the fleet is served.")
     ] = False,
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Show or choose the base of the next training.
@@ -30,11 +28,9 @@ def base(
     A rollout never changes it: otherwise the model that was just rolled out would look stale.
     """
     from services import training as service
-    from workspace.layout import Workspace
 
     if model and serving:
         raise typer.BadParameter("MODEL and --serving exclude each other")
-    place = Workspace.open(workspace)
     if model or serving:
         found = service.choose_base(place, model)
         record(place, f"Train from {found.base.name if found.base else model}")
@@ -45,7 +41,7 @@ def base(
             "base": asdict(found.base) if found.base else None,
             "serving": asdict(found.serving) if found.serving else None,
         }
-        print(json.dumps(document, sort_keys=True, indent=2))
+        print_json(document)
         return
     for word, each in (("base   ", found.base), ("serving", found.serving)):
         typer.echo(f"{word} {each.name} {each.digest}" if each else f"{word} none yet")

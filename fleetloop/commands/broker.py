@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fleetloop.options import AsJson, MaybePlace, print_json, show_table
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Run a broker on this machine, or list and make topics."
@@ -35,7 +38,7 @@ def run(
     folder: Annotated[
         Path | None, typer.Option(help="Where Apache Kafka keeps its log; temporary by default.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a broker in the foreground with FleetLoop's topics, until SIGINT or SIGTERM."""
     from connectors.kafka.admin import ensure_topics
@@ -52,17 +55,9 @@ def run(
     with broker:
         topics = [state.info for state in ensure_topics(broker.bootstrap)]
         if as_json:
-            names = {
-                info.topic: {"topic_id": info.topic_id, "partitions": len(info.partitions)} for info in topics
-            }
-            cluster_id = topics[0].cluster_id
-            told = {
-                "bootstrap": broker.bootstrap,
-                "kind": kind.value,
-                "cluster_id": cluster_id,
-                "topics": names,
-            }
-            print(json.dumps(told), flush=True)
+            names = {i.topic: {"topic_id": i.topic_id, "partitions": len(i.partitions)} for i in topics}
+            told = {"kind": kind.value, "cluster_id": topics[0].cluster_id, "topics": names}
+            print(json.dumps({"bootstrap": broker.bootstrap, **told}), flush=True)
         else:
             print(f"{kind.value} broker at {broker.bootstrap} (stop it with Ctrl-C)", flush=True)
         while not stop.wait(0.5):
@@ -73,74 +68,36 @@ def run(
 @app.command()
 def topics(
     bootstrap: Annotated[str, typer.Option(help="host:port of a broker, several with commas.")] = "",
-    workspace: Annotated[
-        Path | None, typer.Option("--workspace", help="Its broker and how to be let in there.")
-    ] = None,
+    place: MaybePlace = None,
     create: Annotated[
         bool, typer.Option("--create", help="Make FleetLoop's topics that are missing.")
     ] = False,
     replicas: Annotated[
         int, typer.Option(min=-1, max=9, help="Copies of a new topic; -1: the broker's default.")
     ] = -1,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the topics of a broker with their ids and partitions; `--create` makes the missing ones first.
 
     Settings of FleetLoop's topics under which accepted records get lost are named on standard error.
     """
-    from connectors.kafka.admin import administration, ensure_topics
-    from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
     from connectors.kafka.settings import KafkaSettings
     from foundation.errors import MisconfiguredError
-    from schemas.topics import TOPIC_TABLE
-    from workspace.layout import Workspace
+    from services.topics import list_topics
 
-    if workspace is not None:
-        settings = Workspace.open(workspace).kafka(bootstrap)
-    elif bootstrap:
-        settings = KafkaSettings(bootstrap=bootstrap)
-    else:
+    if place is None and not bootstrap:
         raise MisconfiguredError("no broker is named: give --bootstrap HOST:PORT or --workspace FOLDER")
-    bootstrap = settings.bootstrap
-    made = [s.info.topic for s in ensure_topics(settings, replicas=replicas) if s.is_new] if create else []
-    with administration(settings) as admin:
-        found = [admin.describe(name) for name in admin.list_topics() if not name.startswith("__")]
-        ours = {topic.name for topic in TOPIC_TABLE}
-        told = [
-            str(difference)
-            for info in found
-            if info.topic in ours and not info.cluster_id.startswith(EMBEDDED_CLUSTER)
-            for difference in admin.differences(info.topic)
-        ]
-    for line in told:
+    settings = KafkaSettings(bootstrap=bootstrap) if place is None else place.kafka(bootstrap)
+    found = list_topics(settings, creates=create, replicas=replicas)
+    warnings = [str(each) for each in found.differences]
+    for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     if as_json:
-        rows = [
-            {
-                "topic": i.topic,
-                "topic_id": i.topic_id,
-                "partitions": len(i.partitions),
-                "made": i.topic in made,
-            }
-            for i in found
-        ]
-        cluster_id = found[0].cluster_id if found else None
-        print(
-            json.dumps(
-                {"bootstrap": bootstrap, "cluster_id": cluster_id, "topics": rows, "warnings": told},
-                indent=2,
-                sort_keys=True,
-            )
-        )
+        document = dataclasses.asdict(found)
+        del document["differences"]
+        print_json(document | {"warnings": warnings})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Topics of {bootstrap}", title_justify="left")
-    for heading in ("topic", "partitions", "topic id", ""):
-        table.add_column(heading)
-    for info in found:
-        table.add_row(
-            info.topic, str(len(info.partitions)), info.topic_id, "made" if info.topic in made else ""
-        )
-    Console().print(table)
+    rows = [
+        (each.topic, each.partitions, each.topic_id, "made" if each.made else "") for each in found.topics
+    ]
+    show_table(f"Topics of {found.bootstrap}", ("topic", "partitions", "topic id", ""), rows)

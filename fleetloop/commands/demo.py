@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from fleetloop.options import print_json
 
 app = typer.Typer(add_completion=False)
 
@@ -42,7 +44,7 @@ def demo(
     from fleetloop.demo.run import DemoOptions, prepare_only, run_demo
     from foundation.errors import GuaranteeBrokenError
 
-    console = Console(stderr=as_json)
+    console = Console(file=sys.stderr if as_json else sys.stdout)
     options = DemoOptions(
         out=out, dataset=dataset, data=data, bootstrap=bootstrap, seed=seed, scale=scale, label_budget=labels,
         wheel_folder=wheel_folder,
@@ -52,7 +54,7 @@ def demo(
         return
     result = run_demo(options, console)
     if as_json:
-        print(json.dumps(result, indent=2, sort_keys=True))
+        print_json(result)
     else:
         _show(console, result, out)
     broken = [g["number"] for g in result["guarantees"] if not g["held"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, record, words
+from fleetloop.options import HERE, AsJson, Place, record, words
 from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError
 
@@ -23,14 +23,12 @@ def enroll(
     tags: str = typer.Option("", "--tags", help="Words that rollouts may ask for, with commas."),
     model: Path | None = _MODEL,
     revoke: bool = typer.Option(False, "--revoke", help="Revoke every key of the vehicle instead."),
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Enrol a vehicle: its own key, its first model, its trust root. Doing it again changes nothing."""
     from services.enrol import enrol_vehicle, revoke_vehicle
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     if revoke:
         revoke_vehicle(place, vehicle, SystemClock())
         document: dict[str, object] = {"vehicle_id": vehicle, "revoked": True}

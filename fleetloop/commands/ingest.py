@@ -6,20 +6,21 @@ import json
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from fleetloop.options import (
+    HERE,
     AsJson,
     Bootstrap,
     JobEndpoint,
+    Place,
     PrismPath,
     Processes,
     RunnerName,
     Workers,
-    WorkspacePath,
+    print_json,
 )
 from schemas.wire import TOPICS
 
@@ -31,7 +32,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def ingest(
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     bootstrap: Bootstrap = "",
     topic: str = typer.Option(TOPICS.samples, "--topic", help="Topic to read."),
     follow: bool = typer.Option(False, "--follow", help="Go on until SIGINT or SIGTERM."),
@@ -48,13 +49,12 @@ def ingest(
     """Read the broker's log into the lake. Exit status 75 when a part could not be read now."""
     from services.ingest import open_ingest
     from services.runners import runner_settings
-    from workspace.layout import Workspace
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
-    job = open_ingest(Workspace.open(workspace), settings, topic=topic, bootstrap=bootstrap)
+    job = open_ingest(place, settings, topic=topic, bootstrap=bootstrap)
     report = _follow(job, poll_s) if follow else job.once()
     if as_json:
-        print(json.dumps(report.to_json() if report is not None else {}, indent=2, sort_keys=True))
+        print_json(report.to_json() if report is not None else {})
     elif report is not None:
         _print(report)
     if report is not None and (report.unread or report.waiting) and not follow:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from fleetloop.options import AsJson, words
+from fleetloop.options import AsJson, print_json, words
 
 app = typer.Typer(add_completion=False)
 
@@ -33,7 +32,7 @@ def init(
     place = make_workspace(folder, classes=tuple(words(classes)), remote=remote)
     if as_json:
         document = {"workspace": str(place.root), "keys": str(place.keys_path)}
-        print(json.dumps(document, indent=2, sort_keys=True))
+        print_json(document)
         return
     console = Console()
     console.print(f"[green]Workspace[/] {place.root}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, record
+from fleetloop.options import HERE, AsJson, Place, print_json, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +44,7 @@ def import_(
         Path | None,
         typer.Option(help="File of answers for the label desk; FILE.answers.jsonl by default."),
     ] = None,
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Match labels to pictures by name and write them as answers for `fleetloop label --desk`.
@@ -54,9 +53,7 @@ def import_(
     """
     from fleetloop.options import choice
     from services.own_labels import LabelForm, LabelTask, import_labels
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     found = import_labels(
         place,
         file,
@@ -67,7 +64,7 @@ def import_(
     )
     record(place, "Import labels")
     if as_json:
-        print(json.dumps(found.to_json(), indent=2, sort_keys=True, ensure_ascii=False))
+        print_json(found.to_json())
         return
     for line in lines(found):
         typer.echo(line)

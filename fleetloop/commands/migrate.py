@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fleetloop.options import AsJson
+from fleetloop.options import AsJson, print_json
 from foundation.clock import SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 
@@ -41,7 +40,7 @@ def migrate(
 
         done, recorded = migrate_workspace(Workspace.open(workspace or Path()), is_dry_run=is_dry_run)
     if as_json:
-        print(json.dumps({**asdict(done), "git": recorded and asdict(recorded)}, indent=2))
+        print_json({**asdict(done), "git": recorded and asdict(recorded)})
     else:
         for each in done.steps:
             typer.echo(f"{'done' if done.is_done else 'to do'}: {each.name} {each.what}")

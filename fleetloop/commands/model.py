@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, record, words
+from fleetloop.options import HERE, AsJson, Place, print_json, record, words
 from foundation.errors import MisconfiguredError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def import_(
     allow_chance: Annotated[
         bool, typer.Option("--allow-chance", help="Take a model that answers by chance.")
     ] = False,
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Verify and run a foreign model, say what it sees, and register it with its contract.
@@ -92,9 +92,7 @@ def import_(
     from modelkit.contract import to_document
     from services.foreign_contract import MEBIBYTE, ImportRequest
     from services.model_import import import_model
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     size_name, _, size_order = size_input.partition("=")
     request = ImportRequest(
         file=file,
@@ -140,7 +138,7 @@ def import_(
             "warnings": list(found.warnings),
             "seen": dict(found.seen),
         }
-        print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        print_json(document)
         return
     for line in found.taken:
         typer.echo(f"taken: {line}")
@@ -156,15 +154,14 @@ def import_(
 @app.command()
 def show(
     model: Annotated[str, typer.Argument(help="A model file, or a name in the registry.")],
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Verify a model and show its contract."""
     from modelkit.contract import to_document
     from services.model_import import read_model
-    from workspace.layout import Workspace
 
-    found = read_model(Workspace.open(workspace), model)
+    found = read_model(place, model)
     if as_json:
         print(
             json.dumps(

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath
+from fleetloop.options import HERE, AsJson, Place, print_json
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def package(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
+def package(place: Place = HERE, as_json: AsJson = False) -> None:
     """Put the model and its evidence into one folder that can be released, if they belong together."""
     from services import training as service
-    from workspace.layout import Workspace
 
-    document = dict(service.package(Workspace.open(workspace)))
+    document = dict(service.package(place))
     if as_json:
-        print(json.dumps(document, sort_keys=True))
+        print_json(document)
         return
     gate = document["gate"]
     typer.echo(

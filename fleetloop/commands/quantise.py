@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, record
+from fleetloop.options import HERE, AsJson, Place, print_json, record
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def quantise(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
+def quantise(place: Place = HERE, as_json: AsJson = False) -> None:
     """Make the int8 model (QDQ, unsigned activations, calibrated on training rows) and check its parity."""
     from services import training as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     report = dict(service.quantise(place))
     record(place, "Quantise the candidate")
     if as_json:
-        print(json.dumps(report, sort_keys=True))
+        print_json(report)
         return
     typer.echo(f"int8 for {report['target']}: {report['int8_bytes']} bytes (fp32 {report['fp32_bytes']})")
     providers = ", ".join(report["allowed_providers"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from fleetloop.options import HERE, AsJson, Place, print_json
 
 app = typer.Typer(
     add_completion=False,
@@ -33,16 +34,15 @@ def add(
         Path | None,
         typer.Option(help="Labels of a folder's pictures: a table of file and class, COCO, KITTI or YOLO."),
     ] = None,
-    workspace: Annotated[Path, typer.Option(help="The workspace.")] = Path(),
-    as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output."),
+    place: Place = HERE,
+    as_json: AsJson = False,
 ) -> None:
     """Append the pictures that the lake does not have yet; their drive's id decides their split, as for any frame."""
     from services.reference import add_reference
-    from workspace.layout import Workspace
 
-    found = add_reference(Workspace.open(workspace), source, labels=labels)
+    found = add_reference(place, source, labels=labels)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2, sort_keys=True))
+        print_json(found.to_json())
         return
     added, console = found.added, Console()
     console.print(

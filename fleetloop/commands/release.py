@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath, record, say_notice
+from fleetloop.options import HERE, AsJson, Place, print_json, record, say_notice, show_table
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Sign and publish a release; list what was released."
@@ -44,15 +41,13 @@ def create(
     role: str = typer.Option(
         "serving", "--role", help="What it is for on a vehicle, such as serving or shadow."
     ),
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Sign and publish one model. A refused gate needs an override that names who and why."""
     from services.release import ReleaseRequest, create_release
-    from workspace.layout import Workspace
 
     request = ReleaseRequest(package, model, gate, release_id, override_by, override_why, notes, role)
-    place = Workspace.open(workspace)
     published = create_release(place, request)
     say_notice(published.notified)
     if published.note:
@@ -61,7 +56,7 @@ def create(
     record(place, f"Release {done.release_id}")
     if as_json:
         document = dataclasses.asdict(done) | {"notified": published.notified.is_sent}
-        print(json.dumps(document, sort_keys=True, indent=2))
+        print_json(document)
         return
     typer.echo(
         f"release {done.release_id}: {done.model_name}, {done.model_bytes} bytes, sha256 {done.model_digest}"
@@ -71,22 +66,19 @@ def create(
 
 
 @app.command("list")
-def list_(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
+def list_(place: Place = HERE, as_json: AsJson = False) -> None:
     """List every release, oldest first."""
     from services.release import list_releases
-    from workspace.layout import Workspace
 
-    releases = list_releases(Workspace.open(workspace))
+    releases = list_releases(place)
     if as_json:
-        rows = [dataclasses.asdict(each) for each in releases]
-        print(json.dumps({"releases": rows}, sort_keys=True, indent=2))
+        print_json({"releases": [dataclasses.asdict(each) for each in releases]})
         return
-    table = Table(title="releases", title_justify="left")
-    for heading in ("release", "role", "model", "bytes", "sha256", "gate"):
-        table.add_column(heading)
+    rows = []
     for each in releases:
         override = each.gate.override
         word = "passed" if each.gate.passed else f"overridden by {override.by if override else '?'}"
-        size, digest = str(each.model_bytes), each.model_digest[:16]
-        table.add_row(each.release_id, each.role, each.model_name, size, digest, word)
-    Console().print(table)
+        rows.append(
+            (each.release_id, each.role, each.model_name, each.model_bytes, each.model_digest[:16], word)
+        )
+    show_table("releases", ("release", "role", "model", "bytes", "sha256", "gate"), rows)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from fleetloop.options import AsJson, Bootstrap, WorkspacePath, record, say_notice, words
+from fleetloop.options import (
+    HERE,
+    AsJson,
+    Bootstrap,
+    Place,
+    print_json,
+    record,
+    say_notice,
+    show_table,
+    words,
+)
 from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate
 
 if TYPE_CHECKING:
     from services.rollout import PlanChanged, RolloutStatus, RolloutStep, VehicleStatus
-    from workspace.layout import Workspace
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it."
@@ -51,12 +58,11 @@ def start(
     report_within_s: float = typer.Option(
         3600.0, "--report-within-s", min=1.0, help="Silence beyond this is a breach."
     ),
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Cut the fleet into waves of exactly the given sizes and open the first."""
     from services import rollout as service
-    from workspace.layout import Workspace
 
     health = HealthGate(min_reports, max_error_ratio, max_nan_count, report_within_s)
     request = service.RolloutRequest(
@@ -67,7 +73,6 @@ def start(
         exclude=tuple(words(exclude)),
         health=health,
     )
-    place = Workspace.open(workspace)
     done = service.start(place, request)
     record(place, f"Start the rollout {done.plan.plan_id}")
     count = done.plan.waves[0].exact_count
@@ -78,15 +83,13 @@ def start(
 def advance(
     role: Role = "serving",
     plan: Plan = "",
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     bootstrap: Bootstrap = "",
     as_json: AsJson = False,
 ) -> None:
     """Hear the fleet and decide once: wait, open the next wave, complete, or halt (exit status 3)."""
     from services import rollout as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     done = service.advance(place, bootstrap, role, plan)
     for notified in done.notified:
         say_notice(notified)
@@ -99,15 +102,13 @@ def watch(
     every_s: float = typer.Option(2.0, "--every-s", min=0.05, max=3600.0, help="Between two decisions."),
     role: Role = "serving",
     plan: Plan = "",
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     bootstrap: Bootstrap = "",
     as_json: AsJson = False,
 ) -> None:
     """Advance until it completes (exit status 0), halts (3), or the time is over (75)."""
     from services import rollout as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     done = service.watch(
         place,
         timeout_s=timeout_s,
@@ -125,14 +126,12 @@ def halt(
     why: str = typer.Option("halted by hand", "--why", help="For the record."),
     role: Role = "serving",
     plan: Plan = "",
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Stop a rollout: its vehicles go back to the model before."""
     from services import rollout as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     done = service.halt(place, why, role, plan)
     record(place, f"Halt the rollout {done.plan.plan_id}")
     _changed(done, as_json, f"rollout {done.plan.plan_id} is {done.plan.state}: {why}")
@@ -141,50 +140,34 @@ def halt(
 @app.command()
 def status(
     role: Role = "serving",
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     bootstrap: Bootstrap = "",
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
     as_json: AsJson = False,
 ) -> None:
     """Say how every running rollout stands (else the newest), vehicle by vehicle, and what each vehicle last said."""
     from services import rollout as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     found = service.status(place, bootstrap, is_offline=offline, role=role)
     record(place, HEARD)
     if as_json:
-        print(json.dumps(_document(found), sort_keys=True, indent=2))
+        print_json(_document(found))
         return
     console = Console()
     for each in found.plans:
         sizes = ", ".join(f"{wave.number}: {wave.exact_count}" for wave in each.plan.waves)
         told = f"{each.plan.plan_id}  {each.plan.state}  open waves {sizes}"
         console.print(f"{told}  {each.verdict or ''}  {each.halt_reason}".rstrip())
-    table = Table(title="vehicles", title_justify="left")
-    for heading in (
-        "vehicle",
-        "rollout",
-        "wave",
-        "outcome",
-        "model",
-        "state",
-        "swaps",
-        "rollbacks",
-        "reason",
-    ):
-        table.add_column(heading)
-    for name, vehicle in found.vehicles.items():
-        row = _vehicle_row(vehicle)
-        shown = ("plan_id", "wave", "outcome", "model_name", "model_state", "swaps", "rollbacks", "reason")
-        cells = (row[key] for key in shown)
-        table.add_row(name, *("" if cell is None else str(cell) for cell in cells))
-    console.print(table)
+    shown = ("plan_id", "wave", "outcome", "model_name", "model_state", "swaps", "rollbacks", "reason")
+    vehicles = {name: _vehicle_row(vehicle) for name, vehicle in found.vehicles.items()}
+    rows = [(name, *(row[key] for key in shown)) for name, row in vehicles.items()]
+    headings = ("vehicle", "rollout", "wave", "outcome", "model", "state", "swaps", "rollbacks", "reason")
+    show_table("vehicles", headings, rows)
 
 
 @app.command()
 def history(
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     bootstrap: Bootstrap = "",
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
     events: bool = typer.Option(False, "--events", help="Every event, not only which model served when."),
@@ -192,37 +175,26 @@ def history(
 ) -> None:
     """Say which vehicle ran which model when, as the vehicles said it, signed."""
     from services import rollout as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     found = service.history(place, bootstrap, is_offline=offline)
     record(place, HEARD)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), sort_keys=True, indent=2))
+        print_json(dataclasses.asdict(found))
         return
-    table = Table(title="which vehicle ran which model when (vehicles' clocks)", title_justify="left")
     if events:
-        for heading in ("vehicle", "role", "time", "event", "model", "release", "reason"):
-            table.add_column(heading)
-        for row in found.events:
-            table.add_row(
-                row.vehicle_id,
-                row.role,
-                _time(row.time_ns),
-                row.event,
-                row.model_name,
-                row.release_id,
-                row.reason,
-            )
+        headings = ["vehicle", "role", "time", "event", "model", "release", "reason"]
+        rows: list[tuple[str, ...]] = [
+            (e.vehicle_id, e.role, _time(e.time_ns), e.event, e.model_name, e.release_id, e.reason)
+            for e in found.events
+        ]
     else:
-        for heading in ("vehicle", "role", "model", "sha256", "release", "from", "to", "ended by"):
-            table.add_column(heading)
-        for run in found.runs:
-            until = "now" if run.end_ns is None else _time(run.end_ns)
-            begun, digest = _time(run.start_ns), run.model_digest[:12]
-            cells = (run.role, run.model_name, digest, run.release_id, begun, until, run.ended_by)
-            table.add_row(run.vehicle_id, *cells)
-    Console().print(table)
+        headings = ["vehicle", "role", "model", "sha256", "release", "from", "to", "ended by"]
+        rows = [
+            (run.vehicle_id, run.role, run.model_name, run.model_digest[:12], run.release_id,
+             _time(run.start_ns), "now" if run.end_ns is None else _time(run.end_ns), run.ended_by)
+            for run in found.runs
+        ]  # fmt: skip
+    show_table("which vehicle ran which model when (vehicles' clocks)", headings, rows)
 
 
 def _document(found: RolloutStatus) -> dict[str, Any]:
@@ -256,7 +228,7 @@ def _changed(done: PlanChanged, as_json: bool, told: str) -> None:
     print(json.dumps(document, sort_keys=True, indent=2) if as_json else told)
 
 
-def _finish(place: Workspace, step: RolloutStep, as_json: bool, *, is_last_word: bool = False) -> None:
+def _finish(place: Place, step: RolloutStep, as_json: bool, *, is_last_word: bool = False) -> None:
     done, serving = step.advance, step.serving
     record(place, f"Rollout {done.plan.plan_id}: {done.did}" if done.has_published else HEARD)
     vehicles = [dataclasses.asdict(each) for each in done.wave.vehicles] if done.wave else []
@@ -270,7 +242,7 @@ def _finish(place: Workspace, step: RolloutStep, as_json: bool, *, is_last_word:
             "serving_updated": serving.is_updated,
             "why": serving.why,
         }
-        print(json.dumps(document, sort_keys=True, indent=2))
+        print_json(document)
     else:
         if done.plan.state == COMPLETE and not serving.is_updated:
             typer.echo(f"the serving model of the registry stays: {serving.why}", err=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath
+from fleetloop.options import HERE, AsJson, Place, print_json
 
 if TYPE_CHECKING:
     from services.status import WorkspaceStatus
@@ -20,14 +18,13 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def status(workspace: WorkspacePath = Path(), as_json: AsJson = False) -> None:
+def status(place: Place = HERE, as_json: AsJson = False) -> None:
     """Show what has landed, which dataset and model there are, what was released and who runs it."""
     from services.status import workspace_status
-    from workspace.layout import Workspace
 
-    document = _document(workspace_status(Workspace.open(workspace)))
+    document = _document(workspace_status(place))
     if as_json:
-        print(json.dumps(document, indent=2, sort_keys=True))
+        print_json(document)
         return
     table = Table(title=f"workspace {document.pop('workspace')}", title_justify="left", show_header=False)
     for name, value in document.items():

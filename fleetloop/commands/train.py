@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleetloop.options import AsJson, WorkspacePath, record
+from fleetloop.options import HERE, AsJson, Place, print_json, record
 
 if TYPE_CHECKING:
     from services.training import FirstModel
@@ -19,7 +18,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def train(
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     from_scratch: Annotated[
         Path | None,
         typer.Option(
@@ -45,9 +44,7 @@ def train(
     Refuses a base model that saw a test drive, or that does not say what it saw.
     """
     from services import training as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     if from_scratch is not None:
         excluded = (exclude_class or (), exclude_condition or ())
         request = service.FirstModelRequest(from_scratch, name, *excluded, labels=labels)
@@ -70,7 +67,7 @@ def _first_document(first: FirstModel) -> dict[str, Any]:
 
 def _show(document: dict[str, Any], told: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(document, sort_keys=True))
+        print_json(document)
         return
     typer.echo(f"trained {document['model_name']} on {document['rows']} rows in {document['seconds']:.1f} s")
     typer.echo(told)

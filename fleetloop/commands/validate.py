@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleetloop.options import AsJson, WorkspacePath, record
+from fleetloop.options import HERE, AsJson, Place, print_json, record
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def validate(
-    workspace: WorkspacePath = Path(),
+    place: Place = HERE,
     fast: bool = typer.Option(
         False, "--fast", help="Only the fast rules: no Great Expectations, no Data Docs."
     ),
@@ -26,13 +24,11 @@ def validate(
 ) -> None:
     """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it fails."""
     from services import curate as service
-    from workspace.layout import Workspace
 
-    place = Workspace.open(workspace)
     found = service.validate(place, with_expectations=not fast)
     record(place, "Judge the dataset")
     if as_json:
-        print(json.dumps(found.report, indent=2, sort_keys=True))
+        print_json(found.report)
     else:
         _show(found.report)
         if found.docs is not None:

@@ -1,4 +1,4 @@
-"""Small changes to a finished graph, contract kept: known faults, to show that they are caught."""
+"""Models with a known fault, each made from a good one, to show that the fault is caught."""
 
 from __future__ import annotations
 
@@ -50,6 +50,26 @@ def return_nan_when_dark(model_bytes: bytes, below_luma: float, name: str | None
     node("Less", [_PREFIX + "luma", _PREFIX + "threshold"], _PREFIX + "is_dark")
     node("Where", [_PREFIX + "is_dark", _PREFIX + "nan", clean], out["logits"])
     return _with_contract(model.SerializeToString(deterministic=True), contract, name)
+
+
+def malformed_models(good: bytes) -> dict[str, bytes]:
+    """Three models that must never be loaded, made from a good one: cut short, data outside, a foreign operator."""
+    import onnx
+
+    outside = onnx.load_model_from_string(good)
+    tensor = outside.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../key.pem"
+    foreign = onnx.load_model_from_string(good)
+    foreign.graph.node[0].domain = "com.attacker"
+    foreign.opset_import.add(domain="com.attacker", version=1)
+    return {
+        "cut-short": good[: len(good) // 2],
+        "data-outside-the-file": outside.SerializeToString(),
+        "foreign-operator": foreign.SerializeToString(),
+    }
 
 
 def _with_contract(data: bytes, contract: ModelContract, name: str | None) -> bytes:

@@ -6,23 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleetloop.demo.bad_models import return_nan_when_dark
+from fleetloop.demo.bad_models import malformed_models, return_nan_when_dark
 from fleetloop.demo.forgery import FORGED_RELEASE, publish_forged, withdraw_forged
 from fleetloop.demo.journeys import PATROL_RATE_HZ, Fleet, wait_until
 from fleetloop.demo.lab import Lab
 from fleetloop.demo.prepare import VEHICLES
-from foundation.errors import GuaranteeBrokenError
+from foundation.errors import GuaranteeBrokenError, RejectedError
 from foundation.files import write_atomic
 from modelkit.images import DARK_BELOW_LUMA
+from rollout.service import Advance
+from schemas.documents import COMPLETE, HALTED, HealthGate
+from services import rollout
+from services.release import ReleaseRequest, create_release
 
 WAVES = "1,2"
 ROLLOUT_DEADLINE_S = 60.0
-HALTED_EXIT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOutcome:
-    """What became of one release."""
+    """What became of one release; an override names who let it pass and why."""
 
     id: str
     outcome: str
@@ -32,30 +35,24 @@ class ReleaseOutcome:
 
 def release_good(lab: Lab, fleet: Fleet) -> ReleaseOutcome:
     """Sign the packaged model and bring it to everyone in waves of exactly one and two vehicles."""
-    release = lab.run("release", "create")
-    release_id = str(release["release_id"])
+    release = create_release(lab.place, ReleaseRequest()).release
     for vehicle_id in VEHICLES:
         fleet.start(vehicle_id, "patrol", loop=True, rate_hz=PATROL_RATE_HZ)
-    lab.run("rollout", "start", release_id, "--waves", WAVES, "--report-within-s", "60")
-    done = lab.run(
-        "rollout", "watch", "--timeout-s", str(ROLLOUT_DEADLINE_S), "--every-s", "0.5", may_fail=True
-    )
-    if done["exit_code"] != 0:
-        raise GuaranteeBrokenError(
-            f"the good release did not complete: {done.get('did')} {done.get('reason')} {done.get('vehicles')} "
-            f"{done['stderr']}"
-        )
-    sizes = ", ".join(str(w["exact_count"]) for w in done["plan"]["waves"])
+    _start(lab, release.release_id)
+    done = _watch(lab)
+    if done.plan.state != COMPLETE:
+        raise GuaranteeBrokenError(f"the good release did not complete: {done.did} {done.reason} {done.wave}")
+    sizes = ", ".join(str(wave.exact_count) for wave in done.plan.waves)
     return ReleaseOutcome(
-        release_id, "complete", f"waves of {sizes} vehicles; every vehicle reported healthy"
+        release.release_id, "complete", f"waves of {sizes} vehicles; every vehicle reported healthy"
     )
 
 
 def release_forged(lab: Lab, fleet: Fleet, model: Path) -> ReleaseOutcome:
     """Publish a model signed with the rollouts key, and see every vehicle refuse it."""
     before = {v: _model(fleet, v)["digest"] for v in VEHICLES}
-    refreshes = {v: int(fleet.status(v)["updates"].get("refreshes", 0)) for v in VEHICLES}
-    publish_forged(lab.workspace, model, list(VEHICLES))
+    refreshes = {v: _refreshes(fleet, v) for v in VEHICLES}
+    publish_forged(lab.place, model, list(VEHICLES))
 
     def complaint(vehicle_id: str) -> str:
         return str(fleet.status(vehicle_id)["updates"].get("last_error", ""))
@@ -64,12 +61,9 @@ def release_forged(lab: Lab, fleet: Fleet, model: Path) -> ReleaseOutcome:
         lambda: all(complaint(v) for v in VEHICLES), 30.0, "every vehicle to refuse the forged release"
     )
     said = complaint(VEHICLES[0])
-    withdraw_forged(lab.workspace)
+    withdraw_forged(lab.place)
     wait_until(
-        lambda: all(
-            not complaint(v) and int(fleet.status(v)["updates"].get("refreshes", 0)) > refreshes[v]
-            for v in VEHICLES
-        ),
+        lambda: all(not complaint(v) and _refreshes(fleet, v) > refreshes[v] for v in VEHICLES),
         30.0,
         "every vehicle to trust the mended repository",
     )
@@ -83,20 +77,21 @@ def release_forged(lab: Lab, fleet: Fleet, model: Path) -> ReleaseOutcome:
 
 def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> ReleaseOutcome:
     """Force a model past the gate that fails in the dark only, and see its vehicle throw it out at dusk."""
-    bad = lab.out / "v4-fails-in-the-dark.onnx"
+    release_id = "v4-fails-in-the-dark"
+    bad = lab.out / f"{release_id}.onnx"
     write_atomic(bad, return_nan_when_dark(good_model.read_bytes(), DARK_BELOW_LUMA, "v4"))
-    refused = lab.run("release", "create", "--model", bad, "--id", "v4-fails-in-the-dark", may_fail=True)
-    if refused["exit_code"] == 0:
-        raise GuaranteeBrokenError("a model that no gate judged was released without an override")
+    _refusal(lab, ReleaseRequest(model=bad, release_id=release_id))
     lab.say(
         "no gate judged it, so it is refused; an override lets it pass, and is recorded in the signed release"
     )
-    release = lab.run(
-        "release", "create", "--model", bad, "--id", "v4-fails-in-the-dark", "--override-by", "demo operator",
-        "--override-why", "to show what happens when someone insists",
-    )  # fmt: skip
-    release_id = str(release["release_id"])
-    lab.run("rollout", "start", release_id, "--waves", WAVES, "--report-within-s", "60")
+    override = {"by": "demo operator", "why": "to show what happens when someone insists"}
+    create_release(
+        lab.place,
+        ReleaseRequest(
+            model=bad, release_id=release_id, override_by=override["by"], override_why=override["why"]
+        ),
+    )
+    _start(lab, release_id)
 
     def carriers() -> list[str]:
         return [v for v in VEHICLES if _model(fleet, v)["release_id"] == release_id]
@@ -119,17 +114,14 @@ def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> ReleaseOutcome:
     )
     status = fleet.status(canary)
     why = str(status["blocked_releases"].get(release_id, ""))
-    done = lab.run("rollout", "watch", "--timeout-s", "40", "--every-s", "0.5", may_fail=True)
-    if done["exit_code"] != HALTED_EXIT:
+    done = _watch(lab)
+    if done.plan.state != HALTED:
         raise GuaranteeBrokenError(f"the rollout of the bad release did not halt: {done}")
     if carriers():
         raise GuaranteeBrokenError(f"{carriers()} still carry the bad release")
     lab.say(f"{canary} went back to {status['model']['name']} by itself ({why}); the rollout halted")
-    reason = f"{canary} rolled back by itself: {why}; the rollout halted: {done['reason']}"
-    given = release["gate"]["override"]
-    return ReleaseOutcome(
-        release_id, "rolled back, halted", reason, {"by": str(given["by"]), "why": str(given["why"])}
-    )
+    reason = f"{canary} rolled back by itself: {why}; the rollout halted: {done.reason}"
+    return ReleaseOutcome(release_id, "rolled back, halted", reason, override)
 
 
 def refuse_malformed(lab: Lab, good_model: Path) -> dict[str, str]:
@@ -142,32 +134,32 @@ def refuse_malformed(lab: Lab, good_model: Path) -> dict[str, str]:
     for name, data in malformed_models(good_model.read_bytes()).items():
         path = lab.out / f"{name}.onnx"
         write_atomic(path, data)
-        words = ("release", "create", "--model", path, "--override-by", "demo", "--override-why", "attack")
-        done = lab.run(*words, may_fail=True)
-        if done["exit_code"] == 0:
-            raise GuaranteeBrokenError(f"a malformed model was released: {name}")
-        refused[name] = done["stderr"].strip().splitlines()[-1][:200]
+        refused[name] = _refusal(lab, ReleaseRequest(model=path, override_by="demo", override_why="attack"))
     return refused
 
 
-def malformed_models(good: bytes) -> dict[str, bytes]:
-    """Three models that must never be loaded, made from a good one: cut short, data outside, a foreign operator."""
-    import onnx
+def _refusal(lab: Lab, request: ReleaseRequest) -> str:
+    try:
+        done = create_release(lab.place, request)
+    except RejectedError as error:
+        return f"{type(error).__name__}: {error}"[:200]
+    raise GuaranteeBrokenError(f"{request.model} was released as {done.release.release_id}, not refused")
 
-    outside = onnx.load_model_from_string(good)
-    tensor = outside.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "../../key.pem"
-    foreign = onnx.load_model_from_string(good)
-    foreign.graph.node[0].domain = "com.attacker"
-    foreign.opset_import.add(domain="com.attacker", version=1)
-    return {
-        "cut-short": good[: len(good) // 2],
-        "data-outside-the-file": outside.SerializeToString(),
-        "foreign-operator": foreign.SerializeToString(),
-    }
+
+def _start(lab: Lab, release_id: str) -> None:
+    health = HealthGate(report_within_s=ROLLOUT_DEADLINE_S)
+    rollout.start(lab.place, rollout.RolloutRequest(release_id, waves=WAVES, health=health))
+
+
+def _watch(lab: Lab) -> Advance:
+    done = rollout.watch(lab.place, timeout_s=ROLLOUT_DEADLINE_S, every_s=0.5)
+    if done.serving.trouble is not None:
+        raise done.serving.trouble
+    return done.advance
+
+
+def _refreshes(fleet: Fleet, vehicle_id: str) -> int:
+    return int(fleet.status(vehicle_id)["updates"].get("refreshes", 0))
 
 
 def _model(fleet: Fleet, vehicle_id: str) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from workspace.layout import Workspace
 FORGED_RELEASE = "v3-forged"
 
 
-def publish_forged(workspace: Path, model: Path, vehicles: list[str]) -> Release:
+def publish_forged(place: Workspace, model: Path, vehicles: list[str]) -> Release:
     """Publish `model` as release v3-forged for the whole fleet, signed with the key of the role `rollouts`."""
-    place = Workspace.open(workspace)
     clock = SystemClock()
     repository = Repository(place.tuf_path, place.keys_path, clock=clock)
     data = model.read_bytes()
@@ -51,9 +50,8 @@ def publish_forged(workspace: Path, model: Path, vehicles: list[str]) -> Release
     return release
 
 
-def withdraw_forged(workspace: Path) -> None:
+def withdraw_forged(place: Workspace) -> None:
     """What an operator does after the discovery: publish the true indexes again with the right keys."""
-    place = Workspace.open(workspace)
     clock = SystemClock()
     repository = Repository(place.tuf_path, place.keys_path, clock=clock)
     known = RolloutService(repository, place.rollouts_path, clock).plans()

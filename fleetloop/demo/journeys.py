@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from devservers.child_process import ChildProcess
 from edge_agent.status import build_status
-from fleetloop.demo.lab import AgentProcess, Lab
+from fleetloop.demo.lab import Lab
 from fleetloop.demo.prepare import VEHICLES
 from fleetloop.demo.uplink import Uplink
 from foundation.documents import build, decode, parse_json
@@ -20,6 +23,7 @@ FRAME_RATE_HZ = 70.0
 PATROL_RATE_HZ = 25.0
 BYTE_BUDGET_A_DRIVE = 40_000
 JOURNEY_DEADLINE_S = 150.0
+STOP_DEADLINE_S = 20.0
 OUTAGE_S = 5.0
 KILL_AFTER_FRAMES = 0.45
 CUT_AFTER_FRAMES = 0.25
@@ -101,8 +105,8 @@ class Fleet:
 
     def __init__(self, lab: Lab, road: Road) -> None:
         self._lab, self._road = lab, road
-        self._running: dict[str, AgentProcess] = {}
-        self._configs: dict[str, Path] = {}
+        self._running: dict[str, ChildProcess] = {}
+        self._words: dict[str, list[str]] = {}
         self.unordered_restarts = 0
         """How often a supervisor had to start a process again that the demo did not kill."""
 
@@ -111,34 +115,35 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         for agent in self._running.values():
-            agent.end()
+            agent.kill_group()
 
     def start(
         self, vehicle_id: str, journey: str, *, loop: bool = False, rate_hz: float = FRAME_RATE_HZ
     ) -> None:
-        """Start a vehicle on a journey."""
+        """Start a vehicle on a journey; without `loop` it ends when it has arrived and delivered."""
         config = write_config(self._lab, self._road, vehicle_id, journey, loop=loop, rate_hz=rate_hz)
-        self._configs[vehicle_id] = config
-        self._running[vehicle_id] = AgentProcess(self._lab, vehicle_id, config, until_source_ends=not loop)
+        self._words[vehicle_id] = ["agent", "run", "--config", str(config)]
+        if not loop:
+            self._words[vehicle_id].append("--until-source-ends")
+        self.restart(vehicle_id)
 
     def restart(self, vehicle_id: str) -> None:
         """Start a killed vehicle again with the settings that it had."""
-        self._running[vehicle_id] = AgentProcess(
-            self._lab, vehicle_id, self._configs[vehicle_id], until_source_ends=True
+        folder, words = self._lab.vehicle(vehicle_id), self._words[vehicle_id]
+        receipts = str(self._lab.receipts(vehicle_id))
+        self._running[vehicle_id] = self._lab.start(
+            words, folder / "agent.log", folder, FLEETLOOP_RECEIPT_PATH=receipts
         )
+        self._lab.commands.append(" ".join(words).replace(str(self._lab.out), ".."))
 
     def kill(self, vehicle_id: str) -> None:
         """Power cut: every process of the vehicle at once."""
-        self._running[vehicle_id].kill()
+        self._running[vehicle_id].kill_group()
 
     def stop(self, vehicle_id: str) -> None:
         """Clean stop."""
-        status = self._running.pop(vehicle_id).stop()
-        self._count_restarts(vehicle_id)
-        if status != 0:
-            raise GuaranteeBrokenError(
-                f"the agent of {vehicle_id} ended with {status} on SIGTERM, expected 0"
-            )
+        self._running[vehicle_id].signal(signal.SIGTERM)
+        self._wait(vehicle_id, STOP_DEADLINE_S)
 
     def stop_all(self) -> None:
         """Clean stop of every vehicle."""
@@ -149,11 +154,19 @@ class Fleet:
         """Wait until every vehicle has arrived and delivered."""
         end = time.monotonic() + deadline_s
         for vehicle_id in tuple(self._running):
-            status = self._running[vehicle_id].wait(max(1.0, end - time.monotonic()))
-            if status != 0:
-                raise GuaranteeBrokenError(f"the agent of {vehicle_id} ended with {status}, expected 0")
-            self._count_restarts(vehicle_id)
-            del self._running[vehicle_id]
+            self._wait(vehicle_id, max(1.0, end - time.monotonic()))
+
+    def _wait(self, vehicle_id: str, deadline_s: float) -> None:
+        try:
+            status = self._running[vehicle_id].wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise GuaranteeBrokenError(
+                f"the agent of {vehicle_id} did not end within {deadline_s:.0f} s"
+            ) from None
+        if status != 0:
+            raise GuaranteeBrokenError(f"the agent of {vehicle_id} ended with {status}, expected 0")
+        self._count_restarts(vehicle_id)
+        del self._running[vehicle_id]
 
     def _count_restarts(self, vehicle_id: str) -> None:
         children = self.status(vehicle_id)["processes"]
@@ -161,7 +174,7 @@ class Fleet:
 
     def status(self, vehicle_id: str) -> dict[str, Any]:
         """What `fleetloop agent status --json` says."""
-        return build_status(self._lab.vehicle(vehicle_id) / "state")
+        return build_status(self._lab.state(vehicle_id))
 
     def frames_seen(self, vehicle_id: str) -> int:
         """Frames that the vehicle has seen since it was enrolled."""

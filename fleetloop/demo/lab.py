@@ -1,43 +1,41 @@
-"""The demo's bench: its folders, its commands and its progress. Every command is run as a user would type it."""
+"""The demo's bench: its folders, its progress, and the agents and stages that are processes of their own."""
 
 from __future__ import annotations
 
 import os
-import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from devservers.child_process import ChildProcess
-from foundation.documents import parse_json
-from foundation.errors import CorruptError, FleetLoopError, GuaranteeBrokenError
+from foundation.errors import FleetLoopError
+from services.record import record_changes
+from workspace.layout import Workspace
 
-COMMAND_DEADLINE_S = 240.0
-STOP_DEADLINE_S = 20.0
+REPRO_DEADLINE_S = 240.0
 
 
 class StepFailedError(FleetLoopError):
-    """A command of the demo failed; the message holds the command and the end of what it said."""
+    """The stages of the demo failed; the message holds the end of what they said."""
 
 
 @dataclass(slots=True)
 class Lab:
-    """Folders and settings of one demo run, the time of its steps and the commands that it ran."""
+    """Folders and settings of one demo run, the time of its steps and the commands that do the same by hand."""
 
     out: Path
     seed: int
     scale: float
     console: Console
+    """Shows the progress. It has a file of its own: what libraries print during a step goes to demo.log."""
     seconds: dict[str, float] = field(default_factory=dict)
-    transcript: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
     under_way: str = "Starting"
     """The title of the step that began last."""
 
@@ -47,9 +45,9 @@ class Lab:
         return self.out / "workspace"
 
     @property
-    def keys(self) -> Path:
-        """Private keys of the release process: never in the workspace."""
-        return self.out / "workspace.keys"
+    def place(self) -> Workspace:
+        """The workspace with its settings as they are now."""
+        return Workspace.open(self.workspace)
 
     @property
     def drives(self) -> Path:
@@ -65,13 +63,28 @@ class Lab:
         """A vehicle's own disk."""
         return self.out / "vehicles" / vehicle_id
 
+    def state(self, vehicle_id: str) -> Path:
+        """The state folder on that disk."""
+        return self.vehicle(vehicle_id) / "state"
+
+    def receipts(self, vehicle_id: str) -> Path:
+        """Where a vehicle's spool prints a line for each sample, after its fsync."""
+        return self.vehicle(vehicle_id) / "receipts.txt"
+
     @contextmanager
-    def step(self, name: str, title: str) -> Iterator[None]:
-        """Time a step and show that it is under way."""
+    def step(self, name: str, title: str, *commands: str) -> Iterator[None]:
+        """Time a step, show that it is under way, and commit to the workspace's git what it wrote.
+
+        `commands` are what a person would type in the workspace for the same, without `fleetloop`.
+        """
         started = time.monotonic()
         self.under_way = title
-        with self.console.status(f"[bold]{title} ..."):
-            yield
+        self.commands += commands
+        with self.console.status(f"[bold]{title} ..."), (self.out / "demo.log").open("a") as log:
+            with redirect_stdout(log), redirect_stderr(log):
+                yield
+            if self.workspace.is_dir():
+                record_changes(self.place, title)
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 2)
         self.console.print(f"[green]done[/] {title} [dim]({self.seconds[name]:.1f} s)[/]")
 
@@ -79,135 +92,28 @@ class Lab:
         """A line under the current step."""
         self.console.print(f"     {text}")
 
-    def run(self, *words: str | Path, may_fail: bool = False) -> dict[str, Any]:
-        """Run `fleetloop WORDS --json` in the workspace; its document (with `exit_code` where it may fail)."""
-        done = self._call(words, ["--json"], may_fail=may_fail)
-        document = _only_document(done.stdout)
-        if may_fail:
-            document = {"exit_code": done.returncode, "stderr": done.stderr[-2000:], **document}
-        return document
-
-    def run_plain(self, *words: str | Path) -> None:
-        """Run `fleetloop WORDS` in the workspace; what it says goes to demo.log."""
-        self._call(words, [], may_fail=False)
-
-    def _call(
-        self, words: Sequence[str | Path], more: list[str], *, may_fail: bool
-    ) -> subprocess.CompletedProcess[str]:
-        arguments = [str(w) for w in words]
-        self.note(arguments)
-        where = self.workspace if self.workspace.is_dir() else self.out
-        done = _run_whole_group([sys.executable, "-m", "fleetloop", *arguments, *more], where)
-        self._log(arguments, done)
-        if done.returncode != 0 and not may_fail:
-            raise StepFailedError(
-                f"fleetloop {shlex.join(arguments)} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-3000:]}"
-            )
-        return done
-
-    def note(self, words: Sequence[str]) -> None:
-        """Keep a command for the report, with paths as seen from the workspace."""
-        self.transcript.append("fleetloop " + shlex.join(self._shown(word) for word in words))
-
-    def receipts(self, vehicle_id: str) -> Path:
-        """Where a vehicle's spool prints a line for each sample, after its fsync."""
-        return self.vehicle(vehicle_id) / "receipts.txt"
-
-    def _shown(self, word: str) -> str:
-        return word.replace(str(self.workspace), ".").replace(str(self.out), "..")
-
-    def _log(self, arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> None:
-        with (self.out / "demo.log").open("a", encoding="utf-8") as log:
-            log.write(
-                f"$ fleetloop {shlex.join(arguments)}\n[{done.returncode}]\n{done.stdout}\n{done.stderr}\n"
-            )
-
-
-class AgentProcess:
-    """One vehicle's agent: the real daemon in a process group of its own."""
-
-    def __init__(self, lab: Lab, vehicle_id: str, config: Path, *, until_source_ends: bool) -> None:
-        self.vehicle_id = vehicle_id
-        words = [
-            "agent",
-            "run",
-            "--config",
-            str(config),
-            *(["--until-source-ends"] if until_source_ends else []),
-        ]
-        lab.note(words)
-        self._child = ChildProcess(
-            [sys.executable, "-m", "fleetloop", *words],
-            lab.vehicle(vehicle_id) / "agent.log",
-            env={**child_environment(), "FLEETLOOP_RECEIPT_PATH": str(lab.receipts(vehicle_id))},
-        )
-
-    def kill(self) -> None:
-        """SIGKILL to every process of this agent, as a power cut would do."""
-        self._child.kill_group()
-
-    def stop(self) -> int:
-        """SIGTERM and wait; the agent stops cleanly or this raises."""
-        self._child.signal(signal.SIGTERM)
-        return self.wait(STOP_DEADLINE_S)
-
-    def wait(self, deadline_s: float) -> int:
-        """Wait for the end of the drive.
+    def repro(self, *stages: str) -> None:
+        """Run the stages that changed, in a process group that ends whole when the demo is interrupted.
 
         Raises:
-            GuaranteeBrokenError: the agent did not end in time (it was ended).
+            StepFailedError: a stage failed, or took longer than REPRO_DEADLINE_S.
         """
+        words = ["dataset", "repro", *stages]
+        child = self.start(words, self.out / "demo.log", self.workspace)
         try:
-            return self._child.wait(deadline_s)
+            status: int | str = child.wait(REPRO_DEADLINE_S)
         except subprocess.TimeoutExpired:
-            self.kill()
-            raise GuaranteeBrokenError(
-                f"the agent of {self.vehicle_id} did not end within {deadline_s:.0f} s"
-            ) from None
+            status = f"nothing within {REPRO_DEADLINE_S:.0f} s"
+        finally:
+            child.kill_group()
+        if status != 0:
+            raise StepFailedError(f"fleetloop {' '.join(words)} ended with {status}:\n{child.log_end(3000)}")
 
-    def end(self) -> None:
-        """Whatever happened, leave no process behind."""
-        self._child.kill_group()
-
-
-def _run_whole_group(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a group of its own; when this process is interrupted, nothing that it started goes on.
-
-    Raises subprocess.TimeoutExpired after COMMAND_DEADLINE_S.
-    """
-    with subprocess.Popen(
-        command, cwd=folder, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            said, complained = process.communicate(timeout=COMMAND_DEADLINE_S)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        return subprocess.CompletedProcess(command, process.returncode, said, complained)
-
-
-def child_environment() -> dict[str, str]:
-    """This process's environment with one thread per library, so that three vehicles share two cores fairly."""
-    scripts = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "")
-    return {
-        **os.environ,
-        "PATH": path if path.split(os.pathsep, 1)[0] == scripts else scripts + os.pathsep + path,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-        "DVC_NO_ANALYTICS": "1",
-    }
-
-
-def _only_document(text: str) -> dict[str, Any]:
-    text = text.strip()
-    if not text:
-        return {}
-    try:
-        document = parse_json(text, "output", max_bytes=len(text))
-    except CorruptError as error:
-        raise StepFailedError(
-            f"a command printed something that is no JSON document: {text[:400]!r}"
-        ) from error
-    return document if isinstance(document, dict) else {"items": document}
+    def start(self, words: list[str], log: Path, folder: Path, **environment: str) -> ChildProcess:
+        """Start `fleetloop WORDS`, with one thread per library so that three vehicles share two cores fairly."""
+        return ChildProcess(
+            [sys.executable, "-m", "fleetloop", *words],
+            log,
+            folder=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment},
+        )

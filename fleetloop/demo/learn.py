@@ -1,4 +1,4 @@
-"""From the broker's log to a better model, with the commands that a person would type."""
+"""From the broker's log to a better model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import Any
 from fleetloop.demo.lab import Lab
 from foundation.errors import GuaranteeBrokenError
 from foundation.files import read_json
+from pipelines.curate.labelling import LabelResult
+from services import curate, dataset
+from services.dataset import Version
+from services.label import label
+from services.runners import runner_settings
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What the stages wrote."""
+    """What the stages made; `again_digest` is of the dataset that two workers made of the same."""
 
-    dataset: dict[str, Any]
-    manifest: dict[str, Any]
-    label: dict[str, Any]
-    validation: dict[str, Any]
+    version: Version
+    label: LabelResult
     evaluation: dict[str, Any]
     gate: dict[str, Any]
     package: dict[str, Any]
     again_digest: str
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Of the dataset version."""
+        return self.version.manifest
 
 
 def learn(lab: Lab, label_budget: int) -> Learnt:
@@ -32,34 +40,52 @@ def learn(lab: Lab, label_budget: int) -> Learnt:
     Raises:
         GuaranteeBrokenError: the gate refused, so there is nothing to release.
     """
-    with lab.step("label", f"Asking the label desk for at most {label_budget} labels"):
-        label = lab.run("label", "--budget", str(label_budget), "--desk", lab.labels)
-        lab.say(f"{label['answered']} labels at a cost of {label['cost']:g}")
-    with lab.step("curate", "Curating the dataset (Beam) and judging it (Great Expectations)"):
-        lab.run("dataset", "lock")
-        lab.run_plain("dataset", "repro", "curate", "validate")
-        manifest = _read(lab.workspace / "datasets" / "current" / "manifest.json")
-        validation = _read(lab.workspace / "reports" / "validation.json")
-    with lab.step("rebuild", "Curating again with two workers: the same digest, or it is no version"):
-        shutil.rmtree(
-            lab.workspace / ".fleetloop" / "cache", ignore_errors=True
-        )  # nothing measured before is reused
-        again = lab.run("curate", "--workers", "2")
-    with lab.step("dataset", "Recording the dataset version (DVC, git, local remote)"):
-        dataset = lab.run("dataset", "commit", "-m", "first journey")
-        lab.say(f"dataset {dataset['id']}, {manifest['rows']} images, digest {dataset['digest'][:16]}")
-    with lab.step("train", "Fine-tuning, quantising, evaluating, packaging (dvc repro)"):
-        lab.run_plain("dataset", "repro")
-    evaluation, gate = (_read(lab.workspace / "reports" / f"{name}.json") for name in ("evaluation", "gate"))
+    place = lab.place
+    with lab.step(
+        "label",
+        f"Asking the label desk for at most {label_budget} labels",
+        f"label --budget {label_budget} --desk ../drives/labels.jsonl",
+    ):
+        labelled = label(place, label_budget, runner_settings(), desk=lab.labels)
+        lab.say(f"{labelled.answered} labels at a cost of {labelled.cost:g}")
+    with lab.step(
+        "curate",
+        "Curating the dataset (Beam) and judging it (Great Expectations)",
+        "dataset lock",
+        "dataset repro curate validate",
+    ):
+        dataset.lock(place)
+        lab.repro("curate", "validate")
+    with lab.step(
+        "rebuild",
+        "Curating again with two workers: the same digest, or it is no version",
+        "curate --workers 2",
+    ):
+        shutil.rmtree(place.private_path / "cache", ignore_errors=True)  # nothing measured before is reused
+        again = curate.curate(place, runner_settings(workers=2)).manifest
+    with lab.step(
+        "dataset",
+        "Recording the dataset version (DVC, git, local remote)",
+        "dataset commit -m 'first journey'",
+    ):
+        version = dataset.commit(place, "first journey").version
+        lab.say(f"dataset {version.id}, {version.manifest['rows']} images, digest {version.digest[:16]}")
+    with lab.step("train", "Fine-tuning, quantising, evaluating, packaging (dvc repro)", "dataset repro"):
+        lab.repro()
+    evaluation, gate = (_read(place.reports_path / f"{name}.json") for name in ("evaluation", "gate"))
     lab.say(f"the gate {'[green]passes' if gate['passed'] else '[red]refuses'}[/]: {gate['reason']}")
     if not gate["passed"]:
         raise GuaranteeBrokenError(
             f"the gate refused the new model, so there is nothing to release: {gate['reason']}"
         )
-    package = _read(lab.workspace / "models" / "package" / "package.json")
-    with lab.step("record", "Recording the model beside its dataset (DVC push)"):
-        lab.run("dataset", "commit", "-m", "first journey, with its model")
-    return Learnt(dataset, manifest, label, validation, evaluation, gate, package, str(again["digest"]))
+    with lab.step(
+        "record",
+        "Recording the model beside its dataset (DVC push)",
+        "dataset commit -m 'first journey, with its model'",
+    ):
+        dataset.commit(place, "first journey, with its model")
+    package = _read(place.package_path / "package.json")
+    return Learnt(version, labelled, evaluation, gate, package, str(again["digest"]))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from connectors.lake.table import LakeTable
+from edge_agent.spool.snapshot import Ledger
 from fleetloop.demo.deploy import ReleaseOutcome
 from fleetloop.demo.learn import Learnt
 from fleetloop.demo.prepare import VEHICLES
@@ -25,6 +26,7 @@ from foundation.files import read_json
 from pipelines.curate.params import load_params
 from pipelines.curate.perceptual_hash import dct_hash
 from pipelines.curate.split import split_of
+from rollout.history import HistoryRow
 from schemas.reasons import Split
 from schemas.wire import TOPICS
 from workspace.layout import Workspace
@@ -71,13 +73,13 @@ class Facts:
     repeated: int
     receipts: dict[str, set[tuple[str, int, str]]]
     statuses: dict[str, dict[str, Any]]
-    ledgers: dict[str, dict[str, Any]]
+    ledgers: dict[str, Ledger]
     bad_records: dict[str, int]
     unreadable_frames: int
     unordered_restarts: int
     malformed: dict[str, str]
     releases: list[ReleaseOutcome]
-    model_events: list[dict[str, Any]]
+    model_events: tuple[HistoryRow, ...]
     learnt: Learnt
     workspace: Path
 
@@ -92,22 +94,24 @@ def read_receipts(path: Path) -> set[tuple[str, int, str]]:
     return found
 
 
-def read_arrivals(workspace: Path, bootstrap: str) -> tuple[pa.Table, int]:
-    """All rows of the lake (without payloads), and how many offsets the broker's log has had."""
-    place = Workspace.open(workspace)
+def read_arrivals(place: Workspace) -> pa.Table:
+    """All rows of the lake, without payloads."""
     columns = [
         "origin", "outcome", "reason", "topic_id", "partition", "offset", "offset_end", "resend_of", "vehicle_id", "epoch", "seq",
         "value_sha256", "payload_sha256", "payload_bytes", "raw_value", "headers_json", "rule_id", "drive_id",
         "predicted_class",
     ]  # fmt: skip
-    rows = LakeTable.open(place.arrivals_uri).snapshot().read(columns=columns)
-    source = KafkaSource(KafkaSettings(bootstrap=bootstrap))
+    return LakeTable.open(place.arrivals_uri).snapshot().read(columns=columns)
+
+
+def count_offsets(bootstrap: str) -> int:
+    """How many offsets the samples of the broker's log have had."""
+    source = KafkaSource(KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo"))
     try:
-        info = source.describe(TOPICS.samples)
-        offsets = sum(source.bounds(TOPICS.samples, partition)[1] for partition in info.partitions)
+        partitions = source.describe(TOPICS.samples).partitions
+        return sum(source.bounds(TOPICS.samples, partition)[1] for partition in partitions)
     finally:
         source.close()
-    return rows, offsets
 
 
 def judge(facts: Facts) -> list[Verdict]:
@@ -138,11 +142,11 @@ def _accepted_is_durable(facts: Facts) -> Verdict:
         landed[vehicle_id].add(tuple(identity))
     told, held = [], True
     for vehicle_id in VEHICLES:
-        ledger, receipts = facts.ledgers[vehicle_id], facts.receipts[vehicle_id]
+        counts, receipts = facts.ledgers[vehicle_id].counts, facts.receipts[vehicle_id]
         missing = receipts - landed[vehicle_id]
-        gone = _total(ledger["evicted"]) + _total(ledger["in_doubt"])
-        held &= bool(receipts) and len(missing) <= gone and int(ledger["pending"]) == 0
-        held &= len(landed[vehicle_id]) == int(ledger["delivered"])
+        gone = sum(counts.evicted.values()) + counts.in_doubt
+        held &= bool(receipts) and len(missing) <= gone and counts.pending == 0
+        held &= len(landed[vehicle_id]) == counts.delivered
         told.append(f"{vehicle_id} {len(receipts)} receipts, {len(missing)} of them not landed")
     return Verdict(
         1, held, "; ".join(told) + " (a receipt is printed after the fsync, and compared byte for byte)"
@@ -150,8 +154,8 @@ def _accepted_is_durable(facts: Facts) -> Verdict:
 
 
 def _ledger_balances(facts: Facts) -> Verdict:
-    held = all(bool(ledger["balances"]) for ledger in facts.ledgers.values())
-    epochs = sum(len(ledger["epochs"]) for ledger in facts.ledgers.values())
+    held = all(ledger.balances() for ledger in facts.ledgers.values())
+    epochs = sum(len(ledger.epochs) for ledger in facts.ledgers.values())
     return Verdict(
         2, held, f"{len(facts.ledgers)} ledgers over {epochs} epochs balance in total and in every epoch"
     )
@@ -245,14 +249,10 @@ def _releases_are_guarded(facts: Facts) -> Verdict:
     serving = {v: str(s["model"]["digest"]) for v, s in facts.statuses.items()}
 
     def vehicles(event: str, release_id: str) -> set[str]:
-        return {
-            e["vehicle_id"]
-            for e in facts.model_events
-            if e["event"] == event and e["release_id"] == release_id
-        }
+        return {e.vehicle_id for e in facts.model_events if e.event == event and e.release_id == release_id}
 
     exposed, back = vehicles("activated", bad.id), vehicles("rolled_back", bad.id)
-    distrust = {e["vehicle_id"] for e in facts.model_events if e["event"] == "untrusted"}
+    distrust = {e.vehicle_id for e in facts.model_events if e.event == "untrusted"}
     carried = vehicles("activated", forged.id)
     held = (
         set(serving.values()) == {digest}
@@ -277,15 +277,12 @@ def _nothing_silent(facts: Facts) -> Verdict:
     bytes_kept = rejected.num_rows - rejected["raw_value"].null_count
     counts = facts.learnt.manifest["counts"]
     read = int(counts["read"])
-    explained = (
-        int(counts["kept"])
-        + _total(counts["removed"])
-        + int(counts["unlabelled"])
-        + int(counts["quarantined"])
+    explained = sum(
+        (counts["kept"], *counts["removed"].values(), counts["unlabelled"], counts["quarantined"])
     )
     frames = {v: int(s["frames_seen"]) for v, s in facts.statuses.items()}
     settled = {
-        v: int(facts.ledgers[v]["accepted"]) + _total(facts.ledgers[v]["not_accepted"]) for v in facts.ledgers
+        v: each.counts.accepted + sum(each.counts.not_accepted.values()) for v, each in facts.ledgers.items()
     }
     held = (
         found == facts.bad_records
@@ -303,7 +300,7 @@ def _nothing_silent(facts: Facts) -> Verdict:
 
 def _bad_input_survived(facts: Facts) -> Verdict:
     unreadable = sum(
-        int(ledger["not_accepted"].get("unreadable_image", 0)) for ledger in facts.ledgers.values()
+        ledger.counts.not_accepted.get("unreadable_image", 0) for ledger in facts.ledgers.values()
     )
     held = unreadable >= facts.unreadable_frames > 0 and facts.unordered_restarts == 0
     return Verdict(
@@ -324,9 +321,3 @@ def _verified_bytes(facts: Facts) -> Verdict:
         f"{len(facts.malformed)} of {MALFORMED_MODELS} malformed models were refused before anything ran "
         f"({', '.join(sorted(facts.malformed))}); {same} vehicles serve exactly the bytes that were packaged",
     )
-
-
-def _total(counts: object) -> int:
-    if isinstance(counts, dict):
-        return sum(int(n) for n in counts.values())
-    return int(counts) if isinstance(counts, int) else 0

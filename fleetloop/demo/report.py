@@ -16,7 +16,6 @@ from connectors.lake.table import LakeTable
 from fleetloop.demo.charts import accuracy_chart
 from fleetloop.demo.lab import Lab
 from foundation.files import write_atomic
-from workspace.layout import Workspace
 
 FRAMES_SHOWN = 20
 MAX_CLASS_ROWS = 12
@@ -47,7 +46,7 @@ def write_report(lab: Lab, result: dict[str, Any]) -> Path:
             ", ".join(f"{k.replace('_', ' ')} {n}" for k, n in sorted(value.items())) or "none"
         ),
         history=[{**e, "time": _time(int(e["time_ns"]))} for e in result["model_history"]],
-        transcript=lab.transcript,
+        commands=lab.commands,
         frames=_chosen_frames(lab),
         card=_link(lab, "workspace/datasets/current/card.html"),
         data_docs=_link(lab, "workspace/reports/data_docs/index.html"),
@@ -77,7 +76,7 @@ def chart_rows(slices: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _chosen_frames(lab: Lab) -> list[dict[str, str]]:
     """Some landed frames with the rule that chose each, the same ones for the same run."""
-    table = LakeTable.open(Workspace.open(lab.workspace).arrivals_uri)
+    table = LakeTable.open(lab.place.arrivals_uri)
     rows = table.snapshot().read(
         columns=["payload", "payload_sha256", "rule_id", "predicted_class", "score_entropy"],
         filter=pc.field("outcome") == "landed",

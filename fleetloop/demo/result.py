@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow.compute as pc
@@ -11,6 +13,8 @@ from fleetloop.demo.journeys import on_vehicle_accuracy, read_truth
 from fleetloop.demo.lab import Lab
 from fleetloop.demo.prepare import VEHICLES, Prepared
 from fleetloop.demo.prove import Facts, Verdict
+from schemas.records import LedgerCounts
+from services.training import FirstModel
 
 NOT_EXERCISED = "G7 (privacy: blurring, consent, erasure) is not built yet and not claimed."
 
@@ -21,7 +25,7 @@ def build_result(
     facts: Facts,
     verdicts: list[Verdict],
     faults: list[str],
-    first: dict[str, Any],
+    first: FirstModel,
 ) -> dict[str, Any]:
     """Put every count into one document. Ratios are in [0, 1], sizes in bytes, times in seconds."""
     summary = facts.learnt.evaluation["summary"]
@@ -37,8 +41,8 @@ def build_result(
             "title": prepared.source.title,
             "licence": prepared.source.licence,
             "classes": list(prepared.source.classes),
-            "untrained_classes": list(first["untrained_classes"]),
-            "untrained_conditions": list(first["untrained_conditions"]),
+            "untrained_classes": list(first.untrained_classes),
+            "untrained_conditions": list(first.untrained_conditions),
         },
         "seed": lab.seed,
         "scale": lab.scale,
@@ -55,15 +59,15 @@ def build_result(
             "by_condition": _slices(summary, "condition:"),
             "on_vehicle": _on_vehicle(lab, first, facts),
         },
-        "labels_used": int(facts.learnt.label["answered"]),
-        "label_cost": float(facts.learnt.label["cost"]),
+        "labels_used": facts.learnt.label.answered,
+        "label_cost": facts.learnt.label.cost,
         "bytes": {
             "captured": sum(int(s["bytes"]["seen"]) for s in facts.statuses.values()),
             "accepted": sum(int(s["bytes"]["captured"]) for s in facts.statuses.values()),
             "uploaded": sum(int(s["bytes"]["uploaded"]) for s in facts.statuses.values()),
-            "labelled": int(facts.learnt.label.get("payload_bytes", 0)),
+            "labelled": facts.learnt.label.payload_bytes,
         },
-        "ledger": _ledger_sum(facts.ledgers),
+        "ledger": _ledger_sum(ledger.counts for ledger in facts.ledgers.values()),
         "lake": {
             "offsets": facts.offsets_in_log,
             "landed": outcomes["landed"],
@@ -72,8 +76,8 @@ def build_result(
             "rejected_by_reason": dict(sorted(Counter(rejected["reason"].to_pylist()).items())),
         },
         "dataset_version": {
-            "id": facts.learnt.dataset["id"],
-            "digest": facts.learnt.dataset["digest"],
+            "id": facts.learnt.version.id,
+            "digest": facts.learnt.version.digest,
             "rows": manifest["rows"],
             "splits": {name: split["rows"] for name, split in manifest["splits"].items()},
             "counts": {
@@ -86,10 +90,7 @@ def build_result(
         },
         "gate": {"passed": facts.learnt.gate["passed"], "reason": facts.learnt.gate["reason"]},
         "weakness": _weakness(prepared, first),
-        "releases": [
-            {"id": r.id, "outcome": r.outcome, "reason": r.reason, "override": r.override}
-            for r in facts.releases
-        ],
+        "releases": [asdict(release) for release in facts.releases],
         "vehicles": [
             {
                 "id": v,
@@ -99,14 +100,11 @@ def build_result(
                 "rollbacks": facts.statuses[v]["rollbacks"],
                 "frames_seen": facts.statuses[v]["frames_seen"],
                 "resent": facts.statuses[v]["resent"],
-                "ledger": {
-                    k: facts.ledgers[v][k]
-                    for k in ("accepted", "delivered", "pending", "evicted", "in_doubt", "not_accepted")
-                },
+                "ledger": facts.statuses[v]["ledger"],
             }
             for v in VEHICLES
         ],
-        "model_history": facts.model_events,
+        "model_history": [asdict(event) for event in facts.model_events],
         "malformed_models": facts.malformed,
         "faults": faults,
         "guarantees": [v.to_json() for v in verdicts],
@@ -129,13 +127,13 @@ def _slices(summary: dict[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def _on_vehicle(lab: Lab, first: dict[str, Any], facts: Facts) -> list[dict[str, Any]]:
+def _on_vehicle(lab: Lab, first: FirstModel, facts: Facts) -> list[dict[str, Any]]:
     """Accuracy by class of what the vehicles themselves predicted on the roads driven before and after."""
     truth = read_truth(lab)
     roads = {f.rsplit(".", 2)[0] for f in truth if ".second." in f}
     before_frames = {f for f in truth if ".first." in f and f.rsplit(".", 2)[0] in roads}
     after_frames = {f for f in truth if ".second." in f}
-    before = on_vehicle_accuracy(lab, "first", before_frames, {str(first["digest"])})
+    before = on_vehicle_accuracy(lab, "first", before_frames, {first.digest})
     after = on_vehicle_accuracy(lab, "second", after_frames, {str(facts.learnt.package["model_digest"])})
     rows = []
     for name in sorted({*before, *after}):
@@ -153,26 +151,19 @@ def _on_vehicle(lab: Lab, first: dict[str, Any], facts: Facts) -> list[dict[str,
     return rows
 
 
-def _ledger_sum(ledgers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    total: dict[str, Any] = {}
-    for key in ("accepted", "delivered", "pending"):
-        total[key] = sum(int(ledger[key]) for ledger in ledgers.values())
-    for key in ("evicted", "in_doubt", "not_accepted"):
-        reasons: Counter[str] = Counter()
-        number = 0
-        for ledger in ledgers.values():
-            if isinstance(ledger[key], dict):
-                reasons.update(ledger[key])
-            else:
-                number += int(ledger[key])
-        total[key] = dict(sorted(reasons.items())) if reasons or key != "in_doubt" else number
-    return total
+def _ledger_sum(counts: Iterable[LedgerCounts]) -> dict[str, Any]:
+    rows = [asdict(each) for each in counts]
+    numbers = {key: sum(row[key] for row in rows) for key in ("accepted", "delivered", "pending", "in_doubt")}
+    return numbers | {
+        key: dict(sorted(sum((Counter(row[key]) for row in rows), Counter[str]()).items()))
+        for key in ("evicted", "not_accepted")
+    }
 
 
-def _weakness(prepared: Prepared, first: dict[str, Any]) -> str:
-    classes = ", ".join(f"“{name}”" for name in first["untrained_classes"])
-    conditions = ", ".join(first["untrained_conditions"])
+def _weakness(prepared: Prepared, first: FirstModel) -> str:
+    classes = ", ".join(f"“{name}”" for name in first.untrained_classes)
+    conditions = ", ".join(first.untrained_conditions)
     return (
-        f"on {first['rows']} images without a single {classes} and without anything {conditions}, although its contract "
+        f"on {first.rows} images without a single {classes} and without anything {conditions}, although its contract "
         f"lists all {len(prepared.source.classes)} classes."
     )

@@ -15,27 +15,36 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from connectors.kafka.admin import ensure_topics
-from connectors.kafka.settings import KafkaSettings
-from connectors.kafka.source import KafkaSource
 from devservers.embedded_broker import EmbeddedBroker
 from devservers.static_server import StaticServer
 from edge_agent.key_file import load_key
+from edge_agent.spool.snapshot import read_ledger
+from edge_agent.state_folder import StateFolder
 from fleetloop.demo.bad_records import repeat_records, send_bad_records
-from fleetloop.demo.deploy import refuse_malformed, release_bad, release_forged, release_good
+from fleetloop.demo.deploy import WAVES, refuse_malformed, release_bad, release_forged, release_good
 from fleetloop.demo.drives import DriveShape
 from fleetloop.demo.journeys import Fleet, Road, first_journey
 from fleetloop.demo.lab import Lab
 from fleetloop.demo.learn import learn
 from fleetloop.demo.prepare import VEHICLES, Prepared, prepare
-from fleetloop.demo.prove import Facts, judge, read_arrivals, read_receipts
+from fleetloop.demo.prove import Facts, count_offsets, judge, read_arrivals, read_receipts
 from fleetloop.demo.report import write_report
 from fleetloop.demo.result import build_result
 from fleetloop.demo.sources import ImageSource, load_gtsrb, load_traffic_lights
 from fleetloop.demo.uplink import Uplink
+from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import write_atomic, write_json_atomic
 from pipelines.curate.params import SplitParams, load_params
 from schemas.wire import TOPICS
+from services import rollout
+from services.enrol import enrol_vehicle
+from services.ingest import open_ingest
+from services.init import make_workspace
+from services.reference import add_reference
+from services.runners import runner_settings
+from services.training import FirstModel, FirstModelRequest, train_first
+from workspace.layout import CONFIG_NAME
 
 REPEATED_RECORDS = 20
 MARKER = ".fleetloop-demo"
@@ -128,48 +137,60 @@ def prepare_only(options: DemoOptions, console: Console) -> Path:
 
 def _loop(lab: Lab, options: DemoOptions, source: ImageSource, bootstrap: str) -> dict[str, Any]:
     prepared, first = _begin(lab, source, bootstrap)
+    place = lab.place
     with ExitStack() as stack:
-        server = stack.enter_context(StaticServer(lab.workspace / "registry" / "tuf"))
+        server = stack.enter_context(StaticServer(place.tuf_path))
         hosts = [address.rpartition(":")[0] for address in bootstrap.split(",")]
         road = Road(bootstrap, server.url, stack.enter_context(Uplink(hosts)))
         fleet = stack.enter_context(Fleet(lab, road))
-        faults = _drive(lab, fleet, road)
+        with lab.step(
+            "first_journey", "Driving under v1: select, spool, upload; with an outage and a SIGKILL"
+        ):
+            frames = {v: pq.read_metadata(lab.drives / v / "first.parquet").num_rows for v in VEHICLES}
+            faults = first_journey(lab, fleet, road, frames)
         repeated, bad = _ingest(lab, bootstrap, faults)
         learnt = learn(lab, options.label_budget)
-        good_model = lab.workspace / "models" / "package" / "model.onnx"
-        with lab.step("release", "Releasing v2 in two waves while the vehicles drive"):
+        good_model = place.package_path / "model.onnx"
+        with lab.step(
+            "release",
+            "Releasing v2 in two waves while the vehicles drive",
+            "release create",
+            f"rollout start RELEASE --waves {WAVES}",
+            "rollout watch",
+        ):
             releases = [release_good(lab, fleet)]
             lab.say(f"{releases[0].id}: {releases[0].reason}")
         with lab.step("forged_release", "Publishing a release signed with the wrong role's key"):
             releases.append(release_forged(lab, fleet, good_model))
             lab.say("no vehicle loaded it")
-        with lab.step("bad_release", "Forcing a bad release past the gate"):
+        with lab.step(
+            "bad_release",
+            "Forcing a bad release past the gate",
+            "release create --model ../v4-fails-in-the-dark.onnx --override-by NAME --override-why REASON",
+        ):
             releases.append(release_bad(lab, fleet, good_model))
             fleet.stop_all()
         with lab.step("malformed_models", "Trying to release what is no acceptable model"):
             malformed = refuse_malformed(lab, good_model)
-        with lab.step("second_journey", "Driving the same roads again under v2"):
+        with lab.step("second_journey", "Driving the same roads again under v2", "ingest"):
             for vehicle_id in VEHICLES:
                 fleet.start(vehicle_id, "second")
             fleet.wait_all()
-            lab.run("ingest")
-        with lab.step("prove", "Counting, on every disk, what was promised"):
-            arrivals, offsets = read_arrivals(lab.workspace, bootstrap)
+            open_ingest(place, runner_settings()).once()
+        with lab.step("prove", "Counting, on every disk, what was promised", "rollout history --events"):
             facts = Facts(
-                arrivals=arrivals,
-                offsets_in_log=offsets,
+                arrivals=read_arrivals(place),
+                offsets_in_log=count_offsets(bootstrap),
                 repeated=repeated,
                 receipts={v: read_receipts(lab.receipts(v)) for v in VEHICLES},
                 statuses={v: fleet.status(v) for v in VEHICLES},
-                ledgers={
-                    v: lab.run("agent", "ledger", "--state", lab.vehicle(v) / "state") for v in VEHICLES
-                },
+                ledgers={v: read_ledger(StateFolder(lab.state(v)).spool) for v in VEHICLES},
                 bad_records=bad,
                 unreadable_frames=prepared.unreadable_frames,
                 unordered_restarts=fleet.unordered_restarts,
                 malformed=malformed,
                 releases=releases,
-                model_events=lab.run("rollout", "history", "--events")["events"],
+                model_events=rollout.history(place).events,
                 learnt=learnt,
                 workspace=lab.workspace,
             )
@@ -177,52 +198,62 @@ def _loop(lab: Lab, options: DemoOptions, source: ImageSource, bootstrap: str) -
     return build_result(lab, prepared, facts, verdicts, faults, first)
 
 
-def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, dict[str, Any]]:
+def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, FirstModel]:
     """A workspace, drives, a weak first model, enrolled vehicles. Returns the drives and what is known of v1."""
-    with lab.step("prepare", "Preparing drives of real images"):
-        classes = ",".join(source.classes)
-        lab.run("init", lab.workspace, "--classes", classes, "--remote", lab.out / "dvc-remote")
+    with lab.step(
+        "prepare", "Preparing drives of real images", f"init . --classes {','.join(source.classes)}"
+    ):
+        make_workspace(
+            lab.workspace,
+            classes=source.classes,
+            remote=lab.out / "dvc-remote",
+            licence=f"{source.title}: {source.licence}",
+        )
         _configure(lab, source, bootstrap)
-        prepared = prepare(lab, source, load_params(lab.workspace / "params.yaml").split, shape_of(source))
+        prepared = prepare(lab, source, load_params(lab.place.params_path).split, shape_of(source))
         lab.say(
             f"{prepared.captured_frames} frames for {len(VEHICLES)} vehicles, {prepared.held_out_images} images held out, "
             f"{prepared.bootstrap_images} for v1"
         )
-    with lab.step("first_model", "Training v1, weak on purpose"):
-        pictures = lab.drives / "bootstrap.parquet"
-        exclude = [word for name in source.untrained_classes for word in ("--exclude-class", name)]
-        first = lab.run(
-            "train", "--from-scratch", pictures, "--name", "v1", *exclude, "--exclude-condition", "dark"
+    place = lab.place
+    excluded = [*(f"--exclude-class {name}" for name in source.untrained_classes), "--exclude-condition dark"]
+    with lab.step(
+        "first_model",
+        "Training v1, weak on purpose",
+        f"train --from-scratch ../drives/bootstrap.parquet --name v1 {' '.join(excluded)}",
+        "reference add ../drives/reference.parquet",
+    ):
+        first = train_first(
+            place,
+            FirstModelRequest(
+                lab.drives / "bootstrap.parquet",
+                excluded_classes=source.untrained_classes,
+                excluded_conditions=("dark",),
+            ),
         )
-        lab.run("reference", "add", lab.drives / "reference.parquet")
-        classes, conditions = (", ".join(first[f"untrained_{what}"]) for what in ("classes", "conditions"))
+        add_reference(place, lab.drives / "reference.parquet")
+        classes, conditions = map(", ".join, (first.untrained_classes, first.untrained_conditions))
         lab.say(f"v1 never saw {classes}, nor anything {conditions}")
-    with lab.step("enrol", f"Enrolling {len(VEHICLES)} vehicles"):
+    typed = [f"enroll {v} --state ../vehicles/{v}/state" for v in VEHICLES]
+    with lab.step("enrol", f"Enrolling {len(VEHICLES)} vehicles", *typed):
         for vehicle_id in VEHICLES:
-            lab.run("enroll", vehicle_id, "--state", lab.vehicle(vehicle_id) / "state")
+            enrol_vehicle(place, vehicle_id, lab.state(vehicle_id), (), SystemClock())
     return prepared, first
-
-
-def _drive(lab: Lab, fleet: Fleet, road: Road) -> list[str]:
-    with lab.step("first_journey", "Driving under v1: select, spool, upload; with an outage and a SIGKILL"):
-        frames = {v: pq.read_metadata(lab.drives / v / "first.parquet").num_rows for v in VEHICLES}
-        return first_journey(lab, fleet, road, frames)
 
 
 def _ingest(lab: Lab, bootstrap: str, faults: list[str]) -> tuple[int, dict[str, int]]:
     """Send what must not land beside what must, and ingest. Returns the number repeated, and the bad ones by reason."""
-    with lab.step("ingest", "Sending bad records too, and ingesting (Beam)"):
-        keys = [load_key(lab.vehicle(v) / "state" / "key.pem") for v in VEHICLES[:2]]
+    with lab.step("ingest", "Sending bad records too, and ingesting (Beam)", "ingest"):
+        keys = [load_key(lab.state(v) / "key.pem") for v in VEHICLES[:2]]
         repeated = repeat_records(bootstrap, REPEATED_RECORDS)
         bad = send_bad_records(bootstrap, VEHICLES[0], *keys)
         faults.append(
             f"A gateway repeats {repeated} records of the log byte for byte: each is marked as a resend."
         )
         faults.append(f"{sum(bad.values())} bad records are sent: {', '.join(sorted(bad))}.")
-        done = lab.run("ingest")
+        done = open_ingest(lab.place, runner_settings()).once()
         lab.say(
-            f"{done['offsets']} offsets: {done['landed']} landed, {done['resent']} resent, "
-            f"{sum(done['rejected'].values())} rejected"
+            f"{done.offsets} offsets: {done.landed} landed, {done.resent} resent, {sum(done.rejected.values())} rejected"
         )
         return repeated, bad
 
@@ -239,22 +270,13 @@ def _broker(lab: Lab, named: str) -> Iterator[str]:
             broker = None if named else stack.enter_context(EmbeddedBroker())
             bootstrap = named if broker is None else broker.bootstrap
             ensure_topics(bootstrap)
-            held = _records_held(bootstrap) if named else 0
+            held = count_offsets(bootstrap) if named else 0
         if held:
             raise MisconfiguredError(
                 f"topic {TOPICS.samples} at {named} holds {held} offsets; the demo needs it empty: delete the topic, or name "
                 "another broker"
             )
         yield bootstrap
-
-
-def _records_held(bootstrap: str) -> int:
-    source = KafkaSource(KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo"))
-    try:
-        partitions = source.describe(TOPICS.samples).partitions
-        return sum(source.bounds(TOPICS.samples, partition)[1] for partition in partitions)
-    finally:
-        source.close()
 
 
 def load_source(options: DemoOptions) -> ImageSource:
@@ -277,10 +299,9 @@ def load_source(options: DemoOptions) -> ImageSource:
 
 def _configure(lab: Lab, source: ImageSource, bootstrap: str) -> None:
     """Write the workspace's settings as its user would with an editor."""
-    config = lab.workspace / "fleetloop.toml"
+    config = lab.workspace / CONFIG_NAME
     text = config.read_text(encoding="utf-8")
     text = text.replace('bootstrap = "127.0.0.1:9092"', f'bootstrap = "{bootstrap}"')
-    text = text.replace('licence = ""', f'licence = "{source.title}: {source.licence}"')
     write_atomic(config, text.encode())
     if source.has_real_tracks:
         params = lab.workspace / "params.yaml"

@@ -89,7 +89,7 @@ def test_every_command_that_talks_to_the_broker_uses_the_table_kafka(
 
     for module in ("connectors.kafka.source", "services.ingest"):
         monkeypatch.setattr(f"{module}.KafkaSource", taken)
-    monkeypatch.setattr("connectors.kafka.admin.administration", taken)
+    monkeypatch.setattr("services.topics.administration", taken)
     with pytest.raises(Stop):
         calls["ingest"]().open_source()
     for name in ("rollout", "broker"):

@@ -25,6 +25,7 @@ from services.dataset import lock, repro
 from services.init import make_workspace
 from services.record import record_changes
 from services.training import bases, choose_base
+from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.fakes.models import tiny_contract, tiny_model
 from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
 from training.registry import ModelRecord, register_model, set_base, set_serving
@@ -143,7 +144,8 @@ def test_git_is_clean_after_what_fleetloop_wrote_and_names_what_it_left(place: W
     assert repository.git("log", "-1", "--format=%s").strip() == "Enrol car-1"
 
 
-def test_git_is_clean_after_each_command_of_a_fleet(tmp_path: Path) -> None:
+def test_git_is_clean_after_each_command_of_a_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.kafka.source.KafkaSource", lambda _settings: FakeSource(FakeBroker()))
     made = make_workspace(tmp_path / "ws", classes=CLASSES)
     config = made.root / "fleetloop.toml"
     text = config.read_text().replace("127.0.0.1:9092", "127.0.0.1:1") + "\n"
@@ -160,6 +162,8 @@ def test_git_is_clean_after_each_command_of_a_fleet(tmp_path: Path) -> None:
          "--override-why", "bench"],
         ["rollout", "start", "r2"],
         ["rollout", "status", "--offline"],
+        ["rollout", "status"],
+        ["rollout", "advance"],
         ["rollout", "halt", "--why", "rain"],
         ["rollout", "history", "--offline"],
         ["keys", "rotate", "models"],

@@ -1,0 +1,60 @@
+"""The topics of a broker: which there are, the missing ones of ours made, and settings under which records get lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectors.kafka.admin import administration, ensure_topics
+from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.topic_settings import Difference
+from schemas.topics import TOPIC_TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRow:
+    """One topic; `made` just now."""
+
+    topic: str
+    topic_id: str
+    partitions: int
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of a cluster (None: there is no topic that tells its name), and where ours are set to lose records."""
+
+    bootstrap: str
+    cluster_id: str | None
+    topics: tuple[TopicRow, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the embedded broker, whose topics have no settings."""
+        return (self.cluster_id or "").startswith(EMBEDDED_CLUSTER)
+
+
+def list_topics(settings: KafkaSettings, *, creates: bool = False, replicas: int = -1) -> Topics:
+    """List the topics of a broker; `creates` makes those of FleetLoop that are missing first.
+
+    Args:
+        replicas: copies of a new topic; -1 is the broker's default.
+
+    Raises:
+        RetryLaterError: no broker answers. RejectedError: it does not let us in.
+    """
+    made = [s.info.topic for s in ensure_topics(settings, replicas=replicas) if s.is_new] if creates else []
+    with administration(settings) as admin:
+        found = [admin.describe(name) for name in admin.list_topics() if not name.startswith("__")]
+        ours = {topic.name for topic in TOPIC_TABLE}
+        differences = [
+            each
+            for info in found
+            if info.topic in ours and not info.cluster_id.startswith(EMBEDDED_CLUSTER)
+            for each in admin.differences(info.topic)
+        ]
+    rows = (TopicRow(i.topic, i.topic_id, len(i.partitions), i.topic in made) for i in found)
+    cluster_id = found[0].cluster_id if found else None
+    return Topics(settings.bootstrap, cluster_id, tuple(rows), tuple(differences))
