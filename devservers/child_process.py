@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from foundation.clock import Clock, SystemClock
 from foundation.errors import RetryLaterError
@@ -36,6 +38,26 @@ def is_listening(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handlers written in Python run after this block: one that raises within a fork is ignored by Python, and its
+    signal is lost (and the lock of `logging` with it).
+    """
+    came: list[int] = []
+    kept: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(signal.getsignal(number)):
+                kept[number] = signal.signal(number, lambda each, _frame: came.append(each))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    for each in came:
+        signal.raise_signal(each)
 
 
 class ChildProcess:
@@ -77,16 +99,21 @@ class ChildProcess:
             if os.getppid() != parent:  # the parent died between fork and prctl
                 os._exit(1)
 
-        self._process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=None if env is None else dict(env),
-            preexec_fn=in_child,
-            start_new_session=True,  # Ctrl-C goes to the parent only, which then stops the child
-        )
+        try:
+            with _signals_wait():
+                self._process = subprocess.Popen(
+                    [str(part) for part in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    env=None if env is None else dict(env),
+                    preexec_fn=in_child,
+                    start_new_session=True,  # Ctrl-C goes to the parent only, which then stops the child
+                )
+        except KeyboardInterrupt:
+            self.kill_group()  # nobody else will ever hold it
+            raise
 
     @property
     def pid(self) -> int:

@@ -200,6 +200,7 @@ class SupervisorSettings:
     give_up_after: int = setting(
         20, min=1, max=10_000, help="deaths in a row; only with --until-source-ends, else never"
     )
+    steady_after_s: float = setting(60.0, min=0.1, max=86_400.0, help="a run this long forgives the past")
     perceive_hung_after_s: float = setting(
         20.0, min=1.0, max=3600.0, help="a silent perceive is ended and started again"
     )
