@@ -22,7 +22,7 @@ from edge_agent.health_http import HealthServer
 from edge_agent.heartbeat import Activity, read_beat
 from edge_agent.models.vehicle import read_vehicle
 from edge_agent.process import StopSignal
-from edge_agent.state_folder import StateFolder, publish_json
+from edge_agent.state_folder import StateFolder, StatusFile
 from edge_agent.status import build_status
 from foundation.clock import Clock, SystemClock
 from foundation.errors import (
@@ -114,9 +114,13 @@ class Supervisor:
     _done_code: int = 0
     _told: dict[str, object] = field(default_factory=dict)
     _looked_ns: int | None = None
+    _status: StatusFile = field(init=False)
+    _drain: StatusFile = field(init=False)
 
     def __post_init__(self) -> None:
         limits = self.settings.supervisor
+        self._status = StatusFile(self.state.status_path("supervisor"), self.events)
+        self._drain = StatusFile(self.state.drain_path, self.events)
         for name in ("perceive", "deliver"):
             self.children[name] = Child(name, Backoff(limits.backoff_first_s, limits.backoff_max_s))
 
@@ -152,7 +156,7 @@ class Supervisor:
                 self._start_when_due(child)
         perceive, deliver = self.children["perceive"], self.children["deliver"]
         if perceive.is_done and not self.state.drain_path.exists():
-            publish_json(self.state.drain_path, {"reason": "source_ended"})
+            self._drain.publish({"reason": "source_ended"})
         if perceive.is_done and deliver.is_done:
             self.exit_code = self._done_code
         self._tell()
@@ -294,13 +298,8 @@ class Supervisor:
                 for child in self.children.values()
             },
         }
-        if document == self._told:
-            return
-        try:
-            publish_json(self.state.status_path("supervisor"), document)
+        if document != self._told and self._status.publish(document):
             self._told = document
-        except OSError as error:
-            self.events.emit("status_not_written", level="warning", error=str(error))
 
 
 def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ from edge_agent.models.fetch import ModelFetcher
 from edge_agent.notices import NoticeDuty
 from edge_agent.process import ProcessContext, run_process
 from edge_agent.spool.reader import SpoolReader
-from edge_agent.state_folder import publish_json
+from edge_agent.state_folder import StatusFile
 from edge_agent.telemetry import TelemetryDuty
 from edge_agent.uploader import Failed, Idle, StepResult, Uploader
 from foundation.clock import boot_id
@@ -39,6 +39,7 @@ class Deliver:
     def __init__(self, context: ProcessContext) -> None:
         settings, state, clock, events = context.settings, context.state, context.clock, context.events
         self._context = context
+        self._status = StatusFile(state.status_path("deliver"), events)
         self._state_word = "running"
         key = load_key(state.key_path)
         self.reader = SpoolReader.open(state.spool, settings.spool, settings.vehicle_id, clock, events)
@@ -168,10 +169,7 @@ class Deliver:
                 "last_error": self.telemetry.last_error,
             },
         }
-        try:
-            publish_json(self._context.state.status_path("deliver"), document)
-        except OSError as error:
-            self._context.events.emit("status_not_written", level="warning", error=str(error))
+        self._status.publish(document)
         return Idle(STATUS_INTERVAL_S)
 
 

@@ -29,7 +29,7 @@ from edge_agent.selection.uncertainty import UncertaintySelector
 from edge_agent.sources import SourceFeed
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
-from edge_agent.state_folder import StateFolder, publish_json
+from edge_agent.state_folder import StateFolder, StatusFile
 from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
 from modelkit.runtimes import open_runtime
@@ -82,6 +82,7 @@ class Perceive:
     def __init__(self, context: ProcessContext) -> None:
         settings, state, clock, events = context.settings, context.state, context.clock, context.events
         self._context = context
+        self._status = StatusFile(state.status_path("perceive"), events)
         self._status_ns = 0
         self._told_notes: dict[tuple[str, str], int] = {}
         self._is_closed = False
@@ -257,10 +258,7 @@ class Perceive:
             "other_roles": self.models.other_roles(),
             "model_events": [dataclasses.asdict(event) for event in self.serving.events],
         }
-        try:
-            publish_json(self._context.state.status_path("perceive"), document)
-        except OSError as error:
-            self._context.events.emit("status_not_written", level="warning", error=str(error))
+        self._status.publish(document)
 
     def _tell_notes(self) -> None:
         """What the source left out, or took with a doubt, is an event each time that it grew."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from foundation.documents import DocumentType
 from foundation.errors import CorruptError, MisconfiguredError
+from foundation.events import EventLog
 from foundation.files import json_bytes, read_document
 
 
@@ -99,9 +99,34 @@ def publish_json(path: Path, document: object) -> None:
 
     A number that is not finite is written as null: what a process measured never keeps it from telling.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(
+        f".{path.name}.tmp"
+    )  # one name: a file has one writer, and a kill leaves one at most
     temporary.write_bytes(json_bytes(_finite(STATUS.tree(document))))
     temporary.replace(path)
+
+
+class StatusFile:
+    """A status file of one process. A disk that refuses it is an event once, and no reason to stop."""
+
+    def __init__(self, path: Path, events: EventLog) -> None:
+        self._path = path
+        self._events = events
+        self._error = ""
+
+    def publish(self, document: object) -> bool:
+        """Replace the file; False when the disk refused."""
+        try:
+            publish_json(self._path, document)
+        except OSError as error:
+            if str(error.strerror) != self._error:
+                self._error = str(error.strerror)
+                self._events.emit("status_not_written", level="warning", error=str(error))
+            return False
+        if self._error:
+            self._error = ""
+            self._events.emit("status_written_again")
+        return True
 
 
 def _finite(value: Any) -> Any:

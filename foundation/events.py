@@ -45,6 +45,7 @@ class EventLog:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._fd = -1
+        self._is_torn = False
         self._reported_lost = 0
         self.lost_events = 0
 
@@ -85,12 +86,16 @@ class EventLog:
         elif self._path is not None:
             data = line.encode("utf-8", "backslashreplace")
             if self._fd < 0:
-                self._fd = syscalls.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                self._open(self._path)
+            prefix = b"\n" if self._is_torn else b""  # a line that a full disk or a kill cut spoils no other
+            data = prefix + data
             size_bytes = os.fstat(self._fd).st_size
             if size_bytes and size_bytes + len(data) > self._max_bytes:
                 self._rotate(self._path)
             # One write call per line, so that lines of several processes never interleave.
             written = syscalls.write(self._fd, data)
+            if written:
+                self._is_torn = len(prefix) < written < len(data)
             if written != len(data):
                 raise OSError(f"{written} of {len(data)} bytes written")
 
@@ -98,7 +103,12 @@ class EventLog:
         syscalls.close(self._fd)
         self._fd = -1
         syscalls.rename(path, path.with_name(path.name + ".1"))
-        self._fd = syscalls.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._open(path)
+
+    def _open(self, path: Path) -> None:
+        self._fd = syscalls.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        size_bytes = os.fstat(self._fd).st_size
+        self._is_torn = size_bytes > 0 and os.pread(self._fd, 1, size_bytes - 1) != b"\n"
 
     def close(self) -> None:
         """Close the file; a later `emit` opens it again."""

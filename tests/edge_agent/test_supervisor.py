@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import http.client
+import io
 import json
 import os
 import signal
@@ -76,7 +78,7 @@ class Rig:
             self.supervisor.step()
 
 
-def rig(tmp_path, *, until_source_ends: bool = False) -> Rig:
+def rig(tmp_path, *, until_source_ends: bool = False, events: EventLog | None = None) -> Rig:
     limits = SupervisorSettings(
         backoff_first_s=1.0,
         backoff_max_s=8.0,
@@ -97,7 +99,13 @@ def rig(tmp_path, *, until_source_ends: bool = False) -> Rig:
         return started[-1]
 
     supervisor = Supervisor(
-        settings, tmp_path / "agent.toml", clock, EventLog(None), StopSignal(None), until_source_ends, spawn
+        settings,
+        tmp_path / "agent.toml",
+        clock,
+        events or EventLog(None),
+        StopSignal(None),
+        until_source_ends,
+        spawn,
     )
     return Rig(supervisor, clock, started, commands)
 
@@ -304,6 +312,26 @@ def test_the_status_calls_a_dead_process_dead_and_says_how_old_its_facts_are(tmp
     assert document["broker"]["connected"] is False
     publish_json(state.status_path("perceive"), {**told, "boot_id": "another"})
     assert build_status(state.root, bench.clock)["processes"]["perceive"]["told_s"] is None
+
+
+def test_a_disk_that_takes_no_status_is_told_once_and_ends_nobody(tmp_path, monkeypatch):
+    told = io.StringIO()
+    bench = rig(tmp_path, until_source_ends=True, events=EventLog(told))
+
+    def full(path, document):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.state_folder.publish_json", full)
+        bench.supervisor.step()
+        bench.child("perceive").code = 0
+        bench.look_for(10)
+    bench.look_for(1)
+    assert bench.supervisor.state.drain_path.exists(), (
+        "deliver is asked to drain as soon as the disk takes it"
+    )
+    words = [json.loads(line)["event"] for line in told.getvalue().splitlines()]
+    assert words.count("status_not_written") == words.count("status_written_again") == 2, "once per file"
 
 
 def test_the_status_can_be_asked_of_a_vehicle_that_never_ran_and_of_a_dead_one(tmp_path):

@@ -62,6 +62,29 @@ def test_a_full_disk_loses_events_counts_them_and_says_so_later(
     assert "lost_events" not in second
 
 
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_a_line_that_a_full_disk_cut_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    log = EventLog(tmp_path / "e.jsonl")
+    log.emit("before")
+    real = syscalls.write
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(syscalls, "write", lambda fd, data: real(fd, data[:kept]))
+            log.emit("cut")
+    log.emit("after")
+    readable = [line for line in (tmp_path / "e.jsonl").read_text().split("\n") if line.endswith("}")]
+    assert [json.loads(line)["event"] for line in readable] == ["before", "after"]
+
+
+def test_a_line_that_a_kill_cut_spoils_none_of_the_next_process(tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text('{"event": "whole"}\n{"event": "cu')
+    EventLog(tmp_path / "e.jsonl").emit("next")
+    assert (tmp_path / "e.jsonl").read_text().split("\n")[1] == '{"event": "cu'
+    assert json.loads((tmp_path / "e.jsonl").read_text().split("\n")[2])["event"] == "next"
+
+
 def test_a_folder_that_is_missing_stops_nobody(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "nowhere" / "e.jsonl")
     log.emit("x")
