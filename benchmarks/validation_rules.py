@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.port import Measure, Step, paired_ratio
+from modelkit.tasks import TASKS
 from pipelines.curate.rules import SCORES, Rule, failing_counts, prepare, rules_for, with_derived
 
 CLASSES = ("green", "red", "yellow")
@@ -158,7 +159,9 @@ def run(seed: int, quick: bool) -> Sequence[Measure]:
 
 def _run(seed: int, quick: bool) -> list[Measure]:
     count = 200_000 if quick else 10_000_000
-    rules = tuple(rule for rule in rules_for(CLASSES, MAX_BITS) if rule.name in RULES)
+    rules = tuple(
+        rule for rule in rules_for(TASKS["classification"], CLASSES, MAX_BITS) if rule.name in RULES
+    )
     frame = rows(count, seed)
     if product(frame.head(1_000), rules) != bare_polars(frame.head(1_000)):  # and both are warm then
         raise RuntimeError("the product and bare polars do not judge alike")

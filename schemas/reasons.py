@@ -82,6 +82,8 @@ class QuarantineReason(StrEnum):
     HASH_WELL_FORMED = "hash_well_formed"
     CLASS_NAME_PRESENT = "class_name_present"
     CLASS_NAME_KNOWN = "class_name_known"
+    BOXES_PRESENT = "boxes_present"
+    BOXES_USABLE = "boxes_usable"
     SPLIT_KNOWN = "split_known"
     SCORE_ENTROPY_IN_RANGE = "score_entropy_in_range"
     SCORE_MARGIN_IN_RANGE = "score_margin_in_range"

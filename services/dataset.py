@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from connectors.lake.lock import LockedTable
+from foundation.errors import MisconfiguredError
 from pipelines.dataset.diff import DatasetDiff
 from pipelines.dataset.diff import diff as compare
 from pipelines.dataset.dvc import DvcRepository
 from pipelines.dataset.lock import write_lock
-from pipelines.dataset.manifest import read_rows
+from pipelines.dataset.manifest import read_manifest, read_rows, task_of
 from pipelines.dataset.record import stage_states
 from pipelines.dataset.versions import (
     Version,
@@ -80,12 +79,15 @@ def commit(place: Workspace, message: str, *, is_pushed: bool = True) -> Committ
 def diff(place: Workspace, before: str, after: str) -> DatasetDiff:
     """Compare two versions (vN, latest, or current for datasets/current) row by row."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_rows(place, name, Path(folder) / str(i)) for i, name in enumerate((before, after))]
-    return compare(*rows)
-
-
-def _rows(place: Workspace, name: str, folder: Path) -> pl.DataFrame:
-    columns = ["payload_sha256", "class_name", "split"]
-    if name == CURRENT:
-        return read_rows(place.dataset_path, columns)
-    return read_rows(checkout_version(place, name, folder), columns)
+        folders = [
+            place.dataset_path if name == CURRENT else checkout_version(place, name, Path(folder) / str(i))
+            for i, name in enumerate((before, after))
+        ]
+        tasks = [task_of(read_manifest(each)) for each in folders]
+        if tasks[0] is not tasks[1]:
+            raise MisconfiguredError(
+                f"{before} is a dataset of {tasks[0].name}, {after} of {tasks[1].name}: their labels cannot be compared"
+            )
+        columns = ["payload_sha256", tasks[0].label_column, "split"]
+        rows = [read_rows(each, columns) for each in folders]
+    return compare(rows[0], rows[1], tasks[0])

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
+from modelkit.tasks import TASKS
 from pipelines.dataset.dvc import DvcRepository
+from schemas.predictions import CLASSIFICATION
 from workspace.layout import CONFIG_NAME, Workspace
 
 FOLDERS = ("registry/models", "registry/datasets", "datasets", "models", "reports")
@@ -51,7 +53,8 @@ provenance = {provenance}
 lock_wait_s = 60.0
 
 [label_desk]
-# A Parquet, JSON-lines or CSV file with the columns payload_sha256 and class_name stands for the annotators.
+# A Parquet, JSON-lines or CSV file with the columns payload_sha256 and class_name (for detection boxes, not in CSV)
+# stands for the annotators.
 file = ""
 # Who is said to have answered, and the label units of one answer.
 labeller = "label-desk"
@@ -68,12 +71,14 @@ cost = 1.0
 LAUNCHER = "launch"
 """Starts FleetLoop for the stages of dvc.yaml."""
 CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
+TASK_LINE = re.compile(r"^task: .*$", re.MULTILINE)
 
 
 def make_workspace(
     folder: Path,
     *,
     classes: tuple[str, ...] = (),
+    task: str = CLASSIFICATION,
     remote: Path | None = None,
     name: str = "",
     licence: str = "",
@@ -83,8 +88,10 @@ def make_workspace(
     """Make (or finish making) the workspace and open it. What is there already stays as it is.
 
     Raises:
-        MisconfiguredError: the folder holds something else; git or DVC is missing.
+        MisconfiguredError: the folder holds something else; an unknown task; git or DVC is missing.
     """
+    if task not in TASKS:
+        raise MisconfiguredError(f"task {task!r}, expected one of {', '.join(sorted(TASKS))}")
     root = folder.resolve()
     if root.exists() and not root.is_dir():
         raise MisconfiguredError(f"{root} is a file; a workspace is a folder")
@@ -102,7 +109,7 @@ def make_workspace(
     _write_once(root / ".gitignore", GIT_IGNORE)
     _write_once(root / "dvc.yaml", template("dvc.yaml"))
     _write_once(root / LAUNCHER, template(LAUNCHER))
-    params = template("params.yaml")
+    params = TASK_LINE.sub(f"task: {task}", template("params.yaml"), count=1)
     if classes:
         params = CLASSES_LINE.sub(
             lambda _: f"classes: {json.dumps(list(classes), ensure_ascii=False)}", params, count=1

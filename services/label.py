@@ -24,11 +24,12 @@ def label(
     """Ask for at most `budget` labels and append the answers to the lake with their cost.
 
     Args:
-        desk: Parquet, JSON-lines or CSV file that stands for the annotators, instead of the workspace's.
+        desk: Parquet, JSON-lines or (for classes) CSV file that stands for the annotators, instead of the workspace's.
         cost_per_label: label units per answer, instead of the workspace's.
 
     Raises:
-        MisconfiguredError: no label desk, an answer of it that is no class of params.yaml, a negative budget, no lake.
+        MisconfiguredError: no label desk, an answer of it that is no label of params.yaml's task and classes, a
+            negative budget, no lake.
         RejectedError: the desk answered what it was not asked.
         StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
     """
@@ -39,6 +40,7 @@ def label(
             "no label desk: give --desk FILE, or set file in [label_desk] of fleetloop.toml"
         )
     cost = known.cost if cost_per_label is None else cost_per_label
-    classes = load_params(place.params_path).classes
-    answers = FileLabelDesk(file, classes=classes, labeller=known.labeller, cost=cost)
+    params = load_params(place.params_path)
+    column = params.task.label_column
+    answers = FileLabelDesk(file, classes=params.classes, column=column, labeller=known.labeller, cost=cost)
     return labelling.label(place, answers, budget, runner)

@@ -28,12 +28,14 @@ from rollout.release import read_releases
 from rollout.reports import FleetReports
 from rollout.repository import Repository
 from rollout.service import RolloutService
+from schemas.predictions import CLASSIFICATION
 from services.init import GIT_IGNORE, LAUNCHER, template
 from services.migrate import Finding, Migration, Step, run, unreadable
 from services.record import Recorded, record_changes
 from training.registry import base_name, serving_name
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
+from workspace.params_file import read_params
 
 RELEASED_STAGES: Final = frozenset({"30955b8a957d4ec3194d2ffe544ad0b2af7c23e359cb03f5d7c87a02438fe13a"})
 """sha256 of every dvc.yaml that a release gave to its workspaces: such a file was edited by nobody."""
@@ -62,6 +64,7 @@ def workspace_steps(place: Workspace) -> list[Step]:
             "registry/base.json",
             lambda: place.serving_path.read_bytes() if place.serving_path.is_file() else b"",
         ),
+        _task_parameter(root / "params.yaml"),
         _stages(root / "dvc.yaml"),
         _git_ignore(root / ".gitignore"),
         *(_columns(place, name, schema) for name, schema in TABLES.items()),
@@ -73,6 +76,19 @@ def _missing_file(path: Path, name: str, content: Callable[[], bytes]) -> Step:
         return "" if path.exists() or not content() else "is written: earlier releases had none"
 
     return Step(name, pending, lambda: write_atomic(path, content()))
+
+
+def _task_parameter(path: Path) -> Step:
+    def pending() -> str:
+        is_there = not path.is_file() or "task" in read_params(path)
+        return "" if is_there else f"gains task: {CLASSIFICATION}, which the stages name"
+
+    def apply() -> None:
+        held = path.read_text("utf-8")
+        gap = "" if held.endswith("\n") else "\n"
+        write_atomic(path, f"{held}{gap}\ntask: {CLASSIFICATION}\n".encode())
+
+    return Step("params.yaml", pending, apply)
 
 
 def _stages(path: Path) -> Step:

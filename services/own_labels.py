@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -21,8 +22,10 @@ from connectors.lake.table import LakeTable
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
 from modelkit.images import read_picture
+from modelkit.tasks import TASKS, Task
 from pipelines.curate.params import load_params
 from workspace.layout import Workspace
+from workspace.params_file import load_task
 
 ANSWERS_ENDING = ".answers.jsonl"
 
@@ -35,13 +38,6 @@ class LabelForm(StrEnum):
     COCO = "coco"
     KITTI = "kitti"
     YOLO = "yolo"
-
-
-class LabelTask(StrEnum):
-    """What a label says of a picture: its class, or the boxes of what is on it."""
-
-    CLASSIFICATION = "classification"
-    DETECTION = "detection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ def import_labels(
     *,
     pictures: Path | None = None,
     form: LabelForm = LabelForm.AUTO,
-    task: LabelTask = LabelTask.CLASSIFICATION,
+    task: str = "",
     out: Path | None = None,
 ) -> ImportedLabels:
     """Match labels to pictures and write them as answers by payload, which a label desk then gives when it is asked.
@@ -109,23 +105,23 @@ def import_labels(
         file: a table of file and class, COCO's JSON, or a folder in the manner of KITTI or YOLO.
         pictures: the folder of the pictures. None: the frames that landed in the lake, by frame id or payload
             hash, for labels of whole pictures only.
+        task: what the labels are for; the workspace's task by default.
         out: the file of answers; beside the labels by default, with `.answers.jsonl` behind their name.
 
     Raises:
         MisconfiguredError: no such file or folder, not of that form, or boxes without a folder of pictures.
         CorruptError: damaged.
     """
+    asked = load_task(place.params_path) if not task else _task(task)
     known: FolderPictures | NamedPayloads
     if pictures is not None:
         known = FolderPictures(pictures, look)
-    elif task is LabelTask.DETECTION:
+    elif not asked.label_is_class:
         raise MisconfiguredError("boxes are matched to a picture's size: name the folder of the pictures")
     else:
         known = NamedPayloads(_landed(place))
     labels, found = read_labels(file, known, load_params(place.params_path).classes, form)
-    answers = (
-        _class_answers(labels, known) if task is LabelTask.CLASSIFICATION else _box_answers(labels, known)
-    )
+    answers = _answers(labels, known, asked)
     path = out or file.resolve().with_name(file.resolve().name + ANSWERS_ENDING)
     write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in answers).encode())
     rows, by_outcome = labels.rows_sum()
@@ -133,7 +129,7 @@ def import_labels(
     return ImportedLabels(
         str(file),
         found.value,
-        task.value,
+        asked.name,
         str(path),
         len(answers),
         dict(sorted(Counter(mark.class_name for mark in labels.marks).items())),
@@ -180,40 +176,33 @@ def _landed(place: Workspace) -> list[tuple[str, str, str]]:
     return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
 
 
-def _class_answers(labels: LabelSet, pictures: FolderPictures | NamedPayloads) -> list[dict[str, object]]:
-    """One class per payload. The same bytes under two names and of two classes are refused."""
-    labels.single_classes()
-    by_digest: dict[str, list[tuple[str, str]]] = {}
-    for mark in labels.marks:
-        pair = (mark.picture, mark.class_name)
-        if pair not in (pairs := by_digest.setdefault(pictures.digest(mark.picture), [])):
-            pairs.append(pair)
-    torn = {name for pairs in by_digest.values() if len({each for _, each in pairs}) > 1 for name, _ in pairs}
+def _task(name: str) -> Task[Any, Any]:
+    if name not in TASKS:
+        raise MisconfiguredError(f"task {name!r}, expected one of {', '.join(sorted(TASKS))}")
+    return TASKS[name]
+
+
+def _answers(
+    labels: LabelSet, pictures: FolderPictures | NamedPayloads, task: Task[Any, Any]
+) -> list[dict[str, object]]:
+    """One label per payload. The same bytes under two names and with two labels are refused."""
+    by_digest: dict[str, dict[str, object]] = {}
+    for name, value in labels.values(task.label_column).items():
+        by_digest.setdefault(pictures.digest(name), {})[name] = value
+    torn = {
+        name
+        for values in by_digest.values()
+        if any(value != next(iter(values.values())) for value in values.values())
+        for name in values
+    }
     for mark in [mark for mark in labels.marks if mark.picture in torn]:
         labels.refuse(
-            mark.where, mark.picture, "contradiction: the same bytes under another name have another class"
+            mark.where, mark.picture, "contradiction: the same bytes under another name have another label"
         )
     labels.marks = [mark for mark in labels.marks if mark.picture not in torn]
+    firsts = {digest: next(iter(values.items())) for digest, values in by_digest.items()}
     return [
-        {"payload_sha256": digest, "class_name": pairs[0][1], "file": pairs[0][0]}
-        for digest, pairs in by_digest.items()
-        if pairs[0][0] not in torn
-    ]
-
-
-def _box_answers(labels: LabelSet, pictures: FolderPictures | NamedPayloads) -> list[dict[str, object]]:
-    """All boxes per picture; an empty list says that somebody looked and there is none."""
-    boxes: dict[str, list[dict[str, object]]] = {}
-    for mark in labels.marks:
-        if mark.edges is None:
-            labels.refuse(mark.where, mark.picture, "no box")
-            continue
-        edges = dict(zip(("left", "top", "right", "bottom"), mark.edges, strict=True))
-        boxes.setdefault(mark.picture, []).append({"class_name": mark.class_name, **edges})
-    labels.marks = [mark for mark in labels.marks if mark.edges is not None]
-    for name in labels.negatives:
-        boxes[name] = []
-    return [
-        {"payload_sha256": pictures.digest(name), "boxes": found, "file": name}
-        for name, found in boxes.items()
+        {"payload_sha256": digest, task.label_column: value, "file": name}
+        for digest, (name, value) in firsts.items()
+        if name not in torn
     ]

@@ -43,7 +43,7 @@ def add_reference(
     """
     refused: list[Refusal] = []
     pictures = labelled_pictures(place, source, refused, labels=labels, form=form)
-    added = reference.add_reference(place, source.name, pictures, load_params(place.params_path).classes)
+    added = reference.add_reference(place, source.name, pictures, load_params(place.params_path))
     return AddedReference(added, tuple(refused))
 
 
@@ -55,7 +55,7 @@ def labelled_pictures(
     labels: Path | None = None,
     form: LabelForm = LabelForm.AUTO,
 ) -> Iterator[LabelledPicture]:
-    """The pictures of a source with their class and drive; what is none is added to `refused`.
+    """The pictures of a source with their label and drive; what is none is added to `refused`.
 
     A picture's drive is its sub-folder, or the folder's own name for one that lies in none. A source that is a table or
     COCO's JSON means the pictures in its folder.
@@ -63,20 +63,22 @@ def labelled_pictures(
     Raises:
         MisconfiguredError: a folder without labels or a file with them, or what reading raises.
     """
+    params = load_params(place.params_path)
+    column = params.task.label_column
     if labels is None and source.is_file() and source.suffix.lower() in LABEL_ENDINGS:
         source, labels = source.resolve().parent, source
     if not source.is_dir():
         if labels is not None:
             raise MisconfiguredError(
-                f"{source} is a file: its classes stand in it, and --labels is for a folder"
+                f"{source} is a file: its labels stand in it, and --labels is for a folder"
             )
-        return read_labelled_parquet(source, refused)
+        return read_labelled_parquet(source, refused, column)
     if labels is None:
         raise MisconfiguredError(
             f"{source} is a folder of pictures: name the file of their labels with --labels"
         )
     pictures = FolderPictures(source, look)
-    found, _ = read_labels(labels, pictures, load_params(place.params_path).classes, form)
-    found.single_classes()
+    found, _ = read_labels(labels, pictures, params.classes, form)
+    values = found.values(column)
     refused += found.refused
-    return labelled_files(pictures, found, source.resolve().name)
+    return labelled_files(pictures, values, source.resolve().name)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from connectors.labels.answers import ANSWERS
 from connectors.labels.classes import ClassNames
 from connectors.labels.label_set import Refusal
 from foundation.errors import MisconfiguredError, RejectedError
+from modelkit.tasks import Task
 from schemas.reasons import Split
 from services.drives import split_by_params
 from services.reference import labelled_pictures
@@ -19,7 +21,7 @@ from training.registry import RECORD_FILE, ModelRecord, load_model, serving_name
 from training.rows import REFERENCE, Row
 from workspace.layout import Workspace
 from workspace.model_name import ModelName, read_model_name
-from workspace.params_file import load_classes, load_section
+from workspace.params_file import load_classes, load_section, load_task
 
 SHOWN = 5
 
@@ -29,7 +31,7 @@ class FirstModelRequest:
     """What a first model is trained on, and what of it is left out on purpose."""
 
     source: Path
-    """Parquet file with payload, class_name and drive_id, or a folder of pictures whose sub-folders are drives."""
+    """Parquet file with payload, label and drive_id, or a folder of pictures whose sub-folders are drives."""
     name: str = "v1"
     excluded_classes: Sequence[str] = ()
     excluded_conditions: Sequence[str] = ()
@@ -72,14 +74,18 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
             drive is of the test split.
     """
     from training.initial import train_initial
+    from training.network import first_contract
 
     left_out: Counter[str] = Counter()
-    rows = _read_pictures(place, request, left_out)
+    task = load_task(place.params_path)
+    classes = load_classes(place.params_path, at_least=task.least_classes)
+    rows = _without_test_drives(place, _read_pictures(place, request, task, classes, left_out), left_out)
     found = train_initial(
         place.registry_path,
-        _without_test_drives(place, rows, left_out),
+        rows,
         name=request.name,
-        classes=load_classes(place.params_path, at_least=2),
+        classes=classes,
+        like=first_contract(task.name, classes, [row.image.shape[:2] for row in rows]),
         split_of=split_by_params(place.params_path),
         params=load_section(place.params_path, "train", TrainParams),
         excluded_classes=request.excluded_classes,
@@ -173,18 +179,24 @@ def choose_base(place: Workspace, name: str = "") -> Bases:
     return bases(place)
 
 
-def _read_pictures(place: Workspace, request: FirstModelRequest, left_out: Counter[str]) -> list[Row]:
+def _read_pictures(
+    place: Workspace,
+    request: FirstModelRequest,
+    task: Task[Any, Any],
+    classes: Sequence[str],
+    left_out: Counter[str],
+) -> list[Row]:
     """The pictures of a source, decoded; what is none is counted in `left_out` by reason."""
     from modelkit.digest import sha256_hex
     from modelkit.images import condition_of, decode_image
 
-    names = ClassNames(load_classes(place.params_path, at_least=2))
+    names = ClassNames(classes)
     refused: list[Refusal] = []
     rows, unknown = [], []
     for picture in labelled_pictures(place, request.source, refused, labels=request.labels):
-        match = names.match(picture.class_name)
-        if match.problem:
-            unknown.append(f"{picture.where}: {match.problem}")
+        value, problem = ANSWERS[task.label_column](picture.value, names)
+        if problem:
+            unknown.append(f"{picture.where}: {problem}")
             continue
         try:
             image = decode_image(picture.payload)
@@ -192,10 +204,11 @@ def _read_pictures(place: Workspace, request: FirstModelRequest, left_out: Count
             left_out["unreadable"] += 1
             continue
         digest = sha256_hex(picture.payload)
-        rows.append(Row(image, digest, match.name, picture.drive_id, "", condition_of(image), REFERENCE))
+        label = task.label_of(value)
+        rows.append(Row(image, digest, label, picture.drive_id, "", condition_of(image), REFERENCE))
     if unknown:
         raise MisconfiguredError(
-            f"{request.source}: {len(unknown)} pictures have a class that params.yaml does not list: "
+            f"{request.source}: {len(unknown)} pictures have no label of the classes that params.yaml lists: "
             f"{'; '.join(unknown[:SHOWN])}"
         )
     left_out.update(refusal.reason.partition(":")[0].partition(";")[0] for refusal in refused)

@@ -1,7 +1,8 @@
-"""What a camera may do to the same scene: shifts, other light, blur, noise. No flips: signs have sides."""
+"""What a camera may do to the same scene: shifts, zoom, other light, blur, noise. No flips: signs have sides."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ class AugmentParams:
     max_offset: float = 25.0
     blur_probability: float = 0.2
     max_noise: float = 6.0
+    max_zoom: float = 1.6
 
 
 def augment(
@@ -36,6 +38,41 @@ def augment(
     noise = rng.uniform(0.0, p.max_noise, (count, 1, 1, 1)).astype(np.float32)
     out += noise * rng.standard_normal((count, height, width, 1), dtype=np.float32)
     return np.clip(out, 0.0, 255.0, out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class Zoom:
+    """A picture magnified by `scale` and then moved by (right, down) pixels of the input."""
+
+    scale: float
+    right: float
+    down: float
+
+    def edges(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes (N, 4) as edges of the picture before -> of the picture after; not clipped."""
+        offset = np.array([self.right, self.down, self.right, self.down], dtype=np.float32)
+        return np.asarray(boxes * np.float32(self.scale) + offset)
+
+
+def draw_zooms(count: int, height: int, width: int, rng: np.random.Generator, most: float) -> list[Zoom]:
+    """Magnifications from 1 / sqrt(most) to `most`, each at a place where the picture still fills most of the input."""
+    found = []
+    for scale in np.exp(rng.uniform(-np.log(most) / 2, np.log(most), count)):
+        slack_x, slack_y = width * (1.0 - scale), height * (1.0 - scale)
+        right, down = slack_x * rng.uniform(0.0, 1.0), slack_y * rng.uniform(0.0, 1.0)
+        found.append(Zoom(float(scale), float(right), float(down)))
+    return found
+
+
+def zoomed(pixels: NDArray[np.uint8], zooms: Sequence[Zoom]) -> NDArray[np.uint8]:
+    """Each picture (N, H, W, 3) under its zoom, by the nearest pixel; the border repeats."""
+    count, height, width, _ = pixels.shape
+    scale, right, down = (
+        np.array([getattr(z, n) for z in zooms])[:, None] for n in ("scale", "right", "down")
+    )
+    rows = np.clip((np.arange(height)[None] + 0.5 - down) / scale, 0, height - 1).astype(np.int64)
+    columns = np.clip((np.arange(width)[None] + 0.5 - right) / scale, 0, width - 1).astype(np.int64)
+    return np.asarray(pixels[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]])
 
 
 def _shift(pixels: NDArray[np.uint8], rng: np.random.Generator, most: int) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from modelkit.contract import ModelContract
 from modelkit.geometry import Placed
 from modelkit.prepare import normalise
 from modelkit.tasks import TASKS
-from training.augment import AugmentParams, augment
+from training.augment import AugmentParams, augment, draw_zooms, zoomed
 from training.network import Network, Weights, weights_of
 from training.params import TrainParams
 from training.rows import TrainingSet
@@ -71,8 +71,7 @@ def fit(
     rng = np.random.default_rng(params.seed)
     task = TASKS[contract.task]
     targets = [task.target(*pair) for pair in _with_contract(train, contract)]
-    if augmentation is None and not task.moves_pictures:
-        augmentation = AugmentParams(max_shift_pixels=0)
+    augmentation = augmentation or AugmentParams(max_shift_pixels=3 if task.moves_pictures else 0)
     chances = sampling_chances(train, task.groups(train.labels, contract.classes), params)
     steps = max(1, -(-len(train) // params.batch_size))
     optimiser = torch.optim.AdamW(
@@ -88,9 +87,13 @@ def fit(
         total = 0.0
         for _ in range(steps):
             rows = rng.choice(len(train), size=min(params.batch_size, len(train)), p=chances)
-            changed = augment(train.pixels[rows], rng, augmentation)
-            outputs = _run(network, normalise(changed, contract.preprocessing))
-            truth = [targets[i] for i in rows.tolist()]
+            pixels, truth = train.pixels[rows], [targets[i] for i in rows.tolist()]
+            if not task.moves_pictures:
+                height, width = pixels.shape[1:3]
+                zooms = draw_zooms(len(rows), height, width, rng, augmentation.max_zoom)
+                pixels = zoomed(pixels, zooms)
+                truth = [task.moved(*pair, contract) for pair in zip(truth, zooms, strict=True)]
+            outputs = _run(network, normalise(augment(pixels, rng, augmentation), contract.preprocessing))
             loss = task.loss(outputs, truth, contract, params.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

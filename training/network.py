@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Final
@@ -14,6 +14,7 @@ from torch import nn
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
+from modelkit.specs import HeadSpec, InputSpec, Preprocessing
 
 Weights = dict[str, NDArray[np.generic]]
 GRID_STRIDE: Final = 8
@@ -124,6 +125,35 @@ NETWORKS: Final[Mapping[str, type[Network]]] = MappingProxyType(
 )
 _OF_TASK: Final = {"classification": "trafficnet", "detection": "gridnet"}
 _DETECTOR_WIDTHS: Final = (16, 24, 48, 64)
+DETECTOR_PIXELS: Final = 48_000
+"""About so many pixels has the input of a detector of ours, in the shape of the pictures that it is trained on."""
+DETECTOR_STEP: Final = 32
+DETECTOR_MIN_SCORE: Final = 0.05
+"""Low, because average precision counts also the boxes that a model is not sure of."""
+
+
+def first_contract(
+    task: str, classes: Sequence[str], sizes: Sequence[tuple[int, ...]]
+) -> ModelContract | None:
+    """Head, input and preprocessing of the project's own network for pictures of these (height, width) in pixels.
+
+    None: as `train_initial` does without.
+    """
+    if task != "detection" or not sizes:
+        return None
+    height, width = (float(np.median([size[axis] for size in sizes])) for axis in (0, 1))
+    scale = (DETECTOR_PIXELS / (height * width)) ** 0.5 / DETECTOR_STEP
+    rows, columns = (max(1, round(side * scale)) * DETECTOR_STEP for side in (height, width))
+    return ModelContract(
+        name="like",
+        classes=tuple(classes),
+        trained_classes=(),
+        task=task,
+        head=HeadSpec(kind="parts", boxes="xyxy-px", strides=(GRID_STRIDE,), min_score=DETECTOR_MIN_SCORE),
+        input=InputSpec(height=rows, width=columns),
+        preprocessing=Preprocessing(fit="letterbox-centre"),
+        outputs={"boxes": "boxes", "scores": "scores", "embedding": "embedding"},
+    )
 
 
 def architecture_for(contract: ModelContract) -> Architecture:

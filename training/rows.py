@@ -19,11 +19,11 @@ from modelkit.geometry import Placed, place
 from modelkit.images import Pixels, condition_of, decode_image
 from modelkit.prepare import fit_in
 from modelkit.tasks import TASKS, Task
+from schemas.predictions import CLASSIFICATION
 from schemas.reasons import Split
 
 _COLUMNS: Final = ("payload", "payload_sha256", "drive_id", "track_id", "condition", "origin")
 REFERENCE: Final = "reference"
-CLASSIFICATION: Final = "classification"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class LabelDeskSettings:
     """The source of labels for requested samples."""
 
     file: str = ""
-    """A Parquet, JSON Lines or CSV file with payload_sha256 and class_name, relative to the workspace; empty for none."""
+    """A Parquet, JSON Lines or CSV file with payload_sha256 and class_name or boxes, relative to the workspace; "" for none."""
     labeller: str = setting("label-desk", min=1, max=200)
     """The labeller that is recorded with each label."""
     cost: float = setting(1.0, min=0.0, max=1e6)

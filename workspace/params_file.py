@@ -13,6 +13,7 @@ from foundation.document_messages import brief
 from foundation.documents import MAX_DOCUMENT_BYTES
 from foundation.errors import MisconfiguredError
 from foundation.settings import load_settings, without_version
+from modelkit.tasks import TASKS, Task
 
 T = TypeVar("T")
 MAX_NESTING = 20
@@ -67,6 +68,16 @@ def load_section(path: Path, name: str, cls: type[T]) -> T:
         return load_settings(cls, section, env={})
     except MisconfiguredError as error:
         raise MisconfiguredError(f"{path}, section {name}: {error}") from error
+
+
+def load_task(path: Path) -> Task[Any, Any]:
+    """What `task` says a label is; classification where it says nothing, as before there was another task."""
+    value = read_params(path).get("task", "classification")
+    if not isinstance(value, str) or value not in TASKS:
+        raise MisconfiguredError(
+            f"{path}: task is {brief(value)}, expected one of {', '.join(sorted(TASKS))}"
+        )
+    return TASKS[value]
 
 
 def load_classes(path: Path, *, at_least: int = 1) -> tuple[str, ...]:

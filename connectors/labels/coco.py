@@ -231,6 +231,8 @@ def _box_of(each: Mapping[str, Any]) -> Edges | str:
     """The box of an annotation, or what is wrong with it."""
     outline = _outline(each.get("segmentation"))
     if each.get("bbox") is None:
+        if isinstance(each.get("segmentation"), Mapping):
+            return "no bbox, only a run-length segmentation (RLE): no box is taken from one"
         return outline if outline is not None else "no bbox, and no polygon to take one from"
     edges = _edges(each["bbox"])
     if isinstance(edges, tuple) and isinstance(outline, tuple) and _share(edges, outline) < _SAME_BOX:

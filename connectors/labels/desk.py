@@ -9,23 +9,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from connectors.labels.classes import OTHER_SPELLING, ClassNames
-from connectors.labels.label_tables import table_rows
+from connectors.labels.answers import ANSWERS
+from connectors.labels.classes import ClassNames
+from connectors.labels.label_tables import CLASS_COLUMNS, table_rows
 from connectors.labels.ports import Label
 from foundation.clock import Clock, SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 
-COLUMNS: Final = ("payload_sha256", "class_name")
+KEY: Final = "payload_sha256"
 SHOWN: Final = 5
+_WORDS: Final = {"class_name": "class", "boxes": "boxes of classes"}
 
 
 class FileLabelDesk:
-    """Labels of a .parquet, .jsonl or .csv file with the columns payload_sha256 and class_name.
+    """Labels of a .parquet, .jsonl or (for classes only) .csv file with the columns payload_sha256 and `column`.
 
     Args:
         path: the file.
         classes: the contract's classes. Every answer is held against them before anything is asked or paid: one
-            that is none of them refuses the whole file, by row, value and nearest class. None: any text.
+            that names none of them refuses the whole file, by row, value and nearest class. None: any text.
+        column: the label column of the task: class_name, or boxes.
         labeller: who is said to have answered.
         cost: label units an answer.
 
@@ -39,6 +42,7 @@ class FileLabelDesk:
         path: Path,
         *,
         classes: Sequence[str] | None = None,
+        column: str = "class_name",
         labeller: str = "label-desk",
         cost: float = 1.0,
         clock: Clock | None = None,
@@ -49,11 +53,11 @@ class FileLabelDesk:
         self._labeller = labeller
         self._cost = cost
         self._clock = clock or SystemClock()
-        self._labels: dict[str, str] = {}
-        for sha256, class_name in _rows(path, None if classes is None else ClassNames(classes)):
-            if self._labels.setdefault(sha256, class_name) != class_name:
+        self._labels: dict[str, Any] = {}
+        for sha256, value in _rows(path, column, None if classes is None else ClassNames(classes)):
+            if self._labels.setdefault(sha256, value) != value:
                 raise MisconfiguredError(
-                    f"{path} answers {self._labels[sha256]!r} and {class_name!r} for the payload {sha256}"
+                    f"{path} answers {self._labels[sha256]!r} and {value!r} for the payload {sha256}"
                 )
 
     def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
@@ -71,57 +75,49 @@ class FileLabelDesk:
         return answers
 
 
-def _rows(path: Path, classes: ClassNames | None) -> Iterator[tuple[str, str]]:
-    readers = {".parquet": _parquet, ".jsonl": _table, ".csv": _table}
+def _rows(path: Path, column: str, classes: ClassNames | None) -> Iterator[tuple[str, Any]]:
+    readers = {".parquet": _parquet, ".jsonl": _table}
+    if column in CLASS_COLUMNS:
+        readers[".csv"] = _table
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise MisconfiguredError(f"the label desk {path} must end in {', '.join(readers)}")
     if not path.is_file():
         raise MisconfiguredError(f"there is no label desk {path}")
     wrong: list[str] = []
-    for where, sha256, value in reader(path):
+    for where, sha256, value in reader(path, column):
         if not isinstance(sha256, str) or not sha256.strip():
             raise MisconfiguredError(f"{path}, {where}: no payload_sha256")
-        name, problem = _answer(value, classes)
+        answer, problem = ANSWERS[column](value, classes, strict=True)
         if problem:
             wrong.append(f"{where}: {problem}")
             continue
-        yield sha256.strip().lower(), name
+        yield sha256.strip().lower(), answer
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise MisconfiguredError(
-            f"{path} has {len(wrong)} answers that are no class of the contract, so nobody is asked: "
+            f"{path} has {len(wrong)} answers that are no {_WORDS[column]} of the contract, so nobody is asked: "
             f"{'; '.join(wrong[:SHOWN])}{more}"
         )
 
 
-def _answer(value: object, classes: ClassNames | None) -> tuple[str, str]:
-    """The class of one answer, or "" and what is wrong with it."""
-    found = (classes or ClassNames(())).match(value)
-    if classes is None and isinstance(value, str) and value.strip():
-        return value, ""
-    if found.how == OTHER_SPELLING:
-        return "", f"class {value!a}; the nearest is {found.name!r}"
-    return found.name, found.problem
+def _table(path: Path, column: str) -> Iterator[tuple[str, Any, Any]]:
+    return table_rows(path, (KEY,), CLASS_COLUMNS if column in CLASS_COLUMNS else (column,))
 
 
-def _table(path: Path) -> Iterator[tuple[str, Any, Any]]:
-    return table_rows(path, COLUMNS[:1])
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any, Any]]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[str, Any, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
-        if absent := [name for name in COLUMNS if name not in names]:
+        if absent := [name for name in (KEY, column) if name not in names]:
             raise MisconfiguredError(f"{path} has no column {', '.join(absent)} (it has {', '.join(names)})")
         number = 0
-        for batch in file.iter_batches(columns=list(COLUMNS)):
+        for batch in file.iter_batches(columns=[KEY, column]):
             for row in batch.to_pylist():
                 number += 1
-                yield f"row {number}", row[COLUMNS[0]], row[COLUMNS[1]]
+                yield f"row {number}", row[KEY], row[column]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptError(f"not a Parquet file: {error}", path=path) from error

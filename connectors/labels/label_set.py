@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from connectors.labels.answers import EDGES
 from connectors.labels.classes import ClassNames
 from connectors.labels.picture_names import PictureNames
 
@@ -152,6 +153,30 @@ class LabelSet:
                 self.refuse(mark.where, picture, f"contradiction: {picture} is {' and '.join(names)}")
         self.marks = [mark for mark in self.marks if mark.picture in found]
         return found
+
+    def boxes(self) -> dict[str, list[dict[str, object]]]:
+        """All boxes per picture, for detection; an empty list where somebody looked and there is none.
+
+        Marks of whole pictures are refused. Rows that say a box again are counted as such.
+        """
+        found: dict[str, list[dict[str, object]]] = {}
+        kept = []
+        for mark in self.marks:
+            if mark.edges is None:
+                self.refuse(mark.where, mark.picture, "no box")
+                continue
+            box = {"class_name": mark.class_name, **dict(zip(EDGES, mark.edges, strict=True))}
+            if box in found.setdefault(mark.picture, []):
+                self.same_again.append(mark.where)
+                continue
+            found[mark.picture].append(box)
+            kept.append(mark)
+        self.marks = kept
+        return {**found, **{name: [] for name in self.negatives}}
+
+    def values(self, column: str) -> dict[str, Any]:
+        """What stands in the label column `column` for each picture that has a label, in the order of the file."""
+        return dict(self.boxes() if column == "boxes" else self.single_classes())
 
     def rows_sum(self) -> tuple[int, dict[str, int]]:
         """(rows of the file, what became of them): the second adds up to the first."""

@@ -31,7 +31,7 @@ SEPARATORS: Final = (",", ";", "\t", "|")
 MAX_BYTES: Final = 500_000_000
 
 Row = tuple[str, Any, Any]
-"""Place, file and class."""
+"""Place, file and label."""
 
 
 def read_text(path: Path) -> str:
@@ -90,19 +90,21 @@ def read_table(path: Path, labels: LabelSet) -> None:
     labels.single_classes()
 
 
-def table_rows(path: Path, files: tuple[str, ...] = FILE_COLUMNS) -> Iterator[Row]:
-    """Place, file and class of each row of a .csv (or other text), .json or .jsonl file, as they are written.
+def table_rows(
+    path: Path, files: tuple[str, ...] = FILE_COLUMNS, labels: tuple[str, ...] = CLASS_COLUMNS
+) -> Iterator[Row]:
+    """Place, file and label of each row of a .csv (or other text), .json or .jsonl file, as they are written.
 
-    `files` are the names of the column of files that are known, the first one is the one that messages ask for.
+    `files` and `labels` are the names of the two columns that are known; messages ask for these.
 
     Raises:
         MisconfiguredError: no such file, or no column of files or of classes. CorruptError: not CSV or JSON.
     """
     readers = {".json": _json, ".jsonl": _json_lines}
-    return readers.get(path.suffix.lower(), _csv)(path, files)
+    return readers.get(path.suffix.lower(), _csv)(path, files, labels)
 
 
-def _csv(path: Path, files: tuple[str, ...]) -> Iterator[Row]:
+def _csv(path: Path, files: tuple[str, ...], labels: tuple[str, ...]) -> Iterator[Row]:
     text = read_text(path)
     first, _, rest = text.partition("\n")
     skipped = 0
@@ -117,7 +119,7 @@ def _csv(path: Path, files: tuple[str, ...]) -> Iterator[Row]:
             )
             header = next(reader, [])
             names = [name.strip().casefold() for name in header]
-            places = (_column(names, files), _column(names, CLASS_COLUMNS))
+            places = (_column(names, files), _column(names, labels))
             if None in places:
                 continue
             yield from _cells(reader, header, places, skipped)  # type: ignore[arg-type]
@@ -128,7 +130,7 @@ def _csv(path: Path, files: tuple[str, ...]) -> Iterator[Row]:
     tried = " ".join(repr(each) for each in separators)
     raise MisconfiguredError(
         f"{path}: the header is {shown!r}; wanted are a column {' or '.join(files)} "
-        f"and a column {' or '.join(CLASS_COLUMNS)}, separated by one of {tried}"
+        f"and a column {' or '.join(labels)}, separated by one of {tried}"
     )
 
 
@@ -149,26 +151,26 @@ def _cells(reader: Any, header: list[str], places: tuple[int, int], skipped: int
         yield where, cells[places[0]], cells[places[1]]
 
 
-def _json(path: Path, files: tuple[str, ...]) -> Iterator[Row]:
+def _json(path: Path, files: tuple[str, ...], labels: tuple[str, ...]) -> Iterator[Row]:
     document = read_json_text(path)
     if not isinstance(document, list):
         raise MisconfiguredError(f"{path} holds {type(document).__name__}, expected a list of rows")
     for number, row in enumerate(document, 1):
-        yield _of_object(f"row {number}", row, files)
+        yield _of_object(f"row {number}", row, files, labels)
 
 
-def _json_lines(path: Path, files: tuple[str, ...]) -> Iterator[Row]:
+def _json_lines(path: Path, files: tuple[str, ...], labels: tuple[str, ...]) -> Iterator[Row]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
-                yield _of_object(f"line {number}", json.loads(line), files)
+                yield _of_object(f"line {number}", json.loads(line), files, labels)
             except (ValueError, RecursionError) as error:
                 raise CorruptError(f"line {number} is not JSON: {error}", path=path) from error
 
 
-def _of_object(where: str, row: Any, files: tuple[str, ...]) -> Row:
+def _of_object(where: str, row: Any, files: tuple[str, ...], labels: tuple[str, ...]) -> Row:
     if not isinstance(row, dict):
         return where, None, None
     values = {str(name).strip().casefold(): value for name, value in row.items()}
     file = next((values[name] for name in files if name in values), None)
-    return where, file, next((values[name] for name in CLASS_COLUMNS if name in values), None)
+    return where, file, next((values[name] for name in labels if name in values), None)

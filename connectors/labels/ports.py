@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One annotator's answer about one payload. `cost` is in label units (1 a label by default)."""
+    """One annotator's answer about one payload. `cost` is in label units (1 per label by default).
+
+    `value` is what stands in the task's label column: the class, or a list of boxes as plain mappings.
+    """
 
     payload_sha256: str
-    class_name: str
+    value: Any
     labeller: str
     labelled_time_ns: int
     cost: float = 1.0

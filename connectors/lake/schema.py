@@ -10,7 +10,9 @@ digests are lower-case hex.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -109,14 +111,36 @@ Its embedding and its probabilities stand only there, and are left empty in the 
 
 ARRIVALS = pa.schema([*PLACE_FIELDS, *OUTCOME_FIELDS, *SAMPLE_FIELDS])
 
+LABEL_COLUMNS: Mapping[str, pa.DataType] = MappingProxyType(
+    {
+        "class_name": pa.string(),
+        "boxes": pa.list_(
+            pa.field(
+                "element",
+                pa.struct(
+                    [
+                        pa.field("class_name", pa.string()),
+                        *(pa.field(edge, pa.float64()) for edge in ("left", "top", "right", "bottom")),
+                    ]
+                ),
+            )
+        ),
+    }
+)
+"""The column of each task's labels (`Task.label_column`) in the lake and in shards; a row has a value in one of them.
+
+Edges of boxes are in pixels of the picture as a viewer shows it; an empty list says that somebody looked and there is none.
+"""
+
 LABELS = pa.schema(
     [
         pa.field("payload_sha256", pa.string()),
-        pa.field("class_name", pa.string()),
+        pa.field("class_name", LABEL_COLUMNS["class_name"]),
         pa.field("labeller", pa.string()),
         pa.field("labelled_time_ns", pa.int64()),
         pa.field("cost", pa.float64()),
         pa.field("request_id", pa.string()),
+        pa.field("boxes", LABEL_COLUMNS["boxes"]),  # null in files that were written before there were boxes
     ]
 )
 
@@ -124,11 +148,12 @@ REFERENCE = pa.schema(
     [
         pa.field("payload_sha256", pa.string()),
         pa.field("payload", pa.binary()),
-        pa.field("class_name", pa.string()),
+        pa.field("class_name", LABEL_COLUMNS["class_name"]),
         pa.field("drive_id", pa.string()),
         pa.field("track_id", pa.string()),
         pa.field("condition", pa.string()),
         pa.field("origin", pa.string()),
+        pa.field("boxes", LABEL_COLUMNS["boxes"]),  # as in `LABELS`
     ]
 )
 

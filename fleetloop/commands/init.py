@@ -21,6 +21,10 @@ def init(
     classes: Annotated[
         str, typer.Option(help="Comma-separated classes of the model contract, in the order of its outputs.")
     ] = "",
+    task: Annotated[
+        str,
+        typer.Option(help="What a label is: classification (one class per picture) or detection (boxes)."),
+    ] = "classification",
     remote: Annotated[
         Path | None, typer.Option(help="Folder of the DVC remote; a sibling folder by default.")
     ] = None,
@@ -29,7 +33,7 @@ def init(
     """Make a workspace: your own git and DVC repository, with signing keys beside it. Again, it changes nothing."""
     from services.init import make_workspace
 
-    place = make_workspace(folder, classes=tuple(words(classes)), remote=remote)
+    place = make_workspace(folder, classes=tuple(words(classes)), task=task, remote=remote)
     if as_json:
         document = {"workspace": str(place.root), "keys": str(place.keys_path)}
         print_json(document)

@@ -38,8 +38,11 @@ def import_(
     ] = None,
     form: Annotated[str, typer.Option(help="auto, table, coco, kitti or yolo.")] = "auto",
     task: Annotated[
-        str, typer.Option(help="classification: one class per picture; detection: boxes.")
-    ] = "classification",
+        str,
+        typer.Option(
+            help="classification: one class per picture; detection: boxes. By default the workspace's task."
+        ),
+    ] = "",
     out: Annotated[
         Path | None,
         typer.Option(help="File of answers for the label desk; FILE.answers.jsonl by default."),
@@ -52,14 +55,14 @@ def import_(
     A file name is tried as it is written first; another reading counts only when exactly one picture fits, and is told.
     """
     from fleetloop.options import choice
-    from services.own_labels import LabelForm, LabelTask, import_labels
+    from services.own_labels import LabelForm, import_labels
 
     found = import_labels(
         place,
         file,
         pictures=pictures,
         form=choice(LabelForm, form, "--form"),
-        task=choice(LabelTask, task, "--task"),
+        task=task,
         out=out,
     )
     record(place, "Import labels")

@@ -27,7 +27,7 @@ def add(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Parquet with payload, class_name, drive_id and, if known, track_id; or a folder of pictures."
+            help="Parquet with payload, class_name (or boxes), drive_id and, if known, track_id; or a folder of pictures."
         ),
     ],
     labels: Annotated[

@@ -22,8 +22,8 @@ def train(
     from_scratch: Annotated[
         Path | None,
         typer.Option(
-            help="Train a first model instead, on a Parquet file (payload, class_name, drive_id), a folder of pictures, or "
-            "a table of file and class that lies in their folder."
+            help="Train a first model instead, on a Parquet file (payload, drive_id, and class_name or boxes), a folder of "
+            "pictures, or a table of file and class that lies in their folder."
         ),
     ] = None,
     labels: Annotated[

@@ -37,8 +37,8 @@ class Classification(Task[ClassificationOutput, str]):
     def problems(self, contract: ContractFields) -> Iterator[str]:
         """See `Task.problems`."""
         heads = (*COMPETING, *INDEPENDENT)
-        if len(contract.classes) < 2:
-            yield f"{len(contract.classes)} classes, classification needs at least 2"
+        if len(contract.classes) < self.least_classes:
+            yield f"{len(contract.classes)} classes, classification needs at least {self.least_classes}"
         if contract.head.kind not in heads:
             yield f"head {contract.head.kind!r}, classification has {list(heads)}"
         if set(contract.outputs) - {"embedding"} != {"logits"}:
@@ -106,6 +106,8 @@ class Classification(Task[ClassificationOutput, str]):
         return f"{output.class_name} ({max(output.probabilities):.2f})"
 
     label_column: ClassVar[str] = "class_name"
+    label_is_class: ClassVar[bool] = True
+    least_classes: ClassVar[int] = 2
     moves_pictures: ClassVar[bool] = True
 
     def label_of(self, value: Any) -> str:
@@ -114,9 +116,19 @@ class Classification(Task[ClassificationOutput, str]):
             raise ValueError("it has no class")
         return value
 
-    def label_problem(self, label: str, classes: Sequence[str]) -> str:
+    def as_label(self, output: ClassificationOutput) -> str:
+        """The class."""
+        return output.class_name
+
+    def label_problem(
+        self, label: str, classes: Sequence[str], size: tuple[float, float] | None = None
+    ) -> str:
         """See `Task.label_problem`."""
         return "" if label in classes else f"class {label!r} is not in {list(classes)}"
+
+    def label_words(self, label: str) -> str:
+        """The class."""
+        return label
 
     def classes_of(self, label: str) -> tuple[str, ...]:
         """The one class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,7 @@ from modelkit.tasks.detection_heads import (
     columns_problem,
 )
 from modelkit.tasks.judged import Judged
-from modelkit.tasks.task import Drawing, Raw, Shapes, Task
+from modelkit.tasks.task import Drawing, Move, Raw, Shapes, Task
 from modelkit.tasks.uncertainty import label_scores
 from schemas.predictions import Box, DetectionOutput, ModelPrediction
 from schemas.reasons import RefuseReason
@@ -39,6 +40,10 @@ _OUTLINE = "#ffd23f"
 _NORMALISED = 1.5
 _FAR = 4.0
 DESCRIBED_BOXES = 3
+LEAST_VISIBLE = 0.4
+"""Share of a box that must stay in a picture which training zoomed."""
+OUTSIDE_PIXELS = 1.0
+"""A labelled box may end so far outside of its picture: tools round edges differently."""
 MANY_BOXES = 50
 """So many objects or more give the score `count` its largest value."""
 
@@ -55,8 +60,8 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         if head is None:
             yield f"head {spec.kind!r}, detection has {sorted(HEADS)}"
             return
-        if not contract.classes:
-            yield "0 classes, detection needs at least 1"
+        if len(contract.classes) < self.least_classes:
+            yield f"{len(contract.classes)} classes, detection needs at least {self.least_classes}"
         roles = set(contract.outputs) - {"embedding"}
         if not set(head.roles) <= roles or not roles <= {*head.roles, *head.optional}:
             yield f"outputs {sorted(roles)}, the head {spec.kind} has {[*head.roles, *head.optional]}"
@@ -170,10 +175,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
 
     def summary(self, output: DetectionOutput) -> str:
         """How many of each class."""
-        counts: dict[str, int] = {}
-        for box in output.boxes:
-            counts[box.class_name] = counts.get(box.class_name, 0) + 1
-        return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
+        return self.label_words(output.boxes)
 
     def describe(self, output: DetectionOutput) -> str:
         """The best boxes with their scores."""
@@ -185,20 +187,38 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return "; ".join(some) + (f"; and {more} more" if more else "") or "nothing"
 
     label_column: ClassVar[str] = "boxes"
+    label_is_class: ClassVar[bool] = False
+    least_classes: ClassVar[int] = 1
     moves_pictures: ClassVar[bool] = False
 
     def label_of(self, value: Any) -> tuple[Box, ...]:
         """See `Task.label_of`. A labelled box has the score 1."""
         return tuple(Box(str(row["class_name"]), 1.0, *(float(row[edge]) for edge in EDGES)) for row in value)
 
-    def label_problem(self, label: tuple[Box, ...], classes: Sequence[str]) -> str:
+    def as_label(self, output: DetectionOutput) -> tuple[Box, ...]:
+        """The boxes."""
+        return output.boxes
+
+    def label_problem(
+        self, label: tuple[Box, ...], classes: Sequence[str], size: tuple[float, float] | None = None
+    ) -> str:
         """See `Task.label_problem`."""
         for box in label:
             if box.class_name not in classes:
                 return f"class {box.class_name!r} is not in {list(classes)}"
-            if not (np.isfinite(edges([box])).all() and box.left < box.right and box.top < box.bottom):
-                return f"box {edges([box])[0].tolist()} has no area"
+            where = edges([box])
+            if not (np.isfinite(where).all() and box.left < box.right and box.top < box.bottom):
+                return f"box {where[0].tolist()} has no area"
+            if size is not None and np.abs(clip(where, *size) - where).max() > OUTSIDE_PIXELS:
+                return (
+                    f"box {where[0].tolist()} ends outside of the picture of {size[0]:g} x {size[1]:g} pixels"
+                )
         return ""
+
+    def label_words(self, label: tuple[Box, ...]) -> str:
+        """How many of each class."""
+        counts = Counter(box.class_name for box in label)
+        return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
 
     def classes_of(self, label: tuple[Box, ...]) -> tuple[str, ...]:
         """See `Task.classes_of`."""
@@ -218,11 +238,19 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         )
         return found.astype(np.float32)
 
+    def moved(self, target: NDArray[np.float32], zoom: Move, contract: ContractFields) -> NDArray[np.float32]:
+        """The rows whose box is still in the picture by at least LEAST_VISIBLE of its area, clipped."""
+        boxes = zoom.edges(target[:, 1:]).astype(np.float64)
+        inside = clip(boxes, contract.input.width, contract.input.height)
+        kept = area(inside) >= np.maximum(area(boxes) * LEAST_VISIBLE, 1.0)
+        return np.concatenate([target[:, :1], inside.astype(np.float32)], axis=1)[kept]
+
     def groups(self, labels: Sequence[tuple[Box, ...]], classes: Sequence[str]) -> NDArray[np.int64]:
         """The number of the picture's rarest class; pictures without objects are a group of their own."""
-        counts = {name: sum(name in self.classes_of(label) for label in labels) for name in classes}
-        rarest = [min(self.classes_of(label), key=lambda name: counts[name], default="") for label in labels]
         index = {name: number for number, name in enumerate(classes)}
+        known = [[name for name in self.classes_of(label) if name in index] for label in labels]
+        counts = Counter(name for names in known for name in names)
+        rarest = [min(names, key=lambda name: counts[name], default="") for names in known]
         return np.array([index.get(name, len(index)) for name in rarest], dtype=np.int64)
 
     def loss(

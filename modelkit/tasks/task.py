@@ -31,6 +31,13 @@ class Drawing(Protocol):
         """Draw an outline."""
 
 
+class Move(Protocol):
+    """Where the points of a picture went."""
+
+    def edges(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes (N, 4) of the picture before -> of the picture after, in pixels of the input."""
+
+
 Output = TypeVar("Output")
 Label = TypeVar("Label")
 
@@ -94,14 +101,28 @@ class Task(ABC, Generic[Output, Label]):
 
     label_column: ClassVar[str]
     """The column of lake and shards that holds the label; null where nobody looked yet."""
+    label_is_class: ClassVar[bool]
+    """Whether the plain value of that column is the one class itself, so that whole columns can be compared."""
+    least_classes: ClassVar[int]
+    """Fewer classes than this leave nothing to ask a model."""
 
     @abstractmethod
     def label_of(self, value: Any) -> Label:
         """The label from the plain value of `label_column`. Raises KeyError, TypeError or ValueError."""
 
     @abstractmethod
-    def label_problem(self, label: Label, classes: Sequence[str]) -> str:
-        """Why the label cannot be used with these classes, "" when it can."""
+    def as_label(self, output: Output) -> Label:
+        """What a model said, as if a person had."""
+
+    @abstractmethod
+    def label_problem(
+        self, label: Label, classes: Sequence[str], size: tuple[float, float] | None = None
+    ) -> str:
+        """Why the label cannot be used with these classes and a picture of this width and height, "" when it can."""
+
+    @abstractmethod
+    def label_words(self, label: Label) -> str:
+        """The label in a few words, for lists."""
 
     @abstractmethod
     def classes_of(self, label: Label) -> tuple[str, ...]:
@@ -114,11 +135,15 @@ class Task(ABC, Generic[Output, Label]):
     # Training and evaluation.
 
     moves_pictures: ClassVar[bool]
-    """Whether training may shift a picture without changing its label."""
+    """Whether training may shift a picture without changing its label; where it may not, it zooms and asks `moved`."""
 
     @abstractmethod
     def target(self, label: Label, contract: ContractFields, placed: Placed) -> Any:
         """The label in the terms of the model's input, as `loss` takes it."""
+
+    def moved(self, target: Any, zoom: Move, contract: ContractFields) -> Any:
+        """The target (see `target`) of a picture that was magnified and moved. Only where `moves_pictures` is false."""
+        raise NotImplementedError
 
     @abstractmethod
     def groups(self, labels: Sequence[Label], classes: Sequence[str]) -> NDArray[np.int64]:

@@ -49,11 +49,11 @@ def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.D
         pl.lit(None, pl.Float64).alias("distance"),
     ]
     rows = with_split(rows.with_columns(empty), params.split)
-    return remove_exact_duplicates(judge(join_labels(rows, labels), params.curate.quality))
+    return remove_exact_duplicates(judge(join_labels(rows, labels, params.task), params.curate.quality))
 
 
-def frames_to_compare(rows: pl.DataFrame, *, with_embeddings: bool = True) -> pl.DataFrame:
-    """One row a readable payload, by sha256: those still there, and those of test drives whatever their quality."""
+def frames_to_compare(rows: pl.DataFrame, label_column: str, *, with_embeddings: bool = True) -> pl.DataFrame:
+    """One row per readable payload, by sha256: those still there, and those of test drives whatever their quality."""
     is_test = pl.col("split") == str(Split.TEST)
     readable = rows.filter((pl.col("outcome") == "landed") & pl.col("image_hash").is_not_null())
     present = readable.filter(pl.col("reason").is_null() | is_test)
@@ -70,7 +70,7 @@ def frames_to_compare(rows: pl.DataFrame, *, with_embeddings: bool = True) -> pl
         "split",
         "image_hash",
         *(("model_digest", "embedding") if with_embeddings else ()),
-        pl.col("class_name").is_not_null().alias("is_labelled"),
+        pl.col(label_column).is_not_null().alias("is_labelled"),
         pl.col("reason").is_null().alias("is_good"),
     )[first]
 
@@ -93,7 +93,8 @@ class GatherRows(beam.DoFn):
         judged.write_ipc(self._work / "judged.arrow")
         near = self._params.curate.near_duplicates
         _, compared = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
-        frames = frames_to_compare(judged, with_embeddings=near.max_embedding_distance > 0)
+        column = self._params.task.label_column
+        frames = frames_to_compare(judged, column, with_embeddings=near.max_embedding_distance > 0)
         known = frames.join(compared, on="payload_sha256", how="semi").sort("payload_sha256")
         fresh = frames.join(compared, on="payload_sha256", how="anti").sort("payload_sha256")
         pl.concat([known, fresh]).write_ipc(self._work / "frames.arrow")

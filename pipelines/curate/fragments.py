@@ -8,7 +8,7 @@ refuses to read a table without a version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.lake.lock import LakeLock, locked_snapshot
-from connectors.lake.schema import TABLES
+from connectors.lake.schema import LABEL_COLUMNS, TABLES
 from connectors.lake.table import LakeTable, Snapshot
 from foundation.documents import decode
 from foundation.errors import MisconfiguredError
@@ -65,6 +65,14 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
     "payload_sha256": pl.String(),
 }
 """What curation reads of an arrival, payload apart. Places and times of arrival are left out on purpose."""
+OWN_LABELS: Mapping[str, pl.DataType] = dict(
+    pl.DataFrame(
+        pl.from_arrow(
+            pa.schema([(f"reference_{name}", kind) for name, kind in LABEL_COLUMNS.items()]).empty_table()
+        )
+    ).schema
+)
+"""The labels that a reference row brings along, one column per label column; null in rows of the fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +125,18 @@ def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
 def read_metadata(fragment: Fragment) -> pl.DataFrame:
     """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text `identity`."""
     file = pq.ParquetFile(fragment.path)
-    present = [name for name in [*FLEET_COLUMNS, "class_name"] if name in file.schema_arrow.names]
+    present = [name for name in [*FLEET_COLUMNS, *LABEL_COLUMNS] if name in file.schema_arrow.names]
     groups = list(range(fragment.first_group, fragment.end_group))
     rows = pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, columns=present)))
     rows = rows.with_columns(
         [pl.lit(None, kind).alias(name) for name, kind in FLEET_COLUMNS.items() if name not in rows.columns]
     )
+    rows = rows.rename({name: f"reference_{name}" for name in LABEL_COLUMNS}, strict=False)
+    rows = rows.with_columns(
+        [pl.lit(None, kind).alias(name) for name, kind in OWN_LABELS.items() if name not in rows.columns]
+    )
     if fragment.kind == "reference":
-        rows = rows.rename({"class_name": "reference_class"}).with_columns(
+        rows = rows.with_columns(
             pl.lit("landed").alias("outcome"),
             pl.lit("reference").alias("source"),
             pl.lit("ok").alias("time_quality"),
@@ -135,7 +147,6 @@ def read_metadata(fragment: Fragment) -> pl.DataFrame:
     else:
         rows = rows.with_columns(
             pl.lit("fleet").alias("source"),
-            pl.lit(None, pl.String).alias("reference_class"),
             pl.lit(None, pl.String).alias("reference_origin"),
             pl.concat_str(
                 "vehicle_id", pl.lit("/"), "epoch", pl.lit("/"), pl.col("seq").cast(pl.String)
@@ -149,7 +160,7 @@ def read_metadata(fragment: Fragment) -> pl.DataFrame:
         "row",
         "source",
         "identity",
-        "reference_class",
+        *[pl.col(name).cast(kind) for name, kind in OWN_LABELS.items()],
         "reference_origin",
         *[pl.col(name).cast(kind) for name, kind in FLEET_COLUMNS.items() if name != "origin"],
     )

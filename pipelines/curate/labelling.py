@@ -11,6 +11,7 @@ refuses answers that nobody asked for.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +24,9 @@ from connectors.lake.table import LakeTable
 from foundation.documents import DocumentType
 from foundation.errors import RejectedError
 from foundation.files import write_document
+from pipelines.curate.labels import AnyTask, problems
 from pipelines.curate.params import Params, Strategy, load_params
+from pipelines.curate.rarest_class import with_rarest_class
 from pipelines.curate.resolve import UNLABELLED
 from pipelines.curate.run import resolve_lake
 from pipelines.curate.selection import select
@@ -85,7 +88,7 @@ def label(
         cost=sum(answer.cost for answer in answers),
         payload_bytes=_payload_bytes(rows, answers),
         arms=dict(chosen.group_by("arm", maintain_order=True).len().rows()),
-        classes=_count(answers),
+        classes=_count(answers, params.task),
         labels_version=expected_version + bool(answers),
     )
     folder = workspace.reports_path / "label_requests"
@@ -95,7 +98,7 @@ def label(
     # request that no answer names.
     write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})
     reached("label.recorded")
-    _append(table, answers, request_id, expected_version)
+    _append(table, answers, params.task.label_column, request_id, expected_version)
     reached("label.appended")
     return result
 
@@ -105,19 +108,20 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
 
     Returns the columns of `selection.SELECTED` of all that was asked for, and all answers.
 
-    Raises RejectedError when the desk answers about another payload (reason unasked_label), or with what is no class
-    of the contract (reason unknown_class).
+    Raises RejectedError when the desk answers about another payload (reason unasked_label), or with what cannot be used
+    with the contract's classes (reason unknown_class).
     """
-    known = pl.col("class_name").is_in(list(params.classes))
-    labelled = rows.filter(known).sort("payload_sha256", "identity")
+    column = params.task.label_column
+    usable = pl.col(column).is_not_null() & problems(rows, params.task, params.classes).is_null()
+    labelled = rows.filter(usable).sort("payload_sha256", "identity")
     labelled = labelled.unique("payload_sha256", keep="first", maintain_order=True)
     candidates = _askable(rows, params)
-    chosen = select(candidates, labelled, 0 if budget > 0 else budget, params.label)
+    chosen = _select(candidates, labelled, 0 if budget > 0 else budget, params)
     answers: list[Label] = []
     rounds = params.label.rounds if params.label.strategy is Strategy.COVERAGE else 1
     for number in range(rounds):
         part = -(-(budget - chosen.height) // (rounds - number))
-        more = select(candidates, labelled, part, params.label)
+        more = _select(candidates, labelled, part, params)
         if more.is_empty():
             continue
         found = _request(desk, more["payload_sha256"].to_list(), params)
@@ -125,11 +129,11 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
         told = pl.DataFrame(
             {
                 "payload_sha256": [answer.payload_sha256 for answer in found],
-                "class_name": [answer.class_name for answer in found],
+                column: [answer.value for answer in found],
             },
-            schema={"payload_sha256": pl.String, "class_name": pl.String},
+            schema={"payload_sha256": pl.String, column: rows.schema[column]},
         )
-        news = candidates.drop("class_name").join(told, on="payload_sha256", maintain_order="left")
+        news = candidates.drop(column).join(told, on="payload_sha256", maintain_order="left")
         labelled = pl.concat([labelled, news.select(labelled.columns)])
         candidates = candidates.join(
             more.select("payload_sha256"), on="payload_sha256", how="anti", maintain_order="left"
@@ -138,21 +142,29 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     return chosen, answers
 
 
+def _select(candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: Params) -> pl.DataFrame:
+    """`selection.select` on the class that counts for each frame: its own, or of several the rarest."""
+    return select(*with_rarest_class(candidates, labelled, params.task, params.classes), budget, params.label)
+
+
 def _askable(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Rows without a label; and those whose label is no class of the contract, which a mended desk may answer again."""
-    unknown = (~pl.col("class_name").is_in(list(params.classes))).fill_null(False) & pl.col(
-        "reason"
-    ).is_null()
-    wanted = rows.filter((pl.col("state") == UNLABELLED) | unknown)
-    return wanted.with_columns(pl.lit(None, pl.String).alias("class_name")).sort("payload_sha256")
+    """Rows without a label; and those whose label the contract has no use for, which a mended desk may answer again."""
+    column = params.task.label_column
+    unusable = problems(rows, params.task, params.classes).is_not_null() & pl.col("reason").is_null()
+    wanted = rows.filter((pl.col("state") == UNLABELLED) | unusable)
+    return wanted.with_columns(pl.lit(None, rows.schema[column]).alias(column)).sort("payload_sha256")
 
 
 def _request(desk: LabelDesk, asked: list[str], params: Params) -> list[Label]:
     answers = desk.request(asked)
     for answer in answers:
-        if answer.class_name not in params.classes:
+        try:
+            problem = params.task.label_problem(params.task.label_of(answer.value), params.classes)
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"no label of {params.task.name}: {error}"
+        if problem:
             raise RejectedError(
-                f"the label desk answers {answer.class_name[:80]!r} for {answer.payload_sha256}; "
+                f"the label desk answers {str(answer.value)[:80]!r} for {answer.payload_sha256}: {problem[:200]}; "
                 f"params.yaml has the classes {', '.join(params.classes)}",
                 reason="unknown_class",
             )
@@ -165,11 +177,13 @@ def _request(desk: LabelDesk, asked: list[str], params: Params) -> list[Label]:
     return answers
 
 
-def _append(table: LakeTable, answers: list[Label], request_id: str, expected_version: int) -> None:
+def _append(
+    table: LakeTable, answers: list[Label], column: str, request_id: str, expected_version: int
+) -> None:
     rows = [
         {
             "payload_sha256": answer.payload_sha256,
-            "class_name": answer.class_name,
+            column: answer.value,
             "labeller": answer.labeller,
             "labelled_time_ns": answer.labelled_time_ns,
             "cost": answer.cost,
@@ -186,8 +200,7 @@ def _payload_bytes(rows: pl.DataFrame, answers: list[Label]) -> int:
     return int(answered.unique("payload_sha256")["payload_bytes"].sum())
 
 
-def _count(answers: list[Label]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for answer in sorted(answers, key=lambda answer: answer.class_name):
-        counts[answer.class_name] = counts.get(answer.class_name, 0) + 1
-    return counts
+def _count(answers: list[Label], task: AnyTask) -> dict[str, int]:
+    """How many answers name each class, by name."""
+    counts = Counter(name for each in answers for name in task.classes_of(task.label_of(each.value)))
+    return dict(sorted(counts.items()))

@@ -1,42 +1,102 @@
 """Every frame gets the one label of its payload: the newest answer; the lake's table before the reference's own.
 
 Labels belong to payloads, not to arrivals: a resent or copied frame is never labelled twice. It refuses to
-pick between answers by their order in the table: time decides, then the labeller's name, then the class.
+pick between answers by their order in the table: time decides, then the labeller's name, then the label itself.
+What a label is, and in which column it stands, says the task.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 import polars as pl
 
+from connectors.lake.schema import LABEL_COLUMNS
+from modelkit.tasks import Task
 
-def resolve_labels(labels: pl.DataFrame) -> pl.DataFrame:
-    """One row a payload: payload_sha256, class_name, labeller; from the table `labels`."""
+AnyTask = Task[Any, Any]
+
+
+def resolve_labels(labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
+    """One row per payload: payload_sha256, the task's label column, labeller; from the table `labels`."""
+    column = task.label_column
+    answers = labels.filter(pl.col(column).is_not_null())
     return (
-        labels.sort("payload_sha256", "labelled_time_ns", "labeller", "class_name", "cost")
+        answers.with_columns(label_text(answers[column]).alias("text"))
+        .sort("payload_sha256", "labelled_time_ns", "labeller", "text", "cost")
         .unique("payload_sha256", keep="last", maintain_order=True)
-        .select("payload_sha256", "class_name", "labeller")
+        .select("payload_sha256", column, "labeller")
     )
 
 
-def join_labels(rows: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with class_name and labeller (null without a label). Needs payload_sha256 and reference_class.
+def join_labels(rows: pl.DataFrame, labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
+    """`rows` with the task's label column and labeller (null without a label), and without the columns reference_*.
 
-    A reference row's own class counts for every row with its payload, unless the table says otherwise.
+    Needs payload_sha256 and reference_<label column>: a reference row's own label counts for every row with its payload,
+    unless the table says otherwise.
     """
+    column = task.label_column
+    brought = rows.filter(pl.col(f"reference_{column}").is_not_null())
     own = (
-        rows.filter(pl.col("reference_class").is_not_null())
-        .sort("payload_sha256", "reference_class")
+        brought.with_columns(label_text(brought[f"reference_{column}"]).alias("text"))
+        .sort("payload_sha256", "text")
         .unique("payload_sha256", keep="first", maintain_order=True)
         .select(
             "payload_sha256",
-            pl.col("reference_class").alias("own_class"),
+            pl.col(f"reference_{column}").alias("own_label"),
             pl.lit("reference").alias("own_labeller"),
         )
     )
-    joined = rows.join(resolve_labels(labels), on="payload_sha256", how="left", maintain_order="left").join(
+    found = resolve_labels(labels, task)
+    joined = rows.join(found, on="payload_sha256", how="left", maintain_order="left").join(
         own, on="payload_sha256", how="left", maintain_order="left"
     )
+    is_own = pl.col(column).is_null()
     return joined.with_columns(
-        pl.coalesce("class_name", "own_class").alias("class_name"),
-        pl.coalesce("labeller", "own_labeller").alias("labeller"),
-    ).drop("own_class", "own_labeller")
+        pl.when(is_own).then("own_label").otherwise(column).alias(column),
+        pl.when(is_own).then("own_labeller").otherwise("labeller").alias("labeller"),
+    ).drop("own_label", "own_labeller", *(f"reference_{name}" for name in LABEL_COLUMNS), strict=False)
+
+
+def label_text(labels: pl.Series) -> pl.Series:
+    """Each label as one text: equal labels have equal texts, and texts have an order; null stays null."""
+    if labels.dtype == pl.String:
+        return labels
+    texts = [None if each is None else json.dumps(each, sort_keys=True) for each in labels.to_list()]
+    return pl.Series(labels.name, texts, dtype=pl.String)
+
+
+def classes_of(labels: pl.Series, task: AnyTask) -> pl.Series:
+    """The classes that each label names, a list of texts; null without a label."""
+    if task.label_is_class:
+        one = pl.col(labels.name)
+        return labels.to_frame().select(
+            pl.when(one.is_not_null()).then(pl.concat_list(one)).alias("classes")
+        )["classes"]
+    lists = [
+        None if each is None else list(task.classes_of(task.label_of(each))) for each in labels.to_list()
+    ]
+    return pl.Series("classes", lists, dtype=pl.List(pl.String))
+
+
+def problems(rows: pl.DataFrame, task: AnyTask, classes: Sequence[str]) -> pl.Series:
+    """Why each row's label cannot be used with these classes and with a picture of its size; null when it can, or has none."""
+    column = task.label_column
+    if task.label_is_class:
+        is_none = ~pl.col(column).is_in(list(classes)).fill_null(True)
+        return rows.select(pl.when(is_none).then(pl.col(column)).alias("label_problem"))["label_problem"]
+    found = [
+        None
+        if value is None
+        else task.label_problem(task.label_of(value), classes, None if None in size else size) or None
+        for value, *size in rows.select(column, "width_pixels", "height_pixels").iter_rows()
+    ]
+    return pl.Series("label_problem", found, dtype=pl.String)
+
+
+def label_histogram(labels: pl.Series, task: AnyTask) -> dict[str, int]:
+    """How many rows name each class, by name."""
+    counted = classes_of(labels, task).explode().drop_nulls().value_counts().sort("classes")
+    return {str(name): int(count) for name, count in counted.iter_rows()}

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from foundation.errors import MisconfiguredError
 from foundation.settings import setting
-from workspace.params_file import load_classes, load_section
+from modelkit.tasks import TASKS, Task
+from schemas.predictions import CLASSIFICATION
+from workspace.params_file import load_classes, load_section, load_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,21 @@ class Params:
     curate: CurateParams
     label: LabelParams
     validate: ValidateParams
+    task_name: str = CLASSIFICATION
+
+    @property
+    def task(self) -> Task[Any, Any]:
+        """What a label is."""
+        return TASKS[self.task_name]
 
     def as_json(self) -> dict[str, object]:
-        """The parameters that decide what is in a dataset (not how it is labelled or judged)."""
-        return {"classes": list(self.classes), "split": asdict(self.split), "curate": asdict(self.curate)}
+        """The parameters that decide what is in a dataset (not how it is labelled or judged).
+
+        Classification is not named: datasets were made with the same parameters before there was another task.
+        """
+        named = {} if self.task_name == CLASSIFICATION else {"task": self.task_name}
+        found = {"classes": list(self.classes), "split": asdict(self.split), "curate": asdict(self.curate)}
+        return {**named, **found}
 
 
 def load_params(path: Path) -> Params:
@@ -125,6 +139,7 @@ def load_params(path: Path) -> Params:
         curate=load_section(path, "curate", CurateParams),
         label=load_section(path, "label", LabelParams),
         validate=load_section(path, "validate", ValidateParams),
+        task_name=load_task(path).name,
     )
     _check_together(params, path)
     return params

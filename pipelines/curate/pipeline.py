@@ -105,9 +105,9 @@ class WriteShards(beam.PTransform):
         return (
             fragments
             | "SpreadFragments" >> beam.Reshuffle()
-            | "CutPieces" >> beam.ParDo(CutPieces(str(self._work.path), self._blobs))
+            | "CutPieces" >> beam.ParDo(CutPieces(str(self._work.path), self._blobs, self._params))
             | "PiecesOfShard" >> beam.GroupByKey()
-            | "MergeShard" >> beam.ParDo(MergeShard(str(self._work.shards), self._params.curate.shards))
+            | "MergeShard" >> beam.ParDo(MergeShard(str(self._work.shards), self._params))
         )
 
 

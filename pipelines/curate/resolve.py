@@ -19,17 +19,18 @@ from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.near_duplicates import remove_near_duplicates
 from pipelines.curate.near_pairs import PAIR_SCHEMA
 from pipelines.curate.params import Params, ShardParams
-from pipelines.curate.rules import broken_rules, failing, rules_for, with_derived
+from pipelines.curate.rules import broken_rules, failing, rules_for, with_derived, with_label_problems
 from schemas.reasons import Split
 
 REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"
 
 
 def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """`judged` with `state`, `class_index`, `rules` and `shard`.
+    """`judged` with `state`, `rules`, `shard` and, where a label is a class, `class_index`.
 
     Raises GuaranteeBrokenError when the states do not add up to the rows.
     """
+    task = params.task
     decisions = remove_near_duplicates(frames, pairs)
     rows = judged.join(decisions, on="payload_sha256", how="left", suffix="_near", maintain_order="left")
     is_near = pl.col("reason").is_null() & pl.col("reason_near").is_not_null()
@@ -42,16 +43,17 @@ def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, par
     rows = rows.with_columns(
         pl.when(pl.col("reason").is_not_null())
         .then(pl.lit(REMOVED))
-        .when(pl.col("class_name").is_null())
+        .when(pl.col(task.label_column).is_null())
         .then(pl.lit(UNLABELLED))
         .otherwise(pl.lit(KEPT))
         .alias("state"),
-        _class_index(params.classes),
+        *([_class_index(task.label_column, params.classes)] if task.label_is_class else []),
     )
     labelled = rows.filter(pl.col("state") == KEPT)
+    judged_labels = with_label_problems(labelled, task, params.classes)
     verdicts = failing(
-        with_derived(labelled.lazy(), test_distances(labelled, pairs)),
-        rules_for(params.classes, params.curate.near_duplicates.max_distance_bits),
+        with_derived(judged_labels.lazy(), test_distances(labelled, pairs)),
+        rules_for(task, params.classes, params.curate.near_duplicates.max_distance_bits),
     )
     breaks = verdicts.select(pl.any_horizontal(verdicts.columns))[verdicts.columns[0]]
     broken = labelled.filter(breaks).select("fragment_id", "row")
@@ -82,11 +84,9 @@ def test_distances(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(both).group_by("payload_sha256").agg(pl.col("test_distance_bits").min())
 
 
-def _class_index(classes: tuple[str, ...]) -> pl.Expr:
+def _class_index(column: str, classes: tuple[str, ...]) -> pl.Expr:
     numbers = {name: number for number, name in enumerate(classes)}
-    return (
-        pl.col("class_name").replace_strict(numbers, default=None, return_dtype=pl.Int32).alias("class_index")
-    )
+    return pl.col(column).replace_strict(numbers, default=None, return_dtype=pl.Int32).alias("class_index")
 
 
 def _with_shards(rows: pl.DataFrame, params: ShardParams) -> pl.DataFrame:

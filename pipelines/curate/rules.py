@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from pipelines.curate.labels import AnyTask, problems
 from schemas.reasons import QuarantineReason, Split
 
 SCORES = ("score_entropy", "score_margin", "score_least_confidence", "score_novelty")
@@ -31,8 +32,8 @@ class Rule:
     arguments: Mapping[str, object] = field(default_factory=dict)
 
 
-def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...]:
-    """The rules of a dataset with these classes, in the order in which they are reported."""
+def rules_for(task: AnyTask, classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...]:
+    """The rules of a dataset of this task with these classes, in the order in which they are reported."""
     return (
         _present("identity"),
         Rule(
@@ -52,8 +53,8 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
             "ExpectColumnValuesToMatchRegex",
             {"column": "payload_sha256", "regex": _HASH_FORM_PYTHON},
         ),
-        _present("class_name"),
-        _one_of("class_name", tuple(classes), "the class is one of the contract's"),
+        _present(task.label_column),
+        _usable(task.label_column, classes, is_class=task.label_is_class),
         _one_of("split", tuple(str(split) for split in Split), "the split is train, validation or test"),
         *(_between(name, 0.0, 1.0) for name in SCORES),
         _between("selection_probability", 0.0, 1.0),
@@ -78,6 +79,11 @@ def rules_for(classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...
             "no frame of training is a near-duplicate of a test frame",
         ),
     )
+
+
+def with_label_problems(rows: pl.DataFrame, task: AnyTask, classes: Sequence[str]) -> pl.DataFrame:
+    """`rows` with `label_problem` where a label is no plain class: why it cannot be used, null when it can."""
+    return rows if task.label_is_class else rows.with_columns(problems(rows, task, classes))
 
 
 def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -151,6 +157,19 @@ def _one_of(column: str, values: tuple[str, ...], promise: str) -> Rule:
         ~pl.col(column).is_in(values).fill_null(True),
         "ExpectColumnValuesToBeInSet",
         {"column": column, "value_set": list(values)},
+    )
+
+
+def _usable(column: str, classes: Sequence[str], *, is_class: bool) -> Rule:
+    if is_class:
+        return _one_of(column, tuple(classes), "the class is one of the contract's")
+    return Rule(
+        QuarantineReason(f"{column}_usable"),
+        "every label names classes of the contract and lies inside its picture",
+        ("label_problem",),
+        pl.col("label_problem").is_not_null(),
+        "ExpectColumnValuesToBeNull",
+        {"column": "label_problem"},
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import polars as pl
+import pyarrow as pa
 
 from connectors.lake.lock import LakeLock, lock_of
 from connectors.lake.schema import LABELS, TABLES
@@ -76,8 +77,11 @@ def run_rows(
             f"the lake {workspace.lake_path} has no frames at the locked versions: "
             "run `fleetloop ingest`, then `fleetloop dataset lock`"
         )
-    labels = snapshots["labels"].read() if "labels" in snapshots else LABELS.empty_table()
-    pl.DataFrame(pl.from_arrow(labels)).write_parquet(work.labels)
+    labels = [LABELS.empty_table(), *([snapshots["labels"].read()] if "labels" in snapshots else [])]
+    every_column = pa.concat_tables(
+        labels, promote_options="default"
+    )  # a locked version may be older than a column
+    pl.DataFrame(pl.from_arrow(every_column)).write_parquet(work.labels)
     write_plan(work, fragments)
     cache, blobs = cache_of(workspace), workspace.settings.blobs
 

@@ -17,19 +17,19 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from connectors.lake.schema import LABEL_COLUMNS
 from foundation.errors import CorruptError, RetryLaterError
 from pipelines.curate.fragments import Fragment, UnavailablePayload, read_payloads
-from pipelines.curate.params import ShardParams
+from pipelines.curate.labels import AnyTask
+from pipelines.curate.params import Params
 
-SHARD_SCHEMA = pa.schema(
+_COLUMNS = pa.schema(
     [
         pa.field("payload", pa.binary()),
         pa.field("payload_sha256", pa.string()),
         pa.field("payload_bytes", pa.int64()),
         pa.field("identity", pa.string()),
         pa.field("split", pa.string()),
-        pa.field("class_name", pa.string()),
-        pa.field("class_index", pa.int32()),
         pa.field("labeller", pa.string()),
         pa.field("origin", pa.string()),
         pa.field("drive_id", pa.string()),
@@ -60,22 +60,38 @@ SHARD_SCHEMA = pa.schema(
 )
 """`origin` is "fleet" or "reference"; a reference row has no identity of a vehicle, its `identity` names
 drive and payload."""
-LOGICAL_COLUMNS = tuple(name for name in SHARD_SCHEMA.names if name != "payload")
-"""What the digest covers. The payload is covered by its sha256."""
+_LABEL_PLACE = _COLUMNS.get_field_index("labeller")
+_NO_DICTIONARY = frozenset({"payload", "payload_sha256", "image_hash", "boxes"})
 
 
-def logical_rows(resolved: pl.DataFrame) -> pa.Table:
+def shard_schema(task: AnyTask) -> pa.Schema:
+    """The columns of a shard: those of every dataset, and before `labeller` the label (a class also by its number)."""
+    label = [pa.field(task.label_column, LABEL_COLUMNS[task.label_column])]
+    if task.label_is_class:
+        label.append(pa.field("class_index", pa.int32()))
+    fields = list(_COLUMNS)
+    return pa.schema([*fields[:_LABEL_PLACE], *label, *fields[_LABEL_PLACE:]])
+
+
+def logical_columns(task: AnyTask) -> list[str]:
+    """What the digest covers. The payload is covered by its sha256."""
+    return [name for name in shard_schema(task).names if name != "payload"]
+
+
+def logical_rows(resolved: pl.DataFrame, task: AnyTask) -> pa.Table:
     """The kept rows in the columns of a shard without the payload, by payload sha256."""
-    rows = resolved.rename({"source": "origin"}).sort("payload_sha256").select(LOGICAL_COLUMNS)
-    return rows.to_arrow().cast(pa.schema([SHARD_SCHEMA.field(name) for name in LOGICAL_COLUMNS]))
+    schema, names = shard_schema(task), logical_columns(task)
+    rows = resolved.rename({"source": "origin"}).sort("payload_sha256").select(names)
+    return rows.to_arrow().cast(pa.schema([schema.field(name) for name in names]))
 
 
 class CutPieces(beam.DoFn):
     """A fragment's JSON -> (shard, path of the fragment's rows in it), one a shard."""
 
-    def __init__(self, work: str, blobs: str) -> None:
+    def __init__(self, work: str, blobs: str, params: Params) -> None:
         self._work = Path(work)
         self._blobs = blobs
+        self._params = params
         self._kept: dict[str, pl.DataFrame] | None = None
 
     def process(self, element: str) -> Iterator[tuple[str, str]]:
@@ -89,7 +105,8 @@ class CutPieces(beam.DoFn):
             )
             self._kept = {str(key[0]): part for key, part in kept.group_by("fragment_id")}
         rows = self._kept[fragment.fragment_id].sort("row")
-        table = logical_rows(rows.sort("payload_sha256"))
+        schema = shard_schema(self._params.task)
+        table = logical_rows(rows.sort("payload_sha256"), self._params.task)
         payloads = {
             row: _still_there(payload, row, fragment)
             for row, payload in read_payloads(fragment, rows["row"].to_list(), self._blobs)
@@ -99,12 +116,12 @@ class CutPieces(beam.DoFn):
             _checked(payloads[row], sha, fragment)
             for row, sha in ordered.select("row", "payload_sha256").iter_rows()
         ]
-        table = table.append_column(SHARD_SCHEMA.field("payload"), pa.array(column, pa.binary()))
+        table = table.append_column(schema.field("payload"), pa.array(column, pa.binary()))
         shards = ordered["shard"]
         for shard in sorted(shards.unique()):
             path = self._work / "pieces" / f"{shard}.{fragment.fragment_id}.parquet"
             pq.write_table(
-                table.filter(pa.array(shards == shard)).select(SHARD_SCHEMA.names), path, compression="lz4"
+                table.filter(pa.array(shards == shard)).select(schema.names), path, compression="lz4"
             )
             yield shard, str(path)
 
@@ -112,7 +129,7 @@ class CutPieces(beam.DoFn):
 class MergeShard(beam.DoFn):
     """(shard, its pieces) -> the JSON of {shard, rows, size_bytes}, the file written to `out`."""
 
-    def __init__(self, out: str, params: ShardParams) -> None:
+    def __init__(self, out: str, params: Params) -> None:
         self._out = Path(out)
         self._params = params
 
@@ -120,17 +137,16 @@ class MergeShard(beam.DoFn):
         """The same rows give the same file, whatever pieces they came in."""
         shard, pieces = element
         table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in sorted(pieces)])
-        table = table.cast(SHARD_SCHEMA).sort_by("payload_sha256")
+        schema = shard_schema(self._params.task)
+        table = table.cast(schema).sort_by("payload_sha256")
         path = self._out / f"{shard}.parquet"
         pq.write_table(
             table,
             path,
             compression="zstd",
             compression_level=3,
-            row_group_size=self._params.row_group_rows,
-            use_dictionary=[
-                name for name in SHARD_SCHEMA.names if name not in {"payload", "payload_sha256", "image_hash"}
-            ],
+            row_group_size=self._params.curate.shards.row_group_rows,
+            use_dictionary=[name for name in schema.names if name not in _NO_DICTIONARY],
         )
         yield json.dumps({"shard": shard, "rows": table.num_rows, "size_bytes": path.stat().st_size})
 

@@ -14,6 +14,7 @@ import polars as pl
 from jinja2 import Environment, StrictUndefined, select_autoescape
 
 from foundation.files import write_atomic
+from pipelines.curate.labels import AnyTask
 from pipelines.dataset.pictures import draw_contact_sheets
 from pipelines.dataset.plots import draw_plots
 from schemas.reasons import RemovalReason
@@ -32,12 +33,12 @@ REASONS_IN_WORDS = {
 }
 
 
-def write_card(folder: Path, manifest: dict[str, Any], kept: pl.DataFrame) -> None:
+def write_card(folder: Path, manifest: dict[str, Any], kept: pl.DataFrame, task: AnyTask) -> None:
     """Write card.md, card.html and pictures/ into the dataset's folder."""
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     draw_plots(pictures, manifest, kept)
-    sheets = draw_contact_sheets(pictures, folder, kept, manifest["classes"])
+    sheets = draw_contact_sheets(pictures, folder, kept, manifest["classes"], task)
     view = {
         "m": manifest,
         "sheets": sheets,

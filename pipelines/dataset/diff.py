@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import polars as pl
 
-_COLUMNS = ("payload_sha256", "class_name", "split")
+from pipelines.curate.labels import AnyTask, label_histogram, label_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class DatasetDiff:
     moved: int
     unchanged: int
     classes: dict[str, tuple[int, int]]
-    """Rows of each class (before, after)."""
+    """Rows that name each class (before, after)."""
     splits: dict[str, tuple[int, int]]
     relabelled_rows: tuple[tuple[str, str, str], ...]
-    """(payload_sha256, class before, class after), at most MAX_LISTED."""
+    """(payload_sha256, label before, label after) in words, at most MAX_LISTED."""
     moved_rows: tuple[tuple[str, str, str], ...]
     """(payload_sha256, split before, split after): empty unless a promise is broken."""
 
@@ -39,15 +39,20 @@ class DatasetDiff:
 MAX_LISTED = 1000
 
 
-def diff(before: pl.DataFrame, after: pl.DataFrame) -> DatasetDiff:
-    """Compare rows with payload_sha256, class_name and split; each payload is there once."""
-    a, b = before.select(_COLUMNS), after.select(_COLUMNS)
+def diff(before: pl.DataFrame, after: pl.DataFrame, task: AnyTask) -> DatasetDiff:
+    """Compare rows with payload_sha256, the task's label column and split; each payload is there once."""
+    column = task.label_column
+    a, b = (
+        rows.select("payload_sha256", column, "split", label_text(rows[column]).alias("text"))
+        for rows in (before, after)
+    )
     both = a.join(b, on="payload_sha256", suffix="_after").sort("payload_sha256")
-    relabelled = both.filter(pl.col("class_name") != pl.col("class_name_after"))
+    relabelled = both.filter(pl.col("text") != pl.col("text_after"))
     moved = both.filter(pl.col("split") != pl.col("split_after"))
     changed = both.filter(
-        (pl.col("class_name") != pl.col("class_name_after")) | (pl.col("split") != pl.col("split_after"))
+        (pl.col("text") != pl.col("text_after")) | (pl.col("split") != pl.col("split_after"))
     )
+    listed = relabelled.select("payload_sha256", column, f"{column}_after").head(MAX_LISTED)
     return DatasetDiff(
         before_rows=a.height,
         after_rows=b.height,
@@ -56,16 +61,15 @@ def diff(before: pl.DataFrame, after: pl.DataFrame) -> DatasetDiff:
         relabelled=relabelled.height,
         moved=moved.height,
         unchanged=both.height - changed.height,
-        classes=_counts(a, b, "class_name"),
-        splits=_counts(a, b, "split"),
+        classes=_pairs(*(label_histogram(rows[column], task) for rows in (a, b))),
+        splits=_pairs(*(dict(rows.group_by("split").len().rows()) for rows in (a, b))),
         relabelled_rows=tuple(
-            relabelled.select("payload_sha256", "class_name", "class_name_after").head(MAX_LISTED).rows()
+            (sha, *(task.label_words(task.label_of(each)) for each in labels))
+            for sha, *labels in listed.iter_rows()
         ),
         moved_rows=tuple(moved.select("payload_sha256", "split", "split_after").head(MAX_LISTED).rows()),
     )
 
 
-def _counts(a: pl.DataFrame, b: pl.DataFrame, column: str) -> dict[str, tuple[int, int]]:
-    before = dict(a.group_by(column).len().rows())
-    after = dict(b.group_by(column).len().rows())
+def _pairs(before: dict[str, int], after: dict[str, int]) -> dict[str, tuple[int, int]]:
     return {str(key): (before.get(key, 0), after.get(key, 0)) for key in sorted({*before, *after})}

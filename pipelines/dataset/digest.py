@@ -2,9 +2,9 @@
 
 Rows are sorted by a unique key, then every column is written in one canonical form and hashed: its name and
 type, where it is null, and its values (little-endian numbers with every NaN alike and nulls as zero; text as
-lengths and bytes; lists as lengths and their flattened values). Payload bytes are stood for by their sha256,
-which whoever wrote them has checked. It refuses a key that is not unique, because then the order would
-decide.
+lengths and bytes; lists as lengths and their flattened values; structs field by field). Payload bytes are stood
+for by their sha256, which whoever wrote them has checked. It refuses a key that is not unique, because then the
+order would decide.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def _kind(kind: pa.DataType) -> str:
         return "binary"
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return f"list<{_kind(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{','.join(f'{field.name}:{_kind(field.type)}' for field in kind)}>"
     return str(kind)
 
 
@@ -69,6 +71,9 @@ def _feed(digest: _Hash, column: pa.Array | pa.ChunkedArray) -> None:
         lengths = pc.fill_null(pc.list_value_length(column), 0)
         digest.update(np.ascontiguousarray(np.asarray(lengths), dtype="<i8").tobytes())
         _feed(digest, pc.list_flatten(column))
+    elif pa.types.is_struct(kind):
+        for number in range(kind.num_fields):
+            _feed(digest, pc.struct_field(column, number))
     elif pa.types.is_boolean(kind):
         digest.update(np.packbits(np.asarray(pc.fill_null(column, False))).tobytes())
     elif pa.types.is_floating(kind):

@@ -17,6 +17,7 @@ from connectors.lake.lock import LakeLock, lock_json, read_lake_lock
 from connectors.lake.table import Snapshot
 from foundation.files import fsync_folder, write_json_atomic
 from pipelines.curate.fragments import open_snapshots
+from pipelines.curate.labels import label_text
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.pipeline import WorkFolder
 from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED
@@ -40,8 +41,8 @@ REMOVED_COLUMNS = (
     "split",
     "source",
     "outcome",
-    "class_name",
 )
+"""What removed.parquet says of a row, before its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,10 @@ def _build(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     work.shards.rename(staging / "shards")
-    removed = rows.filter(pl.col("state") == REMOVED).select(REMOVED_COLUMNS).rename({"source": "origin"})
-    removed.sort(removed.columns).write_parquet(staging / "removed.parquet", compression="zstd")
+    removed = rows.filter(pl.col("state") == REMOVED).select(*REMOVED_COLUMNS, params.task.label_column)
+    text = label_text(removed[params.task.label_column]).alias("text")
+    removed = removed.sort([*REMOVED_COLUMNS, text]).rename({"source": "origin"})
+    removed.write_parquet(staging / "removed.parquet", compression="zstd")
     quarantined = rows.filter(pl.col("state") == QUARANTINED).rename({"source": "origin"})
     hidden = [
         "fragment_id",
@@ -104,7 +107,6 @@ def _build(
         "match_sha256",
         "match_identity",
         "distance",
-        "reference_class",
         "reference_origin",
         "unreadable",
     ]
@@ -114,7 +116,7 @@ def _build(
     manifest = build_manifest(rows, staging, params, lock_json(lock), snapshots, workspace.settings)
     write_json_atomic(staging / "manifest.json", manifest)
     kept = rows.filter(pl.col("state") == KEPT)
-    write_card(staging, manifest, kept)
+    write_card(staging, manifest, kept, params.task)
     return read_manifest(staging)
 
 

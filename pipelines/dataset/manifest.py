@@ -20,13 +20,16 @@ import pyarrow.parquet as pq
 
 from connectors.lake.table import Snapshot
 from foundation.documents import DocumentType
-from foundation.errors import GuaranteeBrokenError
+from foundation.errors import GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_document
+from modelkit.tasks import TASKS
+from pipelines.curate.labels import AnyTask, label_histogram
 from pipelines.curate.params import Params
 from pipelines.curate.quality import MEASURE_VERSION
 from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED, UNLABELLED
-from pipelines.curate.shards import SHARD_SCHEMA, logical_rows
+from pipelines.curate.shards import logical_columns, logical_rows, shard_schema
 from pipelines.dataset.digest import rows_digest
+from schemas.predictions import CLASSIFICATION
 from schemas.reasons import Split
 from workspace.layout import WorkspaceSettings
 
@@ -78,9 +81,10 @@ def build_manifest(
     Raises GuaranteeBrokenError when the shards do not hold exactly the kept rows, or the counts do not add
     up.
     """
+    task = params.task
     kept = rows.filter(pl.col("state") == KEPT)
-    digest = rows_digest(logical_rows(kept), ["payload_sha256"])
-    found = dataset_digest(folder)
+    digest = rows_digest(logical_rows(kept, task), ["payload_sha256"])
+    found = dataset_digest(folder, task)
     if found != digest:
         raise GuaranteeBrokenError(f"the shards in {folder} have digest {found}, the kept rows {digest}")
     counts = _counts(rows)
@@ -90,7 +94,7 @@ def build_manifest(
         "rows": kept.height,
         "classes": list(params.classes),
         "counts": counts,
-        "splits": {str(split): _split(kept, str(split), params.classes) for split in Split},
+        "splits": {str(split): _split(kept, str(split), params) for split in Split},
         "conditions": _histogram(kept, "condition"),
         "origins": _histogram(kept, "origin" if "origin" in kept.columns else "source"),
         "provenance": _histogram(kept, "provenance"),
@@ -127,18 +131,29 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted((folder / "shards").glob("*.parquet"))
 
 
-def read_rows(folder: Path, columns: list[str] | None = None) -> pl.DataFrame:
-    """Rows of all shards without their payloads, by payload sha256."""
-    chosen = columns or [name for name in SHARD_SCHEMA.names if name != "payload"]
-    empty = pl.DataFrame(pl.from_arrow(SHARD_SCHEMA.empty_table())).select(chosen)
+def task_of(manifest: Manifest) -> AnyTask:
+    """What a label of this dataset is. Raises MisconfiguredError for a task that this version does not know."""
+    name = manifest["made_from"]["parameters"].get("task", CLASSIFICATION)
+    if name not in TASKS:
+        raise MisconfiguredError(f"the dataset is of the task {name!r}, known are {', '.join(sorted(TASKS))}")
+    return TASKS[name]
+
+
+def read_rows(folder: Path, columns: list[str] | None = None, task: AnyTask | None = None) -> pl.DataFrame:
+    """Rows of all shards without their payloads, by payload sha256. Without `task` the manifest says it."""
+    task = task or task_of(read_manifest(folder))
+    chosen = columns or logical_columns(task)
+    empty = pl.DataFrame(pl.from_arrow(shard_schema(task).empty_table())).select(chosen)
     parts = [pl.read_parquet(path, columns=chosen).select(chosen) for path in shard_paths(folder)]
     rows = pl.concat([empty, *parts])
     return rows.sort("payload_sha256") if "payload_sha256" in chosen else rows
 
 
-def dataset_digest(folder: Path) -> str:
-    """The digest of what the shards in `folder` hold now, whatever its manifest says."""
-    return rows_digest(logical_rows(read_rows(folder).rename({"origin": "source"})), ["payload_sha256"])
+def dataset_digest(folder: Path, task: AnyTask | None = None) -> str:
+    """The digest of what the shards in `folder` hold now, whatever digest its manifest says."""
+    task = task or task_of(read_manifest(folder))
+    rows = read_rows(folder, task=task).rename({"origin": "source"})
+    return rows_digest(logical_rows(rows, task), ["payload_sha256"])
 
 
 def code_digest() -> str:
@@ -178,13 +193,14 @@ def _counts(rows: pl.DataFrame) -> dict[str, object]:
     return counts
 
 
-def _split(kept: pl.DataFrame, split: str, classes: tuple[str, ...]) -> dict[str, object]:
+def _split(kept: pl.DataFrame, split: str, params: Params) -> dict[str, object]:
+    """`classes` counts the rows that name each class: where a label may name several, or none, they do not add up."""
     part = kept.filter(pl.col("split") == split)
-    found = _histogram(part, "class_name")
+    found = label_histogram(part[params.task.label_column], params.task)
     return {
         "rows": part.height,
         "drives": part["drive_id"].n_unique(),
-        "classes": {name: found.get(name, 0) for name in classes},
+        "classes": {name: found.get(name, 0) for name in params.classes},
         "conditions": _histogram(part, "condition"),
     }
 

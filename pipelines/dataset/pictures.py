@@ -1,22 +1,27 @@
-"""Sample frames of every class on one sheet a class, chosen by hash, so that nobody chose the pretty ones.
+"""Sample frames of every class on one sheet per class, chosen by hash, so that nobody chose the pretty ones.
 
-The colour of a frame's border says its split. It refuses to draw what is not in the dataset.
+The colour of a frame's border says its split; the task draws its labels upon the frames. It refuses to draw what is
+not in the dataset.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from PIL import Image, ImageDraw
 
 from modelkit.images import decode_image
+from pipelines.curate.labels import AnyTask, classes_of
 from schemas.reasons import Split
 
 SPLIT_COLOURS = {str(Split.TRAIN): "#2f6f9f", str(Split.VALIDATION): "#e0a030", str(Split.TEST): "#b23a48"}
-COLUMNS, ROWS = 12, 2
-_TILE, _BORDER, _GAP = 72, 4, 6
+WIDTH_PIXELS, ROWS = 942, 2
+_SMALL_TILE, _LARGE_TILE = 72, 228
+"""Sides in pixels: small where the picture is of one thing, large where things on it are marked."""
+_BORDER, _GAP = 4, 6
 _BACKGROUND = "#ffffff"
 MAX_SHEETS = 64
 
@@ -31,32 +36,45 @@ class Sheet:
     rows: int
 
 
-def draw_contact_sheets(pictures: Path, dataset: Path, kept: pl.DataFrame, classes: list[str]) -> list[Sheet]:
-    """One PNG a class that has rows, at most MAX_SHEETS; returns what was drawn, in the order of the classes."""
+def draw_contact_sheets(
+    pictures: Path, dataset: Path, kept: pl.DataFrame, classes: list[str], task: AnyTask
+) -> list[Sheet]:
+    """One PNG per class that has rows, at most MAX_SHEETS; returns what was drawn, in the order of the classes."""
     sheets = []
-    present = [name for name in classes if kept.filter(pl.col("class_name") == name).height][:MAX_SHEETS]
-    chosen = {name: _choose(kept.filter(pl.col("class_name") == name)) for name in present}
+    named = classes_of(kept[task.label_column], task)
+    of_class = {name: kept.filter(named.list.contains(name)) for name in classes}
+    present = [name for name in classes if of_class[name].height][:MAX_SHEETS]
+    columns = _columns(task)
+    chosen = {name: _choose(of_class[name], columns * ROWS) for name in present}
     payloads = _payloads(dataset, [sha for part in chosen.values() for sha in part["payload_sha256"]])
     for number, name in enumerate(present):
         file = f"class-{number:03d}.png"
         tiles = [
-            (payloads[sha], split)
-            for sha, split in chosen[name].select("payload_sha256", "split").iter_rows()
+            (payloads[sha], split, task.label_of(label))
+            for sha, split, label in chosen[name]
+            .select("payload_sha256", "split", task.label_column)
+            .iter_rows()
         ]
-        _sheet(tiles).save(pictures / file, optimize=True)
-        sheets.append(
-            Sheet(name, f"pictures/{file}", len(tiles), kept.filter(pl.col("class_name") == name).height)
-        )
+        _sheet(tiles, task).save(pictures / file, optimize=True)
+        sheets.append(Sheet(name, f"pictures/{file}", len(tiles), of_class[name].height))
     return sheets
 
 
-def _choose(rows: pl.DataFrame) -> pl.DataFrame:
-    """Up to COLUMNS * ROWS frames: the splits take turns, within a split by sha256."""
+def _tile(task: AnyTask) -> int:
+    return _SMALL_TILE if task.label_is_class else _LARGE_TILE
+
+
+def _columns(task: AnyTask) -> int:
+    return (WIDTH_PIXELS - _GAP) // (_tile(task) + _GAP)
+
+
+def _choose(rows: pl.DataFrame, count: int) -> pl.DataFrame:
+    """Up to `count` frames: the splits take turns, within a split by sha256."""
     turn = pl.int_range(pl.len()).over("split", order_by="payload_sha256")
     return (
         rows.with_columns(turn.alias("turn"))
         .sort("turn", "split")
-        .head(COLUMNS * ROWS)
+        .head(count)
         .sort("split", "payload_sha256")
     )
 
@@ -74,15 +92,16 @@ def _payloads(dataset: Path, sha256s: list[str]) -> dict[str, bytes]:
     return found
 
 
-def _sheet(tiles: list[tuple[bytes, str]]) -> Image.Image:
-    rows = max(1, -(-len(tiles) // COLUMNS))
-    step = _TILE + _GAP
-    sheet = Image.new("RGB", (COLUMNS * step + _GAP, rows * step + _GAP), _BACKGROUND)
+def _sheet(tiles: list[tuple[bytes, str, Any]], task: AnyTask) -> Image.Image:
+    tile, columns = _tile(task), _columns(task)
+    rows = max(1, -(-len(tiles) // columns))
+    step = tile + _GAP
+    sheet = Image.new("RGB", (columns * step + _GAP, rows * step + _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    inner = _TILE - 2 * _BORDER
-    for number, (payload, split) in enumerate(tiles):
-        left, top = _GAP + number % COLUMNS * step, _GAP + number // COLUMNS * step
-        draw.rounded_rectangle((left, top, left + _TILE - 1, top + _TILE - 1), 4, fill=SPLIT_COLOURS[split])
+    inner = tile - 2 * _BORDER
+    for number, (payload, split, label) in enumerate(tiles):
+        left, top = _GAP + number % columns * step, _GAP + number // columns * step
+        draw.rounded_rectangle((left, top, left + tile - 1, top + tile - 1), 4, fill=SPLIT_COLOURS[split])
         picture = Image.fromarray(decode_image(payload))
         scale = min(inner / picture.width, inner / picture.height)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -92,4 +111,5 @@ def _sheet(tiles: list[tuple[bytes, str]]) -> Image.Image:
         )
         place = (left + _BORDER + (inner - size[0]) // 2, top + _BORDER + (inner - size[1]) // 2)
         sheet.paste(picture.resize(size, Image.Resampling.BICUBIC), place)
+        task.mark(draw, label, scale, place)
     return sheet

@@ -1,16 +1,18 @@
 """Labelled pictures that did not come through the vehicles: what a first model was trained on, a held-out test.
 
 They land in the lake's table `reference` and go through the same split, quality and duplicate rules as every other
-frame. A picture is known by its sha256: added twice it is there once, and with another class it is refused.
+frame. A picture is known by its sha256: added twice it is there once, and with another label it is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
+from connectors.labels.answers import ANSWERS
 from connectors.labels.classes import ClassNames
 from connectors.labels.labelled_pictures import LabelledPicture
 from connectors.lake.schema import REFERENCE
@@ -18,6 +20,7 @@ from connectors.lake.table import LakeTable
 from foundation.errors import RejectedError
 from modelkit.digest import sha256_hex
 from modelkit.images import condition_of, decode_image
+from pipelines.curate.params import Params
 from workspace.layout import Workspace
 
 ORIGIN = "reference"
@@ -40,29 +43,30 @@ class Added:
 
 
 def add_reference(
-    workspace: Workspace, name: str, pictures: Iterable[LabelledPicture], classes: tuple[str, ...]
+    workspace: Workspace, name: str, pictures: Iterable[LabelledPicture], params: Params
 ) -> Added:
     """Append the pictures that the lake does not have yet; `name` says in messages where they come from.
 
     Raises:
-        RejectedError: a class is not in the contract (reason unknown_class), or a picture comes with two classes
-            (reason conflict). Nothing is appended then.
+        RejectedError: a label names a class that is not in the contract, or is none (reason unknown_class), or a picture
+            comes with two labels (reason conflict). Nothing is appended then.
     """
     rows = list(pictures)
-    given = _classes(name, rows, classes)
+    column = params.task.label_column
+    given = _labels(name, rows, column, params.classes)
     table = LakeTable.create(workspace.reference_uri, REFERENCE)
     snapshot = table.snapshot()
-    before = snapshot.read(columns=["payload_sha256", "class_name"])
-    known = dict(zip(before["payload_sha256"].to_pylist(), before["class_name"].to_pylist(), strict=True))
+    before = snapshot.read(columns=["payload_sha256", column]).to_pylist()
+    known = {row["payload_sha256"]: row[column] for row in before if row[column] is not None}
     fresh: list[dict[str, object]] = []
     unreadable: list[str] = []
     repeated = 0
-    for row, class_name in zip(rows, given, strict=True):
+    for row, label in zip(rows, given, strict=True):
         digest = sha256_hex(row.payload)
         if digest in known:
-            if known[digest] != class_name:
+            if known[digest] != label:
                 raise RejectedError(
-                    f"{name}, {row.where}: picture {digest} is {class_name!r} here and {known[digest]!r} in the lake "
+                    f"{name}, {row.where}: picture {digest} is {label!r} here and {known[digest]!r} in the lake "
                     "or in another row",
                     reason="conflict",
                 )
@@ -73,12 +77,12 @@ def add_reference(
         except RejectedError as error:
             unreadable.append(f"{row.where} ({digest}): {error}")
             continue
-        known[digest] = class_name
+        known[digest] = label
         fresh.append(
             {
                 "payload_sha256": digest,
                 "payload": row.payload,
-                "class_name": class_name,
+                column: label,
                 "drive_id": row.drive_id,
                 "track_id": row.track_id,
                 "condition": condition,
@@ -93,15 +97,15 @@ def add_reference(
     return Added(name, len(fresh), repeated, tuple(unreadable), version)
 
 
-def _classes(name: str, rows: list[LabelledPicture], classes: tuple[str, ...]) -> list[str]:
-    """The contract's class of each row, in the contract's own letters."""
+def _labels(name: str, rows: list[LabelledPicture], column: str, classes: tuple[str, ...]) -> list[Any]:
+    """The label of each row, with classes in the contract's own letters."""
     names = ClassNames(classes)
-    found = [names.match(row.class_name) for row in rows]
-    wrong = [f"{row.where}: {match.problem}" for row, match in zip(rows, found, strict=True) if match.problem]
+    found = [ANSWERS[column](row.value, names) for row in rows]
+    wrong = [f"{row.where}: {problem}" for row, (_, problem) in zip(rows, found, strict=True) if problem]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise RejectedError(
-            f"{name}: {len(wrong)} rows have a class that params.yaml does not list: {'; '.join(wrong[:_SHOWN])}{more}",
+            f"{name}: {len(wrong)} rows have no label of the classes that params.yaml lists: {'; '.join(wrong[:_SHOWN])}{more}",
             reason="unknown_class",
         )
-    return [match.name for match in found]
+    return [label for label, _ in found]

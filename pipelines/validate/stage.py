@@ -22,8 +22,8 @@ from pipelines.curate.near_pairs import pairs_frame
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.perceptual_hash import as_words
 from pipelines.curate.resolve import test_distances
-from pipelines.curate.rules import Rule, failing_counts, prepare, rules_for
-from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows
+from pipelines.curate.rules import Rule, failing_counts, prepare, rules_for, with_label_problems
+from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows, task_of
 from schemas.reasons import Split
 from workspace.layout import Workspace
 
@@ -57,6 +57,11 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
         raise MisconfiguredError(f"there is no dataset at {folder}; run `fleetloop curate` first")
     params = load_params(workspace.params_path)
     manifest = read_manifest(folder)
+    if (made := task_of(manifest)) is not params.task:
+        raise MisconfiguredError(
+            f"the dataset in {folder} is of the task {made.name}, params.yaml says {params.task.name}; run "
+            "`fleetloop curate`"
+        )
     found = dataset_digest(folder)
     if found != manifest["digest"]:
         raise GuaranteeBrokenError(
@@ -79,7 +84,7 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
 
     Raises GuaranteeBrokenError when the judges count different rows.
     """
-    rules = rules_for(params.classes, params.curate.near_duplicates.max_distance_bits)
+    rules = rules_for(params.task, params.classes, params.curate.near_duplicates.max_distance_bits)
     rows = pl.concat([kept, quarantined.select(pl.col(n).cast(k) for n, k in kept.schema.items())])
     prepared = _prepared(rows, params)
     counts = failing_counts(prepared.lazy(), rules)
@@ -118,7 +123,8 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
 
 def _prepared(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
     bits = params.curate.near_duplicates.max_distance_bits
-    return prepare(rows, test_distances(rows, pairs_with_test(rows, bits)))
+    judged = with_label_problems(rows, params.task, params.classes)
+    return prepare(judged, test_distances(rows, pairs_with_test(rows, bits)))
 
 
 def pairs_with_test(rows: pl.DataFrame, max_distance_bits: int) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,6 +101,52 @@ def test_an_answer_that_is_no_class_of_the_contract_refuses_the_desk_before_anyt
     path.write_text(f'payload_sha256,class_name\naa,red\nbb,"{answer}"\n', "utf-8")
     with pytest.raises(MisconfiguredError, match=r"1 answers that are no class.*nobody is asked: line 3: "):
         FileLabelDesk(path, classes=["green", "red"])
+
+
+CAR = {"class_name": "car", "left": 1, "top": 2.5, "right": 9, "bottom": 8}
+BUS = {**CAR, "class_name": "bus"}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_desk_of_boxes_answers_with_all_boxes_of_a_picture_in_one_order_and_with_none(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"desk.{suffix}"
+    rows = [{"payload_sha256": "aa", "boxes": [CAR, BUS]}, {"payload_sha256": "bb", "boxes": []}]
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = FileLabelDesk(path, classes=["car", "bus"], column="boxes").request(["aa", "bb", "cc"])
+    assert [answer.value for answer in found] == [[BUS, CAR], []]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (None, "line 1: no boxes"),
+        ("car", "no list of boxes but str"),
+        ([1], "box 1 is no mapping"),
+        ([CAR, {**CAR, "class_name": "tram"}], r"box 2: unknown class 'tram'"),
+        ([{**CAR, "class_name": "Car"}], r"box 1: class 'Car'; the nearest is 'car'"),
+        ([{**CAR, "right": None}], "box 1: left, top, right, bottom are"),
+        ([{**CAR, "right": float("inf")}], "wanted are finite numbers"),
+        ([{**CAR, "right": True}], "wanted are finite numbers"),
+        ([{**CAR, "right": 1}], "has no area"),
+    ],
+)
+def test_an_answer_that_is_no_boxes_of_the_contract_refuses_the_desk(
+    tmp_path: Path, boxes: object, message: str
+) -> None:
+    path = tmp_path / "desk.jsonl"
+    path.write_text(json.dumps({"payload_sha256": "aa", "boxes": boxes}))
+    with pytest.raises(MisconfiguredError, match=message):
+        FileLabelDesk(path, classes=["car"], column="boxes")
+
+
+def test_boxes_do_not_stand_in_a_csv(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match=r"must end in \.parquet, \.jsonl$"):
+        FileLabelDesk(tmp_path / "desk.csv", column="boxes")
 
 
 def test_a_hash_in_capitals_is_the_same_hash(tmp_path: Path) -> None:

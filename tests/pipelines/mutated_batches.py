@@ -6,15 +6,17 @@ import random
 
 import polars as pl
 
+from modelkit.tasks import TASKS
 from pipelines.curate.rules import rules_for
-from pipelines.curate.shards import SHARD_SCHEMA
+from pipelines.curate.shards import shard_schema
 
 CLASSES = ("green", "red")
 MAX_BITS = 24
-RULES = rules_for(CLASSES, MAX_BITS)
+TASK = TASKS["classification"]
+RULES = rules_for(TASK, CLASSES, MAX_BITS)
 SCHEMA = {
     name: kind
-    for name, kind in pl.DataFrame(pl.from_arrow(SHARD_SCHEMA.empty_table())).schema.items()
+    for name, kind in pl.DataFrame(pl.from_arrow(shard_schema(TASK).empty_table())).schema.items()
     if name != "payload"
 }
 Rows = list[dict[str, object]]

@@ -15,7 +15,7 @@ from connectors.labels.label_set import LabelSet
 from connectors.labels.picture_sets import FolderPictures, NamedPayloads
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError
 from modelkit.images import decode_image
-from services.own_labels import LabelForm, LabelTask, import_labels, look, read_labels
+from services.own_labels import LabelForm, import_labels, look, read_labels
 from tests.pipelines.curate_lake import fleet_rows, make_workspace
 
 CLASSES = ("green", "red", "yellow")
@@ -437,7 +437,7 @@ def test_an_import_writes_answers_that_the_desk_gives_and_both_sums_add_up(
         hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("b.png", "c.png", "a.png")
     ]
     answers = FileLabelDesk(Path(found.written), classes=CLASSES).request(digests)
-    assert [answer.class_name for answer in answers] == ["green", "red"]
+    assert [answer.value for answer in answers] == ["green", "red"]
 
 
 def test_boxes_need_pictures_and_an_empty_list_says_nothing_is_there(
@@ -451,11 +451,32 @@ def test_boxes_need_pictures_and_an_empty_list_says_nothing_is_there(
     (tmp_path / "set" / "classes.txt").write_text("red\n")
     monkeypatch.chdir(tmp_path / "set")
     with pytest.raises(MisconfiguredError, match="name the folder of the pictures"):
-        import_labels(place, Path(), task=LabelTask.DETECTION)
-    found = import_labels(place, Path(), pictures=Path("images"), task=LabelTask.DETECTION)
+        import_labels(place, Path(), task="detection")
+    found = import_labels(place, Path(), pictures=Path("images"), task="detection")
     assert Path(found.written) == tmp_path / "set.answers.jsonl"
     boxes = [json.loads(line)["boxes"] for line in Path(found.written).read_text().splitlines()]
     assert boxes == [[{"class_name": "red", "left": 12.0, "top": 6.0, "right": 20.0, "bottom": 18.0}], []]
+
+
+def test_a_mask_without_a_bbox_is_refused_by_its_annotation_and_the_others_are_taken(tmp_path: Path) -> None:
+    put(tmp_path / "images", "1.png", "2.png")
+    place = make_workspace(tmp_path / "ws", [])
+    mask = {"size": [24, 32], "counts": [3, 5, 760]}
+    marks = [
+        {"id": 7, "image_id": 1, "category_id": 1, "segmentation": mask},
+        {"id": 8, "image_id": 1, "category_id": 1, "segmentation": mask, "bbox": [1, 2, 8, 9]},
+    ]
+    document = {
+        "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}],
+        "categories": [{"id": 1, "name": "red"}],
+        "annotations": marks,
+    }
+    (tmp_path / "l.json").write_text(json.dumps(document))
+    found = import_labels(place, tmp_path / "l.json", pictures=tmp_path / "images", task="detection")
+    (refused,) = found.refused
+    assert (refused.where, refused.reason.partition(",")[0]) == ("annotation 7", "no bbox")
+    assert "run-length segmentation" in refused.reason
+    assert found.answers == 2, "one picture with a box, and one that somebody looked at"
 
 
 def test_labels_without_a_folder_are_matched_to_the_frames_that_landed(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def test_an_answer_that_is_no_class_of_the_contract_is_refused_and_nothing_is_ke
     desk = Desk(rows)
     desk.known = dict.fromkeys(desk.known, "Red")
     with pytest.raises(
-        RejectedError, match=r"answers 'Red' for [0-9a-f]{64}; params.yaml has the classes"
+        RejectedError,
+        match=r"answers 'Red' for [0-9a-f]{64}: class 'Red' is not in .*; params.yaml has the classes",
     ) as caught:
         label(workspace, desk, 3)
     assert caught.value.reason == "unknown_class"

@@ -11,11 +11,14 @@ import pytest
 import yaml
 
 from foundation.errors import CorruptError, MisconfiguredError
+from modelkit.tasks import TASKS
 from pipelines.curate.exact_duplicates import remove_exact_duplicates
 from pipelines.curate.labels import join_labels, resolve_labels
 from pipelines.curate.params import QualityParams, load_params
 from pipelines.curate.quality import FEATURES, judge, measure
 from tests.pipelines.curate_lake import PARAMS, picture
+
+TASK = TASKS["classification"]
 
 
 def test_a_payload_is_measured_the_same_every_time_and_a_broken_one_says_why() -> None:
@@ -120,15 +123,15 @@ def answers(*rows: tuple[str, str, str, int]) -> pl.DataFrame:
 
 def test_the_newest_answer_counts_whatever_its_place_in_the_table() -> None:
     table = answers(("x", "red", "ann", 5), ("x", "green", "bob", 9), ("x", "yellow", "cid", 7))
-    assert resolve_labels(table).rows() == [("x", "green", "bob")]
-    assert resolve_labels(table[::-1]).equals(resolve_labels(table))
+    assert resolve_labels(table, TASK).rows() == [("x", "green", "bob")]
+    assert resolve_labels(table[::-1], TASK).equals(resolve_labels(table, TASK))
 
 
 def test_a_reference_class_counts_for_the_payload_until_the_table_says_otherwise() -> None:
     rows = pl.DataFrame(
-        {"payload_sha256": ["x", "y", "x"], "reference_class": ["red", "red", None]},
+        {"payload_sha256": ["x", "y", "x"], "reference_class_name": ["red", "red", None]},
     )
-    joined = join_labels(rows, answers(("y", "green", "ann", 1)))
+    joined = join_labels(rows, answers(("y", "green", "ann", 1)), TASK)
     assert joined["class_name"].to_list() == ["red", "green", "red"]
     assert joined["labeller"].to_list() == ["reference", "ann", "reference"]
 

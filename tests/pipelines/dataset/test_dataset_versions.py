@@ -16,6 +16,7 @@ from connectors.lake.schema import ARRIVALS, LABELS
 from connectors.lake.table import LakeTable
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RetryLaterError
 from foundation.files import FileLock
+from modelkit.tasks import TASKS
 from pipelines.dataset.diff import diff
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
 from pipelines.dataset.exclusive import dataset_lock
@@ -105,7 +106,7 @@ def test_late_data_makes_a_new_version_and_the_old_one_comes_back_whole(
     monkeypatch.chdir(tmp_path)
     old = read_rows(checkout_version(workspace, "v1", Path("v1")))
     assert old.equals(read_rows(tmp_path / "v1")), "a relative folder is the caller's, not the workspace's"
-    found = diff(old, read_rows(workspace.dataset_path))
+    found = diff(old, read_rows(workspace.dataset_path), TASKS["classification"])
     assert (found.added, found.removed, found.relabelled, found.moved) == (3, 0, 1, 0)
     with pytest.raises(MisconfiguredError, match=r"'v9'; known: v1, v2"):
         find_version(workspace, "v9")

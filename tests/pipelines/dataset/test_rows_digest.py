@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.errors import GuaranteeBrokenError
+from modelkit.tasks import TASKS
 from pipelines.dataset.diff import diff
 from pipelines.dataset.digest import rows_digest
 
@@ -97,7 +98,7 @@ def test_a_diff_tells_added_removed_relabelled_and_moved_rows_apart() -> None:
     after = rows_of(
         ("a", "red", "train"), ("b", "green", "train"), ("c", "red", "train"), ("e", "red", "train")
     )
-    found = diff(before, after)
+    found = diff(before, after, TASKS["classification"])
     assert (found.added, found.removed, found.relabelled, found.moved, found.unchanged) == (1, 1, 1, 1, 1)
     assert found.relabelled_rows == (("b", "red", "green"),)
     assert found.moved_rows == (("c", "test", "train"),)

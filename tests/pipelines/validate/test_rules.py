@@ -7,6 +7,7 @@ import random
 import polars as pl
 import pytest
 
+from modelkit.tasks import TASKS
 from pipelines.curate.rules import broken_rules, failing, failing_counts, prepare, rules_for
 from schemas.reasons import QuarantineReason
 from tests.checker.row_rules import failing_rows
@@ -95,5 +96,7 @@ def test_great_expectations_counts_the_same_failing_rows_on_mutated_batches() ->
 
 
 def test_every_rule_is_a_reason_of_quarantine_and_every_reason_is_a_rule() -> None:
-    names = [rule.name for rule in rules_for(("red",), 24)]
-    assert names == list(QuarantineReason), "one member a rule, in the order of the reports"
+    by_task = [[rule.name for rule in rules_for(task, ("red",), 24)] for task in TASKS.values()]
+    assert {name for names in by_task for name in names} == set(QuarantineReason)
+    order = list(QuarantineReason)
+    assert all(names == sorted(names, key=order.index) for names in by_task), "in the order of the reports"

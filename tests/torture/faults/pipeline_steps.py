@@ -88,8 +88,8 @@ _CURATE = Fault(
             "pipelines/curate/labelling.py",
             '    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})\n'
             '    reached("label.recorded")\n'
-            "    _append(table, answers, request_id, expected_version)\n",
-            "    _append(table, answers, request_id, expected_version)\n"
+            "    _append(table, answers, params.task.label_column, request_id, expected_version)\n",
+            "    _append(table, answers, params.task.label_column, request_id, expected_version)\n"
             '    reached("label.recorded")\n'
             '    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})\n',
             tries=1,

@@ -1,0 +1,51 @@
+"""The one class that a frame counts for when a labelling budget is spent: of several the rarest, "" where nothing is.
+
+Strategies that balance classes compare `class_name` (of labels) with `predicted_class` (of what the vehicle said). Where
+a label is one class both stand in the rows already. Elsewhere the task says which classes a label, or the serving
+model's output, names, and which of them has the fewest frames.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from pipelines.curate.labels import AnyTask
+from schemas.predictions import from_plain, of_role
+from schemas.roles import SERVING
+
+LABEL, PREDICTION = "class_name", "predicted_class"
+
+
+def with_rarest_class(
+    candidates: pl.DataFrame, labelled: pl.DataFrame, task: AnyTask, classes: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both frames with `class_name` of labels and `predicted_class` of predictions; null where there is none."""
+    if task.label_is_class:
+        return candidates, labelled
+    labels = [task.label_of(value) for value in labelled[task.label_column].to_list()]
+    said = [_said(text, task) for text in candidates["predictions_json"].to_list()]
+    known = [label for label in said if label is not None]
+    numbers = iter(task.groups([*labels, *known], classes).tolist())
+    names = [*classes, ""]
+    of_labels = [names[next(numbers)] for _ in labels]
+    of_said = [None if label is None else names[next(numbers)] for label in said]
+    none = pl.lit(None, pl.String)
+    return (
+        candidates.with_columns(none.alias(LABEL), pl.Series(PREDICTION, of_said, dtype=pl.String)),
+        labelled.with_columns(pl.Series(LABEL, of_labels, dtype=pl.String), none.alias(PREDICTION)),
+    )
+
+
+def _said(predictions_json: str | None, task: AnyTask) -> Any | None:
+    """What the serving model said of a frame, as a label; None when it said nothing of this task."""
+    try:
+        predictions = [from_plain(each) for each in json.loads(predictions_json or "[]")]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    serving = of_role(predictions, SERVING)
+    output = None if serving is None else task.from_wire(serving)
+    return None if output is None else task.as_label(output)
