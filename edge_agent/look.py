@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from connectors.sensors.ports import Observation
 from edge_agent.heartbeat import Activity, Heartbeat
 from edge_agent.models.model_set import ModelSet
-from edge_agent.models.serving import Served
+from edge_agent.models.role_model import Served
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.selection.novelty import NoveltyMemory
 from foundation.clock import Clock

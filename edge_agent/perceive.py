@@ -251,7 +251,7 @@ class Perceive:
                 "state": self.serving.state.value,
                 "release_id": self.serving.release_id,
             },
-            "placement": dataclasses.asdict(self.serving.placement),
+            "placement": dataclasses.asdict(placement) if (placement := self.serving.placement) else {},
             "swaps": self.serving.swaps,
             "rollbacks": self.serving.rollbacks,
             "health": dataclasses.asdict(self.serving.health()),

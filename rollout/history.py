@@ -15,7 +15,7 @@ from typing import Final
 
 from foundation.documents import DocumentType, UnreadableRow, plain
 from foundation.errors import CorruptError, RetryLaterError
-from rollout.row_file import RowFile
+from foundation.row_file import RowFile
 from schemas.records import ModelEvent
 from schemas.roles import SERVING
 

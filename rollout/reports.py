@@ -18,10 +18,10 @@ from foundation.clock import Clock
 from foundation.documents import DocumentType, plain
 from foundation.errors import CorruptError, OffsetsLostError, RejectedError, RetryLaterError
 from foundation.files import MAX_FILE_BYTES, FileLock, read_document
+from foundation.row_file import RowFile
 from rollout.health import VehicleReport
 from rollout.history import History
 from rollout.marks import Mark, Marks, PastEpochs
-from rollout.row_file import RowFile
 from schemas.codec import decode_telemetry
 from schemas.records import RoleReport, Telemetry
 from schemas.roles import SERVING
@@ -122,6 +122,11 @@ class FleetReports:
     def newest_of(self, role: str) -> Mapping[str, VehicleReport]:
         """The newest believed report of each vehicle on `role`; who never spoke of it is absent."""
         return {vehicle: heard.report for (vehicle, said), heard in self._heard.items() if said == role}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Every role that a vehicle spoke of, sorted."""
+        return tuple(sorted({role for _vehicle, role in self._heard}))
 
     @property
     def not_believed(self) -> Mapping[str, int]:

@@ -20,6 +20,7 @@ from schemas.signing import VehicleKey
 from services.fleet import fleet_lock
 from workspace.enrolment_file import load_enrolment, save_enrolment
 from workspace.layout import Workspace
+from workspace.served_models import serving_name
 
 
 def enrol_vehicle(
@@ -82,7 +83,5 @@ def revoke_vehicle(place: Workspace, vehicle_id: str, clock: Clock) -> None:
 
 def serving_model(place: Workspace) -> Path:
     """The model file that the fleet is served. Raises MisconfiguredError when no model serves yet."""
-    from training.registry import serving_name
-
-    name, _digest = serving_name(place.registry_path)
+    name, _digest = serving_name(place)
     return place.models_path / name / "model.onnx"

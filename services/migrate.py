@@ -5,17 +5,24 @@ writes what today's code would have written, so that old forms do not stay for e
 its own: what is left to do is seen from the documents, each step replaces one of them atomically, and their order keeps the
 whole usable between any two. Nothing is changed while a document cannot be read.
 
-A vehicle's state folder has no document that needs to be rewritten yet: its own processes read every released form.
+In a vehicle's state folder the files of the role serving move beside those of the other roles, while the agent is stopped.
+An agent of a release before roles that is put back afterwards finds the factory model and serves it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError
+from foundation.files import FileLock
+
+if TYPE_CHECKING:
+    from edge_agent.models.slots import SlotFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,12 @@ def run(steps: Iterable[Step], broken: tuple[Finding, ...], *, is_dry_run: bool)
 
 
 def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = False) -> Migration:
-    """Read every document of a vehicle's state folder; nothing in it needs to be rewritten yet."""
-    from edge_agent.models.slots import SlotFolder
+    """Read every document of a vehicle's state folder, and move those that lie elsewhere today.
+
+    Raises:
+        RetryLaterError: the agent runs; what was done stays done.
+    """
+    from edge_agent.models.slots import ROLE_FILES, SlotFolder
     from edge_agent.models.trust import SavedTrust
     from edge_agent.models.trust_folder import TrustFolder
     from edge_agent.models.vehicle import read_vehicle
@@ -94,11 +105,28 @@ def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = Fals
     readers: list[tuple[str, Callable[[], object]]] = [
         ("vehicle.json", lambda: read_vehicle(state_folder)),
         ("models/factory.json", slots.read_factory),
-        ("models/active.json", slots.read_active),
-        ("models/candidate.json", slots.read_candidate),
-        ("models/fetch.json", slots.read_fetch),
+        *(
+            (str(each.file(f"{word}.json").relative_to(state_folder)), getattr(each, f"read_{word}"))
+            for each in (slots, *(SlotFolder(state_folder, role) for role in slots.other_roles()))
+            for word in ("active", "candidate", "fetch")
+        ),
         ("spool", lambda: read_ledger(state.spool)),
     ]
     if (state.trust / "targets").is_dir():
         readers.append(("trust", lambda: SavedTrust.load(TrustFolder(state_folder), clock, fresh=False)))
-    return run((), unreadable(readers), is_dry_run=is_dry_run)
+    steps = [_moved(slots, name) for name in ROLE_FILES]
+    with ExitStack() as stack:
+        if not is_dry_run:
+            state.run.mkdir(exist_ok=True)
+            for process in ("perceive", "deliver"):
+                stack.enter_context(FileLock(state.lock_path(process), clock=clock))
+        return run(steps, unreadable(readers), is_dry_run=is_dry_run)
+
+
+def _moved(slots: SlotFolder, name: str) -> Step:
+    old, new = slots.old_file(name), slots.new_file(name)
+
+    def pending() -> str:
+        return f"moves to {new.relative_to(slots.path.parent)}" if old is not None and old.exists() else ""
+
+    return Step(f"models/{name}", pending, lambda: slots.move_old_file(name))

@@ -1,4 +1,4 @@
-"""The steps that bring a workspace of an earlier release to today's form: launcher, base model, stages, git, lake.
+"""The steps that bring a workspace of an earlier release to today's form: launcher, base, stages, serving record, git, lake.
 
 The order matters: dvc.yaml is replaced once what its stages need is there. A file that a person edited is told, never
 replaced. Old versions of a lake table stay as they are; the newest one gains the columns that it lacks, null in old rows.
@@ -32,10 +32,11 @@ from schemas.predictions import CLASSIFICATION
 from services.init import GIT_IGNORE, LAUNCHER, template
 from services.migrate import Finding, Migration, Step, run, unreadable
 from services.record import Recorded, record_changes
-from training.registry import base_name, serving_name
+from training.registry import base_name
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 from workspace.params_file import read_params
+from workspace.served_models import move_old_record, served_models, unreadable_rows
 
 RELEASED_STAGES: Final = frozenset({"30955b8a957d4ec3194d2ffe544ad0b2af7c23e359cb03f5d7c87a02438fe13a"})
 """sha256 of every dvc.yaml that a release gave to its workspaces: such a file was edited by nobody."""
@@ -62,10 +63,11 @@ def workspace_steps(place: Workspace) -> list[Step]:
         _missing_file(
             place.base_path,
             "registry/base.json",
-            lambda: place.serving_path.read_bytes() if place.serving_path.is_file() else b"",
+            lambda: place.old_serving_path.read_bytes() if place.old_serving_path.is_file() else b"",
         ),
         _task_parameter(root / "params.yaml"),
         _stages(root / "dvc.yaml"),
+        _serving_record(place),
         _git_ignore(root / ".gitignore"),
         *(_columns(place, name, schema) for name, schema in TABLES.items()),
     ]
@@ -91,6 +93,18 @@ def _task_parameter(path: Path) -> Step:
     return Step("params.yaml", pending, apply)
 
 
+def _serving_record(place: Workspace) -> Step:
+    def pending() -> str:
+        stages = place.root / "dvc.yaml"
+        data = stages.read_bytes() if stages.is_file() else b""
+        is_edited = data != template("dvc.yaml").encode() and not _is_released(data)
+        is_needed = is_edited and b"registry/serving.json" in data
+        is_there = place.old_serving_path.is_file() and not is_needed
+        return "becomes the first row of registry/served.jsonl" if is_there else ""
+
+    return Step("registry/serving.json", pending, lambda: move_old_record(place))
+
+
 def _stages(path: Path) -> Step:
     def held() -> bytes | None:
         data = path.read_bytes() if path.is_file() else None
@@ -98,7 +112,7 @@ def _stages(path: Path) -> Step:
 
     def pending() -> str:
         data = held()
-        is_ours = data is not None and hashlib.sha256(data).hexdigest() in RELEASED_STAGES
+        is_ours = data is not None and _is_released(data)
         return "is replaced by today's stages, which run once more" if is_ours else ""
 
     def by_hand() -> str:
@@ -110,6 +124,10 @@ def _stages(path: Path) -> Step:
         )
 
     return Step("dvc.yaml", pending, lambda: write_atomic(path, template("dvc.yaml").encode()), by_hand)
+
+
+def _is_released(stages: bytes) -> bool:
+    return hashlib.sha256(stages).hexdigest() in RELEASED_STAGES
 
 
 def _git_ignore(path: Path) -> Step:
@@ -164,8 +182,7 @@ def _unreadable(place: Workspace) -> tuple[Finding, ...]:
     ]
     if place.lake_lock_path.is_file():
         readers.append(("lake.lock", lambda: read_lake_lock(place.lake_lock_path)))
-    if place.serving_path.is_file():
-        readers.append(("registry/serving.json", partial(serving_name, place.registry_path)))
+    readers.append(("registry/served.jsonl", lambda: _all_served(place)))
     if place.base_path.is_file():
         readers.append(("registry/base.json", partial(base_name, place.registry_path)))
     held = [name for name in TABLES if (place.lake_path / name / "_delta_log").is_dir()]
@@ -180,6 +197,12 @@ def _unreadable(place: Workspace) -> tuple[Finding, ...]:
     if place.rollouts_path.is_dir():
         readers.append(("registry/rollouts", lambda: FleetReports(place.rollouts_path, clock)))
     return unreadable(readers)
+
+
+def _all_served(place: Workspace) -> None:
+    served_models(place)
+    for row in unreadable_rows(place):
+        raise CorruptError(row.why)
 
 
 def _all_keys(place: Workspace) -> None:

@@ -16,7 +16,7 @@ from services.notices import Notified, tell_fleet
 from training.evidence import PACKAGE, read_verdict
 from training.registry import MODEL_FILE, RECORD_FILE, WEIGHTS_FILE, ModelRecord, register_model
 from workspace.layout import Workspace
-from workspace.model_name import read_model_name
+from workspace.served_models import served_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def create_release(place: Workspace, request: ReleaseRequest) -> Published:
 
 
 def _compared_with_another(place: Workspace, package: Path, done: Release) -> str:
-    serving = read_model_name(place.serving_path)
+    serving = served_models(place).get(SERVING)
     base_digest = read_document(package / "package.json", PACKAGE).base_digest
     if serving is None or not base_digest or serving.digest in (base_digest, done.model_digest):
         return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from foundation.clock import Clock, SystemClock
@@ -21,6 +21,7 @@ from services.fleet import fleet_lock
 from services.notices import Notified, tell_fleet
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
+from workspace.served_models import ServedModel, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class PlanChanged:
 
 @dataclass(frozen=True, slots=True)
 class ServingUpdate:
-    """Whether registry/serving.json now names the released model; if not, why.
+    """Whether registry/served.jsonl now names the released model for the role; if not, why.
 
     `trouble` is an error that the caller raises once it has told the rest: the plan itself is published.
     """
@@ -91,7 +92,7 @@ class VehicleStatus:
 
 @dataclass(frozen=True, slots=True)
 class RolloutStatus:
-    """Every plan, oldest first; every vehicle that was heard or judged, by name.
+    """Every plan of a role, oldest first; every vehicle that was heard or judged, by name.
 
     Every plan that runs is judged; when none does, the newest.
     """
@@ -101,6 +102,8 @@ class RolloutStatus:
     not_believed: Mapping[str, int]
     """Reports that were refused, by reason."""
     lost_offsets: int
+    unreadable: tuple[UnreadableRow, ...] = ()
+    """Events of the history that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +201,28 @@ def halt(place: Workspace, why: str, role: str = SERVING, plan_id: str = "") -> 
 
 
 def status(
-    place: Workspace, bootstrap: str = "", *, is_offline: bool = False, role: str = SERVING
-) -> RolloutStatus:
-    """How the rollouts stand and what every vehicle last said of the role. Offline: without asking the broker."""
+    place: Workspace, bootstrap: str = "", *, is_offline: bool = False, role: str = ""
+) -> dict[str, RolloutStatus]:
+    """Role -> how its rollouts stand and what every vehicle last said of it; serving first.
+
+    Args:
+        is_offline: do not ask the broker.
+        role: this one only; "" for serving and every role that there is a rollout or a report of.
+    """
     service, reports = open_service(place), open_reports(place)
     if not is_offline:
         hear(place, reports, bootstrap)
-    plans = [plan for plan in service.plans() if plan.role == role]
+    plans = service.plans()
+    others = sorted({*(plan.role for plan in plans), *reports.roles} - {SERVING})
+    return {
+        each: _status_of(service, reports, plans, each) for each in ([role] if role else [SERVING, *others])
+    }
+
+
+def _status_of(
+    service: RolloutService, reports: FleetReports, all_plans: Sequence[RolloutPlan], role: str
+) -> RolloutStatus:
+    plans = [plan for plan in all_plans if plan.role == role]
     newest = reports.newest_of(role)
     states, unreadable = _states_of(service, plans)
     to_judge = [plan for plan in plans if plan.state == RUNNING] or plans[-1:]
@@ -224,6 +242,7 @@ def status(
         vehicles,
         dict(reports.not_believed),
         reports.lost_offsets,
+        tuple(reports.history.unreadable),
     )
 
 
@@ -279,24 +298,26 @@ def hear(
 
 
 def update_serving(place: Workspace, done: Advance) -> ServingUpdate:
-    """The model of a completed release is what the fleet serves.
+    """The model of a completed release is what the fleet is served in its role.
 
-    A model that was released from a bare file is not in the registry: expected, and told. Anything else that stops
-    serving.json from being written is trouble.
+    In the role serving it must be in the registry, for vehicles are enrolled with it. One that was released from a bare
+    file is not: expected, and told. Anything else that stops the row from being written is trouble.
     """
-    from training.registry import load_model, set_serving, why_not_registered
+    from training.registry import load_model, why_not_registered
 
-    if done.plan.role != SERVING:
-        return ServingUpdate(False, f"the rollout is of the role {done.plan.role}")
     if done.plan.state != COMPLETE:
         return ServingUpdate(False, f"the rollout is {done.plan.state}")
     try:
         release = open_service(place).release_of(done.plan)
-        why = why_not_registered(place.registry_path, release.model_name, release.model_digest)
-        if why:
-            return ServingUpdate(False, why)
-        base = load_model(place.registry_path, release.model_name, release.model_digest)
-        set_serving(place.registry_path, base.record)
+        if release.role == SERVING:
+            why = why_not_registered(place.registry_path, release.model_name, release.model_digest)
+            if why:
+                return ServingUpdate(False, why)
+            load_model(place.registry_path, release.model_name, release.model_digest)
+        row = ServedModel(
+            release.model_name, release.model_digest, release.role, release.release_id, done.plan.plan_id
+        )
+        serve(place, row)
     except FleetLoopError as error:
         return ServingUpdate(False, str(error), error)
     return ServingUpdate(True)

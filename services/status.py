@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from schemas.roles import SERVING
 from services.fleet import list_fleet
 from workspace.layout import Workspace
 from workspace.model_name import ModelName, read_model_name
+from workspace.served_models import served_models, unreadable_rows
+
+if TYPE_CHECKING:
+    from rollout.reports import FleetReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,23 @@ class DatasetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutLine:
+    """One plan: running, halted or complete."""
+
+    plan_id: str
+    role: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleStatus:
+    """A role beside serving: the model that the fleet is served in it (None: none yet), and who runs which."""
+
+    model: ModelName | None
+    models_by_vehicle: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkspaceStatus:
     """Everything that the workspace's own files say; a part is empty or None until there is something to say."""
 
@@ -44,14 +67,18 @@ class WorkspaceStatus:
     lake: Mapping[str, TableStatus]
     dataset: DatasetStatus | None
     serving: ModelName | None
-    """The model that the fleet is served."""
+    """The model that the fleet is served in the role serving."""
     base: ModelName | None
     """The model that the next training starts from."""
     releases: tuple[str, ...]
-    rollouts: Mapping[str, str]
-    """State by plan, oldest first."""
+    rollouts: tuple[RolloutLine, ...]
+    """Every plan, oldest first."""
     models_by_vehicle: Mapping[str, str]
-    """Name of the model that each vehicle last reported."""
+    """Name of the model that each vehicle last reported in the role serving."""
+    other_roles: Mapping[str, RoleStatus]
+    """The roles beside serving that anything is known of, by name."""
+    trouble: tuple[str, ...]
+    """Rows of what the fleet is served, and of its history, that cannot be read."""
 
 
 def workspace_status(place: Workspace) -> WorkspaceStatus:
@@ -61,7 +88,12 @@ def workspace_status(place: Workspace) -> WorkspaceStatus:
     versions = list_versions(place)
     newest = versions[-1] if versions else None
     fleet = list_fleet(place)
-    releases, rollouts, models = _rollouts(place)
+    served = {role: ModelName(row.name, row.digest) for role, row in served_models(place).items()}
+    releases, rollouts, reports = _rollouts(place)
+    roles = sorted(
+        {*served, *(line.role for line in rollouts), *(reports.roles if reports else ())} - {SERVING}
+    )
+    running = {role: _names(reports, role) for role in (SERVING, *roles)}
     return WorkspaceStatus(
         root=place.root,
         broker=place.bootstrap,
@@ -69,11 +101,15 @@ def workspace_status(place: Workspace) -> WorkspaceStatus:
         revoked=sum(not vehicle.is_active for vehicle in fleet),
         lake=_lake(place.lake_path),
         dataset=None if newest is None else DatasetStatus(newest.id, newest.digest, newest.manifest["rows"]),
-        serving=read_model_name(place.serving_path),
+        serving=served.get(SERVING),
         base=read_model_name(place.base_path),
         releases=releases,
         rollouts=rollouts,
-        models_by_vehicle=models,
+        models_by_vehicle=running[SERVING],
+        other_roles={role: RoleStatus(served.get(role), running[role]) for role in roles},
+        trouble=tuple(
+            row.why for row in (*unreadable_rows(place), *(reports.history.unreadable if reports else ()))
+        ),
     )
 
 
@@ -97,15 +133,23 @@ def _lake(folder: Path) -> dict[str, TableStatus]:
     return found
 
 
-def _rollouts(place: Workspace) -> tuple[tuple[str, ...], dict[str, str], dict[str, str]]:
+def _rollouts(place: Workspace) -> tuple[tuple[str, ...], tuple[RolloutLine, ...], FleetReports | None]:
     from services.release import list_releases
     from services.rollout import open_reports, open_service
 
     if not (place.tuf_path / "metadata" / "timestamp.json").is_file():
-        return (), {}, {}
-    heard = open_reports(place).newest if place.rollouts_path.is_dir() else {}
+        return (), (), None
     return (
         tuple(release.release_id for release in list_releases(place)),
-        {plan.plan_id: plan.state for plan in open_service(place).plans()},
-        {name: report.model_name for name, report in sorted(heard.items())},
+        tuple(RolloutLine(plan.plan_id, plan.role, plan.state) for plan in open_service(place).plans()),
+        open_reports(place) if place.rollouts_path.is_dir() else None,
     )
+
+
+def _names(reports: FleetReports | None, role: str) -> dict[str, str]:
+    """Vehicle -> name of the model that it last said to have in the role; a vehicle without one is absent."""
+    if reports is None:
+        return {}
+    return {
+        name: said.model_name for name, said in sorted(reports.newest_of(role).items()) if said.model_name
+    }

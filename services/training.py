@@ -14,14 +14,16 @@ from connectors.labels.label_set import Refusal
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.tasks import Task
 from schemas.reasons import Split
+from schemas.roles import SERVING
 from services.drives import split_by_params
 from services.reference import labelled_pictures
 from training.params import EvaluateParams, GateParams, QuantiseParams, TrainParams
-from training.registry import RECORD_FILE, ModelRecord, load_model, serving_name, set_base, set_serving
+from training.registry import RECORD_FILE, ModelRecord, load_model, set_base
 from training.rows import REFERENCE, Row
 from workspace.layout import Workspace
 from workspace.model_name import ModelName, read_model_name
 from workspace.params_file import load_classes, load_section, load_task
+from workspace.served_models import ServedModel, serve, served_models, serving_name
 
 SHOWN = 5
 
@@ -91,9 +93,9 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
         excluded_classes=request.excluded_classes,
         excluded_conditions=request.excluded_conditions,
     )
-    is_serving = not place.serving_path.exists()
+    is_serving = SERVING not in served_models(place)
     if is_serving:
-        set_serving(place.registry_path, found.record)
+        serve(place, ServedModel(found.record.name, found.record.digest))
     if not place.base_path.exists():
         set_base(place.registry_path, found.record)
     contract = found.model.contract
@@ -155,7 +157,10 @@ def package(place: Workspace) -> Mapping[str, Any]:
 
 def bases(place: Workspace) -> Bases:
     """Which model is the base, and which one serves."""
-    return Bases(read_model_name(place.base_path), read_model_name(place.serving_path))
+    served = served_models(place).get(SERVING)
+    return Bases(
+        read_model_name(place.base_path), None if served is None else ModelName(served.name, served.digest)
+    )
 
 
 def choose_base(place: Workspace, name: str = "") -> Bases:
@@ -174,7 +179,7 @@ def choose_base(place: Workspace, name: str = "") -> Bases:
             raise MisconfiguredError(f"no model {name!r} in {place.models_path}; there are {known or 'none'}")
         digest = ModelRecord.read(record).digest
     else:
-        name, digest = serving_name(place.registry_path)
+        name, digest = serving_name(place)
     set_base(place.registry_path, load_model(place.registry_path, name, digest).record)
     return bases(place)
 

@@ -1,8 +1,7 @@
 """Models on disk with their record: what they were trained on, from which base, with which weights.
 
-registry/serving.json                 {"name", "digest"} of the model that the fleet serves, as its rollout left it
-registry/base.json                    the same of the model that training starts from and evaluation compares with:
-                                      written on purpose only, so that a rollout makes no trained model stale
+registry/base.json                    {"name", "digest"} of the model that training starts from and evaluation compares
+                                      with: written on purpose only, so that a rollout makes no trained model stale
 registry/models/<name>/model.onnx     the served artefact (int8), contract inside
                        weights.npz    the weights that fine-tuning starts from
                        model.json     the record: architecture, training drives, digests
@@ -91,40 +90,25 @@ class BaseModel:
         return load_weights(self.folder / WEIGHTS_FILE, self.record.weights_digest)
 
 
-def serving_name(registry: Path) -> tuple[str, str]:
-    """Name and digest of the serving model, from serving.json.
-
-    Raises:
-        MisconfiguredError: no model serves yet. CorruptError: the file is not of that form.
-    """
-    return _name_in(
-        registry / "serving.json",
-        "no model serves yet; train a first one with `fleetloop train --from-scratch`",
-    )
-
-
 def base_name(registry: Path) -> tuple[str, str]:
     """Name and digest of the base model, from base.json.
 
     Raises:
         MisconfiguredError: no base was chosen yet. CorruptError: the file is not of that form.
     """
-    return _name_in(
-        registry / "base.json",
-        "no base model yet; choose one with `fleetloop base`, or train a first one with `fleetloop train --from-scratch`",
-    )
+    path = registry / "base.json"
+    named = read_model_name(path)
+    if named is None:
+        raise MisconfiguredError(
+            f"there is no {path}: no base model yet; choose one with `fleetloop base`, or train a first one with "
+            "`fleetloop train --from-scratch`"
+        )
+    return named.name, named.digest
 
 
 def load_base(registry: Path) -> BaseModel:
     """The base model: its bytes are those that base.json and its record name."""
     return load_model(registry, *base_name(registry))
-
-
-def _name_in(path: Path, advice: str) -> tuple[str, str]:
-    named = read_model_name(path)
-    if named is None:
-        raise MisconfiguredError(f"there is no {path}: {advice}")
-    return named.name, named.digest
 
 
 def load_model(registry: Path, name: str, digest: str) -> BaseModel:
@@ -222,11 +206,6 @@ def register_model(registry: Path, model: bytes, weights: bytes, record: ModelRe
     write_atomic(folder / WEIGHTS_FILE, weights)
     record.write(folder / RECORD_FILE)
     return folder
-
-
-def set_serving(registry: Path, record: ModelRecord) -> None:
-    """From now on the fleet is served this model, and vehicles are enrolled with it."""
-    write_model_name(registry / "serving.json", ModelName(record.name, record.digest))
 
 
 def set_base(registry: Path, record: ModelRecord) -> None:

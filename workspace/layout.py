@@ -3,7 +3,7 @@
     fleetloop.toml dvc.yaml params.yaml launch lake.lock .gitignore
     lake/       tables (arrivals, labels, reference); in neither git nor DVC
     datasets/   current/, an output of DVC
-    registry/   vehicles.json, tags.json, serving.json, base.json, models/, datasets/ (one manifest per version), rollouts/, tuf/
+    registry/   vehicles.json, tags.json, served.jsonl, base.json, models/, datasets/ (one manifest per version), rollouts/, tuf/
     models/     candidate/ and package/, outputs of DVC
     reports/    the reports of the stages
     .fleetloop/ locks, caches and unfinished work; may be removed when nothing runs
@@ -188,8 +188,13 @@ class Workspace:
         return self.registry_path / "models"
 
     @property
-    def serving_path(self) -> Path:
-        """Name and digest of the model that the fleet serves."""
+    def served_path(self) -> Path:
+        """Which model the fleet serves in each role, a row per change (`workspace.served_models`)."""
+        return self.registry_path / "served.jsonl"
+
+    @property
+    def old_serving_path(self) -> Path:
+        """What releases before roles had instead, for the role serving only."""
         return self.registry_path / "serving.json"
 
     @property

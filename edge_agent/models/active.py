@@ -1,7 +1,7 @@
-"""What perceive last decided about its models, in memory and in `models/active.json`: the one writer of that file.
+"""What perceive last decided about the model of a role, in memory and in its `active.json`: the one writer of that file.
 
-A damaged file is put aside and the factory model serves; a disk that refuses the write is tried again, while the
-right model serves anyway. Refuses to load or judge a model.
+A damaged file is put aside and the factory model has the role, or none where there is none. A disk that refuses the
+write is tried again, while the right model serves anyway. Refuses to load or judge a model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from foundation.clock import Clock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.events import EventLog
 from schemas.records import ModelEvent
-from schemas.roles import SERVING
 
 _WARNED = ("rolled_back", "withdrawn", "refused")
 
@@ -63,12 +62,15 @@ class ActiveModels:
         if self._is_unsaved:
             self.save(self.state)
 
-    def factory(self) -> SlotRef | None:
-        """The model of enrolment; None when its file is damaged."""
+    def factory_behind(self, slot: SlotRef) -> SlotRef | None:
+        """The model of enrolment; None when it is `slot` itself, when its file is damaged, and in a role without one."""
+        if not self._slots.has_factory:
+            return None
         try:
-            return self._slots.read_factory()
+            factory = self._slots.read_factory()
         except CorruptError:
             return None
+        return None if factory.digest == slot.digest else factory
 
     def event(self, slot: SlotRef, word: str, reason: str = "") -> ModelEvent:
         """An event of now; `save` or `decide` a state with it."""
@@ -98,15 +100,9 @@ class ActiveModels:
         try:
             return self._slots.read_active()
         except CorruptError as error:
-            if self._slots.role != SERVING:
-                self._slots.keep_damaged()
-                self._log.emit(
-                    "active_state_damaged", level="error", role=self._slots.role, reason=str(error)
-                )
-                return ActiveState(NO_MODEL)
-            factory = self._slots.read_factory()
+            slot = self._slots.read_factory() if self._slots.has_factory else NO_MODEL
             self._slots.keep_damaged()
             self._is_unsaved = True
-            self._log.emit("active_state_damaged", level="error", reason=str(error))
-            event = self.event(factory, "activated", "active_state_damaged")
-            return ActiveState(factory, events=(event,))
+            self._log.emit("active_state_damaged", level="error", role=self._slots.role, reason=str(error))
+            events = (self.event(slot, "activated", "active_state_damaged"),) if slot != NO_MODEL else ()
+            return ActiveState(slot, events=events)

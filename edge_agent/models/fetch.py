@@ -158,6 +158,8 @@ class ModelFetcher:
             return self._fail(error)
         except OSError as error:
             return self._fail(RetryLaterError(f"disk: {error}"))
+        except MemoryError:
+            return self._fail(RetryLaterError("this vehicle is out of memory"))
         self._backoff.reset()
         self._last_error = ""
         return done
@@ -287,9 +289,13 @@ class ModelFetcher:
             self._staged(work).unlink(missing_ok=True)
         self._journal.count_attempt(work.slots, work.release.release_id)
         slot_path = self._slots.slot_path(work.release.model_digest)
-        work.trial = self._start_trial(
-            slot_path, work.release.model_digest, self._slots.path / "trial_frames"
-        )
+        try:
+            work.trial = self._start_trial(
+                slot_path, work.release.model_digest, self._slots.path / "trial_frames"
+            )
+        except (OSError, MemoryError) as error:  # a full process table, say: nothing that the model did
+            self._journal.forget_attempt(work.slots, work.release.release_id)
+            raise RetryLaterError(f"the trial cannot be started: {error}") from error
         return FetchStep("ok", "trial started", _TRIAL_POLL_S)
 
     def _slot_bytes(self, work: _Work) -> bytes | None:

@@ -62,7 +62,15 @@ class FetchJournal:
         event = ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
         refusals = {**known.refused, slot.release_id: refused} if refused else known.refused
         attempts = {key: count for key, count in known.attempts.items() if key != slot.release_id}
-        state = FetchState(refusals, attempts, with_event(known.events, event))
+        self._keep(slots, FetchState(refusals, attempts, with_event(known.events, event)))
+
+    def forget_attempt(self, slots: SlotFolder, release_id: str) -> None:
+        """The trial that was counted last could not be started."""
+        known = self.known(slots)
+        attempts = {**known.attempts, release_id: max(0, known.attempts.get(release_id, 0) - 1)}
+        self._keep(slots, replace(known, attempts=attempts))
+
+    def _keep(self, slots: SlotFolder, state: FetchState) -> None:
         try:
             self._write(slots, state)
         except OSError as error:

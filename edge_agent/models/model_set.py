@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from edge_agent.models.frames import TrialFrames
 from edge_agent.models.loading import OnStep
-from edge_agent.models.serving import Served, ServingModel
+from edge_agent.models.role_model import RoleModel, Served
 from edge_agent.models.settings import ServingSettings
-from edge_agent.models.side_role import SideRole
-from edge_agent.models.vehicle import read_vehicle
 from foundation.clock import Clock
 from foundation.errors import RejectedError
 from foundation.events import EventLog
@@ -24,10 +24,11 @@ from modelkit.images import Pixels
 from modelkit.predictor import to_wire
 from modelkit.runtime import Backend
 from schemas.predictions import ModelPrediction, check_predictions
+from schemas.roles import SERVING
 
 
 class ModelSet:
-    """All roles of perceive. One thread only. Raises as `ServingModel` does; no other role makes it raise."""
+    """All roles of perceive. One thread only. Raises as `RoleModel` of serving does; no other role makes it raise."""
 
     def __init__(
         self,
@@ -40,18 +41,21 @@ class ModelSet:
         *,
         has_crashed: bool = False,
     ) -> None:
-        vehicle = read_vehicle(state_folder)
-        self._clock = clock
         self._log = events
         self._unrecorded: Counter[str] = Counter()
-        self._poll_interval_ns = round(settings.poll_interval_s * 1e9)
-        self._next_poll_ns = clock.monotonic_ns()
+        self._every = settings.other_roles_every
+        self._frames = 0
+        self._trial_frames = TrialFrames(
+            state_folder / "models" / "trial_frames",
+            count=settings.trial_frames,
+            every=settings.trial_frame_every,
+        )
         self._others = tuple(
-            SideRole(role, state_folder, vehicle, backend, settings, clock, events, has_crashed=has_crashed)
+            RoleModel(role, state_folder, backend, settings, clock, events, has_crashed=has_crashed)
             for role in settings.other_roles
         )
-        is_excused = has_crashed and any(other.had_model for other in self._others)
-        self.serving = ServingModel(
+        self.serving = RoleModel(
+            SERVING,
             state_folder,
             backend,
             settings,
@@ -59,34 +63,33 @@ class ModelSet:
             events,
             on_step,
             has_crashed=has_crashed,
-            is_excused=is_excused,
+            is_excused=has_crashed and any(other.had_model for other in self._others),
         )
 
     def predict(self, images: Sequence[Pixels]) -> list[Served]:
         """Answers for these pictures: the serving model's first, then one of each other role that is due and well.
 
         Raises:
-            RejectedError: no serving model could answer, see `ServingModel.predict`.
+            RejectedError: no serving model could answer, see `RoleModel.predict`.
         """
         answers = [self.serving.predict(images)]
+        self._frames += 1
+        if (self._frames - 1) % self._every:
+            return answers
         for other in self._others:
-            served = other.predict(images)
-            if served is not None:
-                answers.append(served)
+            with suppress(RejectedError):  # counted in its health
+                answers.append(other.predict(images))
         return answers
 
     def remember(self, payload: bytes) -> bool:
-        """See `ServingModel.remember`."""
-        return self.serving.remember(payload)
+        """Perhaps keep this encoded frame for the trial of the next candidate."""
+        return self._trial_frames.offer(payload)
 
     def poll(self) -> None:
         """Between two frames: every role obeys a halt or takes a candidate. Cheap when there is nothing new."""
         self.serving.poll()
-        now_ns = self._clock.monotonic_ns()
-        if now_ns >= self._next_poll_ns:
-            self._next_poll_ns = now_ns + self._poll_interval_ns
-            for other in self._others:
-                other.poll()
+        for other in self._others:
+            other.poll()
 
     def other_roles(self) -> dict[str, dict[str, object]]:
         """For perceive's status: role -> frames, answers that no record may hold, health; since the process started."""

@@ -1,44 +1,47 @@
-"""Model slots: immutable files named by digest; one atomically replaced file names the slot that serves.
+"""Model slots: immutable files named by digest; one atomically replaced file per role names the slot that has it.
 
     models/slots/<sha256>.onnx   verified bytes, never written twice   (writer: deliver; enrolment for the
     first)
     models/factory.json          the model of enrolment, never changed (writer: enrolment)
-    models/active.json           serving, previous, blocked, events    (writer: perceive)
-    models/candidate.json        the slot that passed its trial        (writer: deliver)
-    models/fetch.json            what was refused, and events          (writer: deliver)
-    models/roles/<role>/         active.json, candidate.json and fetch.json of a role beside serving, which has no
-                                 factory model and may have none at all
+    models/roles/<role>/
+        active.json              the role's model, the one before it, blocked, events (writer: perceive)
+        candidate.json           the slot that passed its trial        (writer: deliver)
+        fetch.json               what was refused, and events          (writer: deliver)
 
-Two roles, A (serving) and B (next), as in any A/B scheme; but a slot is never overwritten, so that fetching
-the next model cannot take away the one to roll back to. Unreferenced slots are removed under the folder's
-lock.
+Releases before roles kept the files of serving in `models/`; each is read and written there until `fleetloop migrate`
+has moved it. In each role a slot is never overwritten, so that fetching the next model cannot take away the one to roll
+back to. Unreferenced slots are removed under the folder's lock.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
 
 from foundation import syscalls
 from foundation.clock import Clock
+from foundation.documents import DocumentType, Meta
 from foundation.errors import CorruptError, RejectedError
-from foundation.files import FileLock, read_json, write_atomic, write_json_atomic
+from foundation.files import FileLock, fsync_folder, read_document, write_atomic, write_document
 from modelkit.digest import sha256_hex
+from schemas.reasons import ModelState
 from schemas.records import MAX_MODEL_EVENTS, ModelEvent
 from schemas.roles import SERVING, is_role
 
+T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-FORMAT = 1
+ROLE_FILES: Final = ("fetch.json", "candidate.json", "active.json")
+Tally = Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class SlotRef:
     """A model in a slot. `release_id` is empty for the factory model."""
 
-    digest: str
+    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
     name: str
     release_id: str = ""
 
@@ -55,13 +58,19 @@ class ActiveState:
     previous: SlotRef | None = None
     confirmed: bool = True
     """Whether the active model has served its probation; until then a crash counts against it."""
-    starts: int = 0
+    starts: Tally = 0
     """Starts of perceive with the active model while it was not confirmed, or after a crash of the process."""
-    swaps: int = 0
-    rollbacks: int = 0
+    swaps: Tally = 0
+    rollbacks: Tally = 0
     blocked: Mapping[str, str] = field(default_factory=dict)
-    """release_id -> why it never serves on this vehicle again."""
+    """release_id -> why it never has the role on this vehicle again."""
     events: tuple[ModelEvent, ...] = ()
+
+    def model_state(self, role: str) -> ModelState:
+        """On probation, or what a model of the role is."""
+        if not self.confirmed:
+            return ModelState.TRIAL
+        return ModelState.SERVING if role == SERVING else ModelState.SHADOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +78,8 @@ class Candidate:
     """A verified slot that passed its trial on this vehicle, waiting for a gap between two frames."""
 
     slot: SlotRef
-    trial_latency_p50_ns: int = 0
-    trial_frames: int = 0
+    trial_latency_p50_ns: Tally = 0
+    trial_frames: Tally = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +87,59 @@ class FetchState:
     """What deliver knows: releases refused for good (release_id -> reason), and what happened."""
 
     refused: Mapping[str, str] = field(default_factory=dict)
-    attempts: Mapping[str, int] = field(default_factory=dict)
+    attempts: Mapping[str, Tally] = field(default_factory=dict)
     """release_id -> trials begun that came to no end (the machine or deliver died in them)."""
     events: tuple[ModelEvent, ...] = ()
 
 
+FACTORY: Final = DocumentType.first("factory model", SlotRef)
+ACTIVE: Final = DocumentType.first("active models", ActiveState)
+CANDIDATE: Final = DocumentType.first("candidate", Candidate)
+FETCH: Final = DocumentType.first("fetch state", FetchState)
+
+
 class SlotFolder:
-    """The files under `state/models`, read and written whole."""
+    """The files under `state/models` that concern one role, read and written whole."""
 
     def __init__(self, state_folder: Path, role: str = SERVING) -> None:
         self.path = state_folder / "models"
         self.role = role
-        self._files = self.path if role == SERVING else self.path / "roles" / role
+        self._files = self.path / "roles" / role
+
+    @property
+    def has_factory(self) -> bool:
+        """Whether the role begins with the model of enrolment and is never without one; any other may be absent."""
+        return self.role == SERVING
 
     def other_roles(self) -> list[str]:
         """Roles beside serving of which anything was ever written, sorted."""
-        return sorted(path.name for path in (self.path / "roles").glob("*") if is_role(path.name))
+        found = (path.name for path in (self.path / "roles").glob("*"))
+        return sorted(name for name in found if is_role(name) and name != SERVING)
+
+    def file(self, name: str) -> Path:
+        """Where one of ROLE_FILES is, or would be written."""
+        old = self.old_file(name)
+        return old if old is not None and old.exists() else self.new_file(name)
+
+    def new_file(self, name: str) -> Path:
+        """Where it is in the layout of today."""
+        return self._files / name
+
+    def old_file(self, name: str) -> Path | None:
+        """Where releases before roles kept it; None for a role that they did not know."""
+        return self.path / name if self.role == SERVING else None
+
+    def move_old_file(self, name: str) -> None:
+        """Bring a file of a release before roles to where it is today, durably. Any crash leaves it in one of the two."""
+        old = self.old_file(name)
+        if old is None or not old.exists():
+            return
+        self._files.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self._files.parent):
+            fsync_folder(folder)
+        syscalls.rename(old, self.new_file(name))
+        fsync_folder(self._files)
+        fsync_folder(self.path)
 
     def lock(self, clock: Clock, wait_s: float = 0.0) -> FileLock:
         """Held while slots appear or vanish, and while perceive makes one its own. Raises RetryLaterError."""
@@ -131,66 +177,61 @@ class SlotFolder:
     def read_factory(self) -> SlotRef:
         """The model that enrolment installed. Raises CorruptError when there is none."""
         path = self.path / "factory.json"
-        return _slot_ref(_document(path), path)
+        return _named(_read(path, FACTORY), path)
 
     def write_factory(self, slot: SlotRef) -> None:
         """Once, at enrolment."""
-        write_json_atomic(self.path / "factory.json", {"format": FORMAT, **dataclasses.asdict(slot)})
+        write_document(self.path / "factory.json", FACTORY, slot)
 
     def read_active(self) -> ActiveState:
-        """What has the role. Raises CorruptError: damaged, or missing in the role serving."""
-        path = self._files / "active.json"
-        if self.role != SERVING and not path.exists():
+        """What has the role. Raises CorruptError: damaged, or missing in a role with a factory model."""
+        path = self.file("active.json")
+        if not self.has_factory and not path.exists():
             return ActiveState(NO_MODEL)
-        return _active_state(_document(path), path)
+        state = _read(path, ACTIVE)
+        if self.has_factory:
+            _named(state.active, path)
+        return state
 
     def write_active(self, state: ActiveState) -> None:
         """Perceive's word: atomic and durable."""
-        self._write("active.json", _plain(state))
+        self._write("active.json", ACTIVE, state)
 
     def keep_damaged(self) -> None:
         """Put a damaged `active.json` aside for a person."""
-        path = self._files / "active.json"
+        path = self.file("active.json")
         if path.exists():
             syscalls.rename(path, path.with_name("active.json.damaged"))
 
     def read_candidate(self) -> Candidate | None:
         """The candidate, or None. Raises CorruptError."""
-        path = self._files / "candidate.json"
+        path = self.file("candidate.json")
         if not path.exists():
             return None
-        document = _document(path)
-        slot = _slot_ref(_object(document, "slot", path), path)
-        return Candidate(
-            slot, _int(document, "trial_latency_p50_ns", path), _int(document, "trial_frames", path)
-        )
+        candidate = _read(path, CANDIDATE)
+        _named(candidate.slot, path)
+        return candidate
 
     def write_candidate(self, candidate: Candidate | None) -> None:
         """Deliver's word; None takes it back."""
-        path = self._files / "candidate.json"
-        if candidate is None:
-            if path.exists():
-                syscalls.unlink(path)
-            return
-        self._write(path.name, _plain(candidate))
+        if candidate is not None:
+            self._write("candidate.json", CANDIDATE, candidate)
+        elif (path := self.file("candidate.json")).exists():
+            syscalls.unlink(path)
 
     def read_fetch(self) -> FetchState:
         """What deliver knows; empty before its first word. Raises CorruptError."""
-        path = self._files / "fetch.json"
-        if not path.exists():
-            return FetchState()
-        document = _document(path)
-        return FetchState(
-            _strings(document, "refused", path), _counts(document, "attempts", path), _events(document, path)
-        )
+        path = self.file("fetch.json")
+        return _read(path, FETCH) if path.exists() else FetchState()
 
     def write_fetch(self, state: FetchState) -> None:
         """Atomic and durable."""
-        self._write("fetch.json", _plain(state))
+        self._write("fetch.json", FETCH, state)
 
-    def _write(self, name: str, document: dict[str, object]) -> None:
-        self._files.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(self._files / name, {"format": FORMAT, **document})
+    def _write(self, name: str, kind: DocumentType[Any], document: object) -> None:
+        path = self.file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_document(path, kind, document)
 
     def remove_unreferenced(self, clock: Clock, wait_s: float = 0.0) -> list[str]:
         """Unlink every slot that no file names. Returns their digests. Raises RetryLaterError while perceive swaps."""
@@ -232,7 +273,7 @@ def install_initial(state_folder: Path, model_bytes: bytes, clock: Clock) -> Slo
     folder = SlotFolder(state_folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     slot = SlotRef(verified.digest, verified.contract.name)
-    if (folder.path / "active.json").exists():
+    if folder.file("active.json").exists():
         installed = folder.read_factory()
         if installed.digest != slot.digest:
             raise RejectedError(
@@ -252,81 +293,14 @@ def with_event(events: tuple[ModelEvent, ...], event: ModelEvent) -> tuple[Model
     return (*events, event)[-MAX_MODEL_EVENTS:]
 
 
-def _plain(state: ActiveState | Candidate | FetchState) -> dict[str, object]:
-    return dataclasses.asdict(state)
-
-
-def _document(path: Path) -> dict[str, object]:
+def _read(path: Path, kind: DocumentType[T]) -> T:
     try:
-        value = read_json(path)
+        return read_document(path, kind)
     except OSError as error:
         raise CorruptError(f"cannot be read: {error.strerror}", path=path) from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CorruptError(f"is not a format {FORMAT} document", path=path)
-    return value
 
 
-def _active_state(document: dict[str, object], path: Path) -> ActiveState:
-    previous = document.get("previous")
-    confirmed = document.get("confirmed")
-    if not isinstance(confirmed, bool):
-        raise CorruptError(f"confirmed is {confirmed!r}, not true or false", path=path)
-    return ActiveState(
-        active=_slot_ref(_object(document, "active", path), path),
-        previous=None if previous is None else _slot_ref(_object(document, "previous", path), path),
-        confirmed=confirmed,
-        starts=_int(document, "starts", path),
-        swaps=_int(document, "swaps", path),
-        rollbacks=_int(document, "rollbacks", path),
-        blocked=_strings(document, "blocked", path),
-        events=_events(document, path),
-    )
-
-
-def _object(document: dict[str, object], key: str, path: Path) -> dict[str, object]:
-    value = document.get(key)
-    if not isinstance(value, dict):
-        raise CorruptError(f"{key} is {value!r}, not an object", path=path)
-    return value
-
-
-def _slot_ref(document: dict[str, object], path: Path) -> SlotRef:
-    digest, name, release_id = (document.get(key) for key in ("digest", "name", "release_id"))
-    if (digest, name, release_id) == ("", "", "") and path.parent.parent.name == "roles":
-        return NO_MODEL
-    if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
-        raise CorruptError(f"digest is {digest!r}, not a sha256", path=path)
-    if not isinstance(name, str) or not isinstance(release_id, str):
-        raise CorruptError(f"name {name!r} or release_id {release_id!r} is not a string", path=path)
-    return SlotRef(digest, name, release_id)
-
-
-def _int(document: dict[str, object], key: str, path: Path) -> int:
-    value = document.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise CorruptError(f"{key} is {value!r}, not an integer", path=path)
-    return value
-
-
-def _strings(document: dict[str, object], key: str, path: Path) -> dict[str, str]:
-    value = document.get(key)
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise CorruptError(f"{key} is {value!r}, not an object of strings", path=path)
-    return value
-
-
-def _counts(document: dict[str, object], key: str, path: Path) -> dict[str, int]:
-    value = document.get(key)
-    if not isinstance(value, dict):
-        raise CorruptError(f"{key} is {value!r}, not an object", path=path)
-    return {name: _int(value, name, path) for name in value}
-
-
-def _events(document: dict[str, object], path: Path) -> tuple[ModelEvent, ...]:
-    value = document.get("events")
-    if not isinstance(value, list):
-        raise CorruptError(f"events is {value!r}, not a list", path=path)
-    try:
-        return tuple(ModelEvent(**each) for each in value)
-    except TypeError as error:
-        raise CorruptError(f"an event is malformed: {error}", path=path) from error
+def _named(slot: SlotRef, path: Path) -> SlotRef:
+    if not slot.digest:
+        raise CorruptError("names no model", path=path)
+    return slot

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_agent.models.slots import NO_MODEL, ActiveState, FetchState, SlotFolder
+from foundation.documents import build
 from foundation.errors import CorruptError
 from schemas.reasons import ModelState
 from schemas.records import MAX_MODEL_EVENTS, Health, ModelEvent, RoleReport
-from schemas.roles import MAX_ROLES
+from schemas.roles import MAX_ROLES, SERVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def read_model_status(state_folder: Path) -> ModelStatus:
         digest=active.active.digest,
         name=active.active.name,
         release_id=active.active.release_id,
-        state=ModelState.SERVING if active.confirmed else ModelState.TRIAL,
+        state=active.model_state(SERVING),
         swaps=active.swaps,
         rollbacks=active.rollbacks,
         candidate_release_id="" if candidate is None else candidate.slot.release_id,
@@ -91,7 +92,7 @@ def read_other_roles(
                 role=role,
                 model_digest=active.active.digest,
                 model_name=active.active.name,
-                model_state=_state(active, events),
+                model_state=_state(active, role, events),
                 release_id=active.active.release_id,
                 swaps=active.swaps,
                 rollbacks=active.rollbacks,
@@ -105,17 +106,15 @@ def read_other_roles(
 
 def health_of(document: object) -> Health:
     """What perceive published; a file of another version, or a damaged one, counts as nothing known."""
-    if not isinstance(document, dict):
-        return Health()
     try:
-        return Health(**document)
-    except TypeError:
+        return build(Health, document, "health")
+    except CorruptError:
         return Health()
 
 
-def _state(active: ActiveState, events: Sequence[ModelEvent]) -> ModelState:
+def _state(active: ActiveState, role: str, events: Sequence[ModelEvent]) -> ModelState:
     if active.active.digest:
-        return ModelState.SHADOW if active.confirmed else ModelState.TRIAL
+        return active.model_state(role)
     ends = [event.event for event in events if event.event in ("refused", "rolled_back", "withdrawn")]
     is_refused = bool(ends) and ends[-1] == "refused"
     return ModelState.REFUSED if is_refused else ModelState.ROLLED_BACK

@@ -14,6 +14,8 @@ import edge_agent
 from edge_agent.models.settings import TrialLimits
 from edge_agent.models.trial import TrialResult
 from foundation.clock import Clock
+from foundation.documents import decode
+from foundation.errors import CorruptError
 from schemas.reasons import RefuseReason
 
 _MAX_ANSWER_BYTES = 65_536
@@ -105,7 +107,6 @@ class TrialRun:
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             return TrialResult(False, RefuseReason.CRASHED, f"the trial process ended with {how}")
         try:
-            document = json.loads(data)
-            return TrialResult(**document)
-        except (ValueError, TypeError) as error:
+            return decode(TrialResult, data, "answer")
+        except CorruptError as error:
             return TrialResult(False, RefuseReason.CRASHED, f"the trial gave no readable answer: {error}")

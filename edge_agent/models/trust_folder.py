@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata
@@ -26,8 +26,9 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from foundation.clock import Clock, boot_id
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError, FleetLoopError, RetryLaterError, UntrustedError
-from foundation.files import read_json, write_atomic, write_json_atomic
+from foundation.files import read_document, write_atomic, write_document
 from schemas.downlink import INDEX, INDEX_1, ISSUED_FIELD
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,13 +47,16 @@ class TimeFloor:
     floor_ns: int
     boot: str
     monotonic_ns: int
-    key_ids: tuple[str, ...]
+    key_ids: tuple[str, ...] = ()
 
     def at(self, clock: Clock) -> int:
         """The floor now: it moves with the monotonic clock, but only within one boot."""
         if self.boot != boot_id():
             return self.floor_ns
         return self.floor_ns + max(0, clock.monotonic_ns() - self.monotonic_ns)
+
+
+FLOOR: Final = DocumentType.first("floor under time", TimeFloor)
 
 
 class TrustFolder:
@@ -110,32 +114,16 @@ class TrustFolder:
     def read_floor(self) -> TimeFloor | None:
         """The saved floor; None when there is none or it is damaged."""
         try:
-            document = read_json(self.path / "floor.json")
+            return read_document(self.path / "floor.json", FLOOR)
         except (OSError, CorruptError):
             return None
-        if not isinstance(document, dict):
-            return None
-        floor_ns, boot, monotonic_ns, keys = (
-            document.get(k) for k in ("floor_ns", "boot", "monotonic_ns", "key_ids")
-        )
-        if not (isinstance(floor_ns, int) and isinstance(boot, str) and isinstance(monotonic_ns, int)):
-            return None
-        return TimeFloor(
-            floor_ns, boot, monotonic_ns, tuple(map(str, keys)) if isinstance(keys, list) else ()
-        )
 
     def raise_floor(self, issued_ns: int, key_ids: tuple[str, ...], clock: Clock) -> TimeFloor:
         """Save the higher of the floor so far and `issued_ns`; a floor by keys no longer trusted counts for nothing."""
         old = self.read_floor()
         kept_ns = old.at(clock) if old is not None and set(old.key_ids) & set(key_ids) else 0
         floor = TimeFloor(max(kept_ns, issued_ns), boot_id(), clock.monotonic_ns(), key_ids)
-        document = {
-            "floor_ns": floor.floor_ns,
-            "boot": floor.boot,
-            "monotonic_ns": floor.monotonic_ns,
-            "key_ids": list(floor.key_ids),
-        }
-        write_json_atomic(self.path / "floor.json", document)
+        write_document(self.path / "floor.json", FLOOR, floor)
         return floor
 
     def hold_floor(self, clock: Clock) -> None:

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Final
 
-from foundation.errors import CorruptError, MisconfiguredError
-from foundation.files import read_json, write_json_atomic
-from schemas.identity import is_vehicle_id
-
-FORMAT = 1
+from foundation.documents import DocumentType, Meta
+from foundation.errors import MisconfiguredError
+from foundation.files import read_document, write_document
+from schemas.documents import VehicleId
 
 
 @dataclass(frozen=True, slots=True)
 class Vehicle:
     """`enrolled_time_ns` is the fleet's clock at enrolment, not this vehicle's."""
 
-    vehicle_id: str
+    vehicle_id: VehicleId
     key_id: str
-    enrolled_time_ns: int
+    enrolled_time_ns: Annotated[int, Meta(ge=0)]
     tags: tuple[str, ...] = ()
+
+
+VEHICLE: Final = DocumentType.first("vehicle", Vehicle)
 
 
 def write_vehicle(state_folder: Path, vehicle: Vehicle) -> None:
     """Put `vehicle.json` into a state folder, durably."""
-    document = {
-        "format": FORMAT,
-        "vehicle_id": vehicle.vehicle_id,
-        "key_id": vehicle.key_id,
-        "enrolled_time_ns": vehicle.enrolled_time_ns,
-        "tags": sorted(vehicle.tags),
-    }
-    write_json_atomic(state_folder / "vehicle.json", document)
+    tagged = replace(vehicle, tags=tuple(sorted(vehicle.tags)))
+    write_document(state_folder / "vehicle.json", VEHICLE, tagged)
 
 
 def read_vehicle(state_folder: Path) -> Vehicle:
@@ -43,22 +40,8 @@ def read_vehicle(state_folder: Path) -> Vehicle:
     """
     path = state_folder / "vehicle.json"
     try:
-        document = read_json(path)
+        return read_document(path, VEHICLE)
     except OSError as error:
         raise MisconfiguredError(
             f"{path} cannot be read ({error.strerror}): run `fleetloop enroll` first"
         ) from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CorruptError(f"is not a format {FORMAT} vehicle", path=path)
-    name, key_id, enrolled, tags = (
-        document.get(k) for k in ("vehicle_id", "key_id", "enrolled_time_ns", "tags")
-    )
-    if not isinstance(name, str) or not is_vehicle_id(name) or not isinstance(key_id, str):
-        raise CorruptError(f"vehicle_id {name!r} or key_id {key_id!r} is malformed", path=path)
-    if (
-        not isinstance(enrolled, int)
-        or not isinstance(tags, list)
-        or not all(isinstance(tag, str) for tag in tags)
-    ):
-        raise CorruptError(f"enrolled_time_ns {enrolled!r} or tags {tags!r} is malformed", path=path)
-    return Vehicle(name, key_id, enrolled, tuple(tags))

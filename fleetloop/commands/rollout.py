@@ -139,7 +139,7 @@ def halt(
 
 @app.command()
 def status(
-    role: Role = "serving",
+    role: Annotated[str, typer.Option("--role", help="This role only; every role by default.")] = "",
     place: Place = HERE,
     bootstrap: Bootstrap = "",
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
@@ -151,17 +151,34 @@ def status(
     found = service.status(place, bootstrap, is_offline=offline, role=role)
     record(place, HEARD)
     if as_json:
-        print_json(_document(found))
+        first, *others = found
+        more = {"other_roles": {name: _document(found[name]) for name in others}}
+        print_json(_document(found[first]) | more)
         return
     console = Console()
-    for each in found.plans:
-        sizes = ", ".join(f"{wave.number}: {wave.exact_count}" for wave in each.plan.waves)
-        told = f"{each.plan.plan_id}  {each.plan.state}  open waves {sizes}"
-        console.print(f"{told}  {each.verdict or ''}  {each.halt_reason}".rstrip())
     shown = ("plan_id", "wave", "outcome", "model_name", "model_state", "swaps", "rollbacks", "reason")
-    vehicles = {name: _vehicle_row(vehicle) for name, vehicle in found.vehicles.items()}
-    rows = [(name, *(row[key] for key in shown)) for name, row in vehicles.items()]
-    headings = ("vehicle", "rollout", "wave", "outcome", "model", "state", "swaps", "rollbacks", "reason")
+    rows = []
+    for name, each in found.items():
+        for line in each.plans:
+            sizes = ", ".join(f"{wave.number}: {wave.exact_count}" for wave in line.plan.waves)
+            told = f"{line.plan.plan_id}  {name}  {line.plan.state}  open waves {sizes}"
+            console.print(f"{told}  {line.verdict or ''}  {line.halt_reason}".rstrip())
+        vehicles = {vehicle: _vehicle_row(said) for vehicle, said in each.vehicles.items()}
+        rows += [(vehicle, name, *(row[key] for key in shown)) for vehicle, row in vehicles.items()]
+    for trouble in next(iter(found.values())).unreadable:
+        typer.echo(trouble.why, err=True)
+    headings = (
+        "vehicle",
+        "role",
+        "rollout",
+        "wave",
+        "outcome",
+        "model",
+        "state",
+        "swaps",
+        "rollbacks",
+        "reason",
+    )
     show_table("vehicles", headings, rows)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetloop.options import HERE, AsJson, Place, print_json
+from schemas.roles import SERVING
 
 if TYPE_CHECKING:
     from services.status import WorkspaceStatus
@@ -51,14 +52,27 @@ def _document(found: WorkspaceStatus) -> dict[str, Any]:
         "serving": asdict(found.serving) if found.serving else {},
         "base": asdict(found.base) if found.base else {},
         "releases": list(found.releases),
-        "rollouts": [f"{name}: {state}" for name, state in found.rollouts.items()],
+        "rollouts": [
+            f"{line.plan_id}: {line.state}" + ("" if line.role == SERVING else f" ({line.role})")
+            for line in found.rollouts
+        ],
         "models_by_vehicle": dict(found.models_by_vehicle),
+        "other_roles": {
+            role: {
+                "model": asdict(each.model) if each.model else {},
+                "models_by_vehicle": dict(each.models_by_vehicle),
+            }
+            for role, each in found.other_roles.items()
+        },
+        **({"trouble": list(found.trouble)} if found.trouble else {}),
     }
 
 
 def _line(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_line(v)}" for k, v in value.items()) or "-"
+        nested = any(isinstance(each, dict) for each in value.values())
+        between = "; " if nested else ", "
+        return between.join(f"{k} {_line(v)}" for k, v in value.items()) or "-"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
     return str(value)

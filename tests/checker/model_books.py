@@ -67,7 +67,7 @@ def folder_violations(state: Path, may_serve: Collection[str]) -> list[str]:
     wrong = []
     named = {}
     for file, key in (("active.json", "active"), ("candidate.json", "slot"), ("factory.json", "")):
-        path = state / "models" / file
+        path = state / "models" / ("" if file == "factory.json" else "roles/serving") / file
         if not path.exists():
             continue
         document: dict[str, Any] = json.loads(path.read_text())
@@ -87,5 +87,5 @@ def folder_violations(state: Path, may_serve: Collection[str]) -> list[str]:
 
 def events_of(state: Path, word: str) -> list[str]:
     """The digests in `active.json` to which something happened, such as `activated`, oldest first."""
-    document = json.loads((state / "models" / "active.json").read_text())
+    document = json.loads((state / "models" / "roles" / "serving" / "active.json").read_text())
     return [event["model_digest"] for event in document["events"] if event["event"] == word]

@@ -49,9 +49,9 @@ def state(tmp_path: Path) -> Path:
     (slots / f"{DIGEST}.onnx").write_bytes(MODEL)
     (trust / "timestamp.json").write_text('{"signed": {"version": 5}}')
     events = [{"event": "activated", "model_digest": DIGEST}, {"event": "halted", "model_digest": OTHER}]
-    (tmp_path / "models" / "active.json").write_text(
-        json.dumps({"active": {"digest": DIGEST}, "events": events})
-    )
+    role = tmp_path / "models" / "roles" / "serving"
+    role.mkdir(parents=True)
+    (role / "active.json").write_text(json.dumps({"active": {"digest": DIGEST}, "events": events}))
     return tmp_path
 
 

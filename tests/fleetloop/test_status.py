@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from connectors.lake.table import LakeTable
 from fleetloop.cli import app
 from foundation.errors import MisconfiguredError
-from foundation.files import write_json_atomic
 from schemas.enrolment import EnrolledKey, Enrolment
 from schemas.signing import VehicleKey
 from services.init import make_workspace
@@ -20,6 +19,7 @@ from tests.pipelines.curate_lake import arrival, fleet_rows, label_rows, picture
 from tests.pipelines.curate_lake import make_workspace as make_lake
 from workspace.enrolment_file import save_enrolment
 from workspace.layout import Workspace
+from workspace.served_models import ServedModel, serve
 
 
 def said(root: Path) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def test_a_fresh_workspace_has_nothing_yet_and_says_so(tmp_path: Path) -> None:
         "releases": [],
         "rollouts": [],
         "models_by_vehicle": {},
+        "other_roles": {},
     }
     assert place.settings.bootstrap in shown(place.root)
     assert shown(place.root).count("-") >= 6
@@ -78,7 +79,7 @@ def test_tables_are_counted_and_arrivals_by_outcome(tmp_path: Path) -> None:
 def test_vehicles_and_the_serving_model_come_from_the_registry(tmp_path: Path) -> None:
     place: Workspace = make_lake(tmp_path / "ws", fleet_rows(1, 1), [])
     place.registry_path.mkdir(exist_ok=True)
-    write_json_atomic(place.serving_path, {"name": "v3", "digest": "a" * 64})
+    serve(place, ServedModel("v3", "a" * 64))
     two = Enrolment().with_key(key("car-1")).with_key(key("car-2"))
     save_enrolment(two.with_revoked("car-2", 5).with_key(key("car-3")), place.enrolment_path)
     found = said(place.root)

@@ -19,6 +19,7 @@ import pytest
 from connectors.lake.lock import LAKE_LOCK
 from edge_agent import state_folder, telemetry
 from edge_agent.config import load_agent_settings
+from edge_agent.models import slots, trust_folder, vehicle
 from edge_agent.models.slots import SlotFolder
 from edge_agent.models.vehicle import read_vehicle
 from foundation.documents import DocumentType
@@ -37,6 +38,7 @@ from training import evidence, registry, rows
 from workspace.layout import Workspace
 from workspace.model_name import MODEL_NAME
 from workspace.params_file import load_classes
+from workspace.served_models import SERVED_ROW
 
 TOP = Path(__file__).parents[2]
 PRODUCT = (
@@ -75,6 +77,27 @@ DOCUMENTS: Mapping[str, Row] = {
     ),
     "registry/serving.json and base.json": Row(
         MODEL_NAME, ("workspace.model_name",), "workspace/registry/serving.json"
+    ),
+    "registry/served.jsonl, a row": Row(
+        SERVED_ROW, ("workspace.served_models",), {"name": "v2", "digest": DIGEST, "role": "serving"}
+    ),
+    "models/**/*.json of a vehicle: factory": Row(
+        slots.FACTORY, ("edge_agent.models.slots",), "vehicle/models/factory.json"
+    ),
+    "models/**/*.json of a vehicle: active": Row(
+        slots.ACTIVE, ("edge_agent.models.slots",), "vehicle/models/active.json"
+    ),
+    "models/**/*.json of a vehicle: candidate": Row(
+        slots.CANDIDATE,
+        ("edge_agent.models.slots",),
+        {"slot": {"digest": DIGEST, "name": "v2", "release_id": "r2"}, "trial_frames": 3, "format": 1},
+    ),
+    "models/**/*.json of a vehicle: fetch": Row(
+        slots.FETCH, ("edge_agent.models.slots",), {"refused": {"r2": "too_slow"}, "events": [], "format": 1}
+    ),
+    "vehicle.json": Row(vehicle.VEHICLE, ("edge_agent.models.vehicle",), "vehicle/vehicle.json"),
+    "trust/floor.json of a vehicle": Row(
+        trust_folder.FLOOR, ("edge_agent.models.trust_folder",), "vehicle/trust/floor.json"
     ),
     "registry/models/*/model.json": Row(
         registry.RECORD, ("training.registry", "training.stages"), "workspace/registry/models/v1/model.json"
@@ -207,13 +230,14 @@ DOCUMENTS: Mapping[str, Row] = {
 
 WITHOUT_TYPE: Mapping[str, str] = {
     "workspace.enrolment_file": "registry/vehicles.json: schemas.enrolment reads row by row; a test below",
-    "edge_agent.models.": "vehicle.json, models/*.json, trust/*: a test below; metadata of TUF has its own versions",
+    "edge_agent.models.trust": "metadata of TUF, which has its own versions",
+    "edge_agent.models.frames": "recorded pictures",
     "edge_agent.spool.": "segments and journals: binary frames with a version (tests/edge_agent/spool)",
     "edge_agent.progress_journal": "progress.journal: binary frames with a version",
     "edge_agent.key_file": "PEM",
     "rollout.keys": "PEM",
     "rollout.metadata_files": "metadata of TUF, which has its own versions",
-    "rollout.row_file": "the file of rows; its rows are above",
+    "foundation.row_file": "the file of rows; its rows are above",
     "foundation.files": "the writers themselves",
     "connectors.lake.table": "a Delta table, see tests/released/test_lake_tables.py",
     "pipelines.ingest.write": "Parquet of a Delta table",
@@ -240,7 +264,7 @@ WITHOUT_TYPE: Mapping[str, str] = {
 OTHER_READERS: Mapping[str, str] = {
     "foundation.documents": "the parser",
     "connectors.labels.label_tables": "label files of other people, up to 500 MB, with their own messages",
-    "edge_agent.models.": "what a trial process and its parent say to each other",
+    "edge_agent.models.trial": "what a trial process and its parent say to each other",
     "edge_agent.progress_journal": "a frame whose checksum held, of bounded size",
     "edge_agent.spool.": "a frame whose checksum held, of bounded size",
 }

@@ -17,18 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edge_agent.models.role_model import RoleModel
+from edge_agent.models.settings import ServingSettings
+from edge_agent.models.slots import install_initial
+from edge_agent.models.trust_folder import TrustFolder
+from edge_agent.models.vehicle import Vehicle, write_vehicle
 from foundation.clock import ManualClock
+from foundation.events import EventLog
 from pipelines.ingest.decode import verify_and_decode
 from rollout.release import GateReport, publish_release
 from rollout.reports import FleetReports
 from rollout.repository import Repository, init_repository
 from rollout.service import RolloutService
 from schemas.enrolment import EnrolledKey, Enrolment
+from schemas.reasons import ModelState
+from schemas.roles import SERVING
 from schemas.topics import TOPICS
+from services.migrate import migrate_vehicle
 from tests.fakes.kafka import FakeBroker, FakeSource
-from tests.fakes.models import tiny_contract, tiny_model
+from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 from tests.released.released import NAMES
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +61,7 @@ from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
 from foundation.clock import ManualClock
 from foundation.events import EventLog
-from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
+from modelkit.fakes import FakeBackend, tiny_contract, tiny_model
 from schemas.codec import encode_telemetry
 from schemas.records import Telemetry
 from schemas.signing import VehicleKey, seal
@@ -107,6 +117,21 @@ print(json.dumps({
 }))
 """
 
+PUT_BACK = """
+import json, sys
+from pathlib import Path
+
+from edge_agent.models.serving import ServingModel
+from edge_agent.models.settings import ServingSettings
+from foundation.clock import ManualClock
+from foundation.events import EventLog
+from modelkit.fakes import FakeBackend
+
+clock = ManualClock(int(sys.argv[2]))
+serving = ServingModel(Path(sys.argv[1]), FakeBackend(), ServingSettings(poll_interval_s=0.0), clock, EventLog(None, clock))
+print(json.dumps([serving.name, serving.release_id]))
+"""
+
 
 @dataclass
 class Cloud:
@@ -141,6 +166,21 @@ def released_code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def run_released(script: str, words: list[str], code: Path) -> Any:
+    """The last line that a script says, run on the released code."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *words],
+        cwd=code,
+        env={**os.environ, "PYTHONPATH": str(code)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def run_agent(cloud: Cloud, release: str, code: dict[str, Path]) -> dict[str, Any]:
     """What the released agent made of the repository, and the records that it sent."""
     if release not in code:
@@ -148,17 +188,7 @@ def run_agent(cloud: Cloud, release: str, code: dict[str, Path]) -> dict[str, An
     root = cloud.folder / "root.json"
     root.write_bytes(cloud.repository.root_bytes(1))
     words = [str(cloud.folder / "vehicle"), str(root), str(cloud.repository.path), str(WALL_NS)]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", AGENT, *words],
-        cwd=cloud.folder,
-        env={**os.environ, "PYTHONPATH": str(code[release])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    said: dict[str, Any] = run_released(AGENT, words, code[release])
     assert said["code"] == str(code[release]), "it ran the released code, not today's"
     return said
 
@@ -209,3 +239,41 @@ def test_todays_ingest_and_reports_take_what_an_older_vehicle_sends(
     reports = FleetReports(tmp_path, cloud.clock)
     reports.listen(FakeSource(broker), enrolment)
     assert (reports.newest["car-1"].model_name, reports.not_believed) == ("r2", {})
+
+
+def todays(state: Path) -> RoleModel:
+    """The serving model as today's perceive starts it."""
+    clock = ManualClock(WALL_NS)
+    settings = ServingSettings(poll_interval_s=0.0)
+    return RoleModel(SERVING, state, FakeBackend(), settings, clock, EventLog(None, clock))
+
+
+def test_an_older_agent_that_is_put_back_goes_on_until_the_files_were_migrated_then_serves_the_factory_model(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    cloud = Cloud(tmp_path)
+    cloud.publish("r2", 2)
+    cloud.service.start("r2", "rest", ["car-1"])
+    run_agent(cloud, release, released_code)
+    state, words = tmp_path / "vehicle", [str(tmp_path / "vehicle"), str(WALL_NS)]
+    serving = todays(state)
+    for _ in range(ServingSettings().probation_frames):
+        serving.predict([np.full((32, 32, 3), 90, dtype=np.uint8)])
+    assert (serving.name, serving.state) == ("r2", ModelState.SERVING)
+    assert run_released(PUT_BACK, words, released_code[release]) == ["r2", "r2"]
+    assert migrate_vehicle(state, ManualClock(WALL_NS)).is_done
+    assert todays(state).name == "r2"
+    assert run_released(PUT_BACK, words, released_code[release]) == ["v1", ""]
+
+
+def test_an_older_agent_starts_on_a_vehicle_that_is_enrolled_today(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    if release not in released_code:
+        pytest.skip(f"commit {release} is not in this clone")
+    cloud, state = Cloud(tmp_path), tmp_path / "vehicle"
+    state.mkdir()
+    write_vehicle(state, Vehicle("car-1", "0" * 16, WALL_NS))
+    TrustFolder(state).install(cloud.repository.root_bytes(1))
+    install_initial(state, tiny_model(tiny_contract(name="v1"), seed=1), cloud.clock)
+    assert run_released(PUT_BACK, [str(state), str(WALL_NS)], released_code[release]) == ["v1", ""]

@@ -35,9 +35,10 @@ from rollout.service import RolloutService
 from schemas.codec import decode_sample, decode_telemetry
 from schemas.documents import HALTED, RUNNING
 from tests.released.released import NAMES, ROOT, copy_of
-from training.registry import ModelRecord, serving_name
+from training.registry import ModelRecord
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
+from workspace.served_models import serving_name
 
 WALL_NS = 1_790_000_000_000_000_000
 """When the fixtures' vehicle was made, by its clock."""
@@ -128,7 +129,7 @@ def test_a_workspace_opens_with_its_parameters_vehicles_and_models(release: str)
     enrolment = load_enrolment(place.enrolment_path)
     assert sorted(enrolment.vehicles) == ["car-0", "car-1", "car-2"]
     assert enrolment.vehicles["car-2"][0].revoked_time_ns == 9
-    name, digest = serving_name(place.registry_path)
+    name, digest = serving_name(place)
     assert name == "v2"
     assert ModelRecord.read(place.models_path / name / "model.json").digest == digest
 

@@ -12,7 +12,7 @@ from rollout.repository import Repository, init_repository
 from rollout.service import RolloutService
 from schemas.documents import Release
 from schemas.reasons import ModelState
-from schemas.roles import SERVING
+from schemas.roles import SERVING, SHADOW
 from tests.fakes.models import tiny_contract, tiny_model
 
 PASSED = GateReport(True, "")
@@ -27,6 +27,7 @@ class Lab:
         self.repository = init_repository(folder / "tuf", folder / "keys", clock=self.clock)
         self.service = RolloutService(self.repository, folder / "rollouts", self.clock)
         self.reports: dict[str, VehicleReport] = {}
+        self.reports_of = {SERVING: self.reports, SHADOW: dict[str, VehicleReport]()}
 
     def release(self, release_id: str = "r2", seed: int = 2, role: str = SERVING) -> Release:
         data = tiny_model(tiny_contract(name=release_id), seed=seed)
@@ -42,9 +43,9 @@ class Lab:
         )
         return RolloutService(repository, self.folder / "rollouts", self.clock)
 
-    def says(self, vehicle: str, release: Release | None, **fields: object) -> None:
-        """A healthy report now, unless fields say otherwise; None: it still serves the old model."""
-        before = self.reports.get(vehicle)
+    def says(self, vehicle: str, release: Release | None, role: str = SERVING, **fields: object) -> None:
+        """A healthy report now, unless fields say otherwise; None: it still has the old model in the role."""
+        before = self.reports_of[role].get(vehicle)
         report = VehicleReport(
             vehicle_id=vehicle,
             heard_ns=self.clock.now_ns(),
@@ -52,11 +53,12 @@ class Lab:
             seq=0 if before is None else before.seq + 1,
             model_digest=release.model_digest if release else "0" * 64,
             model_name=release.model_name if release else "v1",
-            model_state=ModelState.SERVING,
+            model_state=ModelState.SERVING if role == SERVING else ModelState.SHADOW,
             reports_on_model=3,
             frames=100,
+            role=role,
         )
-        self.reports[vehicle] = replace(report, **fields)  # type: ignore[arg-type]
+        self.reports_of[role][vehicle] = replace(report, **fields)  # type: ignore[arg-type]
 
     def members(self, wave: int) -> tuple[str, ...]:
         state = self.service.state_of(self.service.current())

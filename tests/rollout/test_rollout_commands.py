@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent.models.serving import ServingModel
+from edge_agent.models.role_model import RoleModel
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.vehicle import read_vehicle
 from fleetloop.cli import app
@@ -29,12 +29,14 @@ from rollout.reports import FleetReports
 from rollout.repository import init_repository
 from rollout.service import Advance
 from schemas.reasons import ModelState
+from schemas.roles import SERVING
 from services import release as release_service
 from services import rollout as rollout_service
 from services.notices import Notified
 from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import CONFIG_NAME, Workspace
+from workspace.served_models import served_models, serving_name
 
 V1 = tiny_model(tiny_contract(name="v1"), seed=1)
 V2 = tiny_model(tiny_contract(name="v2"), seed=2)
@@ -89,7 +91,7 @@ def test_an_enrolled_vehicle_can_serve_and_sign(desk: Desk) -> None:
     assert stat.S_IMODE((state / "key.pem").stat().st_mode) == 0o600
     enrolment = load_enrolment(desk.place.enrolment_path)
     assert [key.key_id for key in enrolment.vehicles["car-1"]] == [done["key_id"]]
-    serving = ServingModel(state, FakeBackend(), ServingSettings(), SystemClock(), EventLog(None))
+    serving = RoleModel(SERVING, state, FakeBackend(), ServingSettings(), SystemClock(), EventLog(None))
     assert serving.name == "v1"
     private = (state / "key.pem").read_text().splitlines()[1]
     assert not any(
@@ -147,7 +149,7 @@ def test_a_package_is_released_and_registered_and_serves_when_its_rollout_comple
 ) -> None:
     import numpy as np
 
-    from training.registry import ModelRecord, serving_name
+    from training.registry import ModelRecord
     from training.weights import pack_weights, weights_digest
 
     package = desk.root / "models" / "package"
@@ -158,7 +160,7 @@ def test_a_package_is_released_and_registered_and_serves_when_its_rollout_comple
     contract = read_contract(V2)
     assert contract.training_drives_digest == digest_of_json([])
     record = ModelRecord("v2", sha256_hex(V2), weights_digest(weights), {}, (), "", "")
-    write_json_atomic(package / "model.json", record.to_json())
+    record.write(package / "model.json")
     write_json_atomic(
         package / "package.json", {"model_digest": sha256_hex(V2), "gate": {"passed": True, "reason": "ok"}}
     )
@@ -187,7 +189,7 @@ def test_a_package_is_released_and_registered_and_serves_when_its_rollout_comple
     done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
     assert (done["did"], done["plan"]["state"]) == ("completed", "complete")
     assert (done["serving_updated"], done["why"]) == (True, "")
-    assert serving_name(desk.place.registry_path) == ("v2", sha256_hex(V2))
+    assert serving_name(desk.place) == ("v2", sha256_hex(V2))
     registered = desk.place.models_path / "v2" / "model.onnx"
     registered.write_bytes(V1)
     found = CliRunner().invoke(app, ["rollout", "advance", "--json", "--workspace", str(desk.root)])
@@ -219,7 +221,7 @@ def test_a_model_that_was_released_from_a_bare_file_serves_the_fleet_but_not_the
     done = desk.json("rollout", "watch", "--timeout-s", "5", "--every-s", "0.05")
     assert (done["plan"]["state"], done["serving_updated"]) == ("complete", False)
     assert "bare file" in done["why"]
-    assert not (desk.place.registry_path / "serving.json").exists()
+    assert served_models(desk.place) == {}
 
 
 def test_a_breach_halts_with_its_own_exit_status_and_says_who_and_why(
@@ -254,7 +256,7 @@ def test_a_rollout_is_halted_by_hand_and_history_is_one_document(desk: Desk) -> 
     desk.release()
     desk.run("rollout", "start", "r2")
     assert desk.json("rollout", "halt", "--why", "rain")["state"] == "halted"
-    assert desk.json("rollout", "history", "--offline") == {"events": [], "runs": []}
+    assert desk.json("rollout", "history", "--offline") == {"events": [], "runs": [], "unreadable": []}
 
 
 def test_late_enrolment_is_held_out_of_a_running_rollout(desk: Desk) -> None:
@@ -354,12 +356,37 @@ def test_status_judges_every_running_rollout_and_a_halt_says_which_it_means(desk
     assert [plan["verdict"] for plan in status["plans"]] == ["waiting", None]
 
 
-def test_a_completed_rollout_of_another_role_leaves_the_serving_record(desk: Desk) -> None:
+def test_a_completed_rollout_of_another_role_is_recorded_in_that_role_once(desk: Desk) -> None:
     desk.enrol("car-1")
     why = ("--override-by", "ana", "--override-why", "bench")
     desk.run("release", "create", "--model", str(desk.v2), "--id", "s1", "--role", "shadow", *why)
     desk.run("rollout", "start", "s1")
     (plan,) = rollout_service.open_service(desk.place).plans()
     done = Advance(plan.with_state("complete"), "completed", None)
-    assert rollout_service.update_serving(desk.place, done).why == "the rollout is of the role shadow"
-    assert not desk.place.serving_path.exists()
+    for _ in range(2):
+        assert rollout_service.update_serving(desk.place, done).is_updated
+    (row,) = served_models(desk.place).values()
+    assert (row.role, row.name, row.digest) == ("shadow", "v2", sha256_hex(V2))
+    assert (row.release_id, row.plan_id) == ("s1", "s1.1")
+    assert len(desk.place.served_path.read_text().splitlines()) == 1
+    status = desk.json("status")
+    assert status["serving"] == {}
+    assert status["other_roles"]["shadow"]["model"] == {"name": "v2", "digest": sha256_hex(V2)}
+    assert status["rollouts"] == ["s1.1: running (shadow)"]
+
+
+def test_the_status_of_rollouts_shows_every_role(desk: Desk) -> None:
+    desk.enrol("car-1")
+    desk.release()
+    why = ("--override-by", "ana", "--override-why", "bench")
+    desk.run("release", "create", "--model", str(desk.v2), "--id", "s1", "--role", "shadow", *why)
+    desk.run("rollout", "start", "r2")
+    desk.run("rollout", "start", "s1")
+    found = desk.json("rollout", "status", "--offline")
+    assert [plan["plan_id"] for plan in found["plans"]] == ["r2.1"]
+    assert [plan["plan_id"] for plan in found["other_roles"]["shadow"]["plans"]] == ["s1.1"]
+    assert found["other_roles"]["shadow"]["vehicles"]["car-1"]["outcome"] == "waiting"
+    shown = desk.run("rollout", "status", "--offline")
+    assert "r2.1  serving  running" in shown and "s1.1  shadow  running" in shown
+    only = desk.json("rollout", "status", "--offline", "--role", "shadow")
+    assert ([plan["plan_id"] for plan in only["plans"]], only["other_roles"]) == (["s1.1"], {})

@@ -13,7 +13,8 @@ import pytest
 
 from edge_agent.models.desired import desired
 from edge_agent.models.vehicle import Vehicle
-from schemas.documents import HALTED, HealthGate
+from schemas.documents import COMPLETE, HALTED, HealthGate
+from schemas.roles import SERVING, SHADOW
 from tests.rollout.rollout_lab import Lab, fleet
 
 FLEET = 1000
@@ -24,8 +25,19 @@ GATE = HealthGate(min_reports=1, max_error_ratio=0.05, max_nan_count=0, report_w
 class SimulatedVehicle:
     """Follows the signed plans with the agent's own function; breaks with some probability once it serves."""
 
-    def __init__(self, name: str, rng: random.Random, breaks: float, silent: float, offline: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        rng: random.Random,
+        breaks: float,
+        silent: float,
+        offline: float,
+        role: str = SERVING,
+        release_id: str = "r2",
+    ) -> None:
         self.identity = Vehicle(name, "0" * 16, 0)
+        self.role = role
+        self.release_id = release_id
         self.serves_new = False
         self.was_exposed = False
         self.blocked = False
@@ -36,18 +48,18 @@ class SimulatedVehicle:
     def step(self, lab: Lab, plans: list, release: object, tick: int) -> None:  # type: ignore[type-arg]
         if tick < self.offline_until:
             return
-        intent = desired(plans, self.identity)
-        if "r2" in intent.withdrawn:
+        intent = desired(plans, self.identity, self.role)
+        if self.release_id in intent.withdrawn:
             self.serves_new = False
-        elif intent.release_id == "r2" and not self.blocked:
+        elif intent.release_id == self.release_id and not self.blocked:
             self.serves_new = self.was_exposed = True
         ends: dict[str, tuple[str, str]] = {}
         if self.serves_new and self.breaks:
             self.serves_new, self.blocked = False, True
         if self.blocked:
-            ends = {"r2": ("rolled_back", "not_finite")}
+            ends = {self.release_id: ("rolled_back", "not_finite")}
         if not self.is_silent:
-            lab.says(self.identity.vehicle_id, release if self.serves_new else None, ends=ends)  # type: ignore[arg-type]
+            lab.says(self.identity.vehicle_id, release if self.serves_new else None, self.role, ends=ends)  # type: ignore[arg-type]
 
 
 def simulate(folder: Path, seed: int) -> tuple[Lab, list[SimulatedVehicle], int]:
@@ -83,6 +95,41 @@ def test_never_more_vehicles_are_exposed_than_the_open_waves_hold(tmp_path: Path
         for vehicle in vehicles:
             assert "r2" in desired(plans, vehicle.identity).withdrawn
     assert len(exposed) <= allowed
+
+
+@pytest.mark.parametrize("breaking", [SERVING, SHADOW, ""])
+def test_a_fleet_with_two_roles_rolls_both_at_once_and_each_keeps_to_its_own_waves(
+    tmp_path: Path, breaking: str
+) -> None:
+    rng = random.Random(breaking)
+    lab, count, sizes = Lab(tmp_path), 120, {SERVING: (5, 115), SHADOW: (30, 40, 50)}
+    names = {SERVING: "r2", SHADOW: "s1"}
+    releases = {role: lab.release(name, seed, role) for seed, (role, name) in enumerate(names.items(), 2)}
+    for role, name in names.items():
+        lab.service.start(name, sizes[role], fleet(count), health=GATE)
+    vehicles = {
+        role: [
+            SimulatedVehicle(car, rng, 0.5 if role == breaking else 0.0, 0.0, 0.1, role, name)
+            for car in fleet(count)
+        ]
+        for role, name in names.items()
+    }
+    opened = dict.fromkeys(names, 1)
+    for tick in range(16):
+        plans = lab.service.plans()
+        for role, release in releases.items():
+            for vehicle in vehicles[role]:
+                vehicle.step(lab, plans, release, tick)
+            exposed = sum(vehicle.was_exposed for vehicle in vehicles[role])
+            assert exposed <= sum(sizes[role][: opened[role]]), f"{role}, tick {tick}"
+        for role in names:
+            opened[role] += lab.service.advance(lab.reports_of[role], role).did == "opened"
+        lab.clock.advance(900)
+    states = {role: lab.service.current(role).state for role in names}
+    assert states == {role: HALTED if role == breaking else COMPLETE for role in names}
+    for role in names:
+        if role != breaking:
+            assert all(vehicle.serves_new for vehicle in vehicles[role])
 
 
 @pytest.mark.slow

@@ -13,16 +13,19 @@ from typer.testing import CliRunner
 from connectors.lake.lock import locked_snapshot, read_lake_lock
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable
+from edge_agent.models.slots import SlotFolder
 from fleetloop.cli import app
 from foundation import syscalls
 from foundation.clock import ManualClock
-from foundation.errors import CorruptError
+from foundation.errors import CorruptError, RetryLaterError
+from foundation.files import FileLock
 from services.init import template
 from services.migrate import migrate_vehicle
 from services.migrate_workspace import migrate_workspace
 from tests.released.released import NAMES, copy_of
-from training.registry import base_name, serving_name
+from training.registry import base_name
 from workspace.layout import Workspace
+from workspace.served_models import serving_name
 
 pytestmark = pytest.mark.parametrize("release", NAMES)
 
@@ -44,7 +47,9 @@ def released(release: str, folder: Path) -> Workspace:
 def assert_todays(place: Workspace) -> None:
     assert (place.root / "dvc.yaml").read_text() == template("dvc.yaml")
     assert (place.root / "launch").read_text() == template("launch")
-    assert base_name(place.registry_path) == serving_name(place.registry_path)
+    assert base_name(place.registry_path) == serving_name(place)
+    assert not place.old_serving_path.exists()
+    assert len(place.served_path.read_text().splitlines()) == 1
     lock = read_lake_lock(place.lake_lock_path)
     for name, schema in TABLES.items():
         table = LakeTable.open(place.lake_path / name)
@@ -113,6 +118,8 @@ def test_stages_that_a_person_edited_are_told_and_left(release: str, tmp_path: P
     done, _ = migrate_workspace(place)
     assert [each.name for each in done.by_hand] == ["dvc.yaml"]
     assert (place.root / "dvc.yaml").read_text() == edited
+    assert place.old_serving_path.exists(), "a stage of theirs may depend on it"
+    assert serving_name(place)[0] == "v2"
 
 
 def test_nothing_is_changed_while_a_document_cannot_be_read(release: str, tmp_path: Path) -> None:
@@ -127,18 +134,87 @@ def test_nothing_is_changed_while_a_document_cannot_be_read(release: str, tmp_pa
     assert {name: data for name, data in after.items() if not name.startswith(".fleetloop/")} == before
 
 
-def test_every_document_of_a_released_vehicle_is_read_and_none_is_touched(
+MOVED = ("active.json", "candidate.json", "fetch.json")
+
+
+def roles(state: Path) -> dict[str, bytes]:
+    folder = state / "models" / "roles" / "serving"
+    return contents(folder) if folder.is_dir() else {}
+
+
+def serves(state: Path) -> tuple[str, str, tuple[str, ...]]:
+    """What a start of perceive finds: the active model, the candidate, and what deliver refused."""
+    slots = SlotFolder(state)
+    candidate = slots.read_candidate()
+    return (
+        slots.read_active().active.name,
+        candidate.slot.release_id if candidate else "",
+        tuple(slots.read_fetch().refused),
+    )
+
+
+def test_a_released_vehicles_files_of_the_role_serving_move_beside_those_of_other_roles(
     release: str, tmp_path: Path
 ) -> None:
     state = copy_of(release, "vehicle", tmp_path)
-    before = contents(state)
-    done = migrate_vehicle(state, ManualClock())
-    assert (done.steps, done.unreadable) == ((), ())
+    before, old = contents(state), serves(state)
+    dry = migrate_vehicle(state, ManualClock(), is_dry_run=True)
     assert contents(state) == before
-    (state / "models" / "active.json").write_text('{"format": 1')
+    done = migrate_vehicle(state, ManualClock())
+    assert (done.steps, done.unreadable) == (dry.steps, ())
+    held = {name: before[f"models/{name}"] for name in MOVED if f"models/{name}" in before}
+    assert [step.name for step in done.steps] == [
+        f"models/{name}" for name in ("fetch.json", "candidate.json", "active.json") if name in held
+    ]
+    assert roles(state) == held
+    assert serves(state) == old
+    assert migrate_vehicle(state, ManualClock()).steps == ()
+    (state / "models" / "roles" / "serving" / "active.json").write_text('{"format": 1')
     (found,) = migrate_vehicle(state, ManualClock()).unreadable
-    assert found.name == "models/active.json"
+    assert found.name == "models/roles/serving/active.json"
     assert "not JSON" in found.what
+
+
+def test_a_vehicles_files_move_whole_whenever_the_migration_is_killed(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, is_done = 0, False
+    while not is_done:
+        state = copy_of(release, "vehicle", tmp_path / str(at))
+        old, left = serves(state), [at]
+
+        def dying(call: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
+            def counted(*given: object) -> object:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KilledError
+                return call(*given)
+
+            return counted
+
+        with monkeypatch.context() as faults:
+            for name in ("fsync", "rename"):
+                faults.setattr(syscalls, name, dying(getattr(syscalls, name)))
+            try:
+                migrate_vehicle(state, ManualClock())
+                is_done = True
+            except KilledError:
+                pass
+        assert serves(state) == old, f"killed at change {at}"
+        migrate_vehicle(state, ManualClock())
+        assert serves(state) == old
+        assert not any((state / "models" / name).exists() for name in MOVED)
+        at += 1
+    assert at > 5, "there were changes to be killed at"
+
+
+def test_a_running_agent_keeps_its_files(release: str, tmp_path: Path) -> None:
+    state = copy_of(release, "vehicle", tmp_path)
+    (state / "run").mkdir(exist_ok=True)
+    before = contents(state / "models")
+    with FileLock(state / "run" / "perceive.lock"), pytest.raises(RetryLaterError, match=r"perceive\.lock"):
+        migrate_vehicle(state, ManualClock())
+    assert contents(state / "models") == before
 
 
 def test_the_command_says_what_it_does(release: str, tmp_path: Path) -> None:
@@ -148,6 +224,8 @@ def test_the_command_says_what_it_does(release: str, tmp_path: Path) -> None:
     first = json.loads(CliRunner().invoke(app, [*words, "--dry-run"], catch_exceptions=False).stdout)
     second = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert (first["steps"], first["is_dry_run"]) == (second["steps"], True)
+    said = CliRunner().invoke(app, ["migrate", "--state", str(state)], catch_exceptions=False)
+    assert "done: models/active.json moves to models/roles/serving/active.json" in said.stdout
     said = CliRunner().invoke(app, ["migrate", "--state", str(state)], catch_exceptions=False)
     assert said.stdout == "nothing to migrate\n"
     (state / "vehicle.json").write_text("{")

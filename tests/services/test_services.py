@@ -30,6 +30,7 @@ from tests.fakes.models import tiny_contract, tiny_model
 from tests.pipelines.curate_lake import fleet_rows, label_rows
 from tests.pipelines.curate_lake import make_workspace as make_lake
 from workspace.layout import CONFIG_NAME, Workspace
+from workspace.served_models import ServedModel, serve
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
@@ -124,7 +125,7 @@ def test_a_gate_that_compared_with_another_model_than_the_fleet_is_served_is_tol
     }
     write_json_atomic(place.package_path / "package.json", evidence)
     for serving, is_told in ((V1, False), (b"another", True), (V2, False)):
-        write_json_atomic(place.serving_path, {"name": "now", "digest": sha256_hex(serving)})
+        serve(place, ServedModel("now", sha256_hex(serving)))
         note = release.create_release(place, release.ReleaseRequest()).note
         assert ("the fleet is served" in note) is is_told
 
@@ -138,7 +139,7 @@ def test_a_rollout_is_asked_and_told_in_typed_values(place: Workspace) -> None:
     with pytest.raises(RejectedError) as refused:
         rollout.start(place, request)
     assert refused.value.reason == "rollout_running"
-    found = rollout.status(place, is_offline=True)
+    found = rollout.status(place, is_offline=True)["serving"]
     assert [each.plan for each in found.plans] == [plan]
     waiting = found.vehicles["car-2"]
     assert waiting.report is None and waiting.verdict is not None and waiting.verdict.wave == 1
@@ -146,7 +147,7 @@ def test_a_rollout_is_asked_and_told_in_typed_values(place: Workspace) -> None:
     with pytest.raises(RetryLaterError):
         rollout.advance(place)
     assert rollout.halt(place, "rain").plan.state == "halted"
-    assert rollout.status(place, is_offline=True).plans[0].halt_reason == "rain"
+    assert rollout.status(place, is_offline=True)["serving"].plans[0].halt_reason == "rain"
     assert rollout.history(place, is_offline=True) == rollout.FleetHistory((), ())
 
 
@@ -163,10 +164,10 @@ def test_keys_are_told_without_a_private_part_and_replaced(place: Workspace) -> 
 def test_the_status_of_a_workspace_is_empty_until_there_is_something_to_say(place: Workspace) -> None:
     nothing = workspace_status(place)
     assert (nothing.enrolled, nothing.dataset, nothing.serving, nothing.releases) == (0, None, None, ())
-    assert (dict(nothing.lake), dict(nothing.rollouts), dict(nothing.models_by_vehicle)) == ({}, {}, {})
+    assert (dict(nothing.lake), nothing.rollouts, dict(nothing.models_by_vehicle)) == ({}, (), {})
     enrol(place, "car-1")
     released(place)
-    write_json_atomic(place.serving_path, {"name": "v1", "digest": "a" * 64})
+    serve(place, ServedModel("v1", "a" * 64))
     found = workspace_status(place)
     assert (found.enrolled, found.revoked, found.releases) == (1, 0, ("r2",))
     assert found.serving is not None and found.serving.name == "v1"

@@ -28,9 +28,10 @@ from services.training import bases, choose_base
 from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.fakes.models import tiny_contract, tiny_model
 from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
-from training.registry import ModelRecord, register_model, set_base, set_serving
+from training.registry import ModelRecord, register_model, set_base
 from training.weights import pack_weights, weights_digest
 from workspace.layout import Workspace
+from workspace.served_models import ServedModel, serve
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +77,7 @@ def place(tmp_path: Path) -> Workspace:
     repository.git("add", "stub.py", "dvc.yaml")
     repository.commit_git("Stub the later stages", ["stub.py", "dvc.yaml"])
     first = register(made, "v1", 1)
-    set_serving(made.registry_path, first)
+    serve(made, ServedModel(first.name, first.digest))
     set_base(made.registry_path, first)
     lock(made)
     return made
@@ -92,7 +93,8 @@ def test_a_finished_rollout_leaves_nothing_to_run_and_a_chosen_base_does(place: 
     repro(place, on_line=said.append)
     assert ran(said) == ["curate", "validate", *LATER]
     assert record_changes(place, "Run the stages").is_clean
-    set_serving(place.registry_path, register(place, "v2", 2))  # what a completed rollout does
+    second = register(place, "v2", 2)
+    serve(place, ServedModel(second.name, second.digest, plan_id="r2.1"))  # what a completed rollout does
     assert record_changes(place, "Rollout r2.1: completed").is_clean, "registered models are DVC's, not git's"
     said.clear()
     repro(place, on_line=said.append)

@@ -81,8 +81,8 @@ class Vehicle:
         return self.wait(lambda: len(self.frames()) >= until)
 
     def document(self, name: str) -> dict[str, object]:
-        """One of the vehicle's files; empty while there is none."""
-        path = self.state / "models" / name
+        """One of the files of the vehicle's role serving; empty while there is none."""
+        path = self.state / "models" / "roles" / "serving" / name
         return json.loads(path.read_text()) if path.exists() else {}
 
     def record(self, light: tuple[int, ...]) -> None:

@@ -64,7 +64,7 @@ def serve(state: Path, answers: Path, kill_at: str, has_crashed: bool) -> None:
     """Perceive's part: a model answers each picture."""
     import numpy as np
 
-    from edge_agent.models.serving import ServingModel
+    from edge_agent.models.role_model import RoleModel
     from edge_agent.models.settings import HealthSettings, ServingSettings
     from foundation.clock import SystemClock
     from foundation.errors import RejectedError
@@ -80,8 +80,8 @@ def serve(state: Path, answers: Path, kill_at: str, has_crashed: bool) -> None:
     log = EventLog(answers.with_suffix(".events"), clock, "perceive")
     done = read_answers(answers)
     frame = done[-1].frame + 1 if done else 0
-    serving = ServingModel(
-        state, open_runtime(), settings, clock, log, _killer(kill_at), has_crashed=has_crashed
+    serving = RoleModel(
+        "serving", state, open_runtime(), settings, clock, log, _killer(kill_at), has_crashed=has_crashed
     )
     pictures = {light: np.full((32, 32, 3), light, dtype=np.uint8) for light in (*LIGHT, RARE_LIGHT)}
     with answers.open("ab", buffering=0) as lines:

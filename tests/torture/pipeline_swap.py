@@ -47,7 +47,7 @@ def prepare(folder: Path) -> dict[str, str]:
 
 def serving(folder: Path, on_step: Hook | None = None, **settings: Any) -> Any:
     """The serving model as a new process sees it, on ONNX Runtime."""
-    from edge_agent.models.serving import ServingModel
+    from edge_agent.models.role_model import RoleModel
     from edge_agent.models.settings import HealthSettings, ServingSettings
     from foundation.clock import ManualClock
     from foundation.events import EventLog
@@ -59,7 +59,8 @@ def serving(folder: Path, on_step: Hook | None = None, **settings: Any) -> Any:
         health=HealthSettings(window_frames=20, min_frames=4, max_error_ratio=0.25, max_latency_p50_s=0.5),
         **settings,
     )  # fmt: skip
-    return ServingModel(
+    return RoleModel(
+        "serving",
         folder / "vehicle",
         open_runtime(),
         chosen,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_agent.models.fetch import FetchStep, ModelFetcher
 from edge_agent.models.model_set import ModelSet
-from edge_agent.models.serving import ServingModel
+from edge_agent.models.role_model import RoleModel
 from edge_agent.models.settings import (
     DownloadSettings,
     FetchSettings,
@@ -158,11 +158,18 @@ class Bench:
         *,
         has_crashed: bool = False,
         **settings: object,
-    ) -> ServingModel:
+    ) -> RoleModel:
         log = EventLog(self.log_path, self.clock, "perceive")
         chosen = self.settings(**settings)
-        return ServingModel(
-            self.state, backend or FakeBackend(), chosen, self.clock, log, on_step, has_crashed=has_crashed
+        return RoleModel(
+            SERVING,
+            self.state,
+            backend or FakeBackend(),
+            chosen,
+            self.clock,
+            log,
+            on_step,
+            has_crashed=has_crashed,
         )
 
     def models(

@@ -91,11 +91,14 @@ def test_a_role_whose_file_is_damaged_is_told_in_telemetry_not_left_out(bench: B
     assert "active.json" in report.health.last_error
 
 
-def test_what_another_version_published_of_a_roles_health_counts_as_nothing_known(bench: Bench) -> None:
+def test_what_another_version_published_of_a_roles_health_is_read_as_far_as_it_is_known(bench: Bench) -> None:
     shadowed(bench)
-    said = {"shadow": {"frames": 3, "health": {"error_count": 1, "of_tomorrow": 2}}}
+    said = {"shadow": {"frames": 3, "health": {"error_count": "many", "of_tomorrow": 2}}}
     (report,) = read_other_roles(bench.state, said, OTHERS)
     assert (report.frames, report.health) == (3, Health())
+    said["shadow"]["health"] = {"error_count": 1, "of_tomorrow": 2}
+    (report,) = read_other_roles(bench.state, said, OTHERS)
+    assert report.health == Health(error_count=1), "a key of another version is skipped"
 
 
 def test_an_answer_that_no_record_may_hold_costs_no_sample_and_is_counted(bench: Bench) -> None:

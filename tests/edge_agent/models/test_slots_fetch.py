@@ -12,6 +12,8 @@ from typing import Never
 import pytest
 
 from devservers.static_server import StaticServer
+from edge_agent.models import fetch
+from edge_agent.models.fetch_journal import MAX_TRIAL_ATTEMPTS
 from edge_agent.models.slots import SlotFolder, install_initial
 from edge_agent.models.status import read_model_status
 from edge_agent.models.trial import TrialResult
@@ -217,7 +219,7 @@ def test_a_vehicle_that_was_never_enrolled_says_so(bench: Bench) -> None:
     with pytest.raises(MisconfiguredError, match="fleetloop enroll"):
         bench.serving()
     (bench.state / "vehicle.json").write_text('{"format": 1, "vehicle_id": "../x"}')
-    with pytest.raises(CorruptError, match="malformed"):
+    with pytest.raises(CorruptError, match=r"vehicle_id is .\.\./x"):
         bench.serving()
 
 
@@ -225,6 +227,9 @@ def test_no_path_gets_in_through_a_digest(bench: Bench) -> None:
     for wrong in ("../../etc/passwd", "A" * 64, "a" * 63, ""):
         with pytest.raises(RejectedError):
             bench.slots.slot_path(wrong)
+
+
+WRITE_ALL = syscalls.write_all
 
 
 def no_space(*_arguments: object) -> Never:
@@ -258,6 +263,50 @@ def test_a_refusal_that_a_full_disk_does_not_take_is_known_told_and_written_late
     known = bench.slots.read_fetch()
     assert (known.refused, known.attempts) == ({"r2": "too_slow"}, {})
     assert [event.event for event in known.events] == ["refused"]
+
+
+NOT_STARTED = [OSError(errno.EAGAIN, "Resource temporarily unavailable"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", NOT_STARTED)
+@pytest.mark.parametrize("is_disk_full_then", [False, True])
+def test_a_trial_that_the_machine_cannot_start_is_no_attempt_of_the_release(
+    bench: Bench, error: Exception, is_disk_full_then: bool
+) -> None:
+    def refuse(*_arguments: object) -> Never:
+        if is_disk_full_then:
+            patch.setattr(syscalls, "write_all", no_space)
+        raise error
+
+    bench.release("r2", 2)
+    bench.plan("r2")
+    duty = bench.fetcher()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duty, "_start_trial", refuse)
+        for _ in range(4 * MAX_TRIAL_ATTEMPTS):
+            patch.setattr(syscalls, "write_all", WRITE_ALL)
+            duty.step()
+            bench.clock.advance(1000.0)
+    assert bench.slots.read_fetch().refused == {}
+    bench.run(duty)
+    candidate = bench.slots.read_candidate()
+    assert candidate is not None
+    assert candidate.slot.release_id == "r2"
+
+
+def test_no_memory_to_verify_a_release_is_waited_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_arguments: object) -> Never:
+        raise MemoryError
+
+    bench.release("r2", 2)
+    bench.plan("r2")
+    duty = bench.fetcher()
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "verify_model", exhausted)
+        assert "out of memory" in bench.run(duty)[-1].detail
+    bench.clock.advance(1000.0)
+    bench.run(duty)
+    assert bench.slots.read_candidate() is not None
 
 
 def test_a_trial_that_passed_is_no_refusal_while_a_full_disk_does_not_take_the_candidate(

@@ -68,8 +68,10 @@ def test_the_vehicles_choice_of_providers_reaches_the_runtime_and_what_it_got_is
     assert serving.digest == digest
     assert backend.options[-1].providers == (CPU, QNN)
     chosen = bench.serving(open_runtime(), providers=(CPU,)).placement
+    assert chosen is not None
     assert (chosen.wanted, set(chosen.nodes), chosen.is_fallen_back) == ((CPU,), {CPU}, False)
     missed = bench.serving(open_runtime(), providers=(QNN, CPU)).placement
+    assert missed is not None
     assert (missed.wanted, set(missed.nodes), missed.is_fallen_back) == ((QNN, CPU), {CPU}, True)
     assert missed.cpu_fallback == "allow"
 

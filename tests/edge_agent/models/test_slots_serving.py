@@ -240,6 +240,26 @@ def test_a_candidate_that_fails_on_grey_with_an_error_of_any_kind_never_takes_ov
     assert "swap_refused" in bench.events()
 
 
+def test_a_vehicle_without_memory_for_a_candidate_drives_on_with_the_model_that_it_has(bench: Bench) -> None:
+    offered(bench)
+    backend = PickyBackend(r2=MemoryError())
+    serving = bench.serving(backend)
+    assert serving.poll() is None
+    assert serving.predict([FRAME]).model_name == "v1"
+    assert "swap_refused" in bench.events()
+    backend.rules.clear()
+    assert serving.poll() is not None
+    assert serving.predict([FRAME]).model_name == "r2"
+
+
+def test_no_memory_at_a_start_gives_the_model_back_without_blocking_its_release(bench: Bench) -> None:
+    offered(bench)
+    bench.serving().poll()
+    backend = PickyBackend(r2=MemoryError())
+    serving = bench.serving(backend)
+    assert (serving.name, bench.slots.read_active().blocked) == ("v1", {})
+
+
 def test_a_frame_at_which_the_only_model_fails_is_a_model_error_and_perceive_goes_on(bench: Bench) -> None:
     models = bench.models(PickyBackend(v1=fails_when_dark))
     events = EventLog(bench.log_path, bench.clock, "perceive")
@@ -375,7 +395,7 @@ def test_a_damaged_slot_is_not_served_the_previous_model_is(bench: Bench) -> Non
 
 
 def test_a_damaged_active_file_falls_back_to_the_factory_model_and_is_kept(bench: Bench) -> None:
-    path = bench.slots.path / "active.json"
+    path = bench.slots.file("active.json")
     path.write_text("{broken")
     serving = bench.serving()
     assert serving.name == "v1"

@@ -26,6 +26,7 @@ from pipelines.dataset.versions import commit_version, list_versions
 from services.init import make_workspace
 from tests.pipelines.curate_lake import CLASSES, clone_with_git, fleet_rows, label_rows
 from workspace.layout import Workspace
+from workspace.served_models import ServedModel, serve
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +60,8 @@ def workspace(tmp_path: Path) -> Workspace:
         )
     (place.root / "dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     register(place, "v1", 1)
-    for path in (place.serving_path, place.base_path):
-        write_json_atomic(path, {"digest": "0" * 64, "name": "v1"})
+    serve(place, ServedModel("v1", "0" * 64))
+    write_json_atomic(place.base_path, {"digest": "0" * 64, "name": "v1"})
     write_json_atomic(place.enrolment_path, {"format": 1, "keys": []})
     (place.registry_path / ".fleet.lock").write_text("1\n")
     return place
@@ -109,7 +110,7 @@ def test_a_clone_and_a_pull_give_back_the_dataset_and_the_model_byte_by_byte(
     assert repository.git("log", "--format=%s").splitlines() == log
 
     tracked = repository.git("ls-files").split("\n")
-    assert {"registry/vehicles.json", "registry/serving.json", "reports/gate.json", "dvc.lock"} <= set(
+    assert {"registry/vehicles.json", "registry/served.jsonl", "reports/gate.json", "dvc.lock"} <= set(
         tracked
     )
     assert not [

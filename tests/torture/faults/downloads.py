@@ -41,12 +41,12 @@ def _cut(batch: Batch) -> Tally:
                     if step % 50 == 49:  # deliver is started anew now and then
                         duty.close()
                         duty = bench.fetcher(base_url=line.url, download=download)
-                    if (bench.state / "models" / "candidate.json").exists():
+                    if bench.slots.file("candidate.json").exists():
                         break
         slots = list((bench.state / "models" / "slots").glob("*.onnx"))
         digest = hashlib.sha256(data).hexdigest()
         wrong = []
-        if not (bench.state / "models" / "candidate.json").exists():
+        if not bench.slots.file("candidate.json").exists():
             wrong.append(f"no candidate after {line.cuts} cuts")
         wrong += [
             f"slot {path.name[:12]} holds other bytes"

@@ -111,7 +111,7 @@ FAULTS = (
         broken=(
             BrokenBuild(
                 "the slot is named in active.json before its bytes are looked at",
-                "edge_agent/models/serving.py",
+                "edge_agent/models/role_model.py",
                 '        self._on_step("candidate-read")\n',
                 "        self._models.decide(replace(self._state, active=replace(candidate.slot, digest='0' * 64)))\n"
                 '        self._on_step("candidate-read")\n',

@@ -190,7 +190,7 @@ _SWAP = Fault(
     broken=(
         BrokenBuild(
             "the old model's slot is given up before the new one is named",
-            "edge_agent/models/serving.py",
+            "edge_agent/models/role_model.py",
             '        self._on_step("candidate-read")\n',
             "        self._slots.slot_path(self._state.active.digest).unlink()\n"
             '        self._on_step("candidate-read")\n',

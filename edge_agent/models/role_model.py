@@ -1,19 +1,22 @@
-"""One model serves at every instant: a better one takes over between frames, a bad one is replaced within its frame.
+"""The model of one role: a better one takes over between frames, a bad one gives way within its frame.
 
-A swap, in steps (each may be the last before a crash, and a model serves after it):
+A swap, in steps (each may be the last before a crash):
   1. candidate-read   deliver says that a slot passed its trial
   2. verified         its bytes are read and verified again
-  3. loaded           it runs beside the serving model, once, on a grey picture
+  3. loaded           it runs beside the model before it, once, on a grey picture
   4. plan-read        the signed plan and release are verified again from disk: fresh, running, meant for this
   vehicle
-  5. persisted        active.json names it: the one step that decides
+  5. persisted        the role's active.json names it: the one step that decides
   6. swapped          the next frame goes to it
 
 It is then on probation: a start of the process in that time counts against it (it may be what kills the
-process), an output that is not finite, too many errors or too slow answers bring the previous model back
-within the same call, and block the release on this vehicle for good. A picture at which it fails is answered
-by the previous model meanwhile. A process that a signal of the processor ended (SIGSEGV and its like) puts
-the model on such a probation again. A release whose plan is halted is withdrawn, without blocking it.
+process), an output that is not finite, too many errors or too slow answers make it give way within the same call, and
+block the release on this vehicle for good. A process that crashed (SIGSEGV and its like) puts the model on such a
+probation again. A release whose plan is halted is withdrawn, without blocking it.
+
+Roles differ in one thing (`SlotFolder.has_factory`). The role serving begins with the model of enrolment and is never
+without one: a model gives way to the one before it, which also answers a picture at which one on probation fails. Any
+other role gives way to none and is absent until the next candidate.
 """
 
 from __future__ import annotations
@@ -24,11 +27,10 @@ from pathlib import Path
 
 from edge_agent.models.active import ActiveModels
 from edge_agent.models.desired import authorise, desired, plans_of
-from edge_agent.models.frames import TrialFrames
 from edge_agent.models.health import HealthWatch
 from edge_agent.models.loading import ModelLoader, OnStep, ask
 from edge_agent.models.settings import ServingSettings
-from edge_agent.models.slots import ActiveState, Candidate, SlotFolder, SlotRef, with_event
+from edge_agent.models.slots import NO_MODEL, ActiveState, Candidate, SlotFolder, SlotRef, with_event
 from edge_agent.models.trust import SavedTrust
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import read_vehicle
@@ -39,7 +41,6 @@ from foundation.errors import (
     MisconfiguredError,
     RejectedError,
     RetryLaterError,
-    UntrustedError,
 )
 from foundation.events import EventLog
 from modelkit.images import Pixels
@@ -66,16 +67,17 @@ class Served:
     role: str = SERVING
 
 
-class ServingModel:
-    """The model of perceive. One thread only; the only writer of `models/active.json`.
+class RoleModel:
+    """The model of one role. One thread only; the only writer of the role's `active.json`.
 
     Raises:
         MisconfiguredError: the vehicle was never enrolled.
-        CorruptError: not even the factory model can be loaded.
+        CorruptError: not even the factory model can be loaded (the role serving only).
     """
 
     def __init__(
         self,
+        role: str,
         state_folder: Path,
         backend: Backend,
         settings: ServingSettings,
@@ -88,9 +90,10 @@ class ServingModel:
     ) -> None:
         """`has_crashed`: the previous process crashed (ended by SIGSEGV, SIGABRT or another fault signal).
 
-        `is_excused`: that crash is blamed on the model of another role; this start counts against no serving model.
+        `is_excused`: that crash is blamed on the model of another role; this start counts against no model of this one.
         """
-        self._slots = SlotFolder(state_folder)
+        self.role = role
+        self._slots = SlotFolder(state_folder, role)
         self._trust = TrustFolder(state_folder)
         self._vehicle = read_vehicle(state_folder)
         self._settings = settings
@@ -99,44 +102,45 @@ class ServingModel:
         self._on_step: OnStep = on_step or (lambda _step: None)
         self._loader = ModelLoader(backend, settings, self._on_step)
         self._watch = HealthWatch(settings.health)
-        self._frames = TrialFrames(
-            self._slots.path / "trial_frames", count=settings.trial_frames, every=settings.trial_frame_every
-        )
         self._next_poll_ns = clock.monotonic_ns()
         self._plan_seen: tuple[tuple[int, int], ...] = ()
         self._is_stuck = False
         self._previous: Predictor | None = None
+        self.frames = 0
+        """Answered or failed at since the process started."""
         self._models = ActiveModels(self._slots, clock, events)
+        self.had_model = self.has_model
+        """Whether the process before this one left a model in the role; what this start makes of it says nothing."""
         if not is_excused:
             self._models.count_start(has_crashed=has_crashed)
-        self._predictor: Predictor = self._load_serving()
+        self._predictor = self._load_active() if self.had_model else None
 
-    # What serves.
+    # What has the role.
 
     @property
-    def predictor(self) -> Predictor:
-        """The serving model's predictor. Ask again for every frame: it changes."""
-        return self._predictor
+    def has_model(self) -> bool:
+        """Whether a model has the role; in the role serving one always has."""
+        return bool(self._state.active.digest)
 
     @property
     def digest(self) -> str:
-        """Digest of the serving model."""
+        """Digest of the model, "" without one."""
         return self._state.active.digest
 
     @property
     def name(self) -> str:
-        """Name of the serving model, from its contract."""
+        """Name of the model, from its contract."""
         return self._state.active.name
 
     @property
     def release_id(self) -> str:
-        """The release that the serving model came with; empty for the factory model."""
+        """The release that the model came with; empty for the factory model."""
         return self._state.active.release_id
 
     @property
     def state(self) -> ModelState:
-        """TRIAL while the serving model is on probation, else SERVING."""
-        return ModelState.SERVING if self._state.confirmed else ModelState.TRIAL
+        """TRIAL while the model is on probation, else what a model of the role is."""
+        return self._state.model_state(self.role)
 
     @property
     def swaps(self) -> int:
@@ -145,18 +149,18 @@ class ServingModel:
 
     @property
     def rollbacks(self) -> int:
-        """How often a model gave way to the one before it, since enrolment."""
+        """How often a model gave way, since enrolment."""
         return self._state.rollbacks
 
     @property
     def events(self) -> tuple[ModelEvent, ...]:
-        """What happened to the slots since enrolment, the last 200."""
+        """What happened in the role since enrolment, the last 200."""
         return self._state.events
 
     @property
-    def placement(self) -> PlacementStatement:
-        """Where the nodes of the serving model run, by the runtime's own word."""
-        return self._loader.placement(self._predictor)
+    def placement(self) -> PlacementStatement | None:
+        """Where the nodes of the model run, by the runtime's own word; None without one."""
+        return None if self._predictor is None else self._loader.placement(self._predictor)
 
     @property
     def _state(self) -> ActiveState:
@@ -169,14 +173,17 @@ class ServingModel:
     # Frames.
 
     def predict(self, images: Sequence[Pixels]) -> Served:
-        """Answer for these pictures, by the previous model when the serving one fails at them.
+        """Answer for these pictures, by the model before this one when it fails at them.
 
         Raises:
             RejectedError: no model could answer (reason `run_failed`, `wrong_io` or `model_error`); the frame is to
                 be counted as such.
         """
         told: ModelEvent | None = None
-        while True:  # at most once a model: each rollback goes to an older one
+        self.frames += self._predictor is not None
+        while (
+            self._predictor is not None
+        ):  # at most once per model: each rollback goes to an older one, or to none
             began_ns = self._clock.monotonic_ns()
             try:
                 predictions = ask(self._predictor, images)
@@ -191,7 +198,8 @@ class ServingModel:
             told = event or told
             if event is None or event.event != "rolled_back":
                 active = self._state.active
-                return Served(predictions, active.name, active.digest, latency_ns, told)
+                return Served(predictions, active.name, active.digest, latency_ns, told, self.role)
+        raise RejectedError(f"no model has the role {self.role}", reason=RefuseReason.MODEL_ERROR)
 
     def _answer_by(
         self, slot: SlotRef, predictor: Predictor, images: Sequence[Pixels], told: ModelEvent | None
@@ -200,10 +208,10 @@ class ServingModel:
         began_ns = self._clock.monotonic_ns()
         predictions = ask(predictor, images)
         latency_ns = self._clock.monotonic_ns() - began_ns
-        return Served(predictions, slot.name, slot.digest, latency_ns, told)
+        return Served(predictions, slot.name, slot.digest, latency_ns, told, self.role)
 
     def observe(self, predictions: Sequence[Prediction], latency_ns: int) -> ModelEvent | None:
-        """Judge an answer of the serving model. A returned event `rolled_back` means: ask the predictor again."""
+        """Judge an answer of the model. A returned event `rolled_back` means: ask again, another one has the role."""
         event = self._act_on(self._watch.answered(predictions, latency_ns))
         if event is not None or self._watch.frames < self._settings.probation_frames:
             return event
@@ -213,14 +221,13 @@ class ServingModel:
             self._models.save(replace(self._state, starts=0))  # it crashed, but not again
         return None
 
-    def remember(self, payload: bytes) -> bool:
-        """Perhaps keep this encoded frame for the trial of the next candidate."""
-        return self._frames.offer(payload)
-
     # Between two frames.
 
     def poll(self) -> ModelEvent | None:
-        """Between two frames: obey a halt, or let a candidate take over. Cheap when there is nothing new."""
+        """Between two frames: obey a halt, or let a candidate take over. Cheap when there is nothing new.
+
+        Whatever goes wrong is logged and tried again while the model that has the role goes on.
+        """
         now_ns = self._clock.monotonic_ns()
         if now_ns < self._next_poll_ns:
             return None
@@ -229,10 +236,10 @@ class ServingModel:
         try:
             return self._obey_halt() or self._take_candidate()
         except RetryLaterError as error:
-            self._log.emit("swap_postponed", reason=str(error))
-        except (UntrustedError, CorruptError, RejectedError, MisconfiguredError) as error:
+            self._log.emit("swap_postponed", role=self.role, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - no memory, say: a vehicle drives on with the model that it has
             self._next_poll_ns = now_ns + round(self._settings.refused_wait_s * 1e9)
-            self._log.emit("swap_refused", level="warning", reason=str(error))
+            self._log.emit("swap_refused", level="warning", role=self.role, reason=_said(error))
         return None
 
     def _obey_halt(self) -> ModelEvent | None:
@@ -243,7 +250,7 @@ class ServingModel:
         if seen == self._plan_seen:
             return None
         trust = SavedTrust.load(self._trust, self._clock, fresh=False)
-        intent = desired(plans_of(trust.index("rollouts")), self._vehicle)
+        intent = desired(plans_of(trust.index("rollouts")), self._vehicle, self.role)
         self._plan_seen = seen
         return (
             self._give_way("withdrawn", RollbackReason.PLAN_HALTED, blocks=False)
@@ -258,9 +265,7 @@ class ServingModel:
         if candidate.slot.release_id in self._state.blocked:
             return None
         self._on_step("candidate-read")
-        authorise(
-            candidate.slot, self._trust, self._vehicle, self._clock
-        )  # cheap: no loading of what may not serve
+        self._authorise(candidate.slot)  # cheap: no loading of what may not have the role
         with self._slots.lock(self._clock):
             try:
                 predictor = self._load(candidate.slot.digest)
@@ -269,16 +274,19 @@ class ServingModel:
                     raise  # perhaps passing: it stays the candidate
                 return self._models.refuse(candidate.slot, f"{error.reason}: {error}"[:500])
             self._on_step("loaded")
-            authorise(candidate.slot, self._trust, self._vehicle, self._clock)
+            self._authorise(candidate.slot)
             self._on_step("plan-read")
             return self._activate(candidate, predictor)
+
+    def _authorise(self, slot: SlotRef) -> None:
+        authorise(slot, self._trust, self._vehicle, self._clock, self.role)
 
     def _activate(self, candidate: Candidate, predictor: Predictor) -> ModelEvent:
         old = self._state
         event = self._models.event(candidate.slot, "activated")
         state = ActiveState(
             active=candidate.slot,
-            previous=old.active,
+            previous=old.active if self._slots.has_factory else None,
             confirmed=False,
             swaps=old.swaps + 1,
             rollbacks=old.rollbacks,
@@ -287,7 +295,8 @@ class ServingModel:
         )
         self._models.decide(state)
         self._on_step("persisted")
-        self._previous, self._predictor = self._predictor, predictor
+        self._previous = self._predictor if self._slots.has_factory else None
+        self._predictor = predictor
         self._watch.restart()
         self._plan_seen = ()
         self._on_step("swapped")
@@ -309,9 +318,9 @@ class ServingModel:
         return self._give_way("rolled_back", verdict, blocks=True) if verdict else None
 
     def _give_way(self, word: str, reason: str, *, blocks: bool) -> ModelEvent | None:
-        """The previous model serves before anything is written; None when there is no other model."""
+        """The other model serves (or none does) before anything is written; None when there should be one and is none."""
         bad = self._state.active
-        back = self._way_back()
+        back = self._way_back() if self._slots.has_factory else (NO_MODEL, None)
         if back is None:
             if not self._is_stuck:
                 self._log.emit("no_way_back", level="error", model_digest=bad.digest, reason=reason)
@@ -319,17 +328,18 @@ class ServingModel:
             return None
         ref, predictor = back
         event = self._models.event(bad, word, reason)
-        events = with_event(with_event(self._state.events, event), self._models.event(ref, "activated", word))
+        events = with_event(self._state.events, event)
+        if ref != NO_MODEL:
+            events = with_event(events, self._models.event(ref, "activated", word))
         blocked = dict(self._state.blocked)
         if blocks and bad.release_id:
             blocked[bad.release_id] = reason
-        factory = self._models.factory()
         self._predictor, self._previous = predictor, None
         self._watch.restart()
         self._models.save(
             ActiveState(
                 active=ref,
-                previous=factory if factory is not None and factory.digest != ref.digest else None,
+                previous=self._models.factory_behind(ref),
                 swaps=self._state.swaps,
                 rollbacks=self._state.rollbacks + 1,
                 blocked=blocked,
@@ -344,7 +354,7 @@ class ServingModel:
         previous = self._state.previous
         if self._previous is not None and previous is not None:
             return previous, self._previous
-        for ref in (previous, self._models.factory()):
+        for ref in (previous, self._models.factory_behind(self._state.active)):
             if (
                 ref is None
                 or ref.digest == self._state.active.digest
@@ -353,23 +363,25 @@ class ServingModel:
                 continue
             try:
                 return ref, self._load(ref.digest)
-            except FleetLoopError as error:
-                self._log.emit("slot_unusable", level="error", model_digest=ref.digest, reason=str(error))
+            except Exception as error:  # noqa: BLE001 - the next one may be loaded
+                self._log.emit("slot_unusable", level="error", model_digest=ref.digest, reason=_said(error))
         return None
 
     # Starting.
 
-    def _load_serving(self) -> Predictor:
+    def _load_active(self) -> Predictor | None:
         state = self._state
         is_crashing = state.starts > self._settings.max_unconfirmed_starts
+        blocks = True
         if not is_crashing:
             try:
                 return self._load(state.active.digest)
-            except FleetLoopError as error:
-                reason = f"{RollbackReason.CANNOT_LOAD}: {error}"[:500]
+            except Exception as error:  # noqa: BLE001 - whatever it is, another model may be loaded
+                reason = f"{RollbackReason.CANNOT_LOAD}: {_said(error)}"[:500]
+                blocks = not _is_of_the_machine(error)
         else:
             reason = str(RollbackReason.CRASHED_ON_PROBATION)
-        if self._give_way("rolled_back", reason, blocks=True) is None:
+        if self._give_way("rolled_back", reason, blocks=blocks) is None:
             if is_crashing:
                 return self._load(state.active.digest)  # nothing else is there: it may have been chance
             raise CorruptError(f"no model can serve: {reason}", path=self._slots.path)
@@ -377,3 +389,12 @@ class ServingModel:
 
     def _load(self, digest: str) -> Predictor:
         return self._loader.load(self._slots.read_slot(digest), digest)
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """No memory, or no runtime: another time the same release may well be loaded."""
+    return isinstance(error, MisconfiguredError | MemoryError) or isinstance(error.__cause__, MemoryError)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, FleetLoopError) else f"{type(error).__name__}: {error}"

@@ -10,8 +10,8 @@ import pytest
 
 from foundation import syscalls
 from foundation.errors import RetryLaterError
+from foundation.row_file import RowFile
 from rollout.history import History
-from rollout.row_file import RowFile
 from schemas.records import ModelEvent
 
 EVENT = ModelEvent(10, "a" * 64, "v1", "installed")
