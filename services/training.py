@@ -81,15 +81,16 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
     left_out: Counter[str] = Counter()
     task = load_task(place.params_path)
     classes = load_classes(place.params_path, at_least=task.least_classes)
+    params = load_section(place.params_path, "train", TrainParams)
     rows = _without_test_drives(place, _read_pictures(place, request, task, classes, left_out), left_out)
     found = train_initial(
         place.registry_path,
         rows,
         name=request.name,
         classes=classes,
-        like=first_contract(task.name, classes, [row.image.shape[:2] for row in rows]),
+        like=first_contract(task.name, classes, [row.image.shape[:2] for row in rows], params.input_pixels),
         split_of=split_by_params(place.params_path),
-        params=load_section(place.params_path, "train", TrainParams),
+        params=params,
         excluded_classes=request.excluded_classes,
         excluded_conditions=request.excluded_conditions,
     )

@@ -125,24 +125,23 @@ NETWORKS: Final[Mapping[str, type[Network]]] = MappingProxyType(
 )
 _OF_TASK: Final = {"classification": "trafficnet", "detection": "gridnet"}
 _DETECTOR_WIDTHS: Final = (16, 24, 48, 64)
-DETECTOR_PIXELS: Final = 48_000
-"""About so many pixels has the input of a detector of ours, in the shape of the pictures that it is trained on."""
 DETECTOR_STEP: Final = 32
+"""Sides of a detector's input are multiples of it, in pixels."""
 DETECTOR_MIN_SCORE: Final = 0.05
 """Low, because average precision counts also the boxes that a model is not sure of."""
 
 
 def first_contract(
-    task: str, classes: Sequence[str], sizes: Sequence[tuple[int, ...]]
+    task: str, classes: Sequence[str], sizes: Sequence[tuple[int, ...]], input_pixels: int
 ) -> ModelContract | None:
     """Head, input and preprocessing of the project's own network for pictures of these (height, width) in pixels.
 
-    None: as `train_initial` does without.
+    None: as `train_initial` does without. A detector's input has about `input_pixels` pixels in the pictures' shape.
     """
     if task != "detection" or not sizes:
         return None
     height, width = (float(np.median([size[axis] for size in sizes])) for axis in (0, 1))
-    scale = (DETECTOR_PIXELS / (height * width)) ** 0.5 / DETECTOR_STEP
+    scale = (input_pixels / (height * width)) ** 0.5 / DETECTOR_STEP
     rows, columns = (max(1, round(side * scale)) * DETECTOR_STEP for side in (height, width))
     return ModelContract(
         name="like",

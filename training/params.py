@@ -31,6 +31,12 @@ class TrainParams:
         0.3, min=0.0, max=0.9, help="share of reference rows drawn while fine-tuning"
     )
     threads: int = setting(1, min=1, max=64)
+    input_pixels: int = setting(
+        48_000,
+        min=1_024,
+        max=4_000_000,
+        help="about so many pixels has the input of a first detector, in the shape of its pictures",
+    )
     name: str = setting(
         "", help="name of the new model; empty: the base model's with its number raised by one"
     )
