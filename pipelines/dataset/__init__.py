@@ -1,4 +1,4 @@
-"""Dataset versions: digest, manifest, card, differences, and the one writer of git and DVC.
+"""Dataset versions: digest, manifest, card, diff, and commits to git and DVC by one writer at a time.
 
-The layer refuses to change a version that exists: late data makes a new one.
+A version never changes: late data makes a new one.
 """

@@ -1,7 +1,7 @@
-"""A dataset has a page that a person can read: what is in it, what was left out and why, and how it looks.
+"""Write the dataset card: an HTML and a Markdown page with contents, removals by reason, plots and sample pictures.
 
-`card.md` and `card.html` show the manifest's numbers and nothing else, with pictures that are drawn from the
-shards themselves. The same dataset draws the same card. The page loads nothing from anywhere.
+All numbers come from the manifest, all pictures from the shards. Equal datasets give equal cards. The page loads
+nothing from the network.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pipelines.dataset.plots import draw_plots
 from schemas.reasons import RemovalReason
 
 REASONS_IN_WORDS = {
-    RemovalReason.NOT_LANDED: "arrived, but is no sample: a resend, a dead letter or lost offsets",
+    RemovalReason.NOT_LANDED: "not a landed sample: a resend, a dead letter or lost offsets",
     RemovalReason.UNREADABLE: "the image cannot be decoded",
     RemovalReason.PAYLOAD_UNAVAILABLE: "the blob store does not have the payload, or has other bytes",
     RemovalReason.TOO_SMALL: "smaller than the smallest allowed side",
     RemovalReason.TOO_DARK: "darker than the lowest allowed luma",
     RemovalReason.TOO_BRIGHT: "brighter than the highest allowed luma",
     RemovalReason.BLURRED: "less sharp than allowed",
-    RemovalReason.EXACT_DUPLICATE: "the same bytes as a frame that stays",
-    RemovalReason.NEAR_DUPLICATE: "looks like a frame that is labelled or has a smaller hash",
-    RemovalReason.NEAR_DUPLICATE_OF_TEST: "looks like a frame of a test drive, so it may not be trained on",
+    RemovalReason.EXACT_DUPLICATE: "the same bytes as a frame that is kept",
+    RemovalReason.NEAR_DUPLICATE: "a near-duplicate of a frame that is labelled or has a smaller hash",
+    RemovalReason.NEAR_DUPLICATE_OF_TEST: "a near-duplicate of a test frame, so it may not be trained on",
 }
 
 
@@ -50,12 +50,10 @@ def write_card(folder: Path, manifest: dict[str, Any], kept: pl.DataFrame, task:
 
 
 def _count_rows(counts: dict[str, Any]) -> list[tuple[str, int, str]]:
-    """(what, how many, in words) for every place where a row that was read can be; they add up to read."""
-    rows = [("kept", int(counts["kept"]), "labelled, judged good, in the shards")]
-    rows.append(("unlabelled", int(counts["unlabelled"]), "good and unique, nobody has labelled it yet"))
-    rows.append(
-        ("quarantined", int(counts["quarantined"]), "breaks a rule; kept apart in quarantine.parquet")
-    )
+    """Return (outcome, count, explanation) for each outcome of a row; the counts add up to the rows read."""
+    rows = [("kept", int(counts["kept"]), "labelled and valid; in the shards")]
+    rows.append(("unlabelled", int(counts["unlabelled"]), "valid and unique, but not labelled yet"))
+    rows.append(("quarantined", int(counts["quarantined"]), "breaks a rule; in quarantine.parquet"))
     rows += [
         (f"removed: {reason}", int(counts["removed"][reason]), REASONS_IN_WORDS[RemovalReason(reason)])
         for reason in sorted(counts["removed"])
@@ -71,7 +69,7 @@ def _environment() -> Environment:
     from jinja2 import BaseLoader, TemplateNotFound
 
     class PackageFiles(BaseLoader):
-        """Templates beside this module, from a folder or from a zip."""
+        """Loads templates beside this module, from a folder or from a zip file."""
 
         def get_source(self, _environment: Environment, template: str) -> tuple[str, str | None, None]:
             file = resources.files("pipelines.dataset") / template

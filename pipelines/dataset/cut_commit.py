@@ -1,13 +1,12 @@
-"""What a commit wrote is on the disk before it counts, and what a cut one left torn does not stop the next.
+"""Make dataset commits durable, and recover from a commit that was interrupted by a crash or a power loss.
 
-DVC syncs nothing, and writes dvc.lock in place; git syncs its files when it is told to (`core.fsync=all`, see
-`DvcRepository.git`). So a commit keeps the dvc.lock that it began with in a marker, syncs everything that was written
-meanwhile before the tag and again before it ends, and then takes the marker away. A commit that finds a marker
-removes the lock files of a git that is gone; and when the machine was started anew since, it puts that dvc.lock back
-(a stage that was run between is run again) and removes what the power loss may have torn: objects of DVC whose bytes
-are not those of their name, with the listings that name them (they are made again), entries of its run cache that
-are no YAML, and an index of git whose checksum is wrong (DVC writes it too; it is made again from the newest commit).
-The caller holds the writer's lock. Refuses to touch what is whole.
+DVC syncs nothing, and writes dvc.lock in place; git syncs its files with `core.fsync=all` (see `DvcRepository.git`). So a
+commit stores the dvc.lock that it began with in a marker file, syncs everything that was written since then before the
+tag and again at its end, and then removes the marker. A commit that finds a marker removes the lock files of a dead git.
+If the machine was rebooted since, it also restores that dvc.lock (a stage that ran in between runs again) and removes
+what the power loss may have damaged: DVC objects whose bytes do not match their name, with the listings that refer to
+them, entries of the run cache that are not YAML, and a git index with a wrong checksum (DVC writes it too). All of these
+are then created again. The caller holds the writer's lock. Intact files are never touched.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from workspace.layout import Workspace
 
 _MARKER = "commit-under-way.json"
 _CLOCK_STEP_NS = 1_000_000_000
-"""Times of files may be so much older than the call that made them (coarse clocks of file systems)."""
+"""How much older a file's time may be than the call that created it (coarse file system clocks)."""
 _CHUNK_BYTES = 1_000_000
 _SHA1_BYTES = 20
 _DIR = ".dir"
@@ -41,14 +40,14 @@ _DIR = ".dir"
 
 @dataclass(frozen=True, slots=True)
 class CommitUnderWay:
-    """From `begin` until `end`; in between the marker is on the disk."""
+    """A commit between `begin` and `end`, while its marker is on disk."""
 
     workspace: Workspace
     remote: Path | None
     began_ns: int
 
     def make_durable(self) -> None:
-        """Sync every file and folder of DVC's and of the remote's that changed since `begin`, and git's index. Raises OSError."""
+        """Sync all files and folders of DVC and its remote that changed since `begin`, and git's index. Raises OSError."""
         for folder in self._folders():
             _sync_tree(folder, self.began_ns)
         root = self.workspace.root
@@ -59,7 +58,7 @@ class CommitUnderWay:
         fsync_folder(root)
 
     def end(self) -> None:
-        """Everything is durable: there is nothing to put in order any more. Raises OSError."""
+        """Make everything durable and remove the marker. Raises OSError."""
         self.make_durable()
         syscalls.unlink(_marker(self.workspace))
         fsync_folder(self.workspace.private_path)
@@ -71,7 +70,7 @@ class CommitUnderWay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         is_refused = isinstance(error, FleetLoopError) and not isinstance(error, CommandFailedError)
-        if is_refused:  # in order: nothing was cut
+        if is_refused:  # an orderly refusal: nothing was interrupted
             _marker(self.workspace).unlink(missing_ok=True)
 
     def _folders(self) -> Iterator[Path]:
@@ -82,12 +81,12 @@ class CommitUnderWay:
 
 
 def begin(workspace: Workspace, remote: Path | None) -> CommitUnderWay:
-    """Put in order what a cut commit left, and mark this one as under way.
+    """Recover from an interrupted commit, if there was one, and write the marker of this commit.
 
     Args:
-        remote: the folder that DVC pushes to, when it is one.
+        remote: the folder that DVC pushes to, if it is a local folder.
 
-    Raises CorruptError when the marker cannot be read, RetryLaterError when a git at work may hold a lock, OSError.
+    Raises CorruptError if the marker cannot be read, RetryLaterError if a running git may hold a lock, and OSError.
     """
     marker, lock = _marker(workspace), workspace.root / "dvc.lock"
     if marker.exists():
@@ -98,13 +97,13 @@ def begin(workspace: Workspace, remote: Path | None) -> CommitUnderWay:
 
 
 def was_cut(workspace: Workspace) -> bool:
-    """Whether the commit before this one was begun here and did not come to its end."""
+    """Return whether the previous commit in this workspace was interrupted."""
     return _marker(workspace).exists()
 
 
 @dataclass(frozen=True, slots=True)
 class _Marker:
-    """The dvc.lock that a commit began with (None: there was none), and the start of the machine it began in."""
+    """The dvc.lock that a commit began with (None: there was none), and the id of the boot in which it began."""
 
     dvc_lock: str | None
     boot: str = ""
@@ -150,13 +149,13 @@ def _remove_torn(own: Path, remote: Path | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """An entry of DVC's list of a folder."""
+    """An entry of a DVC folder listing."""
 
     md5: str
 
 
 def _remove_listings(listings: list[Path], torn: list[Path]) -> None:
-    """DVC takes all that a listing names for present where the listing is, and would not push it again."""
+    """Remove listings of missing objects, because DVC assumes that all objects of a listing exist beside it."""
     gone = {path.parent.name + path.name for path in torn}
     for path in listings if gone else ():
         if any(entry.md5 in gone for entry in decode(list[_Listed], path.read_bytes(), path.name)):
@@ -164,12 +163,12 @@ def _remove_listings(listings: list[Path], torn: list[Path]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file below `folder`, listed before any of them is touched."""
+    """Return every file below `folder`, listed before any of them is changed."""
     return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
 
 def _is_its_name(path: Path) -> bool:
-    """Whether an object of DVC holds the bytes whose md5 it is named by."""
+    """Return whether the bytes of a DVC object have the MD5 in its name."""
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while part := file.read(_CHUNK_BYTES):
@@ -178,7 +177,7 @@ def _is_its_name(path: Path) -> bool:
 
 
 def _is_index(data: bytes) -> bool:
-    """Whether an index of git is whole: it ends with the SHA-1 of the rest."""
+    """Return whether a git index is intact: it ends with the SHA-1 of the rest."""
     stated = hashlib.sha1(data[:-_SHA1_BYTES], usedforsecurity=False).digest()
     return data.startswith(b"DIRC") and data[-_SHA1_BYTES:] == stated
 

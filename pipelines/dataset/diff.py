@@ -1,7 +1,4 @@
-"""What changed between two dataset versions, by payload: added, removed, relabelled, moved to another split.
-
-A pure function of the two sets of rows. Nothing is called the same that has another sha256.
-"""
+"""Compare two dataset versions by payload: rows added, removed, relabelled, or moved to another split."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pipelines.curate.labels import AnyTask, label_histogram, label_text
 
 @dataclass(frozen=True, slots=True)
 class DatasetDiff:
-    """Rows by what became of them between `before` and `after`; lists are sorted by payload sha256."""
+    """The differences between two versions; lists are sorted by payload sha256."""
 
     before_rows: int
     after_rows: int
@@ -24,15 +21,15 @@ class DatasetDiff:
     moved: int
     unchanged: int
     classes: dict[str, tuple[int, int]]
-    """Rows that name each class (before, after)."""
+    """Rows per class (before, after); with boxes, rows that contain the class."""
     splits: dict[str, tuple[int, int]]
     relabelled_rows: tuple[tuple[str, str, str], ...]
-    """(payload_sha256, label before, label after) in words, at most MAX_LISTED."""
+    """(payload_sha256, label before, label after) as text, at most MAX_LISTED."""
     moved_rows: tuple[tuple[str, str, str], ...]
-    """(payload_sha256, split before, split after): empty unless a promise is broken."""
+    """(payload_sha256, split before, split after): empty unless a guarantee is broken."""
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for `--json`."""
+        """Return plain values for `--json`."""
         return asdict(self)
 
 
@@ -40,7 +37,7 @@ MAX_LISTED = 1000
 
 
 def diff(before: pl.DataFrame, after: pl.DataFrame, task: AnyTask) -> DatasetDiff:
-    """Compare rows with payload_sha256, the task's label column and split; each payload is there once."""
+    """Compare two tables with payload_sha256 (unique), the task's label column and split. A pure function."""
     column = task.label_column
     a, b = (
         rows.select("payload_sha256", column, "split", label_text(rows[column]).alias("text"))

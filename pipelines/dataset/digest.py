@@ -1,10 +1,9 @@
-"""The same logical rows have the same digest: however many files hold them, in whatever order they came.
+"""Compute a digest of logical rows that does not depend on files, chunks or order.
 
-Rows are sorted by a unique key, then every column is written in one canonical form and hashed: its name and
-type, where it is null, and its values (little-endian numbers with every NaN alike and nulls as zero; text as
-lengths and bytes; lists as lengths and their flattened values; structs field by field). Payload bytes are stood
-for by their sha256, which whoever wrote them has checked. It refuses a key that is not unique, because then the
-order would decide.
+Rows are sorted by a unique key, then every column is hashed in one canonical form: its name and type, its nulls, and its
+values (little-endian numbers with one NaN and nulls as zero; text as lengths and bytes; lists as lengths and flattened
+values; structs field by field). Payload bytes are represented by their sha256, which was verified when they were written.
+A key that is not unique is refused, because the digest would then depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class _Hash(Protocol):
 
 
 def rows_digest(table: pa.Table, key: Sequence[str]) -> str:
-    """Lower-case hex sha256 over the rows of `table`, all of its columns, in order of `key`.
+    """Return the lower-case hex sha256 over all columns of `table`, with its rows in order of `key`.
 
-    Raises GuaranteeBrokenError when two rows share a key.
+    Raises GuaranteeBrokenError if two rows share a key, or for a column type without a canonical form.
     """
     ordered = table.sort_by([(name, "ascending") for name in key])
     distinct = ordered.group_by(list(key)).aggregate([]).num_rows
@@ -79,7 +78,7 @@ def _feed(digest: _Hash, column: pa.Array | pa.ChunkedArray) -> None:
     elif pa.types.is_floating(kind):
         values = np.array(pc.fill_null(column, 0.0), dtype="<f8")
         values[np.isnan(values)] = np.nan
-        values += 0.0  # one zero, not two
+        values += 0.0  # turns -0.0 into 0.0
         digest.update(values.tobytes())
     elif pa.types.is_integer(kind):
         digest.update(np.asarray(pc.fill_null(column, 0)).astype("<i8").tobytes())

@@ -1,9 +1,9 @@
-"""DVC and git through their command lines, by one writer at a time, with this very interpreter.
+"""Run DVC and git through their command lines, one writer at a time, with the present Python interpreter.
 
-DVC's stages run `sh launch ...`, which starts FleetLoop with the Python that is named here. A second writer waits for
-the lock, then is refused with the holder's pid (measured: of four `dvc add` at once two failed). Neither DVC's usage
-statistics nor its search for updates is on. Nothing that lies in the workspace is run by git: no hook, monitor or filter, and
-git itself is looked for outside of it (dvc.yaml is code: only `repro` runs it). Decides nothing about versions.
+DVC's stages run `sh launch ...`, which starts FleetLoop with the interpreter that is set here. A second writer waits for
+the lock and is then refused with the holder's pid (measured: of four concurrent `dvc add`, two failed). DVC's usage
+statistics and update checks are off. Git runs nothing that is in the workspace: no hook, file monitor or filter; and the
+git executable itself is looked up outside of it. (dvc.yaml is code, which only `repro` runs.)
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ _CONFIG = """\
 """
 _PRIVATE_KEY = b"PRIVATE KEY-----"
 _PROGRAMS = re.compile(r"filter\..+|(commit|tag)\.gpgsign", re.IGNORECASE | re.DOTALL)
-"""What a repository's own configuration may make the git commands of this module run, besides hooks and a monitor."""
+"""Settings of a repository that can make the git commands of this module run a program, besides hooks and the monitor."""
 _REMOTE = re.compile(r"(remote\..+)\.[^.]+", re.IGNORECASE | re.DOTALL)
 _AUTOSTAGE = re.compile(
     r"""^\s*["']?autostage["']?\s*=(?!\s*(?:false|no|off|0)\s*$)""", re.IGNORECASE | re.MULTILINE
 )
-"""DVC adds to git by a library that runs the filters of the repository whatever git is told."""
+"""With autostage DVC adds files to git through a library that runs the repository's filters whatever git's settings."""
 PYTHON_VARIABLE = "FLEETLOOP_PYTHON"
 """Tells `launch` which Python called DVC."""
 GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
-"""Whom git names when the user has told it nothing."""
+"""Git identity if the user has not configured one."""
 
 
 OnLine = Callable[[str], object]
 
 
 class CommandFailedError(FleetLoopError):
-    """A command line of git or DVC failed; the message holds its last words."""
+    """A git or DVC command failed; the message has the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +66,39 @@ class DvcRepository:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """The one writer. Raises RetryLaterError when another one stays longer than lock_wait_s."""
+        """Hold the writer's lock. Raises RetryLaterError if another process holds it for longer than lock_wait_s."""
         self.workspace.private_path.mkdir(exist_ok=True)
         with FileLock(self.workspace.private_path / "dvc.lock", wait_s=self.workspace.settings.lock_wait_s):
             yield
 
     def dvc(self, *arguments: str, on_line: OnLine | None = None) -> str:
-        """Run `dvc ARGUMENTS` in the workspace; its output, of which `on_line` hears every line at once."""
+        """Run `dvc ARGUMENTS` in the workspace and return its output; `on_line` gets each line as it comes."""
         self._refuse_autostage()
         return self._run([sys.executable, "-P", "-m", "dvc", *arguments], on_line=on_line)
 
     def dvc_status(self) -> Mapping[str, Any]:
-        """What differs from dvc.lock, by stage, as `dvc status --json` says it; empty when nothing does."""
+        """Return what differs from dvc.lock, by stage, as `dvc status --json` reports it."""
         self._refuse_autostage()
         said = self._asked([sys.executable, "-P", "-m", "dvc", "status", "--json"])
         return decode(dict[str, Any], said, "dvc status")
 
     def git(self, *arguments: str) -> str:
-        """Run `git ARGUMENTS` in the workspace; its output. What it writes is synced before it is named."""
+        """Run `git ARGUMENTS` in the workspace with fsync enabled and return its output."""
         return self._run([*self._git(), "-c", "core.fsync=all", *arguments])
 
     def repro(self, *stages: str, on_line: OnLine | None = None) -> str:
-        """Re-run what changed of the stages (all of them when none is named), as the one writer."""
+        """Run `dvc repro` for the stages, or for all, under the writer's lock."""
         with self.writing():
             self.remember_python()
             return self.dvc("repro", *stages, on_line=on_line)
 
     def commit_git(self, message: str, paths: Sequence[str], exclude: Sequence[str] = ()) -> None:
-        """Commit what changed in these files and folders, if anything did; what git ignores stays out.
+        """Commit the changes in these files and folders, if there are any, except ignored files.
 
         `exclude` holds further pathspecs, such as ":(exclude)keys".
 
         Raises:
-            MisconfiguredError: a file that would be committed holds a private key; nothing was committed.
+            MisconfiguredError: a file to be committed holds a private key; nothing was committed.
         """
         where = [*paths, *exclude]
         listed = self._names("ls-files", "--modified", "--others", "--exclude-standard", "-z", "--", *where)
@@ -112,12 +112,12 @@ class DvcRepository:
             self.git(*self._identity(), "--literal-pathspecs", *words, "--", *staged)
 
     def begin(self, remote: Path) -> None:
-        """Make git and DVC repositories where there are none yet, with `remote` as the place to push to.
+        """Create the git and DVC repositories if they are missing, with `remote` as DVC's default remote.
 
-        DVC's configuration is written once, as the plain file that it is: four calls of DVC would take 6 s.
+        DVC's configuration is written directly, because four calls of DVC would take 6 s.
 
-        Raises MisconfiguredError when git or DVC is not installed, or when git has filters here and DVC is to be begun:
-        `dvc init` would run them. Then nothing was made.
+        Raises MisconfiguredError if git or DVC is not installed, or if the repository has git filters, which `dvc init`
+        would run; nothing is created then.
         """
         if importlib.util.find_spec("dvc") is None:
             raise MisconfiguredError(
@@ -140,24 +140,24 @@ class DvcRepository:
             write_atomic(config, _CONFIG.format(name=REMOTE_NAME, place=place).encode())
 
     def remote_folder(self) -> Path | None:
-        """Where DVC pushes to, when that is a folder of this machine."""
+        """Return the folder that DVC pushes to, if it is a local folder."""
         config = self.workspace.root / ".dvc" / "config"
         match = re.search(rf"\['remote \"{REMOTE_NAME}\"'\]\s+url = (\S.*)", config.read_text())
         place = (config.parent / match[1].strip()) if match is not None else None
         return place.resolve() if place is not None and place.is_dir() else None
 
     def has_commit(self) -> bool:
-        """Whether git has a commit yet."""
+        """Return whether git has a commit."""
         return self._status([*self._git(), "rev-parse", "--verify", "--quiet", "HEAD"]) == 0
 
     def tag(self, name: str, message: str) -> None:
-        """Tag the newest commit of git."""
+        """Tag the newest commit."""
         self.git(*self._identity(), "tag", "--annotate", "--message", message, name)
 
     def environment(self) -> dict[str, str]:
-        """The environment of git, DVC and the stages: this interpreter, its folder first on PATH, nothing of the workspace.
+        """Return the environment of git, DVC and the stages: this interpreter first on PATH, nothing from the workspace.
 
-        What the workspace's git configuration would run is overridden here, so that every git below inherits it.
+        Settings in the workspace's git configuration that run programs are overridden, for all git processes below.
         """
         source = str(Path(__file__).resolve().parents[2])
         python_path = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -178,14 +178,14 @@ class DvcRepository:
         }
 
     def remember_python(self) -> None:
-        """Write down this interpreter for a `dvc repro` that somebody starts without FleetLoop."""
+        """Store the path of this interpreter for a `dvc repro` that is started without FleetLoop."""
         path = self.workspace.private_path / "python"
         text = f"{sys.executable}\n"
         if not path.is_file() or path.read_text() != text:
             write_atomic(path, text.encode())
 
     def _path(self) -> list[str]:
-        """The entries of PATH that are absolute and outside the workspace, which may be somebody else's."""
+        """Return the entries of PATH that are absolute and outside the workspace, which may be another person's."""
         root = self.workspace.root.resolve()
         entries = [Path(entry) for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
         return [
@@ -195,7 +195,7 @@ class DvcRepository:
         ]
 
     def _git(self) -> list[str]:
-        """The words that begin a call of git. Raises MisconfiguredError when it is not installed."""
+        """Return the first arguments of a git command. Raises MisconfiguredError if git is not installed."""
         program = self._git_program()
         if program is None:
             raise MisconfiguredError("git is not installed; run `fleetloop doctor`")
@@ -205,12 +205,12 @@ class DvcRepository:
         return shutil.which("git", path=os.pathsep.join(self._path()))
 
     def _overrides(self) -> tuple[tuple[str, str], ...]:
-        """Names and values for git; see `_harmless`."""
+        """Return git settings as name and value; see `_harmless`."""
         program = self._git_program()
         return _harmless(program, self.workspace.root) if program is not None else ()
 
     def _refuse_autostage(self) -> None:
-        """Raises MisconfiguredError when the workspace tells DVC to add files to git."""
+        """Raise MisconfiguredError if the workspace enables core.autostage of DVC."""
         for name in ("config", "config.local"):
             path = self.workspace.root / ".dvc" / name
             if path.is_file() and _AUTOSTAGE.search(path.read_text(errors="replace")):
@@ -219,21 +219,21 @@ class DvcRepository:
                 )
 
     def changes(self) -> list[str]:
-        """What git would call changed or unknown, as paths in the workspace; empty when it is clean."""
+        """Return the changed and untracked paths of the workspace; empty if it is clean."""
         fields = self._asked(
             [*self._git(), "status", "--porcelain", "--no-renames", "--ignore-submodules=all", "-z"]
         ).split("\0")
         return sorted(field[3:] for field in fields if field)
 
     def _names(self, *arguments: str) -> list[str]:
-        """File names that a git command lists with -z, each once."""
+        """Return the file names that a git command lists with -z, without duplicates."""
         return sorted(set(filter(None, self._asked([*self._git(), *arguments]).split("\0"))))
 
     def _refuse_private_key(self, name: str) -> None:
         path = self.workspace.root / name
         if path.is_file() and _PRIVATE_KEY in path.read_bytes():
             raise MisconfiguredError(
-                f"{path} holds a private key and would be committed to git: move it to {self.workspace.keys_path}"
+                f"{path} holds a private key, which would be committed to git: move it to {self.workspace.keys_path}"
             )
 
     def _identity(self) -> list[str]:
@@ -253,7 +253,7 @@ class DvcRepository:
         return done.returncode
 
     def _asked(self, command: list[str]) -> str:
-        """The standard output alone, for what is parsed: warnings go to standard error."""
+        """Return the standard output only, for parsing; warnings go to standard error."""
         done = subprocess.run(
             command,
             cwd=self.workspace.root,
@@ -300,9 +300,9 @@ class DvcRepository:
 
 
 def _harmless(program: str, root: Path) -> tuple[tuple[str, str], ...]:
-    """Settings (name, value) of git under which nothing that the workspace's own git configuration names is run.
+    """Return git settings (name, value) that disable every program named in the workspace's git configuration.
 
-    A remote gets the usual uploadpack: with an empty one git would run the remote's address.
+    A remote gets the default uploadpack, because with an empty one git would run the remote's address.
     """
     settings = {"core.hooksPath": "/dev/null", "core.fsmonitor": "false"}
     words = [program, "-c", "core.fsmonitor=false", "config", "--list", "--name-only", "--show-scope", "-z"]
@@ -322,4 +322,4 @@ def _harmless(program: str, root: Path) -> tuple[tuple[str, str], ...]:
 def _failed(command: list[str], status: int, lines: list[str]) -> CommandFailedError:
     words = "".join(lines[-_LAST_LINES:]).strip()
     shown = shlex.join([Path(command[0]).name, *command[1:]])
-    return CommandFailedError(f"`{shown}` ended with {status}: {words}")
+    return CommandFailedError(f"`{shown}` ended with exit status {status}: {words}")

@@ -1,6 +1,6 @@
-"""lake.lock follows the lake only when somebody says so: a dataset is made from what was there at that moment.
+"""Write lake.lock, the table versions that the next dataset is built from.
 
-The file does not change when no table did, so DVC sees no change either.
+It is written only on request, and its bytes change only if a table version does, so that DVC sees no other change.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from workspace.layout import Workspace
 
 
 def lake_tables(workspace: Workspace) -> dict[str, LakeTable]:
-    """The tables that are there, by name. Raises MisconfiguredError when there is none with frames."""
+    """Return the existing tables by name. Raises MisconfiguredError if there is neither arrivals nor reference."""
     folder = workspace.lake_path
     tables = {
         name: LakeTable.open(folder / name) for name in TABLES if (folder / name / "_delta_log").is_dir()
     }
     if not {"arrivals", "reference"} & tables.keys():
         raise MisconfiguredError(
-            f"the lake {folder} has no table of frames yet; run `fleetloop ingest` first"
+            f"the lake {folder} has neither arrivals nor reference pictures yet; run `fleetloop ingest` first"
         )
     return tables
 
 
 def holders(workspace: Workspace) -> dict[str, dict[int, tuple[str, ...]]]:
-    """Who needs which version of which table to stay readable: by table and version, ascending.
+    """Return who needs which table version to stay readable, by table and version in ascending order.
 
-    A dataset version holds by its pin in the lake and by its record in the registry (one is enough), lake.lock
-    holds what the next dataset would be made from. Tables that were made anew since are not held.
+    A dataset version holds table versions by its pin in the lake or by its record in the registry; lake.lock holds those
+    of the next dataset. Tables that were recreated since are not held.
 
     Raises:
-        CorruptError: a pin, a record or lake.lock cannot be read: then nobody may remove anything.
+        CorruptError: a pin, a record or lake.lock cannot be read, so that nothing may be removed.
     """
     from pipelines.dataset.versions import list_versions
 
@@ -65,10 +65,9 @@ def holders(workspace: Workspace) -> dict[str, dict[int, tuple[str, ...]]]:
 
 
 def write_lock(workspace: Workspace) -> tuple[dict[str, LockedTable], bool]:
-    """Lock the newest version of every table; the lock, and whether the file changed.
+    """Lock the newest version of every table; return the lock and whether the file changed.
 
-    Raises MisconfiguredError when there is no lake; RetryLaterError when a dataset is being committed for longer than
-    lock_wait_s.
+    Raises MisconfiguredError if there is no lake, RetryLaterError if a dataset commit takes longer than lock_wait_s.
     """
     tables = lake_tables(workspace)
     path = workspace.lake_lock_path

@@ -1,8 +1,8 @@
-"""Make the dataset of the locked lake, whole or not at all.
+"""Build the dataset of the locked lake versions and replace the previous one atomically.
 
-The new dataset is built beside the old one and takes its place by a rename; a run that dies in between leaves
-the old one (or, for an instant, none) and work that the next run removes. Two runs at once: the second waits
-for the lock; a dataset that is being committed is replaced after that. It refuses to write a dataset whose counts do not add up.
+The new dataset is built beside the old one and replaces it by a rename; a run that dies leaves the old one (or, between
+two renames, none) and files that the next run removes. A second run waits for the lock, and so does a replacement while
+the dataset is being committed. A dataset whose counts do not add up is refused.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ REMOVED_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class CurationResult:
-    """The dataset that was made, and the summary that its manifest holds."""
+    """The dataset's path and its manifest."""
 
     path: Path
     manifest: dict[str, object]
 
 
 def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> CurationResult:
-    """Make `datasets/current` from the versions in lake.lock, with the parameters in params.yaml.
+    """Build `datasets/current` from the versions in lake.lock with the parameters in params.yaml.
 
     Raises:
-        MisconfiguredError: no lake.lock, an unknown parameter, a table made anew, no table of frames.
-        RetryLaterError: another run, or a commit, holds its lock for longer than fleetloop.toml's lock_wait_s.
-        PipelineFailedError: a step failed; the old dataset is still there.
+        MisconfiguredError: no lake.lock, an unknown parameter, a recreated table, or no data.
+        RetryLaterError: another run, or a commit, holds its lock for longer than lock_wait_s of fleetloop.toml.
+        PipelineFailedError: a step failed; the old dataset is unchanged.
     """
     params = load_params(workspace.params_path)
     lock = read_lake_lock(workspace.lake_lock_path)
@@ -72,7 +72,7 @@ def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> Curati
         reached("curate.built")
         remember(
             workspace, work, params
-        )  # before the lock: a run that is refused there need not measure again
+        )  # before the lock, so that a run that is refused there need not measure again
         with dataset_lock(workspace):
             _take_place(staging, workspace.dataset_path)
         reached("curate.placed")

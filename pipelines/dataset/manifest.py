@@ -1,8 +1,7 @@
-"""A dataset says what it was made from, what became of every row that was read, and the digest of what is in it.
+"""The manifest of a dataset: its inputs, the outcome of every row that was read, and the digest of its content.
 
-Nothing in it depends on the time, the machine or the number of workers, so the same inputs write the same
-bytes. The version's number and its parent are not here: they are given when it is committed (`versions.py`).
-It refuses counts that do not add up.
+It does not depend on the time, the machine or the number of workers, so equal inputs give equal bytes. The version
+number and the parent are assigned when the dataset is committed (`versions.py`). Counts that do not add up are refused.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _MadeFrom:
-    """What a dataset was made from; the lake lock has a reader of its own (`connectors.lake.lock`)."""
+    """The inputs of a dataset; the lake lock has its own reader (`connectors.lake.lock`)."""
 
     lake: dict[str, Any]
     parameters: dict[str, Any]
@@ -54,7 +53,7 @@ class _Split:
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """The keys that FleetLoop reads, which every version of a manifest has; all others are for people."""
+    """The keys that FleetLoop reads, which every manifest has; all others are for people."""
 
     digest: str
     rows: int
@@ -76,10 +75,9 @@ def build_manifest(
     snapshots: Mapping[str, Snapshot],
     settings: WorkspaceSettings,
 ) -> Manifest:
-    """The manifest of the dataset in `folder`, whose rows were resolved as in `rows`.
+    """Build the manifest of the dataset in `folder`, given the resolved rows.
 
-    Raises GuaranteeBrokenError when the shards do not hold exactly the kept rows, or the counts do not add
-    up.
+    Raises GuaranteeBrokenError if the shards do not hold exactly the kept rows, or if the counts do not add up.
     """
     task = params.task
     kept = rows.filter(pl.col("state") == KEPT)
@@ -122,25 +120,27 @@ def build_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the dataset in `folder`. Raises FileNotFoundError, CorruptError."""
+    """Read the manifest of the dataset in `folder`. Raises FileNotFoundError, CorruptError."""
     return read_document(folder / "manifest.json", MANIFEST)
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The dataset's shards by name."""
+    """Return the shard files of a dataset, sorted by name."""
     return sorted((folder / "shards").glob("*.parquet"))
 
 
 def task_of(manifest: Manifest) -> AnyTask:
-    """What a label of this dataset is. Raises MisconfiguredError for a task that this version does not know."""
+    """Return the task of a dataset, which defines its labels. Raises MisconfiguredError for an unknown task."""
     name = manifest["made_from"]["parameters"].get("task", CLASSIFICATION)
     if name not in TASKS:
-        raise MisconfiguredError(f"the dataset is of the task {name!r}, known are {', '.join(sorted(TASKS))}")
+        raise MisconfiguredError(
+            f"the dataset's task is {name!r}; it must be one of {', '.join(sorted(TASKS))}"
+        )
     return TASKS[name]
 
 
 def read_rows(folder: Path, columns: list[str] | None = None, task: AnyTask | None = None) -> pl.DataFrame:
-    """Rows of all shards without their payloads, by payload sha256. Without `task` the manifest says it."""
+    """Read the rows of all shards without payloads, sorted by payload sha256; `task` is by default the manifest's."""
     task = task or task_of(read_manifest(folder))
     chosen = columns or logical_columns(task)
     empty = pl.DataFrame(pl.from_arrow(shard_schema(task).empty_table())).select(chosen)
@@ -150,14 +150,14 @@ def read_rows(folder: Path, columns: list[str] | None = None, task: AnyTask | No
 
 
 def dataset_digest(folder: Path, task: AnyTask | None = None) -> str:
-    """The digest of what the shards in `folder` hold now, whatever digest its manifest says."""
+    """Compute the digest of the shards in `folder`, independent of the digest in the manifest."""
     task = task or task_of(read_manifest(folder))
     rows = read_rows(folder, task=task).rename({"origin": "source"})
     return rows_digest(logical_rows(rows, task), ["payload_sha256"])
 
 
 def code_digest() -> str:
-    """sha256 over the source of what decides about rows: this layer's curation and rules, and the image measures."""
+    """Compute the sha256 of the source code that decides about rows: curation, rules and image measures."""
     digest = hashlib.sha256()
     for package in ("pipelines.curate", "pipelines.validate", "modelkit"):
         for item in sorted(resources.files(package).iterdir(), key=lambda item: item.name):
@@ -216,7 +216,7 @@ def _histogram(rows: pl.DataFrame, column: str) -> dict[str, int]:
 
 
 def _offsets(arrivals: Snapshot | None) -> dict[str, int]:
-    """One past the last offset that was read, by "topic_id/partition"."""
+    """Return one past the last offset that was read, by "topic_id/partition"."""
     if arrivals is None:
         return {}
     table = arrivals.read(["topic_id", "partition", "offset_end"], filter=pc.field("origin") != "replay")

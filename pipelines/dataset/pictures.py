@@ -1,7 +1,6 @@
-"""Sample frames of every class on one sheet per class, chosen by hash, so that nobody chose the pretty ones.
+"""Draw contact sheets: sample pictures of each class, chosen by hash and therefore without bias.
 
-The colour of a frame's border says its split; the task draws its labels upon the frames. It refuses to draw what is
-not in the dataset.
+The colour of a picture's border shows its split; the task draws its labels on the pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ MAX_SHEETS = 64
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """One picture file, and what is on it."""
+    """One contact sheet file and its content."""
 
     class_name: str
     file: str
@@ -39,7 +38,7 @@ class Sheet:
 def draw_contact_sheets(
     pictures: Path, dataset: Path, kept: pl.DataFrame, classes: list[str], task: AnyTask
 ) -> list[Sheet]:
-    """One PNG per class that has rows, at most MAX_SHEETS; returns what was drawn, in the order of the classes."""
+    """Draw one PNG per class that has rows, at most MAX_SHEETS, and return them in the order of the classes."""
     sheets = []
     named = classes_of(kept[task.label_column], task)
     of_class = {name: kept.filter(named.list.contains(name)) for name in classes}
@@ -69,7 +68,7 @@ def _columns(task: AnyTask) -> int:
 
 
 def _choose(rows: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Up to `count` frames: the splits take turns, within a split by sha256."""
+    """Choose up to `count` rows: splits alternate; within a split rows are ordered by sha256."""
     turn = pl.int_range(pl.len()).over("split", order_by="payload_sha256")
     return (
         rows.with_columns(turn.alias("turn"))

@@ -1,6 +1,6 @@
-"""The dataset's numbers as plots: what became of every row, classes by split, light and sharpness.
+"""Draw the plots of the dataset card: rows by outcome, classes by split, luma and sharpness.
 
-Drawn without a display and without fonts of this machine, so the same numbers give the same picture.
+Plots need neither a display nor fonts of this machine, so equal numbers give equal images.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Where each thing of a workspace is kept, so that a clone and `dvc pull` give back all of it.
+"""Which parts of a workspace git and DVC keep, so that a clone and `dvc pull` restore it.
 
-git       settings, parameters, locks, reports, registry (public keys, manifests, signed metadata, who serves)
-DVC       what dvc.lock names (datasets/current, models/candidate, models/package) and registry/models
-nowhere   the lake (its versions are in lake.lock), caches, private keys
+git       settings, parameters, locks, reports, registry (public keys, manifests, signed metadata, serving model)
+DVC       outputs in dvc.lock (datasets/current, models/candidate, models/package) and registry/models
+neither   the lake (its versions are in lake.lock), caches, private keys
 
-It refuses to commit a file that holds a private key, wherever it lies, and to record fewer registered models
-than were recorded before.
+A file that holds a private key is never committed, and recording fewer registered models than before is refused.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ WRITTEN = (
     "registry",
     "reports",
 )
-"""What FleetLoop's own commands write; the other paths are the user's to change and to commit."""
+"""Paths that FleetLoop's own commands write; the other paths are the user's to change and commit."""
 MODELS_FILE = "registry/models.dvc"
 _LOCK_FILES = ":(exclude,glob)**/.*.lock"
 
 
 def record_models(repository: DvcRepository) -> None:
-    """Give the registered models to DVC, unless the user keeps them in git.
+    """Add the registered models to DVC, unless the user keeps them in git.
 
     Raises:
-        MisconfiguredError: there are fewer files than were recorded, as in a clone that was not pulled.
+        MisconfiguredError: there are fewer files than recorded, as in a clone without `dvc pull`.
     """
     workspace = repository.workspace
     present = [path for path in workspace.models_path.rglob("*") if path.is_file()]
@@ -63,26 +62,26 @@ def record_models(repository: DvcRepository) -> None:
     recorded = _recorded_files(workspace.root / MODELS_FILE)
     if len(present) < recorded:
         raise MisconfiguredError(
-            f"{workspace.models_path} has {len(present)} files, {MODELS_FILE} records {recorded}: get the rest"
-            f" with `dvc pull {MODELS_FILE}`, or say that they shall go with `dvc add {MODELS}`"
+            f"{workspace.models_path} has {len(present)} files, but {MODELS_FILE} records {recorded}: get the rest"
+            f" with `dvc pull {MODELS_FILE}`, or confirm their removal with `dvc add {MODELS}`"
         )
     repository.dvc("add", "--quiet", MODELS)
 
 
 def commit_files(repository: DvcRepository, message: str) -> None:
-    """Commit to git whatever of the workspace belongs there and changed. See `DvcRepository.commit_git`."""
+    """Commit all changes in the git part of the workspace. See `DvcRepository.commit_git`."""
     workspace = repository.workspace
     repository.commit_git(message, PATHS, [*_outside_git(workspace), _LOCK_FILES])
 
 
 def commit_written(repository: DvcRepository, message: str) -> None:
-    """Commit to git what FleetLoop's commands wrote, and nothing that a user edits. See `DvcRepository.commit_git`."""
+    """Commit what FleetLoop's commands wrote, but no file that a user edits. See `DvcRepository.commit_git`."""
     exclude = [*_outside_git(repository.workspace), _LOCK_FILES, f":(exclude){MODELS}"]
     repository.commit_git(message, WRITTEN, exclude)
 
 
 def push(repository: DvcRepository) -> None:
-    """Push all that the committed dvc.lock and the record of the models name."""
+    """Push the outputs in the committed dvc.lock and the registered models to the DVC remote."""
     targets = [*_locked_stages(repository.workspace)]
     if (repository.workspace.root / MODELS_FILE).is_file():
         targets.append(MODELS_FILE)
@@ -90,9 +89,7 @@ def push(repository: DvcRepository) -> None:
 
 
 def stage_states(repository: DvcRepository) -> dict[str, str]:
-    """Each stage of dvc.yaml: "recorded", "not run", or what differs from dvc.lock, such as "changed outs:
-    models/package".
-    """
+    """Return the state of each stage: "recorded", "not run", or the difference from dvc.lock, such as "changed outs: ..."."""
     workspace = repository.workspace
     locked = _locked_stages(workspace)
     found = repository.dvc_status()
@@ -117,7 +114,7 @@ def _words(entries: list[Any]) -> list[str]:
 
 
 def _locked_stages(workspace: Workspace) -> list[str]:
-    """The stages of dvc.yaml whose outputs dvc.lock names, in the order of dvc.yaml."""
+    """Return the stages whose outputs are in dvc.lock, in the order of dvc.yaml."""
     locked = _mapping(workspace.root / "dvc.lock", "stages")
     return [name for name in _mapping(workspace.root / "dvc.yaml", "stages") if name in locked]
 
@@ -149,7 +146,7 @@ def _yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _outside_git(workspace: Workspace) -> list[str]:
-    """The folders of keys and lake as exclusions, should fleetloop.toml have put them inside the workspace."""
+    """Return the folders of keys and lake as git exclusions, if fleetloop.toml puts them inside the workspace."""
     found = []
     for folder in (workspace.keys_path, workspace.lake_path):
         place, root = folder.resolve(), workspace.root.resolve()

@@ -1,7 +1,7 @@
-"""Labelled pictures that did not come through the vehicles: what a first model was trained on, a held-out test.
+"""Add labelled pictures that do not come from the vehicles, such as training pictures of v1 or a held-out test set.
 
-They land in the lake's table `reference` and go through the same split, quality and duplicate rules as every other
-frame. A picture is known by its sha256: added twice it is there once, and with another label it is refused.
+They are added to the lake's table `reference` and pass the same split, quality and duplicate rules as other rows. A
+picture is identified by its sha256: adding it again changes nothing, and adding it with another label is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What one file brought. `known` pictures were there before; `unreadable` ones are named and left out."""
+    """The result of adding one file. `known` pictures existed before; `unreadable` ones are listed and left out."""
 
     file: str
     added: int
@@ -38,18 +38,18 @@ class Added:
     version: int
 
     def to_json(self) -> dict[str, object]:
-        """The counts as a JSON object."""
+        """Return the result as a JSON object."""
         return asdict(self)
 
 
 def add_reference(
     workspace: Workspace, name: str, pictures: Iterable[LabelledPicture], params: Params
 ) -> Added:
-    """Append the pictures that the lake does not have yet; `name` says in messages where they come from.
+    """Append the pictures that the lake does not have yet; `name` is their source in messages.
 
     Raises:
-        RejectedError: a label names a class that is not in the contract, or is none (reason unknown_class), or a picture
-            comes with two labels (reason conflict). Nothing is appended then.
+        RejectedError: a label has a class that is not in the contract, or is missing (reason unknown_class), or a picture
+            has two labels (reason conflict). Nothing is appended then.
     """
     rows = list(pictures)
     column = params.task.label_column
@@ -98,7 +98,7 @@ def add_reference(
 
 
 def _labels(name: str, rows: list[LabelledPicture], column: str, classes: tuple[str, ...]) -> list[Any]:
-    """The label of each row, with classes in the contract's own letters."""
+    """Return the label of each row, with classes in the spelling of the contract."""
     names = ClassNames(classes)
     found = [ANSWERS[column](row.value, names) for row in rows]
     wrong = [f"{row.where}: {problem}" for row, (_, problem) in zip(rows, found, strict=True) if problem]

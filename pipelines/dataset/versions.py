@@ -1,14 +1,13 @@
-"""A dataset version is committed once, by one writer, and never changes: late data makes the next one.
+"""Commit dataset versions, which never change afterwards: late data makes the next version.
 
 A version is a git tag `dataset/vN` on a commit that holds lake.lock, params.yaml, dvc.lock and
-`registry/datasets/vN.json` (the manifest with the version's id, parent and message), with the files
-themselves in DVC's cache and remote. What later stages made of it is recorded by committing again, behind the
-tag. The order of a commit: pin the lake's versions, record the outputs in DVC, write the record, commit to
-git, tag, push. A commit that died in between is finished by running it again: every step is done only if it
-is not, and what a power loss tore is put in order first (`cut_commit.py`). When the dataset was replaced before that,
-the new one takes the number of the one that got no tag. While a commit runs nobody replaces the dataset or lake.lock
-(`exclusive.py`). It refuses a dataset that is not what its manifest says, or that was made from another lake.lock or
-other parameters.
+`registry/datasets/vN.json` (the manifest with the version's id, parent and message); its files are in DVC's cache and
+remote. Outputs of later stages are recorded by committing again, after the tag. A commit has these steps: pin the lake
+versions, record the outputs in DVC, write the record, commit to git, tag, push. Running an interrupted commit again
+finishes it: completed steps are skipped, and damage from a power loss is repaired first (`cut_commit.py`). If the dataset
+was replaced before that, the new one takes the number of the untagged version. During a commit the dataset and lake.lock
+cannot be replaced (`exclusive.py`). A dataset that differs from its manifest, or that was built from another lake.lock or
+other parameters, is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ TAG_PREFIX = "dataset/"
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One committed dataset version. `parent` is the id of the one before, "" for the first."""
+    """A committed dataset version. `parent` is the id of the previous version, or "" for the first."""
 
     id: Annotated[str, Meta(pattern=r"^v[0-9]+$(?!\n)")]
     digest: str
@@ -59,12 +58,12 @@ RECORD: Final = DocumentType.first("dataset version", Version)
 
 
 def list_versions(workspace: Workspace) -> list[Version]:
-    """All versions, the first one first. Raises CorruptError naming a record that cannot be read."""
+    """Return all versions, oldest first. Raises CorruptError, which names a record that cannot be read."""
     return sorted(_records(workspace), key=lambda version: version.number)
 
 
 def find_version(workspace: Workspace, version_id: str) -> Version:
-    """The version of that id ("latest" is the last one). Raises MisconfiguredError with the known ones."""
+    """Return a version by id, or the newest for "latest". Raises MisconfiguredError, which lists the known ids."""
     versions = list_versions(workspace)
     if version_id == "latest" and versions:
         return versions[-1]
@@ -76,18 +75,17 @@ def find_version(workspace: Workspace, version_id: str) -> Version:
 
 
 def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> tuple[Version, bool]:
-    """Commit datasets/current as the next version; the version, and whether it is a new one.
+    """Commit datasets/current as the next version; return the version and whether it is new.
 
-    The same digest as the newest version is that version: nothing new is made, an unfinished commit is
-    finished. Either way all that the stages have made until now is recorded with it (see `record`): called
-    again after training, it pushes the model and commits the reports.
+    If the digest equals that of the newest version, no version is created and an unfinished commit is finished. In both
+    cases all present outputs of the stages are recorded (see `record`): called again after training, it pushes the model
+    and commits the reports.
 
     Raises:
-        MisconfiguredError: there is no dataset, or it was made from another lake.lock or other parameters; a
-            private key would be committed.
-        GuaranteeBrokenError: the shards do not have the manifest's digest; or the split parameters differ
-        from those of an
-            earlier version, which would move drives between splits.
+        MisconfiguredError: there is no dataset, it was built from another lake.lock or other parameters, or a private
+            key would be committed.
+        GuaranteeBrokenError: the shards do not have the manifest's digest, or the split parameters differ from those of
+            an earlier version, which would move drives between splits.
         RetryLaterError: another writer holds the lock, or is replacing the dataset or lake.lock.
     """
     repository = DvcRepository(workspace)
@@ -109,10 +107,10 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
                 workspace.dataset_versions_path.mkdir(parents=True, exist_ok=True)
                 write_document(workspace.dataset_versions_path / f"{version.id}.json", RECORD, version)
             reached("dataset.record")
-            under_way.make_durable()  # what the tag will stand for
+            under_way.make_durable()  # everything that the tag refers to
             _commit_and_tag(repository, version, message)
             reached("dataset.tag")
-            unchanged.close()  # what is pushed comes from git and DVC's cache
+            unchanged.close()  # the push reads from git and DVC's cache only
             if push:
                 record.push(repository)
             under_way.end()
@@ -121,13 +119,13 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
 
 
 def checkout_version(workspace: Workspace, version_id: str, into: Path) -> Path:
-    """Fetch the files of a version into the folder `into` (made anew); the workspace itself does not change.
+    """Fetch the files of a version into the folder `into`, which is replaced; the workspace does not change.
 
-    It takes its name only when all of it is there: of a fetch that fails nothing stays, and a folder of that name does.
+    The folder is replaced only after a complete fetch; a failed fetch leaves nothing behind.
 
     Raises:
-        CommandFailedError: the remote does not have all of it.
-        GuaranteeBrokenError: what came has another digest than the version.
+        CommandFailedError: the remote does not have all files.
+        GuaranteeBrokenError: the files have another digest than the version.
     """
     version = find_version(workspace, version_id)
     into = into.resolve()  # DVC runs in the workspace, the caller anywhere
@@ -147,7 +145,7 @@ def checkout_version(workspace: Workspace, version_id: str, into: Path) -> Path:
 
 
 def _fetch(repository: DvcRepository, version: Version, into: Path) -> None:
-    """The files of a version into `into`, whole. Raises as `checkout_version`."""
+    """Fetch the files of a version into `into` and verify them. Raises as `checkout_version`."""
     with repository.writing():
         repository.dvc(
             "get",
@@ -164,7 +162,7 @@ def _fetch(repository: DvcRepository, version: Version, into: Path) -> None:
     found = dataset_digest(into)
     if found != version.digest:
         raise GuaranteeBrokenError(
-            f"version {version.id} has digest {version.digest}, its files have {found}"
+            f"the files of version {version.id} have digest {found}; it must be {version.digest}"
         )
 
 
@@ -176,7 +174,7 @@ def _records(workspace: Workspace) -> Iterator[Version]:
         version = read_document(path, RECORD)
         MANIFEST.of(version.manifest, family=partial(CorruptError, path=path))
         if f"{version.id}.json" != path.name:
-            raise CorruptError(f"is the record of {version.id}", path=path)
+            raise CorruptError(f"holds the record of {version.id}", path=path)
         yield version
 
 
@@ -188,14 +186,14 @@ def _checked_manifest(workspace: Workspace) -> dict[str, Any]:
     found = dataset_digest(folder)
     if found != manifest["digest"]:
         raise GuaranteeBrokenError(
-            f"the shards in {folder} have digest {found}, their manifest says {manifest['digest']}"
+            f"the shards in {folder} have digest {found}; by their manifest it must be {manifest['digest']}"
         )
     made_from = manifest["made_from"]
     lock = lock_json(read_lake_lock(workspace.lake_lock_path))
     if lock_json(parse_lake_lock(made_from["lake"], folder / "manifest.json")) != lock:
-        raise MisconfiguredError(f"{folder} was made from another lake.lock; run `fleetloop curate`")
+        raise MisconfiguredError(f"{folder} was built from another lake.lock; run `fleetloop curate`")
     if made_from["parameters"] != load_params(workspace.params_path).as_json():
-        raise MisconfiguredError(f"{folder} was made with other parameters; run `fleetloop curate`")
+        raise MisconfiguredError(f"{folder} was built with other parameters; run `fleetloop curate`")
     return manifest
 
 
@@ -204,13 +202,13 @@ def _check_split(newest: Version, manifest: dict[str, Any]) -> None:
     now = manifest["made_from"]["parameters"]["split"]
     if before != now:
         raise GuaranteeBrokenError(
-            f"split is {now}, version {newest.id} has {before}: drives would move between splits, "
-            "and a drive is in one split for ever; put the parameters back or begin a new workspace"
+            f"split is {now}; it must be {before} as in version {newest.id}, because drives never move between splits: "
+            "restore the parameters or begin a new workspace"
         )
 
 
 def _newest(repository: DvcRepository, manifest: dict[str, Any]) -> Version | None:
-    """The last version. One whose commit was cut before its tag, and whose dataset is gone, never was one."""
+    """Return the newest version, ignoring one whose commit was interrupted before its tag and whose dataset is gone."""
     versions = list_versions(repository.workspace)
     newest = versions[-1] if versions else None
     if (

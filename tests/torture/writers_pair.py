@@ -12,7 +12,7 @@ from tests.torture.pipeline_fork import Child, Ended
 
 REFUSALS = ("is held by process", "planned on version", "replayed on version", "is at ", "became version",
             "other committers were first", "complete or halt it first", "is already model",
-            "was made from another lake.lock; run")  # fmt: skip
+            "was built from another lake.lock; run")  # fmt: skip
 """What a clear refusal says: who holds it, or what it is stale against."""
 
 

@@ -61,6 +61,6 @@ def test_a_git_at_work_in_the_folder_keeps_every_lock(lock: Path) -> None:
 
 
 def test_where_processes_cannot_be_listed_no_lock_is_removed(lock: Path, tmp_path: Path) -> None:
-    with pytest.raises(MisconfiguredError, match="remove it when none is"):
+    with pytest.raises(MisconfiguredError, match="remove it if no git is running"):
         remove_left_behind(lock.parents[3], 0, processes=tmp_path / "none")
     assert lock.exists()

@@ -45,7 +45,7 @@ def test_after_a_restore_ingest_names_partition_both_ends_and_the_restore_and_go
     for words in (
         "partition 0",
         "up to offset 12",
-        "end at 4",
+        "end at offset 4",
         "version 4 is a RESTORE",
         "restore version 3",
     ):

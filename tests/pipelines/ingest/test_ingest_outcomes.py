@@ -277,7 +277,7 @@ def test_a_log_that_ends_before_the_lake_does_is_said_and_not_guessed(lab: Lab) 
     log.records, log.end = log.records[:1], 1
     report = lab.ingest().once()
     assert report.offsets == 0
-    assert "ends at 1, before offset 3" in report.unread[0].why
+    assert "ends at offset 1, before offset 3" in report.unread[0].why
 
 
 def test_without_a_broker_or_topic_ingest_says_so(lab: Lab) -> None:

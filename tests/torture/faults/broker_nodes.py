@@ -61,7 +61,7 @@ def leader_killed(batch: Batch) -> Tally:
 
 
 def producer_state_lost(batch: Batch) -> Tally:
-    """Odd tries: the broker forgets the producer while its answers are lost. Even ones: the topic is made anew."""
+    """Odd tries: the broker forgets the producer while its answers are lost. Even ones: the topic is recreated."""
     from connectors.kafka.admin import ensure_topics
     from devservers.apache_kafka import ApacheKafka
     from schemas.topics import TOPICS
@@ -77,7 +77,7 @@ def producer_state_lost(batch: Batch) -> Tally:
             ride.start()
             for number in batch.numbers():
                 log_end = LogEnd(kafka.bootstrap)
-                kind = "topic made anew" if number % 2 == 0 else "producer forgotten"
+                kind = "topic recreated" if number % 2 == 0 else "producer forgotten"
                 with ride.disturbed(f"try {number}: {kind}"):
                     uplink.hold()
                     end = _resting_end(log_end)
@@ -157,10 +157,10 @@ FAULTS = (
         group=7,
         guarantees=("G1", "G3"),
         what=(
-            "The topic is deleted and made anew under the running agent, or the broker forgets the producer while its"
+            "The topic is deleted and recreated under the running agent, or the broker forgets the producer while its"
             " answers are lost (so that the client writes records twice itself): all lands once."
         ),
-        one_try="one topic made anew or one producer forgotten",
+        one_try="one topic recreated or one producer forgotten",
         full=10,
         turn=2,
         full_turn=4,

@@ -1,4 +1,4 @@
-"""Topics read again, late, poisoned, made anew, widened, and cut by retention: the same rows, all counted."""
+"""Topics read again, late, poisoned, recreated, widened, and cut by retention: the same rows, all counted."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ FAULTS: tuple[Fault, ...] = (
         group=8,
         guarantees=("G3", "G8"),
         what=(
-            "A topic is deleted and made anew between two ingests, within one, or with records that were never read: what "
+            "A topic is deleted and recreated between two ingests, within one, or with records that were never read: what "
             "was read stays, all of the new topic is read, what comes again is a resend, and the report says what is gone."
         ),
-        one_try="one topic made anew",
+        one_try="one topic recreated",
         full=20,
         turn=1,
         full_turn=5,
