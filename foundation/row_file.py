@@ -1,8 +1,7 @@
-"""A file of JSON lines to which rows are appended: durable once `append` returns, readable with `tail -f`.
+"""An append-only file of JSON lines: rows are durable once `append` returns, and readable with `tail -f`.
 
-A crash may leave half a row at the end: no reader takes it, and the next append writes over it. An append that fails
-takes back what it wrote, and a reader that saw those rows meanwhile reads the file anew. Writers exclude each other by
-a lock of the caller; readers need none.
+A crash may leave a partial row at the end, which readers ignore and the next append overwrites. A failed append removes
+what it wrote; a reader that saw those rows reads the file again. Writers need a lock of the caller; readers need none.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from foundation.files import fsync_folder, write_atomic
 T = TypeVar("T")
 MAX_ROW_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 64 * 1024
-"""How much of what was read is compared at each reading, to notice that it was taken back and written over."""
+"""How many of the last bytes read are compared at each reading, to detect that they were overwritten."""
 
 
 class RowFile(Generic[T]):
-    """The rows of one file, each a JSON object. Keeps its place, so that `news` reads only what was appended since.
+    """The rows of one file, each a JSON object. It remembers its position, so that `news` reads only appended rows.
 
     Args:
-        read: makes a row of an object and its name; raises CorruptError.
-        is_strict: False keeps a row that cannot be read apart, in `unreadable`, instead of refusing the file.
+        read: builds a row from an object and its name; raises CorruptError.
+        is_strict: whether an unreadable row refuses the file; otherwise it is listed in `unreadable`.
     """
 
     def __init__(self, path: Path, read: Callable[[Any, str], T], *, is_strict: bool = True) -> None:
@@ -45,14 +44,14 @@ class RowFile(Generic[T]):
         self._is_known = False
 
     def forget(self) -> None:
-        """Let the next `news` be all rows there are."""
+        """Let the next `news` return all rows."""
         self._is_known = False
 
     def news(self) -> tuple[bool, list[T]]:
-        """Whole rows since the last call, and whether they are all rows there are.
+        """Return whether these are all rows of the file, and the complete rows since the last call.
 
-        They are at the first call, after `forget` or a failed write, and when the file is missing, was replaced, or no
-        longer holds what was read.
+        They are all rows at the first call, after `forget` or a failed write, and if the file is missing, was replaced, or
+        no longer holds what was read.
 
         Raises:
             CorruptError: a row cannot be read; names the line.
@@ -86,10 +85,10 @@ class RowFile(Generic[T]):
         return is_anew, rows
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Put rows behind what `news` has read, durably; the caller holds the lock and has read all news.
+        """Append rows durably; the caller holds the lock and has read all news.
 
         Raises:
-            RetryLaterError: the disk refused; nothing counts as written, and the next `news` is all that is there.
+            RetryLaterError: writing failed; nothing counts as written, and the next `news` returns all rows.
         """
         lines = [_line(row) for row in rows]
         if not lines:
@@ -104,7 +103,7 @@ class RowFile(Generic[T]):
                 syscalls.fsync(fd)
                 inode = os.fstat(fd).st_ino
             except OSError:
-                with suppress(OSError):  # the first error is the one to tell
+                with suppress(OSError):  # the first error is reported
                     syscalls.truncate(fd, self._end)
                 raise
             finally:
@@ -118,7 +117,7 @@ class RowFile(Generic[T]):
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
     def replace(self, rows: Iterable[Mapping[str, object]]) -> None:
-        """Compact: these rows and no others, whole or not at all. Raises RetryLaterError."""
+        """Replace the content by these rows atomically. Raises RetryLaterError."""
         lines = [_line(row) for row in rows]
         data = b"".join(lines)
         try:
@@ -133,7 +132,7 @@ class RowFile(Generic[T]):
     def _row(self, line: bytes, name: str) -> T:
         row = parse_json(line, name, family=self._damaged, max_bytes=MAX_ROW_BYTES)
         if not isinstance(row, dict):
-            raise self._damaged(f"{name} is no object")
+            raise self._damaged(f"{name} is not a JSON object")
         return self._read(row, name)
 
     def _damaged(self, message: str) -> CorruptError:

@@ -1,7 +1,7 @@
-"""Signs models and plans, and lets them out in waves of exact size: the only way down to a vehicle.
+"""Sign models and rollout plans, and roll them out in waves of exact size: the only path to a vehicle.
 
-This layer refuses to publish a release whose gate did not pass (unless a named person overrides it, which
-the signed document then says for ever), to open a wave while the one before it is not known to be healthy,
-and to take silence for health. It never talks to a vehicle: what it says is signed files that any static
-server can hold, and what it hears is signed telemetry.
+This layer never publishes a release whose gate did not pass (unless a named person overrides it, which the signed
+document then records), never opens a wave before the previous one is known to be healthy, and never treats a missing
+report as healthy. It does not connect to vehicles: it publishes signed files on a static server and reads signed
+telemetry.
 """

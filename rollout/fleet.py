@@ -1,4 +1,4 @@
-"""Which vehicles are in the fleet: enrolled with a key that is not revoked, each with its tags."""
+"""The vehicles of the fleet, which have an enrolled key that is not revoked, and their tags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_TAG_CHARACTERS = 256
 
 @dataclass(frozen=True, slots=True)
 class FleetTags:
-    """Vehicle -> its tags."""
+    """The tags of each vehicle."""
 
     tags: dict[str, tuple[str, ...]]
 
@@ -26,26 +26,26 @@ TAGS: Final = DocumentType.first("tags of the fleet", FleetTags, max_bytes=MAX_F
 
 
 def active_vehicles(enrolment: Enrolment) -> list[str]:
-    """Vehicles with at least one key that is not revoked, sorted."""
+    """Return the vehicles with at least one key that is not revoked, sorted."""
     return sorted(
         name for name, keys in enrolment.vehicles.items() if any(key.revoked_time_ns is None for key in keys)
     )
 
 
 def read_tags(path: Path) -> dict[str, tuple[str, ...]]:
-    """Vehicle -> tags, as saved; empty when nobody has any. Raises CorruptError."""
+    """Read the tags of each vehicle; empty if there is no file. Raises CorruptError."""
     if not path.exists():
         return {}
     return read_document(path, TAGS).tags
 
 
 def write_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
-    """Replace the file. Raises MisconfiguredError for an empty or overlong tag."""
+    """Write the tags of each vehicle. Raises MisconfiguredError for an empty or overlong tag."""
     for name, words in tags.items():
         for word in words:
             if not 1 <= len(word) <= _MAX_TAG_CHARACTERS:
                 raise MisconfiguredError(
-                    f"tag {word[:40]!r} of {name}: 1 to {_MAX_TAG_CHARACTERS} characters"
+                    f"tag {word[:40]!r} of {name} has {len(word)} characters; it must have 1 to {_MAX_TAG_CHARACTERS}"
                 )
     document = FleetTags({name: tuple(sorted(set(words))) for name, words in tags.items()})
     write_document(path, TAGS, document)

@@ -1,9 +1,9 @@
-"""Judges a wave by what its vehicles said, and by what they did not say: silence is not health. Pure.
+"""Evaluate the health of a wave from the reports of its vehicles, counting missing reports against it. Pure.
 
-A vehicle is healthy when its newest signed report, heard since the wave opened and no longer ago than the
-gate allows, says that it has the release in the role, past its own probation, within the gate's bounds. Everything
-else is waiting or a breach; one breach halts. Time is the fleet's own clock at the moment of hearing: a
-vehicle's clock proves nothing.
+A vehicle is healthy if its newest signed report, received since the wave was opened and within the gate's time limit, says
+that it runs the release in the role, past its probation and within the bounds of the gate. Any other state is waiting or
+a breach; one breach halts the rollout. Times are those of reception by the fleet's clock, because a vehicle's clock
+cannot be trusted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BREACHES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VehicleReport:
-    """What one vehicle is known to have said of one role, last heard at `heard_ns` (the fleet's clock).
+    """The newest report of one vehicle about one role, received at `heard_ns` (the fleet's clock).
 
-    Counts are since the model of `model_digest` was first reported. `ends` are the vehicle's events on
-    releases that did not go well: release_id -> (refused | rolled_back, reason).
+    Counts are since the model of `model_digest` was first reported. `ends` holds the releases that failed on the vehicle:
+    release_id to (refused | rolled_back, reason).
     """
 
     vehicle_id: str
@@ -48,7 +48,7 @@ class VehicleReport:
 
 @dataclass(frozen=True, slots=True)
 class VehicleVerdict:
-    """One vehicle of an open wave, with the reason in words."""
+    """The verdict on one vehicle of an open wave, with its reason."""
 
     vehicle_id: str
     wave: int
@@ -58,14 +58,14 @@ class VehicleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class WaveVerdict:
-    """All vehicles that are exposed so far. `healthy` only when every one of them is."""
+    """The verdict on all vehicles exposed so far; `healthy` only if each of them is."""
 
     verdict: Literal["waiting", "healthy", "breached"]
     vehicles: tuple[VehicleVerdict, ...]
 
     @property
     def breaches(self) -> tuple[VehicleVerdict, ...]:
-        """Those for which the rollout must halt."""
+        """The vehicles because of which the rollout must halt."""
         return tuple(vehicle for vehicle in self.vehicles if vehicle.outcome in BREACHES)
 
 
@@ -76,11 +76,11 @@ def judge_waves(
     reports: Mapping[str, VehicleReport],
     now_ns: int,
 ) -> WaveVerdict:
-    """The verdict on all opened waves.
+    """Return the verdict on all opened waves.
 
     Args:
-        waves: wave number -> (when it was opened, in ns of the fleet's clock; its members).
-        now_ns: the fleet's clock.
+        waves: wave number to (time at which it was opened, in ns of the fleet's clock; its members).
+        now_ns: the present time of the fleet's clock.
     """
     found = [
         judge_vehicle(vehicle, number, release, gate, opened_ns, reports.get(vehicle), now_ns)
@@ -102,7 +102,7 @@ def judge_vehicle(
     report: VehicleReport | None,
     now_ns: int,
 ) -> VehicleVerdict:
-    """One vehicle's verdict."""
+    """Return the verdict on one vehicle."""
     outcome, reason = _outcome(release, gate, opened_ns, report, now_ns)
     return VehicleVerdict(vehicle_id, wave, outcome, reason)
 
@@ -119,7 +119,7 @@ def _outcome(
     if quiet_s > gate.report_within_s:
         return (
             RolloutOutcome.SILENT,
-            f"nothing for {quiet_s:.0f} s, the gate allows {gate.report_within_s:.0f} s",
+            f"no report for {quiet_s:.0f} s; the gate allows {gate.report_within_s:.0f} s",
         )
     if report is None or heard_ns is None:
         return RolloutOutcome.WAITING, "has not reported since the wave opened"
@@ -128,12 +128,12 @@ def _outcome(
     if report.not_finite > gate.max_nan_count:
         return (
             RolloutOutcome.UNHEALTHY,
-            f"{report.not_finite} outputs not finite, the gate allows {gate.max_nan_count}",
+            f"{report.not_finite} outputs are not finite; the gate allows {gate.max_nan_count}",
         )
     if report.errors > gate.max_error_ratio * max(report.frames, 1):
         return (
             RolloutOutcome.UNHEALTHY,
-            f"{report.errors} errors in {report.frames} frames, the gate allows {gate.max_error_ratio}",
+            f"{report.errors} errors in {report.frames} frames; the gate allows a ratio of {gate.max_error_ratio}",
         )
     if report.model_state not in (ModelState.SERVING, ModelState.SHADOW):
         return RolloutOutcome.WAITING, "on probation"

@@ -1,9 +1,9 @@
-"""Which vehicle ran which model in which role and when, as the vehicles themselves said it, signed.
+"""The history of models per vehicle and role, from the vehicles' signed telemetry.
 
-Nothing is ever taken out. Telemetry carries all events of a vehicle's slots since enrolment, so a lost record loses
-nothing and one read twice adds nothing: an event is known by its content. Times of events are the vehicle's own clock
-(which may be wrong); `heard_ns` beside it is the fleet's. Order within a role of a vehicle is that of its journal,
-never that of a clock.
+Entries are never removed. Telemetry carries all events of a vehicle's slots since enrolment, so a lost record loses
+nothing and a repeated one adds nothing: events are identified by content. Event times are those of the vehicle's clock,
+which may be wrong; `heard_ns` is the fleet's clock. The order within a role of a vehicle is that of its journal, never
+that of a clock.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from schemas.roles import SERVING
 STARTS = frozenset({"installed", "activated"})
 """Events after which another model has the role."""
 ENDS = frozenset({"rolled_back", "withdrawn"})
-"""Events after which a model gave its role back."""
+"""Events after which a model no longer has the role."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One event of one role of one vehicle. `place` is the record that first said it: topic_id/partition/offset."""
+    """One event of a role of a vehicle. `place` is the record that first reported it: topic_id/partition/offset."""
 
     vehicle_id: str
     time_ns: int
@@ -42,7 +42,7 @@ class HistoryRow:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same event when it is heard again."""
+        """The content that identifies the event when it is reported again."""
         what = (self.event, self.model_digest, self.release_id, self.reason)
         return (self.vehicle_id, self.role, self.time_ns, *what)
 
@@ -52,7 +52,7 @@ HISTORY_ROW: Final = DocumentType.first("event", HistoryRow)
 
 @dataclass(frozen=True, slots=True)
 class ModelRun:
-    """A model had a role of a vehicle from `start_ns` until before `end_ns` (its own clock; None: still has)."""
+    """An interval [start_ns, end_ns) of the vehicle's clock in which a model had a role; `end_ns` None: it still has."""
 
     vehicle_id: str
     model_name: str
@@ -65,9 +65,9 @@ class ModelRun:
 
 
 class History:
-    """The file `history.jsonl`: one row per event, appended in the order in which they were heard.
+    """The file `history.jsonl`, with one row per event in order of reception.
 
-    A line that is no event stays in the file and in `unreadable`, and spoils no other: its vehicle says it again.
+    A line that cannot be read stays in the file and is listed in `unreadable`; other lines are unaffected.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class History:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Read what another process appended meanwhile."""
+        """Read the rows that another process appended."""
         is_anew, rows = self._file.news()
         if is_anew:
             self.rows, self._keys = [], set()
@@ -87,13 +87,13 @@ class History:
 
     @property
     def unreadable(self) -> Sequence[UnreadableRow]:
-        """Lines that are no event, each with the reason."""
+        """Lines that cannot be read, each with the reason."""
         return self._file.unreadable
 
     def add(
         self, vehicle_id: str, events: Iterable[ModelEvent], heard_ns: int, place: str, role: str = SERVING
     ) -> int:
-        """Take what is new. Returns how many events were."""
+        """Add the events that are new and return how many were."""
         before = len(self._unsaved)
         for each in events:
             row = HistoryRow(
@@ -113,10 +113,10 @@ class History:
         return len(self._unsaved) - before
 
     def save(self) -> None:
-        """Make what was added durable; the caller holds the lock.
+        """Make added events durable; the caller holds the lock.
 
         Raises:
-            RetryLaterError: the disk refused; what was added is dropped, for no file holds it.
+            RetryLaterError: writing failed; the added events are dropped, because no file holds them.
         """
         unsaved, self._unsaved = self._unsaved, []
         try:
@@ -127,7 +127,7 @@ class History:
             raise
 
     def runs(self) -> list[ModelRun]:
-        """Intervals in which a model had a role, by vehicle and role, in order."""
+        """Return the intervals in which models had a role, ordered by vehicle and role."""
         last: dict[tuple[str, str], ModelRun] = {}
         found: dict[tuple[str, str], list[ModelRun]] = {}
         ended_by: dict[tuple[str, str], HistoryRow] = {}

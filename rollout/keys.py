@@ -1,9 +1,8 @@
-"""Every role of the repository signs with a key of its own, kept in a file that only its owner can read.
+"""The private keys of the repository's roles, one file per key, readable by its owner only.
 
-Layout: `offline/root-<id>.pem` (to be moved off the machine between uses) and `online/<role>-<id>.pem`, where
-`<id>` is the first eight characters of the TUF key id. Ed25519, PKCS8, mode 0600, encrypted when a passphrase
-is given through the environment (`FLEETLOOP_KEYS_PASSPHRASE`). A key is never overwritten and never leaves
-its file.
+Layout: `offline/root-<id>.pem` (to be kept off the machine between uses) and `online/<role>-<id>.pem`, where `<id>` is the
+first eight characters of the TUF key id. Keys are Ed25519 in PKCS #8 with mode 0600, encrypted if a passphrase is given
+in the environment (`FLEETLOOP_KEYS_PASSPHRASE`). A key is never overwritten.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ DELEGATED_ROLES = ("models", "rollouts")
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """One private key on disk: where it is, whose it is, and how it is protected."""
+    """A private key on disk: its role, its path and its protection."""
 
     role: str
     key_id: str
@@ -46,7 +45,7 @@ class KeyFile:
 
 
 class KeyStore:
-    """The private keys of one repository, as files under `keys_path`."""
+    """The private keys of a repository, as files under `keys_path`."""
 
     def __init__(self, keys_path: Path, passphrase: str | None = None) -> None:
         self._path = keys_path
@@ -54,11 +53,11 @@ class KeyStore:
         self._passphrase = given.encode() or None
 
     def folder(self, role: str) -> Path:
-        """Where the keys of `role` lie: root keys apart from those that a service needs every day."""
+        """Return the folder of the keys of `role`; root keys are apart from those for daily use."""
         return self._path / ("offline" if role == ROOT else "online")
 
     def create(self, role: str) -> Any:
-        """A new Ed25519 key for `role`, on disk before it is used. Returns its signer."""
+        """Create an Ed25519 key for `role`, write it to disk, and return its signer."""
         private = Ed25519PrivateKey.generate()
         signer = CryptoSigner(private)
         encryption: KeySerializationEncryption = NoEncryption()
@@ -72,7 +71,7 @@ class KeyStore:
         return signer
 
     def signers(self, role: str) -> list[Any]:
-        """Signers of every key file of `role` that is here, in order of file name.
+        """Return the signers of all present keys of `role`, ordered by file name.
 
         Raises:
             MisconfiguredError: a key is readable by others, damaged, or its passphrase is missing or wrong.
@@ -80,11 +79,10 @@ class KeyStore:
         return [self._load(path) for path in sorted(self.folder(role).glob(f"{role}-*.pem"))]
 
     def trusted_signers(self, role: str, key_ids: list[str], threshold: int) -> list[Any]:
-        """Signers of `role` whose keys are among `key_ids`.
+        """Return the signers of `role` whose keys are among `key_ids`.
 
         Raises:
-            MisconfiguredError: fewer than `threshold` of them are here (an offline key that is not plugged
-                in, say).
+            MisconfiguredError: fewer than `threshold` of them are present (for example, an offline key is not mounted).
         """
         found = [signer for signer in self.signers(role) if signer.public_key.keyid in key_ids]
         if len(found) < threshold:
@@ -95,7 +93,7 @@ class KeyStore:
         return found
 
     def list(self) -> list[KeyFile]:
-        """What is on disk, without private parts. Encrypted keys are loaded to tell their id."""
+        """Return the key files without their private parts. Encrypted keys are loaded to determine their id."""
         files = []
         for role in (ROOT, *ONLINE_ROLES):
             for path in sorted(self.folder(role).glob(f"{role}-*.pem")):
@@ -108,7 +106,9 @@ class KeyStore:
     def _load(self, path: Path) -> Any:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
-            raise MisconfiguredError(f"private key {path} has mode {mode:04o}, it must be 0600: chmod 600 it")
+            raise MisconfiguredError(
+                f"private key {path} has mode {mode:04o}; it must be 0600: run chmod 600 on it"
+            )
         try:
             private = load_pem_private_key(path.read_bytes(), self._passphrase_for(path))
         except (ValueError, TypeError) as error:
@@ -119,5 +119,5 @@ class KeyStore:
         return CryptoSigner(private)
 
     def _passphrase_for(self, path: Path) -> bytes | None:
-        """A passphrase only for an encrypted file: cryptography refuses one for a plain file."""
+        """Return the passphrase for an encrypted file only, because cryptography refuses one for a plain file."""
         return self._passphrase if b"ENCRYPTED" in path.read_bytes()[:64] else None

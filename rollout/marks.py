@@ -1,9 +1,9 @@
-"""What a vehicle has said already: a recorded report never counts as news, whoever writes it to the topic and when.
+"""High-water marks of the vehicles' reports, so that a replayed report never counts as new.
 
-A vehicle numbers its starts, so (start_number, seq) rises for ever and the highest pair heard is its mark. The mark
-is kept per key: a vehicle that was enrolled anew begins anew, and reports signed by its former key stay below the
-former mark. Vehicles of the first release do not number their starts: of those every epoch that was ever heard, or
-named as the one before, is remembered. Once a vehicle has numbered its starts, an unnumbered report is an old one.
+A vehicle numbers its starts, so (start_number, seq) always increases, and the highest pair received is its mark. Marks are
+kept per key: a vehicle that is enrolled again starts with a new mark, and reports signed by its former key stay below the
+former mark. Agents of the first release do not number their starts; for those, every epoch that was received, or named as
+the previous one, is remembered. Once a vehicle has numbered its starts, an unnumbered report is an old one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from schemas.records import Telemetry
 
 _ANY_KEY = ""
-"""Of marks that were kept before they were kept per key."""
+"""The key of marks from before marks were kept per key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The highest report of a vehicle that was heard, signed by key `key_id`."""
+    """The highest report received of a vehicle, among those signed by key `key_id`."""
 
     vehicle_id: str
     key_id: str
@@ -30,7 +30,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class PastEpochs:
-    """Epochs of a vehicle that are over or under way; rows of the same vehicle and key add up."""
+    """Past and present epochs of a vehicle; rows of the same vehicle and key accumulate."""
 
     vehicle_id: str
     key_id: str
@@ -38,7 +38,7 @@ class PastEpochs:
 
 
 class Marks:
-    """The marks of a fleet."""
+    """The high-water marks of a fleet."""
 
     def __init__(self) -> None:
         self._marks: dict[tuple[str, str], Mark] = {}
@@ -48,7 +48,7 @@ class Marks:
         return len(self._marks) + len(self._past)
 
     def raise_to(self, said: Telemetry, key_id: str) -> list[Mark | PastEpochs]:
-        """Raise the vehicle's mark to a report. Returns what changed: nothing when the report is none or old."""
+        """Raise a vehicle's mark to a report and return the changed rows; none if the report is a repetition."""
         vehicle = said.vehicle_id
         mark = self._marks.get((vehicle, key_id)) or self._marks.get((vehicle, _ANY_KEY))
         if mark is not None and not self._is_above(said, mark, key_id):
@@ -63,17 +63,17 @@ class Marks:
         return changed
 
     def apply(self, row: Mark | PastEpochs) -> None:
-        """Take a row as it was saved; a later one wins."""
+        """Apply a saved row; a later row takes precedence."""
         place = (row.vehicle_id, row.key_id)
         if isinstance(row, PastEpochs):
             self._past.setdefault(place, set()).update(row.epochs)
             return
         self._marks[place] = row
         if row.start_number:
-            self._past.pop(place, None)  # the number says more
+            self._past.pop(place, None)  # superseded by the start number
 
     def rows(self) -> Iterator[Mark | PastEpochs]:
-        """Everything, as it is saved."""
+        """Yield all rows to save."""
         yield from self._marks.values()
         for (vehicle, key_id), epochs in self._past.items():
             yield PastEpochs(vehicle, key_id, tuple(sorted(epochs)))

@@ -1,4 +1,4 @@
-"""The files of a repository as they lie on disk: reads what is published, writes one signed document at a time."""
+"""The files of a TUF repository on disk: read published documents, and write signed documents one at a time."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from rollout.keys import DELEGATED_ROLES, ROOT
 
 
 class MetadataFiles:
-    """`metadata/` and `targets/` under `path`. What `timestamp.json` does not lead to is not published."""
+    """`metadata/` and `targets/` under `path`. Only what `timestamp.json` refers to, directly or not, is published."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def exists(self) -> bool:
-        """Whether anything was ever published here."""
+        """Return whether anything was published here."""
         return self.metadata_path("timestamp").exists()
 
     def metadata_path(self, name: str) -> Path:
-        """Where a document lies, for example `3.models` or `timestamp`."""
+        """Return the path of a document, for example `3.models` or `timestamp`."""
         return self.path / "metadata" / f"{name}.json"
 
     def target_path(self, role: str, sha256: str, name: str) -> Path:
-        """Where the bytes of target `role/name` lie: the hash is in the name (consistent snapshots)."""
+        """Return the path of the target `role/name`, with the hash in its name (consistent snapshots)."""
         return self.path / "targets" / role / f"{sha256}.{name}"
 
     def newest_root_version(self) -> int:
-        """0 when there is none."""
+        """Return the newest version of the root document, or 0."""
         versions = [int(path.name.split(".")[0]) for path in (self.path / "metadata").glob("*.root.json")]
         return max(versions, default=0)
 
     def root_bytes(self, version: int | None = None) -> bytes:
-        """A root document: the newest, or the one of `version`. The newest is what an enrolment installs.
+        """Return the root document of `version`, by default the newest, which an enrolment installs.
 
         Raises:
             MisconfiguredError: there is no repository here, or no such version.
@@ -49,7 +49,7 @@ class MetadataFiles:
         return path.read_bytes()
 
     def load(self, role: str) -> Any:
-        """The published metadata of `role`, as the timestamp (and the snapshot that it names) say."""
+        """Return the published metadata of `role`, as given by the timestamp and the snapshot."""
         if role == ROOT:
             return Metadata.from_bytes(self.root_bytes())
         path = self.metadata_path("timestamp")
@@ -67,7 +67,7 @@ class MetadataFiles:
         return self._document(role, version)
 
     def read_target(self, role: str, name: str) -> bytes | None:
-        """The published bytes of target `role/name`, or None when the role lists no such target."""
+        """Return the published bytes of target `role/name`, or None if the role lists no such target."""
         info = self.load(role).signed.targets.get(f"{role}/{name}")
         if info is None:
             return None
@@ -76,13 +76,13 @@ class MetadataFiles:
         return data
 
     def write_target(self, role: str, sha256: str, name: str, data: bytes) -> None:
-        """Put a target's bytes in place; nobody sees them before a document names them."""
+        """Write a target; clients see it once a published document refers to it."""
         path = self.target_path(role, sha256, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
 
     def write_signed(self, name: str, document: Any, signers: list[Any]) -> bytes:
-        """Sign a document with every signer and put it in place. Returns its bytes."""
+        """Sign a document with every signer, write it and return its bytes."""
         metadata = Metadata(document)
         for signer in signers:
             metadata.sign(signer, append=True)
@@ -96,10 +96,10 @@ class MetadataFiles:
         return Metadata.from_bytes(self.metadata_path(f"{version}.{role}").read_bytes())
 
     def _newest_trusted(self, role: str, version: int) -> Any:
-        """The newest document of a delegated role that its delegation vouches for.
+        """Return the newest document of a delegated role whose signatures its delegation accepts.
 
-        What was published with a key of the wrong role is passed over here, so that the next publication
-        does not sign it.
+        A document that was signed with the key of a wrong role is skipped, so that the next publication does not sign its
+        content.
         """
         delegator = self.load("targets").signed
         for number in range(version, 0, -1):

@@ -1,8 +1,7 @@
-"""Cuts a fleet into waves of exactly the size that was asked for, by nothing but a hash. Pure.
+"""Divide a fleet into waves of exact sizes by a hash of release and vehicle. Pure.
 
-The order of a release is that of sha256("release/vehicle"): another for every release, so that it is not
-always the same vehicles that go first. A wave is published as a threshold on that hash; its members find
-themselves.
+Vehicles are ordered by sha256("release/vehicle"), which differs per release, so that the first wave is not always the
+same vehicles. A wave is published as a threshold on that hash, from which each vehicle computes whether it is a member.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ EVERYBODY = "f" * 64
 
 @dataclass(frozen=True, slots=True)
 class PlannedWave:
-    """A wave with its members by name: the fleet's side knows them, the signed plan does not."""
+    """A wave with the names of its members, which the signed plan does not contain."""
 
     wave: Wave
     members: tuple[str, ...]
@@ -33,15 +32,17 @@ def eligible(
     include: Collection[str],
     exclude: Collection[str],
 ) -> list[str]:
-    """Who may be in any wave: included, or with every tag; never when excluded.
+    """Return the vehicles that may be in a wave: those included or with every tag, except those excluded.
 
     Raises:
-        MisconfiguredError: an included vehicle is not enrolled, or excluded too.
+        MisconfiguredError: an included vehicle is not enrolled, or is also excluded.
     """
     unknown = sorted(set(include) - set(vehicles))
     both = sorted(set(include) & set(exclude))
     if unknown or both:
-        raise MisconfiguredError(f"include: not enrolled {unknown}, excluded as well {both}")
+        raise MisconfiguredError(
+            f"include has vehicles not enrolled {unknown}, and vehicles also excluded {both}"
+        )
     wanted = set(tags)
     return sorted(
         vehicle
@@ -53,21 +54,21 @@ def eligible(
 def cut_waves(
     release_id: str, vehicles: Sequence[str], sizes: Sequence[int], include: Collection[str] = ()
 ) -> list[PlannedWave]:
-    """Waves of exactly `sizes` vehicles each; included ones are in the first, the others follow by position.
+    """Cut waves of exactly `sizes` vehicles; included ones are in the first, the others follow by position.
 
     Raises:
-        MisconfiguredError: a size below 1, more than there are vehicles, or more included than the first
-            holds.
+        MisconfiguredError: a size is below 1, the sizes exceed the number of vehicles, or more vehicles are included than
+            the first wave holds.
     """
     if not sizes or min(sizes) < 1:
-        raise MisconfiguredError(f"waves {list(sizes)}: every wave needs at least 1 vehicle")
+        raise MisconfiguredError(f"waves are {list(sizes)}; every wave must have at least 1 vehicle")
     if sum(sizes) > len(vehicles):
         raise MisconfiguredError(
-            f"waves {list(sizes)} need {sum(sizes)} vehicles, {len(vehicles)} are eligible"
+            f"waves {list(sizes)} need {sum(sizes)} vehicles; {len(vehicles)} are eligible"
         )
     first = sorted(set(include))
     if len(first) > sizes[0]:
-        raise MisconfiguredError(f"{len(first)} vehicles are included, the first wave holds {sizes[0]}")
+        raise MisconfiguredError(f"{len(first)} vehicles are included; the first wave holds {sizes[0]}")
     order = sorted(
         (rollout_position(release_id, vehicle), vehicle) for vehicle in vehicles if vehicle not in first
     )
@@ -84,10 +85,10 @@ def cut_waves(
 
 
 def parse_sizes(text: str, eligible_count: int) -> list[int]:
-    """`"1,10,rest"` as sizes; `rest` (last only) is whoever is left.
+    """Parse wave sizes such as "1,10,rest"; `rest`, allowed only at the end, is the number of vehicles left.
 
     Raises:
-        MisconfiguredError: not numbers, or nobody is left for the rest.
+        MisconfiguredError: a size is not a number, or no vehicle is left for the rest.
     """
     words = [word.strip() for word in text.split(",")]
     sizes: list[int] = []
@@ -100,6 +101,6 @@ def parse_sizes(text: str, eligible_count: int) -> list[int]:
             raise MisconfiguredError(f"waves {text!r}: {word!r} is not a number (or 'rest' at the end)")
     if min(sizes) < 1:
         raise MisconfiguredError(
-            f"waves {text!r} of {eligible_count} eligible vehicles: a wave would hold {min(sizes)}"
+            f"waves {text!r} of {eligible_count} eligible vehicles: a wave would have {min(sizes)} vehicles"
         )
     return sizes

@@ -1,7 +1,7 @@
-"""A model becomes a release only with a passed gate, or with the name and the reason of who overrode it.
+"""Publish a model as a signed release, if its gate passed or a named person overrode it with a reason.
 
-The signed document carries the model's and its contract's digest, its length, and the gate's word for ever.
-Runs nothing: the bytes are verified, not executed.
+The signed document holds the digests of the model and its contract, the model's length and the verdict of the gate. The
+model is verified but not executed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NOT_ID = re.compile(r"[^a-z0-9._-]+")
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """What the gate said. `model_digest` is the model it judged; empty when the report does not say."""
+    """The verdict of a gate. `model_digest` is the model that it evaluated, or empty if the report has none."""
 
     passed: bool
     reason: str
     model_digest: str = ""
 
 
-NO_GATE = GateReport(False, "no gate judged this model")
+NO_GATE = GateReport(False, "no gate evaluated this model")
 
 
 def publish_release(
@@ -46,28 +46,28 @@ def publish_release(
     limits: ModelLimits | None = None,
     signing_role: str | None = None,
 ) -> Release:
-    """Sign and publish one model. The same call again, after a crash or twice, publishes nothing new.
+    """Sign and publish one model. Repeating the call, also after a crash, publishes nothing new.
 
     Args:
-        release_id: made of the model's name and digest when empty.
-        role: what the model is for on a vehicle.
-        override: who lets a refused model pass, and why; ignored when the gate passed.
-        signing_role: only to show the attack "a key of the wrong role", see `Repository.transact`.
+        release_id: the id; by default made of the model's name and digest.
+        role: the role of the model on a vehicle.
+        override: who releases a refused model, and why; ignored if the gate passed.
+        signing_role: only to demonstrate the attack "a key of the wrong role", see `Repository.transact`.
 
     Raises:
-        RejectedError: reason `gate_refused` (no override), `gate_of_another_model`, `conflict` (the id is
-            another model's), or why the bytes are no acceptable model.
+        RejectedError: reason `gate_refused` (no override), `gate_of_another_model`, `conflict` (the id belongs to another
+            model), or the reason why the model is not acceptable.
         RetryLaterError: another writer holds the repository.
     """
     verified = verify_model(model_bytes, None, limits)
     if gate.model_digest and gate.model_digest != verified.digest:
         raise RejectedError(
-            f"the gate judged {gate.model_digest}, this model is {verified.digest}",
+            f"the gate evaluated model {gate.model_digest}; this model is {verified.digest}",
             reason="gate_of_another_model",
         )
     if not gate.passed and override is None:
         raise RejectedError(
-            f"the gate refused {verified.contract.name} ({gate.reason}); override it by name and reason",
+            f"the gate refused {verified.contract.name} ({gate.reason}); an override needs a name and a reason",
             reason="gate_refused",
         )
     chosen = release_id or default_release_id(verified.contract.name, verified.digest)
@@ -105,34 +105,36 @@ def publish_release(
 
 
 def read_releases(repository: Repository) -> list[Release]:
-    """Every release that was published, oldest first."""
+    """Return all published releases, oldest first."""
     data = repository.read_index("models")
     if data is None:
         return []
     rows = read_index(data, RELEASES_KEY, RELEASE)
-    if rows.unreadable:  # what is published again must be whole
+    if rows.unreadable:  # the list is published again, so it must be complete
         raise CorruptError(f"release {rows.unreadable[0].index} of the index: {rows.unreadable[0].why}")
     return list(rows.read)
 
 
 def find_release(repository: Repository, release_id: str) -> Release:
-    """Raises MisconfiguredError naming those that there are."""
+    """Return a release by id. Raises MisconfiguredError, which lists the existing ids."""
     releases = {each.release_id: each for each in read_releases(repository)}
     if release_id not in releases:
-        raise MisconfiguredError(f"no release {release_id!r}; there are {', '.join(releases) or 'none'}")
+        raise MisconfiguredError(
+            f"there is no release {release_id!r}; known: {', '.join(releases) or 'none'}"
+        )
     return releases[release_id]
 
 
 def default_release_id(model_name: str, digest: str) -> str:
-    """`<name>-<first 12 of the digest>`, lower case, only characters that an id may have."""
+    """Return `<name>-<first 12 characters of the digest>` in lower case, with valid characters only."""
     name = _NOT_ID.sub("-", model_name.lower()).strip("-._")[:80] or "model"
     return f"{name}-{digest[:12]}"
 
 
 def with_override(gate: GateReport, by: str, why: str, clock: Clock) -> Override | None:
-    """The override of a refused gate; None when neither is given. Raises MisconfiguredError for one without the other."""
+    """Return the override of a refused gate, or None. Raises MisconfiguredError for a name without a reason or vice versa."""
     if not by and not why:
         return None
     if not by.strip() or not why.strip():
-        raise MisconfiguredError(f"an override needs both a name and a reason, got by={by!r} why={why!r}")
+        raise MisconfiguredError(f"an override needs both a name and a reason; by is {by!r}, why is {why!r}")
     return None if gate.passed else Override(by.strip(), why.strip(), clock.now_ns())

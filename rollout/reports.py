@@ -1,8 +1,8 @@
-"""Hears the fleet: reads telemetry from saved offsets, believes only what its vehicle signed, keeps the newest.
+"""Read the fleet's telemetry from saved offsets, verify each report, and keep the newest per vehicle and role.
 
-What was heard is appended to `reports.jsonl` after the history is durable: a crash in between reads some records
-again, which changes nothing. A report that is not above its vehicle's mark was said before; it is counted and never
-renews health or model, however many starts lie between and however often this side is restarted (`rollout.marks`).
+Reports are appended to `reports.jsonl` after the history is durable; a crash in between reads some records again, which
+changes nothing. A report at or below the high-water mark of its vehicle is a repetition: it is counted, and never renews
+health or model, across any number of restarts on both sides (`rollout.marks`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENDS = ("rolled_back", "refused")
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Cumulative counts of one role as a vehicle last said them."""
+    """Cumulative counts of one role, as last reported by a vehicle."""
 
     frames: int = 0
     errors: int = 0
@@ -52,18 +52,18 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the topic was read, and what was not believed or lost on the way."""
+    """The next offsets to read, and the counts of refused records and lost offsets."""
 
     topic_id: str = ""
     offsets: Mapping[str, int] = field(default_factory=dict)
-    """Partition -> the next offset."""
+    """The next offset by partition."""
     not_believed: Mapping[str, int] = field(default_factory=dict)
     lost_offsets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LaterRow:
-    """A row of a kind that a later release wrote: kept as it is."""
+    """A row of a kind that a later release wrote; it is kept unchanged."""
 
     row: Mapping[str, object]
 
@@ -71,7 +71,7 @@ class LaterRow:
 _KINDS: Mapping[str, type[Any]] = {"heard": Heard, "mark": Mark, "past_epochs": PastEpochs, "place": Place}
 _WORDS = {kind: word for word, kind in _KINDS.items()}
 ROWS: Final = {word: DocumentType.first(word, kind) for word, kind in _KINDS.items()}
-"""By the key `kind` of a row."""
+"""Document types by the key `kind` of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +93,11 @@ class _Reports1:
 
 
 REPORTS_1: Final = DocumentType.first("reports of the fleet", _Reports1, max_bytes=MAX_FILE_BYTES)
-"""reports.json of the first release; read until its rows are in reports.jsonl."""
+"""reports.json of the first release, read until its content is in reports.jsonl."""
 
 
 class FleetReports:
-    """What the fleet said so far; `listen` reads on. Writers exclude each other by a lock in the folder."""
+    """The reports of the fleet so far; `listen` reads on. A lock in the folder excludes concurrent writers."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
@@ -116,11 +116,11 @@ class FleetReports:
 
     @property
     def newest(self) -> Mapping[str, VehicleReport]:
-        """The newest believed report of each vehicle on its role serving."""
+        """The newest verified report of each vehicle about the role serving."""
         return self.newest_of(SERVING)
 
     def newest_of(self, role: str) -> Mapping[str, VehicleReport]:
-        """The newest believed report of each vehicle on `role`; who never spoke of it is absent."""
+        """Return the newest verified report of each vehicle about `role`; vehicles without one are absent."""
         return {vehicle: heard.report for (vehicle, said), heard in self._heard.items() if said == role}
 
     @property
@@ -130,26 +130,26 @@ class FleetReports:
 
     @property
     def not_believed(self) -> Mapping[str, int]:
-        """Records that were not taken, by reason; `repeated` are those said before."""
+        """Refused records by reason; `repeated` counts repetitions."""
         return self._not_believed
 
     @property
     def lost_offsets(self) -> int:
-        """Offsets that retention took before they were read."""
+        """Offsets that retention removed before they were read."""
         return self._lost_offsets
 
     def listen(self, source: RecordSource, enrolment: Enrolment) -> int:
-        """Read everything up to the end of the topic as it is now. Returns how many records were taken.
+        """Read up to the present end of the topic and return how many records were accepted.
 
         Raises:
-            RetryLaterError: no broker, no progress, or another process listens; what was read before is kept. Or the
-                disk refused: the next call goes on from what the files hold.
+            RetryLaterError: no broker, no progress, or another process is reading; records read so far are kept. Or writing
+                failed: the next call continues from the content of the files.
         """
         with FileLock(self._folder / ".reports.lock", wait_s=10.0, clock=self._clock):
             self.history.catch_up()
             self._catch_up()
             info = source.describe(TOPICS.telemetry)
-            if info.topic_id != self._topic_id:  # created anew: its offsets are others
+            if info.topic_id != self._topic_id:  # the topic was recreated, so the saved offsets are void
                 self._topic_id, self._offsets = info.topic_id, {}
             taken = 0
             try:
@@ -184,7 +184,7 @@ class FleetReports:
         except RejectedError as error:
             self._not_believed[error.reason] += 1
             return 0
-        if telemetry.identity != identity:  # signed by one, said about another
+        if telemetry.identity != identity:  # signed by one vehicle about another
             self._not_believed["identity_mismatch"] += 1
             return 0
         key_id = dict(record.headers)[FL_KEYID].decode("ascii")
@@ -200,7 +200,7 @@ class FleetReports:
         return 1
 
     def _remember(self, said: Telemetry, role: RoleReport) -> None:
-        """The newest report of a role; counts since its model was first reported, which a restart may set back."""
+        """Store the newest report of a role, with counts since its model was first reported."""
         last = self._heard.get((said.vehicle_id, role.role))
         totals = last.totals if last is not None else Totals()
         base = last.report if last is not None and last.report.model_digest == role.model_digest else None
@@ -245,9 +245,9 @@ class FleetReports:
             self._apply(row)
 
     def _row(self, row: dict[str, Any], name: str) -> object:
-        """A row that cannot be read stops the file, because it may be a mark: without it an old report would be news."""
+        """Read a row; an unreadable one refuses the file, since it may be a mark, without which old reports look new."""
         kind = ROWS.get(str(row.get("kind")))
-        if kind is None:  # of a later version: nothing that is known here
+        if kind is None:  # written by a later release
             return LaterRow(row)
         return kind.of(row, family=lambda told: CorruptError(f"{name}: {told}", path=self._file.path))
 
@@ -265,10 +265,10 @@ class FleetReports:
                 self._not_believed = Counter(row.not_believed)
 
     def _save(self) -> None:
-        """History first: what was heard is durable before it counts as heard."""
+        """Save the history first, so that reports count only once their events are durable."""
         try:
             self.history.save()
-        except RetryLaterError:  # nor does the rest count as heard
+        except RetryLaterError:  # then the reports do not count either
             self._file.forget()
             raise
         is_new = not self._file.path.exists()
@@ -292,7 +292,7 @@ class FleetReports:
         return Place(self._topic_id, offsets, dict(self._not_believed), self._lost_offsets)
 
     def _apply_old_file(self) -> None:
-        """The file of the first release, `reports.json`: one document, written anew at each listening."""
+        """Apply `reports.json`, the single document of the first release."""
         path = self._folder / "reports.json"
         if not path.exists():
             return
@@ -321,5 +321,5 @@ def _key(row: Heard | Mark | PastEpochs | Place) -> object:
 
 
 def _grown(before: int, now: int) -> int:
-    """How much a cumulative count grew; one that fell began again at 0."""
+    """Return how much a cumulative count grew; a count that fell restarted at 0."""
     return now - before if now >= before else now

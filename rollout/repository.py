@@ -1,20 +1,18 @@
-"""The downlink is a TUF repository of plain files: whatever a crash leaves behind, clients can still use it.
+"""Write the TUF repository that vehicles read, so that clients can use it after a crash at any step.
 
-Layout under `tuf_path`, servable by any static web server, object store or CDN:
+The layout under `tuf_path` can be served by any static web server, object store or CDN:
 
     metadata/<N>.root.json  <N>.targets.json  <N>.models.json  <N>.rollouts.json  <N>.snapshot.json
     timestamp.json
     targets/models/<sha256>.<name>   targets/rollouts/<sha256>.<name>
 
-`timestamp.json` names what is published; nothing else counts. A publication writes target files, then the
-role, then the snapshot, then the timestamp, each atomically: before the last rename clients see the old state
-whole, after it the new one. One writer at a time (a lock beside the files). The roles `models` (paths
-`models/*`) and `rollouts` (paths `rollouts/*`) are delegated to keys of their own. `*` matches no slash, so
-names are flat.
+Only what `timestamp.json` refers to is published. A publication writes target files, then the role, then the snapshot,
+then the timestamp, each atomically: before the last rename clients see the complete old state, after it the complete new
+one. A lock beside the files admits one writer at a time. The roles `models` (paths `models/*`) and `rollouts` (paths
+`rollouts/*`) are delegated to keys of their own. `*` does not match a slash, so names are flat.
 
-The timestamp carries when it was issued (a signed extra field): vehicles keep it as a floor under their
-clocks. This module decides nothing about releases or waves. Source: TUF specification 1.0.34, sections 3 to
-6.
+The timestamp carries its time of issue in an additional signed field, which vehicles use as their trust floor. Source:
+TUF specification 1.0.34, sections 3 to 6.
 """
 
 from __future__ import annotations
@@ -50,12 +48,12 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 _DAY_S = 86_400
 
 OnStep = Callable[[str], None]
-"""Called after each step of a publication has reached the disk; tests kill the writer there."""
+"""Called after each step of a publication is on disk; tests kill the writer there."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """How long each role's word is good for. A vehicle that hears nothing newer stops activating after the shortest."""
+    """How long documents of each role are valid. Without a newer one, vehicles stop activating after the shortest time."""
 
     root_expiry_s: int = setting(default=730 * _DAY_S, min=60, help="life of a root document")
     targets_expiry_s: int = setting(default=365 * _DAY_S, min=60, help="life of targets, models and rollouts")
@@ -76,33 +74,31 @@ def init_repository(
     clock: Clock | None = None,
     passphrase: str | None = None,
 ) -> Repository:
-    """Make the keys and the first, empty state of a repository. A second call on the same folder is refused.
+    """Create the keys and the first, empty state of a repository. A second call on the same folder is refused.
 
     Args:
         threshold: how many of the offline root keys must sign a root document.
-        root_keys: how many offline root keys to make; `threshold` of them when not given.
+        root_keys: how many offline root keys to create; by default `threshold`.
 
     Raises:
-        MisconfiguredError: the repository exists already, or fewer keys than the threshold were asked for.
+        MisconfiguredError: the repository exists already, or `root_keys` is below the threshold.
     """
     settings = settings or RepositorySettings()
     count = threshold if root_keys is None else root_keys
     if not 1 <= threshold <= count <= 16:
         raise MisconfiguredError(
-            f"root threshold {threshold} of {count} keys: need 1 <= threshold <= keys <= 16"
+            f"root threshold is {threshold} of {count} keys; it must hold 1 <= threshold <= keys <= 16"
         )
     repository = Repository(tuf_path, keys_path, settings=settings, clock=clock, passphrase=passphrase)
     with repository.lock():
         if MetadataFiles(tuf_path).exists():
-            raise MisconfiguredError(
-                f"{tuf_path} already holds a repository; it is never made anew over an old one"
-            )
+            raise MisconfiguredError(f"{tuf_path} already holds a repository, which is never overwritten")
         repository.bootstrap(threshold, count)
     return repository
 
 
 class Repository:
-    """One writer's view of the repository at `tuf_path`, signing with the keys under `keys_path`."""
+    """The repository at `tuf_path` for one writer, which signs with the keys under `keys_path`."""
 
     def __init__(
         self,
@@ -122,7 +118,7 @@ class Repository:
         self._on_step: OnStep = on_step or (lambda _step: None)
 
     def lock(self) -> FileLock:
-        """The right to write: one holder at a time, whichever process it is in."""
+        """Return the lock of the one writer, across processes."""
         self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / ".writer.lock", wait_s=self._settings.lock_wait_s, clock=self._clock)
 
@@ -137,7 +133,7 @@ class Repository:
         return self._files.read_target(role, name)
 
     def read_index(self, role: str) -> bytes | None:
-        """The newest list of a delegated role; None while it has published nothing."""
+        """Return the newest list of a delegated role; None if it has published nothing."""
         newest = self.read_target(role, INDEX)
         return newest if newest is not None else self.read_target(role, INDEX_1)
 
@@ -148,7 +144,7 @@ class Repository:
     # Writing.
 
     def bootstrap(self, threshold: int, root_keys: int) -> None:
-        """Keys and first documents; the caller holds the lock. An interrupted one is simply made again."""
+        """Create keys and first documents; the caller holds the lock. After an interruption it can be called again."""
         for role, count in ((ROOT, root_keys), *((role, 1) for role in ONLINE_ROLES)):
             for _ in range(count - len(self.keys.signers(role))):
                 self.keys.create(role)
@@ -173,23 +169,22 @@ class Repository:
         self._write_timestamp(timestamp, 1, self.keys.signers("timestamp"))
 
     def publish(self, role: str, add: Mapping[str, bytes], *, signing_role: str | None = None) -> int:
-        """Publish targets `role/<name>` and return the new version of the role. See `transact`."""
+        """Publish the targets `role/<name>` and return the new version of the role; see `transact`."""
         return self.transact(role, lambda: add, signing_role=signing_role)
 
     def transact(
         self, role: str, build: Callable[[], Mapping[str, bytes]], *, signing_role: str | None = None
     ) -> int:
-        """Read, decide and publish under one lock.
+        """Run a read-modify-publish cycle under the writer's lock and return the version of the role.
 
-        `build` is called with the lock held and returns name -> bytes; nothing to publish nothing.
+        `build` is called with the lock held and returns the bytes of new targets by name; if empty, nothing is published.
 
         Args:
-            signing_role: whose key signs the role's document; the role itself unless a test or a
-                demonstration of the attack "a key of the wrong role" names another. Clients refuse what such
-                a call publishes.
+            signing_role: the role whose key signs; the role itself, except to demonstrate the attack "a key of the wrong
+                role". Clients refuse such a publication.
 
         Raises:
-            RejectedError: `role` is not a delegated one or a name is not flat (reason invalid_value).
+            RejectedError: `role` is not a delegated role, or a name is not flat (reason invalid_value).
             RetryLaterError: another writer holds the repository.
         """
         if role not in DELEGATED_ROLES:
@@ -203,7 +198,7 @@ class Repository:
             for name, data in added.items():
                 if not _NAME.match(name):
                     raise RejectedError(
-                        f"target name {name!r} is not flat: {_NAME.pattern}", reason="invalid_value"
+                        f"target name is {name!r}; it must match {_NAME.pattern}", reason="invalid_value"
                     )
                 info = TargetFile.from_data(f"{role}/{name}", data, ["sha256"])
                 self._files.write_target(role, info.hashes["sha256"], name, data)
@@ -217,9 +212,9 @@ class Repository:
             return int(published.version)
 
     def refresh(self) -> list[str]:
-        """Say again that the published state is the newest: a new timestamp, and anew whatever is past half its life.
+        """Sign a new timestamp, and sign again every document past half of its validity; return the signed roles.
 
-        Run it more often than `timestamp_expiry_s` (a timer, or any publication). Returns the roles signed.
+        Run it more often than every `timestamp_expiry_s`, by a timer or by any publication.
         """
         with self.lock():
             snapshot = self.load("snapshot").signed
@@ -240,10 +235,9 @@ class Repository:
             return signed
 
     def rotate_root(self, *, threshold: int | None = None, root_keys: int = 1) -> int:
-        """Replace the offline root keys; the new root is signed by the old and by the new ones. Returns its version.
+        """Replace the offline root keys and return the version of the new root, signed by old and new keys.
 
-        The old key files stay where they are and are trusted no more: move them to the archive or destroy
-        them.
+        The old key files stay and are no longer trusted: archive or destroy them.
         """
         with self.lock():
             root = self.load(ROOT).signed
@@ -259,10 +253,10 @@ class Repository:
             return self._next_root(root, [*old, *new])
 
     def rotate_key(self, role: str) -> str:
-        """Give an online role a new key, without a moment at which clients would refuse. Returns the new key's id.
+        """Give an online role a new key without interruption for clients, and return the new key's id.
 
-        A top-level role: a root that trusts both keys, everything signed by both, a root that trusts the new
-        one only. A delegated role: its delegation and its document change in one publication.
+        For a top-level role: a root that trusts both keys, documents signed by both, then a root that trusts only the new
+        key. For a delegated role: its delegation and its document change in one publication.
         """
         if role not in ONLINE_ROLES:
             raise RejectedError(f"role {role!r} is not one of {ONLINE_ROLES}", reason="invalid_value")

@@ -1,10 +1,9 @@
-"""Lets a release out wave by wave, and never further than the health of the wave before allows.
+"""Roll out a release wave by wave, opening a wave only if the previous one is healthy.
 
-The signed plan (target `rollouts/index-2.json`) is the truth about what is open; `state.json` beside it holds
-what vehicles need not know: the waves to come, their members by name, when each was opened. The state is
-written before the plan that needs it, and a plan that is further than the state (a crash in between) is
-caught up with at the next call. Never more vehicles are exposed than the opened waves hold: who enrols later
-is held out of a running plan before it can read it.
+The signed plan (target `rollouts/index-2.json`) is authoritative for what is open; `state.json` holds what vehicles need
+not know: later waves, their members by name, and when each was opened. The state is written before the plan that needs
+it; if a crash leaves the plan ahead of the state, the next call updates the state. The opened waves bound the number of
+exposed vehicles: a vehicle that enrols later is excluded from a running plan before it can read it.
 """
 
 from __future__ import annotations
@@ -40,23 +39,21 @@ from schemas.roles import SERVING
 
 @dataclass(frozen=True, slots=True)
 class PlanState:
-    """What the fleet's side knows of a plan beyond the signed document."""
+    """The state of a plan beyond the signed document."""
 
     plan_id: str
     waves: tuple[PlannedWave, ...]
     opened_ns: tuple[int, ...]
     covers_all: bool
-    """Whether the waves hold every vehicle that was eligible at the start: then completion is for later ones
-    too.
-    """
+    """Whether the waves hold every vehicle that was eligible at the start; then the completed plan covers later ones too."""
     exclude: tuple[str, ...]
-    """Whom the operator excluded (the signed plan also holds out later enrolments while it runs)."""
+    """Vehicles that the operator excluded (the signed plan also excludes later enrolments while it runs)."""
     halt_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStates:
-    """What state.json holds: plan_id -> the plain object of a `PlanState`, each read by itself."""
+    """The content of state.json: plain objects of `PlanState` by plan_id, each read separately."""
 
     plans: dict[str, dict[str, Any]]
 
@@ -66,7 +63,7 @@ STATES: Final = DocumentType.first("state of the rollouts", PlanStates, max_byte
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What one evaluation found and did: `did` is waited, opened, completed, halted or nothing."""
+    """The result of one evaluation: `did` is waited, opened, completed, halted or nothing."""
 
     plan: RolloutPlan
     did: str
@@ -75,12 +72,12 @@ class Advance:
 
     @property
     def has_published(self) -> bool:
-        """Whether vehicles have something new to read."""
+        """Whether a new plan was published."""
         return self.did in ("opened", "completed", "halted")
 
 
 class RolloutService:
-    """One fleet's rollouts. Several may run when no two of them touch the same role of the same vehicle."""
+    """The rollouts of a fleet. Several may run at once unless they concern the same role of the same vehicle."""
 
     def __init__(self, repository: Repository, folder: Path, clock: Clock) -> None:
         self._repository = repository
@@ -103,13 +100,13 @@ class RolloutService:
 
         Args:
             sizes: wave sizes, or text such as "1,10,rest".
-            vehicles: every vehicle that is enrolled now and not revoked.
+            vehicles: all enrolled vehicles whose key is not revoked.
 
         Raises:
             MisconfiguredError: no such release, sizes that do not fit, an unknown vehicle.
-            RejectedError: reason `rollout_running`; names the running rollout of the same role that holds one of
-                these vehicles, or will once it completes: halt or complete it first.
-            CorruptError: what is known here of a running rollout of the role cannot be read: halt it first.
+            RejectedError: reason `rollout_running`; names the running rollout of the same role that covers one of these
+                vehicles, or will when it completes: halt or complete it first.
+            CorruptError: the state of a running rollout of the role cannot be read: halt it first.
         """
         release = find_release(self._repository, release_id)
         names = eligible(vehicles, tags_of or {}, tags=tags, include=include, exclude=exclude)
@@ -148,15 +145,15 @@ class RolloutService:
     def advance(
         self, reports: Mapping[str, VehicleReport], role: str = SERVING, plan_id: str = ""
     ) -> Advance:
-        """One evaluation: halt at a breach, open the next wave or complete when all is healthy, else wait.
+        """Evaluate once: halt at a breach, open the next wave or complete if all are healthy, otherwise wait.
 
         Args:
-            reports: vehicle -> what it last said of `role`.
+            reports: the newest report about `role` by vehicle.
             role, plan_id: as in `current`.
 
         Raises:
-            MisconfiguredError: there is no rollout, several run and none is named, or its local state is lost
-                (halt it and start anew).
+            MisconfiguredError: there is no rollout, several run and none is named, or its local state is lost (halt it
+                and start again).
         """
         plan = self.current(role, plan_id)
         if plan.state != RUNNING:
@@ -175,7 +172,7 @@ class RolloutService:
         return Advance(self._publish(plan, self._completed(plan, state)), "completed", verdict)
 
     def verdict_on(self, plan: RolloutPlan, reports: Mapping[str, VehicleReport]) -> WaveVerdict:
-        """The verdict on every vehicle that the plan exposes so far."""
+        """Return the verdict on all vehicles that the plan exposes so far."""
         state = self._caught_up(plan)
         waves = {
             planned.wave.number: (opened_ns, planned.members)
@@ -184,23 +181,23 @@ class RolloutService:
         return judge_waves(self.release_of(plan), plan.health, waves, reports, self._clock.now_ns())
 
     def halt(self, reason: str, role: str = SERVING, plan_id: str = "") -> RolloutPlan:
-        """Stop the current rollout of a role: its vehicles go back to the model before. Halting twice changes nothing.
+        """Halt the current rollout of a role, whose vehicles return to the previous model. Idempotent.
 
         Raises:
-            MisconfiguredError: there is no rollout at all, or several run and none is named.
+            MisconfiguredError: there is no rollout, or several run and none is named.
         """
         plan = self.current(role, plan_id)
         if plan.state == HALTED:
             return plan
-        with suppress(CorruptError):  # a state that cannot be read keeps nobody from halting
+        with suppress(CorruptError):  # an unreadable state must not prevent halting
             if (state := self.state_of(plan)) is not None:
                 self._save(replace(state, halt_reason=reason))
         return self._publish(plan, plan.with_state(HALTED))
 
     def hold_out(self, vehicle_id: str) -> bool:
-        """Keep a vehicle that enrols now out of the running plans: their waves were cut without it.
+        """Exclude a vehicle that enrols now from the running plans, whose waves were cut without it.
 
-        Returns whether one runs.
+        Returns whether a plan was changed.
         """
         held = [False]
 
@@ -224,17 +221,17 @@ class RolloutService:
     # Reading.
 
     def plans(self) -> list[RolloutPlan]:
-        """Every plan as published, oldest first."""
+        """Return all published plans, oldest first."""
         data = self._repository.read_index("rollouts")
         if data is None:
             return []
         rows = read_index(data, PLANS_KEY, ROLLOUT_PLAN)
-        if rows.unreadable:  # what is published again must be whole
+        if rows.unreadable:  # the list is published again, so it must be complete
             raise CorruptError(f"plan {rows.unreadable[0].index} of the index: {rows.unreadable[0].why}")
         return list(rows.read)
 
     def current(self, role: str = SERVING, plan_id: str = "") -> RolloutPlan:
-        """The plan `plan_id`; without one the one of `role` that runs, else its newest.
+        """Return the plan `plan_id`; without an id, the running plan of `role`, or else its newest.
 
         Raises:
             MisconfiguredError: there is no such plan, or several of the role run and none is named.
@@ -259,14 +256,14 @@ class RolloutService:
         return found[-1]
 
     def release_of(self, plan: RolloutPlan) -> Release:
-        """The release that a plan lets out."""
+        """Return the release of a plan."""
         return find_release(self._repository, plan.release_id)
 
     def state_of(self, plan: RolloutPlan) -> PlanState | None:
-        """What is known here beyond the signed plan; None for a plan that was started elsewhere.
+        """Return the local state of a plan; None for a plan that was started elsewhere.
 
         Raises:
-            CorruptError: what is known of this very plan cannot be read.
+            CorruptError: the state of this plan cannot be read.
         """
         row = read_document(self._path, STATES).plans.get(plan.plan_id) if self._path.exists() else None
         if row is None:
@@ -281,7 +278,7 @@ class RolloutService:
         def build() -> Mapping[str, bytes]:
             plans = self.plans()
             now = next(plan for plan in plans if plan.plan_id == old.plan_id)
-            if now.state != RUNNING and old.state == RUNNING:  # somebody halted it meanwhile: that stands
+            if now.state != RUNNING and old.state == RUNNING:  # it was halted in the meantime, which stays
                 done[0] = now
                 return {}
             if new.state == RUNNING:
@@ -305,14 +302,14 @@ class RolloutService:
         for plan in plans:
             if plan.state != RUNNING or plan.role != role:
                 continue
-            state = self.state_of(plan)  # completion drops the exclusion of later vehicles: so they count too
+            state = self.state_of(plan)  # completion ends the exclusion of later vehicles, so they count too
             exclude = state.exclude if state is not None and state.covers_all else plan.exclude
             include = [name for name in plan.include if name in vehicles]
             held = eligible(vehicles, tags_of, tags=plan.tags, include=include, exclude=exclude)
             both = sorted(set(held) & set(names))
             if both:
                 raise RejectedError(
-                    f"rollout {plan.plan_id} is running in the role {role} and is for {len(both)} of these "
+                    f"rollout {plan.plan_id} is running in the role {role} and covers {len(both)} of these "
                     f"vehicles, now or when it completes, such as {both[0]}; complete or halt it first",
                     reason="rollout_running",
                 )
@@ -325,7 +322,7 @@ class RolloutService:
         return replace(done, waves=(*plan.waves[:-1], last), exclude=state.exclude)
 
     def _caught_up(self, plan: RolloutPlan) -> PlanState:
-        """The plan's state, with a time for every wave that is open."""
+        """Return the state of a plan, with an opening time for each open wave."""
         state = self._state_of(plan)
         missing = len(plan.waves) - len(state.opened_ns)
         if missing > 0:
@@ -337,12 +334,12 @@ class RolloutService:
         state = self.state_of(plan)
         if state is None:
             raise MisconfiguredError(
-                f"{self._path} knows nothing of rollout {plan.plan_id}: halt it and start anew"
+                f"{self._path} has no state of rollout {plan.plan_id}: halt it and start again"
             )
         return state
 
     def _save(self, state: PlanState) -> None:
-        """Put the state of one plan into the file; those of others stay as they are, also what cannot be read."""
+        """Store the state of one plan; the states of others, unreadable ones included, stay unchanged."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         held = read_document(self._path, STATES).plans if self._path.exists() else {}
         write_document(self._path, STATES, PlanStates({**held, state.plan_id: plain(state)}))
@@ -362,11 +359,10 @@ def watch(
     plan_id: str = "",
     on_published: Callable[[Advance], object] = lambda _done: None,
 ) -> Advance:
-    """Listen and advance until the rollout completes or halts, or the time is over.
+    """Read reports and advance until the rollout completes or halts, or until `timeout_s` is over.
 
-    `on_published` is called after every step that published a plan.
-    While there is no broker nobody is heard, so nothing is decided. Raises MisconfiguredError when several rollouts of
-    the role run and none is named; one that starts later does not disturb.
+    `on_published` is called after each published plan. Without a broker no decision is made. Raises MisconfiguredError if
+    several rollouts of the role run and none is named; one that starts later does not matter.
     """
     plan_id = service.current(role, plan_id).plan_id
     deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
@@ -376,7 +372,7 @@ def watch(
             if done.has_published:
                 on_published(done)
         except RetryLaterError as error:
-            done = Advance(service.current(role, plan_id), "nothing", None, f"not heard: {error}")
+            done = Advance(service.current(role, plan_id), "nothing", None, f"no reports: {error}")
         if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:
             return done
         clock.sleep(every_s)

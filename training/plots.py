@@ -1,4 +1,4 @@
-"""The metric by class and condition before and after, each with its interval."""
+"""Plot the metric by class and condition, before and after, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import io
 from pathlib import Path
 
 from foundation.files import write_atomic
+from foundation.short_text import shorten_middle
 from training.evaluation import OVERALL, Evaluation, SliceResult
 
 _MAX_SLICES = 60
+_MAX_LABEL_CHARACTERS = 34
 
 
 def plot_by_class(evaluation: Evaluation, path: Path, base_name: str, candidate_name: str) -> None:
-    """Write a PNG; equal evaluations give equal bytes on one installation of matplotlib."""
+    """Write the plot as a PNG; equal evaluations give equal bytes with one installation of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,7 +33,7 @@ def plot_by_class(evaluation: Evaluation, path: Path, base_name: str, candidate_
             xerr=[[v.estimate - v.low for v in found], [v.high - v.estimate for v in found]],
             fmt="o",
             color=color,
-            label=name,
+            label=shorten_middle(name, _MAX_LABEL_CHARACTERS),
             capsize=3,
             markersize=5,
         )
@@ -40,7 +42,7 @@ def plot_by_class(evaluation: Evaluation, path: Path, base_name: str, candidate_
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(f"{evaluation.metric} on the held-out test set, {evaluation.confidence:.0%} intervals")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=120, metadata={"Software": None})
     write_atomic(path, out.getvalue())
@@ -50,4 +52,4 @@ def _label(found: SliceResult) -> str:
     name = (
         found.name if found.name == OVERALL else found.name.replace("class:", "").replace("condition:", "in ")
     )
-    return f"{name} (n={found.n})"
+    return f"{shorten_middle(name, _MAX_LABEL_CHARACTERS)} (n={found.n})"

@@ -5,20 +5,23 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from foundation.short_text import shorten_middle
+
 BEFORE, AFTER, INK, SOFT = "#9aa5b1", "#2b6cb0", "#1f2933", "#7b8794"
+_MAX_LABEL_CHARACTERS = 26
 
 
 def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
     """Return accuracy before and after, one row per slice, with the 95 % interval of each.
 
-    `rows`: name, n, before, after (ratios), before_interval and after_interval ((low, high) ratios). A slice's n stands
-    beside its name, so that a wide interval explains itself.
+    `rows`: name, n, before, after (ratios), before_interval and after_interval ((low, high) ratios). The number of images
+    is part of the label, because it explains a wide interval.
     """
     from matplotlib.figure import Figure
 
     height = 1.4 + 0.42 * len(rows)
     figure = Figure(figsize=(9.2, height))
-    axes = figure.add_axes((0.2, 0.75 / height, 0.77, 1 - 1.4 / height))
+    axes = figure.add_axes((0.28, 0.75 / height, 0.69, 1 - 1.4 / height))
     for number, row in enumerate(rows):
         y = len(rows) - 1 - number
         for key, colour, shift, size in (("before", BEFORE, 0.13, 6), ("after", AFTER, -0.13, 7)):
@@ -34,10 +37,13 @@ def accuracy_chart(rows: list[dict[str, Any]], title: str, note: str) -> str:
                 solid_capstyle="round",
             )
             axes.plot([100 * value], [y + shift], "o", color=colour, markersize=size)
-    axes.set_yticks(range(len(rows)), [f"{r['name']}  (n={r['n']})" for r in reversed(rows)])
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{shorten_middle(r['name'], _MAX_LABEL_CHARACTERS)}  (n={r['n']})" for r in reversed(rows)],
+    )
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(-2, 102)
-    axes.set_xlabel("right on the held-out test set, %  (bars: 95 % interval)", color=SOFT, fontsize=9)
+    axes.set_xlabel("correct on the held-out test set, %  (bars: 95 % interval)", color=SOFT, fontsize=9)
     axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
     axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)

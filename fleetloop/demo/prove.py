@@ -1,6 +1,6 @@
-"""What the run shows of each guarantee, counted from the broker, the lake, the vehicles' disks and the dataset.
+"""Check each guarantee after the run, by counts from the broker, the lake, the vehicles' disks and the dataset.
 
-Each check looks at what is there now; none trusts what a step said about itself. G7 (privacy) is not built yet and not claimed.
+No check relies on what a step reported about itself. G7 (privacy) is not built yet and not claimed.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from workspace.layout import Workspace
 HASH_BITS = 256
 MALFORMED_MODELS = 3
 PROMISES = {
-    1: "Accepted means durable: through SIGKILL and a lost broker.",
+    1: "Accepted samples are durable, through SIGKILL and an unreachable broker.",
     2: "The ledger balances exactly.",
-    3: "Every Kafka offset becomes exactly one row of the lake; nothing lands twice.",
+    3: "Each Kafka offset becomes exactly one row of the lake; nothing lands twice.",
     4: "A dataset version is a pure function of its inputs.",
     5: "A drive is in one split for ever; nothing near a test frame is trained on.",
-    6: "No model serves unless it is signed, fresh, gated and tried; the old one returns when it misbehaves.",
-    8: "Nothing is dropped silently: bytes, reason and place are kept, totals add up.",
+    6: "No model serves unless it is signed, fresh, gated and tried; a faulty one is rolled back.",
+    8: "Nothing is dropped silently: bytes, reason and offset are kept, totals add up.",
     9: "Bad input never takes a daemon or a pipeline down.",
     10: "Only verified model bytes are loaded.",
 }
@@ -48,14 +48,14 @@ PROMISES = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One guarantee, whether this run saw it hold, and by which numbers."""
+    """One guarantee, whether it held in this run, and the numbers that show it."""
 
     number: int
     held: bool
     evidence: str
 
     def to_json(self) -> dict[str, object]:
-        """As it stands in result.json."""
+        """Return the verdict as in result.json."""
         return {
             "number": self.number,
             "held": self.held,
@@ -66,7 +66,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the checks look at: disks, the broker's log, the lake, telemetry; nothing that a step said of itself."""
+    """The inputs of the checks: disks, the broker's log, the lake and telemetry."""
 
     arrivals: pa.Table
     offsets_in_log: int
@@ -85,7 +85,7 @@ class Facts:
 
 
 def read_receipts(path: Path) -> set[tuple[str, int, str]]:
-    """(epoch, seq, sha256) of every sample that the spool said it had on disk; a line cut by a kill is no receipt."""
+    """Read (epoch, seq, sha256) of every receipt; a line that was cut off by a kill is not a receipt."""
     found = set()
     for line in path.read_text(encoding="ascii", errors="replace").split("\n")[:-1] if path.is_file() else ():
         words = line.split(" ")
@@ -95,7 +95,7 @@ def read_receipts(path: Path) -> set[tuple[str, int, str]]:
 
 
 def read_arrivals(place: Workspace) -> pa.Table:
-    """All rows of the lake, without payloads."""
+    """Read all rows of the lake without payloads."""
     columns = [
         "origin", "outcome", "reason", "topic_id", "partition", "offset", "offset_end", "resend_of", "vehicle_id", "epoch", "seq",
         "value_sha256", "payload_sha256", "payload_bytes", "raw_value", "headers_json", "rule_id", "drive_id",
@@ -105,7 +105,7 @@ def read_arrivals(place: Workspace) -> pa.Table:
 
 
 def count_offsets(bootstrap: str) -> int:
-    """How many offsets the samples of the broker's log have had."""
+    """Return the number of offsets in the broker's log of samples."""
     source = KafkaSource(KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo"))
     try:
         partitions = source.describe(TOPICS.samples).partitions
@@ -115,7 +115,7 @@ def count_offsets(bootstrap: str) -> int:
 
 
 def judge(facts: Facts) -> list[Verdict]:
-    """Every guarantee that the demo exercises, in order."""
+    """Return a verdict for each guarantee that the demo exercises, in order."""
     return [
         _accepted_is_durable(facts),
         _ledger_balances(facts),
@@ -140,16 +140,19 @@ def _accepted_is_durable(facts: Facts) -> Verdict:
         *(rows[name].to_pylist() for name in ("vehicle_id", "epoch", "seq", "value_sha256")), strict=True
     ):
         landed[vehicle_id].add(tuple(identity))
-    told, held = [], True
+    told, lost, held = [], 0, True
     for vehicle_id in VEHICLES:
         counts, receipts = facts.ledgers[vehicle_id].counts, facts.receipts[vehicle_id]
         missing = receipts - landed[vehicle_id]
         gone = sum(counts.evicted.values()) + counts.in_doubt
         held &= bool(receipts) and len(missing) <= gone and counts.pending == 0
         held &= len(landed[vehicle_id]) == counts.delivered
-        told.append(f"{vehicle_id} {len(receipts)} receipts, {len(missing)} of them not landed")
+        lost += len(missing)
+        told.append(f"{vehicle_id} {len(receipts)}")
     return Verdict(
-        1, held, "; ".join(told) + " (a receipt is printed after the fsync, and compared byte for byte)"
+        1,
+        held,
+        f"{lost} receipts without their landed sample, compared by sha256; receipts: {', '.join(told)}",
     )
 
 
@@ -157,7 +160,7 @@ def _ledger_balances(facts: Facts) -> Verdict:
     held = all(ledger.balances() for ledger in facts.ledgers.values())
     epochs = sum(len(ledger.epochs) for ledger in facts.ledgers.values())
     return Verdict(
-        2, held, f"{len(facts.ledgers)} ledgers over {epochs} epochs balance in total and in every epoch"
+        2, held, f"{len(facts.ledgers)} ledgers over {epochs} epochs balance, in total and per epoch"
     )
 
 
@@ -182,14 +185,14 @@ def _one_row_an_offset(facts: Facts) -> Verdict:
     return Verdict(
         3,
         held,
-        f"{facts.offsets_in_log} offsets in the log, {log.num_rows} rows; {resent.num_rows} resent rows ({facts.repeated} were "
-        f"repeated on purpose), {astray} of them point at no landed row; {twice} landed twice",
+        f"{facts.offsets_in_log} offsets, {log.num_rows} rows; {resent.num_rows} resends ({facts.repeated} on purpose), "
+        f"{astray} of them without a landed row; {twice} landed twice",
     )
 
 
 def _pure_dataset(facts: Facts) -> Verdict:
     digest, again = str(facts.learnt.manifest["digest"]), facts.learnt.again_digest
-    return Verdict(4, digest == again, f"one worker {digest[:16]}, two workers {again[:16]}")
+    return Verdict(4, digest == again, f"digest with one worker {digest[:16]}, with two workers {again[:16]}")
 
 
 def _split_holds(facts: Facts) -> Verdict:
@@ -213,19 +216,19 @@ def _split_holds(facts: Facts) -> Verdict:
     removed = facts.learnt.manifest["counts"]["removed"].get("near_duplicate_of_test", 0)
     held = misplaced == 0 and nearest is not None and nearest > bound and seen == 0 and bool(drives)
     apart = (
-        "no test frame and training frame to compare"
+        "there is no pair of a test frame and a training frame"
         if nearest is None
-        else f"the nearest training frame is {nearest} of {HASH_BITS} bits from a test frame"
+        else f"smallest distance of a training frame to a test frame {nearest} of {HASH_BITS} bits"
     )
     return Verdict(
         5, held,
         f"{misplaced} drives in a wrong split; {apart} (bound {bound}); "
-        f"{removed} frames left out as near-duplicates of test; v1 saw {len(drives)} drives, {seen} of test",
+        f"{removed} near-duplicates of test removed; v1 was trained on {len(drives)} drives, {seen} of them test drives",
     )  # fmt: skip
 
 
 def _nearest_to_test(rows: dict[Split, pa.Table]) -> int | None:
-    """Bits between the closest pair of a test frame and a training or validation frame; None without such a pair."""
+    """Return the smallest distance in bits of a test frame to a training or validation frame; None without a pair."""
     from modelkit.images import decode_image
 
     def hashes(split: Split) -> np.ndarray:
@@ -265,9 +268,9 @@ def _releases_are_guarded(facts: Facts) -> Verdict:
     return Verdict(
         6,
         held,
-        f"by signed telemetry {good.id} was activated on {len(vehicles('activated', good.id))} vehicles and serves on "
-        f"{sum(d == digest for d in serving.values())}; {forged.id} on {len(carried)}, distrusted by {len(distrust)}; "
-        f"{bad.id} on {len(exposed)} (its wave holds 1), rolled back on {len(back)}",
+        f"{good.id}: activated on {len(vehicles('activated', good.id))} vehicles, serving on "
+        f"{sum(d == digest for d in serving.values())}; {forged.id}: activated on {len(carried)}, refused by "
+        f"{len(distrust)}; {bad.id}: activated on {len(exposed)} (its wave has 1), rolled back on {len(back)}",
     )
 
 
@@ -292,9 +295,9 @@ def _nothing_silent(facts: Facts) -> Verdict:
     )
     return Verdict(
         8, held,
-        f"{sum(frames.values())} frames seen = {sum(settled.values())} accepted or refused by reason; {len(found)} kinds of bad "
-        f"record sent, {rejected.num_rows} rejected with bytes and reason; {read} frames read into curation = {explained} kept, "
-        "removed, unlabelled or quarantined",
+        f"{sum(frames.values())} frames seen = {sum(settled.values())} accepted or refused with a reason; "
+        f"{sum(facts.bad_records.values())} bad records sent, {rejected.num_rows} rejected with bytes and reason; "
+        f"{read} rows read by curation = {explained} kept, removed, unlabelled or quarantined",
     )  # fmt: skip
 
 
@@ -306,8 +309,8 @@ def _bad_input_survived(facts: Facts) -> Verdict:
     return Verdict(
         9,
         held,
-        f"{unreadable} unreadable frames and {sum(facts.bad_records.values())} bad records were counted; "
-        f"{facts.unordered_restarts} processes died that were not killed on purpose",
+        f"{unreadable} unreadable frames and {sum(facts.bad_records.values())} bad records counted; "
+        f"{facts.unordered_restarts} processes ended unexpectedly",
     )
 
 
@@ -318,6 +321,6 @@ def _verified_bytes(facts: Facts) -> Verdict:
     return Verdict(
         10,
         held,
-        f"{len(facts.malformed)} of {MALFORMED_MODELS} malformed models were refused before anything ran "
-        f"({', '.join(sorted(facts.malformed))}); {same} vehicles serve exactly the bytes that were packaged",
+        f"{len(facts.malformed)} of {MALFORMED_MODELS} malformed models refused before they were loaded "
+        f"({', '.join(sorted(facts.malformed))}); {same} vehicles serve exactly the packaged bytes",
     )

@@ -13,6 +13,7 @@ import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from foundation.short_text import shorten_middle
 from modelkit.images import BLURRED_BELOW_SHARPNESS, BRIGHT_ABOVE_LUMA, DARK_BELOW_LUMA
 from pipelines.dataset.pictures import SPLIT_COLOURS
 
@@ -35,6 +36,7 @@ _STYLE = {
     "axes.spines.left": False,
 }
 MAX_CLASSES_SHOWN = 50
+_MAX_LABEL_CHARACTERS = 34
 
 
 def draw_plots(pictures: Path, manifest: dict[str, Any], kept: pl.DataFrame) -> None:
@@ -79,7 +81,7 @@ def _classes(path: Path, manifest: dict[str, Any]) -> None:
         numbers = [manifest["splits"][split]["classes"][name] for name in classes]
         axes.barh(range(len(classes)), numbers, left=left, color=colour, height=0.72, label=split)
         left = [a + b for a, b in zip(left, numbers, strict=True)]
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), [shorten_middle(name, _MAX_LABEL_CHARACTERS) for name in classes])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     for place, total in enumerate(left):

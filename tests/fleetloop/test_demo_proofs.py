@@ -65,7 +65,7 @@ def test_far_test_and_training_frames_show_that_the_split_holds(workspace: Path)
 def test_without_a_pair_of_frames_to_compare_the_split_is_not_proven(missing: Split, workspace: Path) -> None:
     (workspace / "datasets" / "current" / "shards" / f"{missing.value}-00000.parquet").unlink()
     assert verdict(workspace).held is False
-    assert "no test frame and training frame to compare" in verdict(workspace).evidence
+    assert "there is no pair of a test frame and a training frame" in verdict(workspace).evidence
 
 
 def test_a_training_frame_that_is_a_test_frame_breaks_the_split(workspace: Path) -> None:

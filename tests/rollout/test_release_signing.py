@@ -46,7 +46,7 @@ def test_an_override_needs_both_name_and_reason(lab: Lab) -> None:
 
 
 def test_the_gate_of_another_model_does_not_count(lab: Lab) -> None:
-    with pytest.raises(RejectedError, match="the gate judged") as caught:
+    with pytest.raises(RejectedError, match="the gate evaluated") as caught:
         publish_release(lab.repository, MODEL, GateReport(True, "", "0" * 64), lab.clock)
     assert caught.value.reason == "gate_of_another_model"
 
@@ -164,7 +164,7 @@ def test_a_missing_offline_key_is_named(lab: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 201])
 def test_a_target_name_that_is_not_flat_is_refused(lab: Lab, name: str) -> None:
-    with pytest.raises(RejectedError, match="not flat"):
+    with pytest.raises(RejectedError, match="must match"):
         lab.repository.publish("models", {name: b"1"})
 
 

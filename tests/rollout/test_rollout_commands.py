@@ -123,14 +123,14 @@ def test_a_revoked_vehicle_is_in_no_wave(desk: Desk) -> None:
     desk.enrol("car-1", "car-2")
     desk.run("enroll", "car-2", "--revoke")
     desk.release()
-    with pytest.raises(MisconfiguredError, match="need 2 vehicles, 1 are eligible"):
+    with pytest.raises(MisconfiguredError, match="need 2 vehicles; 1 are eligible"):
         desk.run("rollout", "start", "r2", "--waves", "1,1")
     plan = desk.json("rollout", "start", "r2", "--waves", "rest")
     assert [wave["exact_count"] for wave in plan["waves"]] == [1]
 
 
 def test_a_release_needs_a_gate_or_an_override(desk: Desk) -> None:
-    with pytest.raises(RejectedError, match="no gate judged this model"):
+    with pytest.raises(RejectedError, match="no gate evaluated this model"):
         desk.run("release", "create", "--model", str(desk.v2))
     gate = desk.folder / "gate.json"
     write_json_atomic(gate, {"candidate_digest": sha256_hex(V2), "passed": True, "reason": "fine"})
@@ -138,7 +138,7 @@ def test_a_release_needs_a_gate_or_an_override(desk: Desk) -> None:
     assert done["gate"] == {"override": None, "passed": True, "reason": "fine"}
     assert [each["release_id"] for each in desk.json("release", "list")["releases"]] == [done["release_id"]]
     write_json_atomic(gate, {"candidate_digest": "0" * 64, "passed": True, "reason": "fine"})
-    with pytest.raises(RejectedError, match="the gate judged"):
+    with pytest.raises(RejectedError, match="the gate evaluated"):
         desk.run("release", "create", "--model", str(desk.v2), "--gate", str(gate), "--id", "x")
     with pytest.raises(MisconfiguredError, match="run `fleetloop package`"):
         desk.run("release", "create")

@@ -203,7 +203,7 @@ def test_halting_stands_even_when_another_process_is_about_to_open_a_wave(lab: L
 
 def test_a_release_that_does_not_exist_is_refused_by_name(lab: Lab) -> None:
     lab.release()
-    with pytest.raises(MisconfiguredError, match="no release 'r9'; there are r2"):
+    with pytest.raises(MisconfiguredError, match="there is no release 'r9'; known: r2"):
         lab.service.start("r9", "1", fleet(3))
     with pytest.raises(MisconfiguredError, match="there is no rollout"):
         lab.service.advance({})
@@ -347,7 +347,7 @@ def test_vehicles_that_a_running_rollout_will_take_in_when_it_completes_are_in_n
     late = ["late-a", "late-b"]
     for name in late:
         lab.service.hold_out(name)
-    with pytest.raises(RejectedError, match=r"r2\.1 is running.* for 2 of these vehicles.*late-a"):
+    with pytest.raises(RejectedError, match=r"r2\.1 is running.* covers 2 of these vehicles.*late-a"):
         lab.service.start("r3", "1,1", [*fleet(2), *late], exclude=fleet(2))
     for name in fleet(2):
         lab.says(name, release)

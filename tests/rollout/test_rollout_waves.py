@@ -57,8 +57,8 @@ def test_another_release_puts_other_vehicles_first() -> None:
     [
         ([0], [], "at least 1"),
         ([], [], "at least 1"),
-        ([3, 4], [], "need 7 vehicles, 5 are eligible"),
-        ([1, 2], ["car-1", "car-2"], "2 vehicles are included, the first wave holds 1"),
+        ([3, 4], [], "need 7 vehicles; 5 are eligible"),
+        ([1, 2], ["car-1", "car-2"], "2 vehicles are included; the first wave holds 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: list[int], included: list[str], message: str) -> None:
@@ -81,5 +81,5 @@ def test_tags_and_lists_choose_who_is_eligible() -> None:
     assert eligible(names, tags, tags=["eu"], include=["car-2"], exclude=["car-1"]) == ["car-0", "car-2"]
     with pytest.raises(MisconfiguredError, match="not enrolled"):
         eligible(names, tags, tags=[], include=["car-9"], exclude=[])
-    with pytest.raises(MisconfiguredError, match="excluded as well"):
+    with pytest.raises(MisconfiguredError, match="also excluded"):
         eligible(names, tags, tags=[], include=["car-1"], exclude=["car-1"])

@@ -50,7 +50,7 @@ def test_a_git_at_work_in_the_folder_keeps_every_lock(lock: Path) -> None:
     git = root / "git"
     shutil.copy(shutil.which("cat") or "/bin/cat", git)
     with subprocess.Popen([str(git)], cwd=root, stdin=-1) as holder:
-        processes = f"process {holder.pid}, which is git at work"
+        processes = f"process {holder.pid}, which is git running"
         while not git.samefile(f"/proc/{holder.pid}/exe"):  # between fork and exec
             pass
         with pytest.raises(RetryLaterError, match=processes):
