@@ -55,7 +55,7 @@ from edge_agent.config import (
     UncertaintySettings,
 )
 from edge_agent.perceive import build_policy
-from edge_agent.selection.decision import Candidate
+from edge_agent.selection.decision import ScoredObservation
 from edge_agent.selection.novelty import NoveltyMemory
 from edge_agent.selection.track_limit import TrackLimit
 from fleetloop.demo.drives import DemoFrame, DriveShape, drive_frames, plan_drives, still_images
@@ -270,7 +270,9 @@ def kept_by_vehicles(world: World, selection: SelectionSettings) -> list[str]:
             scores = score(
                 said, memory.compared_with(len(said.embedding)) if selection.novelty.enabled else None
             )
-            seen = Candidate(frame.frame_id, frame.drive_id, frame.track_id, len(frame.payload), scores)
+            seen = ScoredObservation(
+                frame.frame_id, frame.drive_id, frame.track_id, len(frame.payload), scores
+            )
             found = policy.select(seen, affordable=True)
             if found.trigger is None:
                 continue

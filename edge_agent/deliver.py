@@ -20,8 +20,9 @@ from edge_agent.notices import NoticeDuty
 from edge_agent.process import ProcessContext, run_process
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.state_folder import StatusFile
+from edge_agent.step import Failed, Idle, StepResult
 from edge_agent.telemetry import TelemetryDuty
-from edge_agent.uploader import Failed, Idle, StepResult, Uploader
+from edge_agent.uploader import Uploader
 from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
 from schemas.topics import TOPICS

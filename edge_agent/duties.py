@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.uploader import Failed, Idle, StepResult
+from edge_agent.step import Failed, Idle, StepResult
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError
 from foundation.events import EventLog

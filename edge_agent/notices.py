@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from connectors.kafka.ports import RecordTail
-from edge_agent.uploader import Failed, Idle, StepResult
+from edge_agent.step import Failed, Idle, StepResult
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError, RejectedError
 from foundation.retry import Backoff

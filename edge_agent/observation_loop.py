@@ -14,7 +14,7 @@ from edge_agent.place_keeper import PlaceKeeper, kept_frame
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.progress import Progress
 from edge_agent.record import Seen, incident_name, record
-from edge_agent.selection.decision import Candidate, Selection
+from edge_agent.selection.decision import ScoredObservation, Selection
 from edge_agent.selection.policy import SelectionPolicy
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
@@ -154,9 +154,9 @@ class ObservationLoop:
         if said is None:  # context only: nothing was said that a rule could judge
             return Selection(None, 0.0, NotAcceptedReason.NOT_SELECTED)
         size_bytes = len(one.payload)
-        candidate = Candidate(one.frame_id, one.drive_id, one.track_id, size_bytes, said.scores, seen.lap)
+        frame = ScoredObservation(one.frame_id, one.drive_id, one.track_id, size_bytes, said.scores, seen.lap)
         is_affordable = self._running.budget.can_pay(one.drive_id, size_bytes, seen.monotonic_ns)
-        return self._policy.select(candidate, affordable=is_affordable)
+        return self._policy.select(frame, affordable=is_affordable)
 
     def _reserve(self, drive_id: str, amount_bytes: int) -> bool:
         return self._running.budget.reserve(drive_id, amount_bytes, self._clock.monotonic_ns())

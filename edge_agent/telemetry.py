@@ -19,8 +19,8 @@ from edge_agent import AGENT_VERSION
 from edge_agent.models.status import health_of, read_model_status, read_other_roles
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder, read_status
+from edge_agent.step import Failed, Idle, Ok, StepResult
 from edge_agent.time_quality import is_believable
-from edge_agent.uploader import Failed, Idle, Ok, StepResult
 from foundation.clock import Clock, boot_id
 from foundation.documents import DocumentType
 from foundation.errors import CorruptError, FleetLoopError

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent.flight_window import FlightWindow
 from edge_agent.spool.reader import SpooledRecord, SpoolReader
+from edge_agent.step import Failed, Idle, Ok, StepResult
 from foundation.clock import Clock
 from foundation.errors import (
     BackPressureError,
@@ -67,32 +68,6 @@ class UploaderSettings:
     )
     backoff_max_s: float = setting(30.0, min=0.001, max=3_600.0, help="ceiling of any pause after a failure")
     sync_s: float = setting(1.0, min=0.01, max=600.0, help="how often acknowledgements are made durable")
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Nothing could be done: nothing pending, or all that is allowed is in flight. Call again after `wait_s`."""
-
-    wait_s: float = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Ok:
-    """Something moved."""
-
-    sent: int
-    acknowledged: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """No progress, and why. The next attempt is due after `wait_s`; nothing is lost by calling earlier."""
-
-    reason: str
-    wait_s: float
-
-
-StepResult = Idle | Ok | Failed
 
 
 @dataclass(frozen=True, slots=True)

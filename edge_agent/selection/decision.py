@@ -10,7 +10,7 @@ from schemas.reasons import NotAcceptedReason, ValueClass
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ScoredObservation:
     """One observation after prediction; `scores` by name, in [0, 1]. `lap`: starts of a looped replay before."""
 
     frame_id: str
@@ -54,5 +54,5 @@ class Selection:
 class Selector(Protocol):
     """One selector, one file. Answers None when it has no reason to keep the frame."""
 
-    def judge(self, candidate: Candidate) -> Decision | None:
-        """Judge one frame; pure."""
+    def decide(self, frame: ScoredObservation) -> Decision | None:
+        """Decide on one frame; pure."""

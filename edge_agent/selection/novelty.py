@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.selection.decision import Candidate, Decision
+from edge_agent.selection.decision import Decision, ScoredObservation
 from modelkit.scores import EmbeddingMemory
 from schemas.reasons import ValueClass
 
@@ -29,9 +29,9 @@ class NoveltySelector:
     threshold: float
     value_class: ValueClass
 
-    def judge(self, candidate: Candidate) -> Decision | None:
+    def decide(self, frame: ScoredObservation) -> Decision | None:
         """Return a decision with the novelty that reached the threshold; None for a frame without it."""
-        score = candidate.scores.get("novelty")
+        score = frame.scores.get("novelty")
         if score is None or score < self.threshold:
             return None
         return Decision("novelty", score, self.value_class, 1.0)

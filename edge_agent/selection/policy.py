@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_agent.selection.decision import Candidate, Decision, Selection, Selector
+from edge_agent.selection.decision import Decision, ScoredObservation, Selection, Selector
 from edge_agent.selection.random_arm import RandomArm
 from edge_agent.selection.track_limit import TrackLimit
 from schemas.reasons import NotAcceptedReason
@@ -23,11 +23,11 @@ class SelectionPolicy:
     random_arm: RandomArm
     track_limit: TrackLimit
 
-    def select(self, candidate: Candidate, *, affordable: bool) -> Selection:
+    def select(self, frame: ScoredObservation, *, affordable: bool) -> Selection:
         """Judge one frame. Changes nothing: the caller counts what it then keeps."""
-        fired = [decision for rule in self.rules if (decision := rule.judge(candidate)) is not None]
-        drawn = self.random_arm.judge(candidate)
-        track_is_full = self.track_limit.is_full(candidate.drive_id, candidate.track_id)
+        fired = [decision for rule in self.rules if (decision := rule.decide(frame)) is not None]
+        drawn = self.random_arm.decide(frame)
+        track_is_full = self.track_limit.is_full(frame.drive_id, frame.track_id)
         by_rule = bool(fired) and not track_is_full
         if not affordable:
             if by_rule or drawn:

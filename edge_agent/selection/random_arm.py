@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from edge_agent.selection.decision import Candidate, Decision
+from edge_agent.selection.decision import Decision, ScoredObservation
 from schemas.reasons import ValueClass
 
 _DRAWS = 1 << 64
@@ -24,14 +24,14 @@ class RandomArm:
     probability: float
     value_class: ValueClass
 
-    def draw(self, candidate: Candidate) -> float:
-        """Uniform in [0, 1), a pure function of the candidate's names."""
-        names = (str(self.seed), self.vehicle_id, candidate.drive_id, candidate.frame_id, str(candidate.lap))
+    def draw(self, frame: ScoredObservation) -> float:
+        """Uniform in [0, 1), a pure function of the names."""
+        names = (str(self.seed), self.vehicle_id, frame.drive_id, frame.frame_id, str(frame.lap))
         digest = hashlib.sha256("\0".join(names).encode()).digest()
         return int.from_bytes(digest[:8], "big") / _DRAWS
 
-    def judge(self, candidate: Candidate) -> Decision | None:
+    def decide(self, frame: ScoredObservation) -> Decision | None:
         """Return a decision that carries the probability; its score is None, for nothing was measured."""
-        if self.probability <= 0 or self.draw(candidate) >= self.probability:
+        if self.probability <= 0 or self.draw(frame) >= self.probability:
             return None
         return Decision("random", None, self.value_class, self.probability)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edge_agent.selection.decision import Candidate, Decision
+from edge_agent.selection.decision import Decision, ScoredObservation
 from schemas.reasons import ValueClass
 
 
@@ -25,9 +25,9 @@ class UncertaintySelector:
     threshold: float
     value_class: ValueClass
 
-    def judge(self, candidate: Candidate) -> Decision | None:
+    def decide(self, frame: ScoredObservation) -> Decision | None:
         """Return a decision with the score that reached the threshold; None for a frame without it."""
-        score = candidate.scores.get(self.measure.value)
+        score = frame.scores.get(self.measure.value)
         if score is None or score < self.threshold:
             return None
         return Decision(f"uncertainty.{self.measure.value}", score, self.value_class, 1.0)

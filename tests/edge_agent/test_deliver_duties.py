@@ -10,9 +10,9 @@ import pytest
 from edge_agent.duties import Duty, DutyRunner, LaneThread
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
+from edge_agent.step import Failed, Idle, Ok
 from edge_agent.telemetry import SENT_WAIT_S, TelemetryDuty, draw_epoch, remember_epoch
 from edge_agent.time_quality import FIRST_POSSIBLE_TIME_NS
-from edge_agent.uploader import Failed, Idle, Ok
 from foundation import syscalls
 from foundation.clock import ManualClock, SystemClock
 from foundation.errors import CorruptError, RetryLaterError

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.selection.budget import BUCKET_S, HOUR_S, BudgetLimits, ByteBudget
-from edge_agent.selection.decision import Candidate
+from edge_agent.selection.decision import ScoredObservation
 from edge_agent.selection.novelty import NoveltyMemory, NoveltySelector
 from edge_agent.selection.policy import SelectionPolicy, chance_of_any
 from edge_agent.selection.random_arm import RandomArm
@@ -25,7 +25,7 @@ def _scores(entropy: float, novelty: float | None) -> dict[str, float]:
 def candidate(
     number: int = 0, *, entropy: float = 0.0, novelty: float | None = None, track: str | None = None
 ):
-    return Candidate(f"f{number}", "d1", track, 1000, _scores(entropy, novelty))
+    return ScoredObservation(f"f{number}", "d1", track, 1000, _scores(entropy, novelty))
 
 
 def arm(probability: float, vehicle: str = "car-1", seed: int = 0) -> RandomArm:
@@ -43,14 +43,14 @@ def policy(*, threshold: float = 0.5, probability: float = 0.1, max_per_track: i
 @pytest.mark.parametrize("measure", list(UncertaintyMeasure))
 def test_an_uncertainty_rule_fires_at_its_threshold_and_says_the_score(measure):
     selector = UncertaintySelector(measure, 0.5, ValueClass.NORMAL)
-    assert selector.judge(candidate(entropy=0.49)) is None
-    decision = selector.judge(candidate(entropy=0.5))
+    assert selector.decide(candidate(entropy=0.49)) is None
+    decision = selector.decide(candidate(entropy=0.5))
     assert decision is not None
     assert (decision.rule_id, decision.score) == (f"uncertainty.{measure.value}", 0.5)
 
 
 def test_a_frame_without_a_score_is_never_novel():
-    assert NoveltySelector(0.0, ValueClass.HIGH).judge(candidate(novelty=None)) is None
+    assert NoveltySelector(0.0, ValueClass.HIGH).decide(candidate(novelty=None)) is None
 
 
 def test_the_novelty_memory_forgets_one_frame_that_was_not_kept_after_all():
@@ -77,17 +77,17 @@ def test_the_novelty_memory_is_bounded_and_forgets_with_the_model():
 
 
 def test_the_random_arm_keeps_its_share_and_repeats_its_answers():
-    picked = [n for n in range(20_000) if arm(0.05).judge(candidate(n)) is not None]
+    picked = [n for n in range(20_000) if arm(0.05).decide(candidate(n)) is not None]
     # 20,000 draws at 0.05: standard deviation 30.8, so 5 of them is 154.
     assert abs(len(picked) - 1000) < 154
-    assert picked == [n for n in range(20_000) if arm(0.05).judge(candidate(n)) is not None]
-    others = {n for n in range(20_000) if arm(0.05, vehicle="car-2").judge(candidate(n)) is not None}
+    assert picked == [n for n in range(20_000) if arm(0.05).decide(candidate(n)) is not None]
+    others = {n for n in range(20_000) if arm(0.05, vehicle="car-2").decide(candidate(n)) is not None}
     assert len(others & set(picked)) < 120
 
 
 def test_a_looped_replay_draws_anew_each_lap():
-    first = [arm(0.5).draw(Candidate(f"f{n}", "d", None, 1, {})) for n in range(10)]
-    again = [arm(0.5).draw(Candidate(f"f{n}", "d", None, 1, {}, lap=1)) for n in range(10)]
+    first = [arm(0.5).draw(ScoredObservation(f"f{n}", "d", None, 1, {})) for n in range(10)]
+    again = [arm(0.5).draw(ScoredObservation(f"f{n}", "d", None, 1, {}, lap=1)) for n in range(10)]
     assert first != again
 
 

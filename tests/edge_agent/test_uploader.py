@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.uploader import SHORTEST_WAIT_S, Failed, Idle, Ok, Uploader, UploaderSettings
+from edge_agent.step import Failed, Idle, Ok
+from edge_agent.uploader import SHORTEST_WAIT_S, Uploader, UploaderSettings
 from foundation.errors import RejectedError, RetryLaterError, UntrustedError
 from schemas.reasons import ValueClass
 from schemas.wire import FL_SEQ, TOPICS, StoredRecord

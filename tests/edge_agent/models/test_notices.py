@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from edge_agent.notices import LOOK_GAP_S, RETRY_MAX_S, NoticeDuty
-from edge_agent.uploader import Failed, Idle
+from edge_agent.step import Failed, Idle
 from foundation.clock import ManualClock
 from foundation.errors import MisconfiguredError
 from schemas.codec import decode_notice
