@@ -8,19 +8,20 @@ Prints microseconds a record, the median of five rounds. A number says nothing w
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from foundation.framing import encode_frame, scan
 from schemas.codec import decode_sample, encode_sample
 from schemas.identity import new_epoch
-from schemas.predictions import ClassificationOutput, ModelPrediction
+from schemas.predictions import ClassificationOutput
 from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment, VehicleKey, sign_record, verify
 from schemas.topics import TOPICS
+from tests.samples import PREDICTION, sample_of
 
 ROUNDS = 5
 
@@ -29,32 +30,19 @@ def sample(payload_bytes: int, embedding: int) -> Sample:
     """A sample as a camera gives it: the payload does not compress."""
     rng = random.Random(1)  # noqa: S311 - the same bytes at every run
     payload = rng.randbytes(payload_bytes)
-    return Sample(
+    said = replace(
+        PREDICTION,
+        embedding=tuple(rng.random() for _ in range(embedding)),
+        classification=ClassificationOutput("red", (0.5, 0.25, 0.125, 0.125)),
+    )
+    now_ns = 1_790_000_000_000_000_000
+    return sample_of(
+        payload,
         vehicle_id="car-1",
         epoch=new_epoch(rng),
-        previous_epoch="",
-        seq=0,
-        drive_id="drive-1",
-        sensor_id="front",
-        capture_time_ns=1_790_000_000_000_000_000,
-        capture_time_uncertainty_ns=1_000_000,
-        monotonic_ns=1,
-        boot_id="b" * 32,
-        spool_time_ns=1_790_000_000_000_000_000,
-        frame_id="frame-1",
-        predictions=(
-            ModelPrediction(
-                "serving",
-                "classification",
-                "lights",
-                "a" * 64,
-                embedding=tuple(rng.random() for _ in range(embedding)),
-                classification=ClassificationOutput("red", (0.5, 0.25, 0.125, 0.125)),
-            ),
-        ),
-        payload_sha256=hashlib.sha256(payload).hexdigest(),
-        payload_bytes=len(payload),
-        payload=payload,
+        predictions=(said,),
+        capture_time_ns=now_ns,
+        spool_time_ns=now_ns,
     )
 
 

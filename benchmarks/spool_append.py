@@ -11,7 +11,6 @@ spool a record that is signed already. Rounds of the three alternate. Never a ti
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import random
 import shutil
@@ -29,9 +28,9 @@ from foundation.clock import SystemClock
 from foundation.events import EventLog
 from schemas import wire
 from schemas.identity import Identity
-from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.records import Sample
 from schemas.signing import VehicleKey
+from tests.samples import sample_of
 
 VEHICLE = "bench-1"
 AIMS = {1: 0.90, 20: 0.70}
@@ -51,32 +50,7 @@ class ReadySpool(SpoolWriter):
 def make_sample(record_bytes: int, seed: int = 0) -> Sample:
     """One sample whose wire value has about `record_bytes`, which do not compress."""
     payload = random.Random(seed).randbytes(record_bytes - 600)  # noqa: S311 - the same bytes at every run
-    return Sample(
-        vehicle_id=VEHICLE,
-        epoch="0" * 16,
-        previous_epoch="",
-        seq=0,
-        drive_id="drive-1",
-        sensor_id="front",
-        capture_time_ns=1,
-        capture_time_uncertainty_ns=0,
-        monotonic_ns=1,
-        boot_id="boot",
-        spool_time_ns=1,
-        frame_id="frame-1",
-        predictions=(
-            ModelPrediction(
-                "serving",
-                "classification",
-                "model",
-                "0" * 64,
-                classification=ClassificationOutput("red", (0.5, 0.3, 0.2)),
-            ),
-        ),
-        payload_sha256=hashlib.sha256(payload).hexdigest(),
-        payload_bytes=len(payload),
-        payload=payload,
-    )
+    return sample_of(payload, vehicle_id=VEHICLE, drive_id="drive-1")
 
 
 def raw_rate(folder: Path, record_bytes: int, per_commit: int, seconds: float) -> float:

@@ -64,7 +64,7 @@ def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
         "fleetloop",
         "demo",
         "--scale",
-        "0.5",
+        "0.15",
         "--out",
         str(out),
         "--wheel-folder",

@@ -22,6 +22,7 @@ from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 from foundation.files import write_json_atomic
 from pipelines.ingest.staging import commit_lock
 from tests.pipelines.curate_lake import arrival, fleet_rows, make_workspace, picture
+from tests.released.released import ROOT as RELEASED
 from workspace.layout import Workspace
 
 
@@ -85,8 +86,8 @@ def test_trim_stops_at_the_oldest_version_that_is_held_by_anything(place: Worksp
 def test_a_version_is_held_by_its_record_when_its_pin_is_gone(place: Workspace) -> None:
     lock_at(place, 12)
     table = LakeTable.open(place.arrivals_uri)
-    made_from = {"lake": lock_json({"arrivals": LockedTable(6, table.table_id())})}
-    record = {"id": "v1", "digest": "", "parent": "", "message": "", "manifest": {"made_from": made_from}}
+    record = json.loads((RELEASED / "f8b232c/workspace/registry/datasets/v1.json").read_bytes())
+    record["manifest"]["made_from"]["lake"] = lock_json({"arrivals": LockedTable(6, table.table_id())})
     place.dataset_versions_path.mkdir(parents=True)
     write_json_atomic(place.dataset_versions_path / "v1.json", record)
     assert run(place, "trim")["arrivals"]["kept"] == [6, 12]

@@ -8,13 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-import yaml
 from typer.testing import CliRunner
 
-from connectors.lake.schema import ARRIVALS, LABELS
-from connectors.lake.table import LakeTable
 from fleetloop.cli import app
 from foundation.errors import MisconfiguredError
 from foundation.files import FileLock, write_json_atomic
@@ -27,25 +23,14 @@ from services.record import record_changes
 from services.training import bases, choose_base
 from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.fakes.models import tiny_contract, tiny_model
-from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows
+from tests.pipelines.curate_lake import CLASSES
+from tests.pipelines.stub_stages import LATER, workspace_with_stubs
 from training.registry import ModelRecord, register_model, set_base
 from training.weights import pack_weights, weights_digest
 from workspace.layout import Workspace
 from workspace.served_models import ServedModel, serve
 
 pytestmark = pytest.mark.slow
-
-LATER = ("train", "quantise", "evaluate", "package")
-WRITER = """\
-import pathlib, sys
-for name in sys.argv[1:]:
-    path = pathlib.Path(name)
-    if name == "models/package":
-        path.mkdir(parents=True, exist_ok=True)
-        path = path / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(name.encode() * 99)
-"""
 
 
 def register(place: Workspace, name: str, seed: int) -> ModelRecord:
@@ -61,18 +46,7 @@ def register(place: Workspace, name: str, seed: int) -> ModelRecord:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workspace:
-    """Curate and validate are real; the later stages keep their inputs and outputs, and only write them."""
-    made = make_workspace(tmp_path / "my ws", classes=CLASSES)
-    rows = fleet_rows(6, 4)
-    for name, schema, part in (("arrivals", ARRIVALS, rows), ("labels", LABELS, label_rows(rows))):
-        LakeTable.create(made.lake_path / name, schema).append(pa.Table.from_pylist(part, schema))
-    (made.root / "stub.py").write_text(WRITER)
-    path = made.root / "dvc.yaml"
-    document = yaml.safe_load(path.read_text())
-    for stage in LATER:
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in document["stages"][stage]["outs"]]
-        document["stages"][stage]["cmd"] = f"{shlex.quote(sys.executable)} stub.py {' '.join(outs)}"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    made = workspace_with_stubs(tmp_path / "my ws", "stub.py")
     repository = DvcRepository(made)
     repository.git("add", "stub.py", "dvc.yaml")
     repository.commit_git("Stub the later stages", ["stub.py", "dvc.yaml"])

@@ -75,32 +75,13 @@ def _size(path: Path) -> int:
 
 
 def _sample(number: int, payload: bytes, digest: str):  # type: ignore[no-untyped-def]
-    from schemas.predictions import ClassificationOutput, ModelPrediction
-    from schemas.records import Sample
+    from tests.samples import sample_of
 
-    return Sample(
+    return sample_of(
+        payload,
         vehicle_id="",
-        epoch="0" * 16,
-        previous_epoch="",
-        seq=0,
         drive_id="backlog",
-        sensor_id="front",
         capture_time_ns=1_790_000_000_000_000_000 + number,
-        capture_time_uncertainty_ns=0,
-        monotonic_ns=1,
-        boot_id="boot",
-        spool_time_ns=1,
         frame_id=f"backlog-{number}",
-        predictions=(
-            ModelPrediction(
-                "serving",
-                "classification",
-                "model",
-                "0" * 64,
-                classification=ClassificationOutput("red", (0.5, 0.5)),
-            ),
-        ),
         payload_sha256=digest,
-        payload_bytes=len(payload),
-        payload=payload,
     )

@@ -24,10 +24,10 @@ from foundation.clock import ManualClock
 from foundation.events import EventLog
 from schemas import wire
 from schemas.identity import Identity
-from schemas.predictions import ClassificationOutput, ModelPrediction
 from schemas.reasons import ValueClass
 from schemas.records import Sample
 from schemas.signing import VehicleKey
+from tests.samples import sample_of
 
 VEHICLE = "car-1"
 SPOOL_CODE = str(Path(statelog.__file__).parent)
@@ -45,33 +45,7 @@ SMALL = SpoolSettings(
 def sample(size_bytes: int = 100, value_class: ValueClass = ValueClass.NORMAL, seed: int = 0) -> Sample:
     """A valid sample whose payload depends on `seed`."""
     payload = random.Random(seed).randbytes(size_bytes)
-    return Sample(
-        vehicle_id="nobody",
-        epoch="0" * 16,
-        previous_epoch="",
-        seq=0,
-        drive_id="drive",
-        sensor_id="front",
-        capture_time_ns=1,
-        capture_time_uncertainty_ns=0,
-        monotonic_ns=1,
-        boot_id="boot",
-        spool_time_ns=1,
-        frame_id=f"frame-{seed}",
-        predictions=(
-            ModelPrediction(
-                "serving",
-                "classification",
-                "model",
-                "0" * 64,
-                classification=ClassificationOutput("red", (0.5, 0.5)),
-            ),
-        ),
-        payload_sha256=hashlib.sha256(payload).hexdigest(),
-        payload_bytes=size_bytes,
-        payload=payload,
-        value_class=value_class,
-    )
+    return sample_of(payload, frame_id=f"frame-{seed}", value_class=value_class)
 
 
 class Spool:

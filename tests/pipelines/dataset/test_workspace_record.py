@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import yaml
 from typer.testing import CliRunner
 
-from connectors.lake.schema import ARRIVALS, LABELS
-from connectors.lake.table import LakeTable
 from fleetloop.cli import app
 from foundation.errors import MisconfiguredError
 from foundation.files import write_json_atomic
@@ -23,42 +17,18 @@ from pipelines.dataset.lock import write_lock
 from pipelines.dataset.make import curate
 from pipelines.dataset.record import stage_states
 from pipelines.dataset.versions import commit_version, list_versions
-from services.init import make_workspace
-from tests.pipelines.curate_lake import CLASSES, clone_with_git, fleet_rows, label_rows
+from tests.pipelines.curate_lake import clone_with_git
+from tests.pipelines.stub_stages import LATER, workspace_with_stubs
 from workspace.layout import Workspace
 from workspace.served_models import ServedModel, serve
 
 pytestmark = pytest.mark.slow
 
-LATER = ("train", "quantise", "evaluate", "package")
-WRITER = """\
-import pathlib, sys
-for name in sys.argv[1:]:
-    path = pathlib.Path(name)
-    if name == "models/package":
-        path.mkdir(parents=True, exist_ok=True)
-        path = path / "model.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(name.encode() * 99)
-"""
-
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    """Curate and validate as they are; the later stages keep their names, inputs and outputs, and only write them."""
-    place = make_workspace(tmp_path / "ws", classes=CLASSES)
-    rows = fleet_rows(6, 4)
-    for name, schema, part in (("arrivals", ARRIVALS, rows), ("labels", LABELS, label_rows(rows))):
-        LakeTable.create(place.lake_path / name, schema).append(pa.Table.from_pylist(part, schema))
+    place = workspace_with_stubs(tmp_path / "ws", ".fleetloop/writer.py")
     write_lock(place)
-    (place.private_path / "writer.py").write_text(WRITER)
-    document = yaml.safe_load((place.root / "dvc.yaml").read_text())
-    for stage in LATER:
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in document["stages"][stage]["outs"]]
-        document["stages"][stage]["cmd"] = (
-            f"{shlex.quote(sys.executable)} .fleetloop/writer.py {' '.join(outs)}"
-        )
-    (place.root / "dvc.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     register(place, "v1", 1)
     serve(place, ServedModel("v1", "0" * 64))
     write_json_atomic(place.base_path, {"digest": "0" * 64, "name": "v1"})
