@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -14,6 +15,7 @@ PREDICTIONS: Final = "rows with a score: predictions of a model, not ground trut
 POLYGONS: Final = "boxes taken from a polygon"
 MAX_FILE_BYTES: Final = 10_000_000
 _KITTI_COLUMNS: Final = 15
+_LABEL_FOLDER: Final = re.compile(r"(^|/)label_(\d+)/")
 
 
 def read_kitti(folder: Path, labels: LabelSet) -> None:
@@ -22,9 +24,9 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
     Raises:
         MisconfiguredError: no such folder, or one without a `.txt` file. CorruptError: a file is no text.
     """
-    by_stem = _by_stem(labels, drop=())
+    by_stem = _by_stem(labels)
     for name, lines in _files(folder):
-        picture, problem = _picture(by_stem, PurePosixPath(name).name)
+        picture, problem = _kitti_picture(by_stem, f"{folder.name}/{name}", name)
         kinds = set()
         for number, line in lines:
             labels.rows += 1
@@ -34,6 +36,15 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
             labels.looked_at.add(picture)
         if not picture and problem == "no picture":
             labels.missing.add(name)
+
+
+def _kitti_picture(by_stem: dict[str, list[str]], path: str, name: str) -> tuple[str, str]:
+    """The picture of a label file: the one of the same camera (label_2, image_2), of the same path, or of the same name."""
+    of_camera = (_LABEL_FOLDER.sub(r"\1image_\2/", each) for each in (path, name))
+    for stem in dict.fromkeys((*of_camera, name, PurePosixPath(name).name)):
+        if by_stem.get(stem):
+            return _picture(by_stem, stem)
+    return _picture(by_stem, name)
 
 
 def _kitti_line(cells: list[str], where: str, picture: str, problem: str, labels: LabelSet) -> str:
@@ -62,16 +73,23 @@ def _kitti_line(cells: list[str], where: str, picture: str, problem: str, labels
 def read_yolo(folder: Path, labels: LabelSet, names_file: Path | None = None) -> None:
     """Take each row of the files in `labels/` as a box; a class number is looked up in data.yaml or classes.txt.
 
+    A picture's path is that of its labels, with `images` where theirs has `labels`: also in `train/labels`, `valid/labels`.
+
     Raises:
         MisconfiguredError: no labels, no file of class names, or one whose `nc` is not their number.
     """
     names = _yolo_names(folder, names_file)
     root = folder / "labels" if (folder / "labels").is_dir() else folder
-    by_stem = _by_stem(labels, drop=("images/",))
-    for name, lines in _files(root):
+    by_stem = _by_stem(labels, drop="images")
+    files = list(_files(root))
+    if any(
+        "labels" in PurePosixPath(name).parts for name, _ in files
+    ):  # else notes of a tool would be taken for labels
+        files = [each for each in files if "labels" in PurePosixPath(each[0]).parts]
+    for name, lines in files:
         if name in ("classes", "data"):
             continue
-        picture, problem = _picture(by_stem, name)
+        picture, problem = _picture(by_stem, _without("labels", name))
         is_empty = True
         for number, line in lines:
             labels.rows += 1
@@ -180,14 +198,22 @@ def _text(path: Path) -> str:
         raise MisconfiguredError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _by_stem(labels: LabelSet, drop: tuple[str, ...]) -> dict[str, list[str]]:
+def _by_stem(labels: LabelSet, drop: str = "") -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in labels.pictures.names:
         key = PurePosixPath(name).with_suffix("").as_posix()
-        for prefix in drop:
-            key = key.removeprefix(prefix)
-        found.setdefault(key, []).append(name)
+        found.setdefault(_without(drop, key), []).append(name)
     return found
+
+
+def _without(folder: str, path: str) -> str:
+    """The path without the last folder of that name."""
+    parts = list(PurePosixPath(path).parts)
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == folder:
+            del parts[at]
+            break
+    return "/".join(parts)
 
 
 def _picture(by_stem: dict[str, list[str]], stem: str) -> tuple[str, str]:

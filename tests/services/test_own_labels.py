@@ -352,6 +352,41 @@ def test_kitti_dont_care_is_neither_label_nor_negative(tmp_path: Path) -> None:
     assert len(labels.notes) == 3  # a score, a class in another case, a clipped box
 
 
+@pytest.mark.parametrize(
+    ("labels_at", "pictures_at"),
+    [
+        ("training", "training"),
+        ("training/label_2", "training"),
+        ("", ""),
+        ("training/label_2", "training/image_2"),
+    ],
+)
+def test_kitti_labels_go_to_the_pictures_of_their_own_camera(
+    tmp_path: Path, labels_at: str, pictures_at: str
+) -> None:
+    put(tmp_path / "training", "image_2/000000.png", "image_3/000000.png")
+    (tmp_path / "training" / "label_2").mkdir()
+    row = "Car 0.00 0 -1.93 10.00 2.50 30.25 20.00 1.50 1.60 3.70 1.40 1.60 7.60 -1.57\n"
+    (tmp_path / "training" / "label_2" / "000000.txt").write_text(row)
+    labels = read(tmp_path / labels_at, tmp_path / pictures_at, ("Car",), LabelForm.KITTI)
+    assert [mark.picture.removeprefix("training/").removeprefix("image_2/") for mark in labels.marks] == [
+        "000000.png"
+    ]
+    assert not any("image_3" in mark.picture for mark in labels.marks)
+
+
+def test_yolo_labels_of_a_set_in_parts_go_to_the_pictures_of_their_part(tmp_path: Path) -> None:
+    put(tmp_path, "train/images/a.jpg", "valid/images/a.jpg")
+    for part, number in (("train", 0), ("valid", 1)):
+        (tmp_path / part / "labels").mkdir()
+        (tmp_path / part / "labels" / "a.txt").write_text(f"{number} 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "README.tool.txt").write_text("Exported by a tool\n")
+    (tmp_path / "data.yaml").write_text("names: [red, yellow]\n")
+    labels = read(tmp_path, tmp_path, form=LabelForm.YOLO)
+    assert classes_of(labels) == {"train/images/a.jpg": ["red"], "valid/images/a.jpg": ["yellow"]}
+    assert labels.rows_sum() == (2, {"taken": 2})
+
+
 YOLO_ROWS = {
     "0 0.5 0.5 0.25 0.5": ("red", (12, 6, 20, 18)),
     "0.0 0.5 0.5 0.25 0.5\r": ("red", (12, 6, 20, 18)),
