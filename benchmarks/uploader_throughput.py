@@ -5,7 +5,7 @@
 Four sides take turns on one broker, each with the options of `producer_options`, each from the making of its producer
 to the last acknowledgement:
 
-    product     SpoolReader + Uploader + KafkaSink under the duty runner, as in the deliver process with its own defaults:
+    product     SpoolReader + Uploader + KafkaSink under the job runner, as in the deliver process with its own defaults:
                 every lease is journalled and synced, every record checked, the last acknowledgement made durable
     memory      KafkaProducer.send of records that are in memory, one flush at the end: no callback, no cap
     files       the same, but each value is read from a plain file just before it is sent
@@ -37,7 +37,7 @@ from connectors.kafka.settings import KafkaSettings, producer_options
 from connectors.kafka.sink import KafkaSink
 from devservers.apache_kafka import ApacheKafka, missing
 from devservers.embedded_broker import EmbeddedBroker
-from edge_agent.duties import Duty, DutyRunner
+from edge_agent.jobs import Job, JobRunner
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
@@ -99,7 +99,7 @@ def with_the_uploader(settings: KafkaSettings, load: Load) -> float:
     with SpoolReader.open(load.spool, SPOOL, VEHICLE, clock, events) as reader:
         begin = time.perf_counter()
         uploader = Uploader(reader, lambda: KafkaSink(settings, clock), UploaderSettings(), clock, events)
-        runner = DutyRunner([Duty("upload", uploader.step, lambda: True, 0.0)], clock, events)
+        runner = JobRunner([Job("upload", uploader.step, lambda: True, 0.0)], clock, events)
         while reader.bytes_uploaded < load.value_bytes:
             if time.perf_counter() - begin > DEADLINE_S:
                 raise RuntimeError(f"not delivered within {DEADLINE_S} s: {uploader.status()}")

@@ -1,6 +1,6 @@
 """The deliver process: accepted samples out, models in. Started by the supervisor; may die without the other.
 
-Its work is a table of duties. Starting without a broker, and staying without one for months, is normal.
+Its work is a table of jobs. Starting without a broker, and staying without one for months, is normal.
 Refuses to touch anything that perceive writes, but the segments that the broker has acknowledged.
 """
 
@@ -13,15 +13,15 @@ from dataclasses import asdict
 from connectors.kafka.ports import RecordSink, RecordTail
 from connectors.kafka.sink import KafkaSink
 from connectors.kafka.tail import KafkaTail
-from edge_agent.duties import Duty, DutyRunner, LaneThread
+from edge_agent.jobs import Job, JobRunner, LaneThread
 from edge_agent.key_file import load_key
 from edge_agent.models.fetch import ModelFetcher
-from edge_agent.notices import NoticeDuty
+from edge_agent.notices import NoticeJob
 from edge_agent.process import ProcessContext, run_process
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.state_folder import StatusFile
 from edge_agent.step import Failed, Idle, StepResult
-from edge_agent.telemetry import TelemetryDuty
+from edge_agent.telemetry import TelemetryJob
 from edge_agent.uploader import Uploader
 from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
@@ -45,7 +45,7 @@ class Deliver:
         key = load_key(state.key_path)
         self.reader = SpoolReader.open(state.spool, settings.spool, settings.vehicle_id, clock, events)
         self.uploader = Uploader(self.reader, self._make_sink, settings.upload.pace, clock, events)
-        self.telemetry = TelemetryDuty(
+        self.telemetry = TelemetryJob(
             state,
             settings.vehicle_id,
             key,
@@ -66,27 +66,25 @@ class Deliver:
             else None
         )
         self.notices = (
-            NoticeDuty(settings.vehicle_id, self._make_tail, self.fetcher.look_now, clock)
+            NoticeJob(settings.vehicle_id, self._make_tail, self.fetcher.look_now, clock)
             if self.fetcher is not None and settings.updates.listen_for_notices
             else None
         )
-        self.duties = (
-            Duty("upload", self.uploader.step, _always, 0.0),
-            Duty("telemetry", self.telemetry.step, _always, settings.telemetry.interval_s),
-            Duty("status", self._publish, _always, STATUS_INTERVAL_S),
-            Duty("models", self._fetch, lambda: self.fetcher is not None, 0.0, lane="downloads"),
-            Duty("notices", self._listen, lambda: self.notices is not None, 0.0, lane="notices"),
+        self.jobs = (
+            Job("upload", self.uploader.step, _always, 0.0),
+            Job("telemetry", self.telemetry.step, _always, settings.telemetry.interval_s),
+            Job("status", self._publish, _always, STATUS_INTERVAL_S),
+            Job("models", self._fetch, lambda: self.fetcher is not None, 0.0, lane="downloads"),
+            Job("notices", self._listen, lambda: self.notices is not None, 0.0, lane="notices"),
         )
 
     def run(self) -> int:
-        """Go round the duties until the stop signal or the end of a drain. Returns the exit code."""
+        """Go round the jobs until the stop signal or the end of a drain. Returns the exit code."""
         context = self._context
         stop = context.stop
         lanes = {
-            lane: DutyRunner(
-                [duty for duty in self.duties if duty.lane == lane], context.clock, context.events
-            )
-            for lane in sorted({duty.lane for duty in self.duties})
+            lane: JobRunner([job for job in self.jobs if job.lane == lane], context.clock, context.events)
+            for lane in sorted({job.lane for job in self.jobs})
         }
         threads = {
             lane: LaneThread(lane, runner, stop.event) for lane, runner in lanes.items() if lane != "main"
@@ -112,7 +110,7 @@ class Deliver:
                 raise thread.failure
         return 0
 
-    def _go_round(self, runner: DutyRunner) -> None:
+    def _go_round(self, runner: JobRunner) -> None:
         context = self._context
         drain_until_ns: int | None = None
         while not context.stop.is_set():

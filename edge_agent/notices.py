@@ -25,7 +25,7 @@ RETRY_FIRST_S = 2.0
 RETRY_MAX_S = 60.0
 
 
-class NoticeDuty:
+class NoticeJob:
     """One step at a call, in a lane of its own: connecting and listening block. Its counts are for the status."""
 
     def __init__(

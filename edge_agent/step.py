@@ -1,4 +1,4 @@
-"""What one bounded step of a duty answers: idle, ok or failed."""
+"""What one bounded step of a job answers: idle, ok or failed."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def collect(
     )
 
 
-class TelemetryDuty:
+class TelemetryJob:
     """Sends one record a step, over a sink of its own. Its counts are for the status page."""
 
     def __init__(

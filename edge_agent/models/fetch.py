@@ -97,7 +97,7 @@ class _Work:
 
 
 class ModelFetcher:
-    """The model duty of deliver; the only writer of `candidate.json`, `fetch.json` and `state/trust`.
+    """The model job of deliver; the only writer of `candidate.json`, `fetch.json` and `state/trust`.
 
     Not thread-safe, but for `look_now`.
 

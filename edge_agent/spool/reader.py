@@ -38,7 +38,7 @@ __all__ = ["SpoolReader", "SpooledRecord"]
 
 
 class SpoolReader:
-    """Made with `open`, given back with `close`. Not thread-safe: one duty uses it."""
+    """Made with `open`, given back with `close`. Not thread-safe: one job uses it."""
 
     def __init__(
         self,

@@ -17,10 +17,10 @@ from edge_agent.config import (
     SelectionSettings,
     UncertaintySettings,
 )
-from edge_agent.duties import Duty, DutyRunner
+from edge_agent.jobs import Job, JobRunner
 from edge_agent.key_file import load_key
 from edge_agent.spool.reader import SpoolReader
-from edge_agent.telemetry import TelemetryDuty
+from edge_agent.telemetry import TelemetryJob
 from edge_agent.uploader import Uploader, UploaderSettings
 from foundation.clock import ManualClock
 from foundation.errors import RetryLaterError
@@ -96,11 +96,11 @@ class ClockDrive:
         self.reader = SpoolReader.open(state.spool, self.vehicle.settings.spool, VEHICLE, clock, events)
         pace = UploaderSettings(backoff_max_s=20.0)
         self.uploader = Uploader(self.reader, self._sink, pace, clock, events, rng=self.rng)
-        telemetry = TelemetryDuty(state, VEHICLE, key, self._sink, clock, other_roles=())
-        self.runner = DutyRunner(
+        telemetry = TelemetryJob(state, VEHICLE, key, self._sink, clock, other_roles=())
+        self.runner = JobRunner(
             [
-                Duty("upload", self.uploader.step, lambda: True, 0.0),
-                Duty("telemetry", telemetry.step, lambda: True, TELEMETRY_S),
+                Job("upload", self.uploader.step, lambda: True, 0.0),
+                Job("telemetry", telemetry.step, lambda: True, TELEMETRY_S),
             ],
             clock,
             events,

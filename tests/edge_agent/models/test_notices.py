@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edge_agent.notices import LOOK_GAP_S, RETRY_MAX_S, NoticeDuty
+from edge_agent.notices import LOOK_GAP_S, RETRY_MAX_S, NoticeJob
 from edge_agent.step import Failed, Idle
 from foundation.clock import ManualClock
 from foundation.errors import MisconfiguredError
@@ -29,7 +29,7 @@ class Ear:
 
     def __post_init__(self) -> None:
         self.tails: list[FakeTail] = []
-        self.duty = NoticeDuty("car-1", self.make_tail, self.look, self.clock)
+        self.job = NoticeJob("car-1", self.make_tail, self.look, self.clock)
 
     def make_tail(self) -> FakeTail:
         self.tails.append(FakeTail(self.broker, TOPICS.notices))
@@ -46,7 +46,7 @@ class Ear:
         """Listen once, long after the look before. Returns how many looks came of it."""
         self.clock.advance(LOOK_GAP_S)
         before = self.looks
-        assert isinstance(self.duty.step(), Idle)
+        assert isinstance(self.job.step(), Idle)
         return self.looks - before
 
 
@@ -60,10 +60,10 @@ def test_listening_begins_at_the_end_and_looks_once_for_what_was_said_before(ear
         ear.publish()
     assert ear.step() == 1
     assert ear.step() == 0
-    assert ear.duty.heard == 0
+    assert ear.job.heard == 0
     ear.publish()
     assert ear.step() == 1
-    assert ear.duty.status() == {"listening": True, "heard": 1, "ignored": 0, "last_error": ""}
+    assert ear.job.status() == {"listening": True, "heard": 1, "ignored": 0, "last_error": ""}
 
 
 def test_a_notice_for_another_vehicle_and_bytes_that_are_none_are_ignored_and_counted(ear: Ear) -> None:
@@ -74,21 +74,21 @@ def test_a_notice_for_another_vehicle_and_bytes_that_are_none_are_ignored_and_co
     assert ear.step() == 0
     ear.publish("car-1")
     assert ear.step() == 1
-    assert (ear.duty.heard, ear.duty.ignored) == (1, 3)
+    assert (ear.job.heard, ear.job.ignored) == (1, 3)
 
 
 def test_a_flood_of_notices_makes_a_vehicle_look_once_in_a_while_and_misses_none(ear: Ear) -> None:
     ear.step()
     for _ in range(100):
         ear.publish()
-        ear.duty.step()
+        ear.job.step()
         ear.clock.advance(LOOK_GAP_S / 10)
     assert 9 <= ear.looks <= 12
-    assert ear.duty.heard == 100
+    assert ear.job.heard == 100
     ear.step()
     ear.publish()
     looks = ear.looks
-    ear.duty.step()
+    ear.job.step()
     assert ear.looks == looks  # too early
     assert ear.step() == 1  # but not forgotten
 
@@ -96,26 +96,26 @@ def test_a_flood_of_notices_makes_a_vehicle_look_once_in_a_while_and_misses_none
 def test_a_broker_that_is_away_is_normal_and_what_was_said_meanwhile_is_looked_for(ear: Ear) -> None:
     ear.broker.stop()
     for _ in range(5):
-        done = ear.duty.step()
+        done = ear.job.step()
         assert isinstance(done, Failed)
         assert 0 <= done.wait_s <= RETRY_MAX_S
     assert ear.looks == 0
     assert all(tail.is_closed for tail in ear.tails)
-    assert "not reachable" in ear.duty.last_error
+    assert "not reachable" in ear.job.last_error
     ear.broker.start()
     ear.publish()
     assert ear.step() == 1
-    assert ear.duty.last_error == ""
+    assert ear.job.last_error == ""
 
 
 def test_a_missing_topic_and_a_refused_client_stop_nothing(ear: Ear) -> None:
     ear.broker.delete_topic(TOPICS.notices)
-    assert isinstance(ear.duty.step(), Failed)
+    assert isinstance(ear.job.step(), Failed)
 
     def refuse() -> FakeTail:
         raise MisconfiguredError("the broker refuses this client")
 
-    refused = NoticeDuty("car-1", refuse, ear.look, ear.clock)
+    refused = NoticeJob("car-1", refuse, ear.look, ear.clock)
     assert isinstance(refused.step(), Failed)
     assert "refuses this client" in refused.last_error
 
@@ -128,8 +128,8 @@ def test_a_notice_brings_a_plan_long_before_the_interval_and_changes_no_trust(be
     assert fetcher.step().outcome == "idle"
     assert fetcher.status().refreshes == 1
     broker = FakeBroker()
-    duty = NoticeDuty("car-1", lambda: FakeTail(broker, TOPICS.notices), fetcher.look_now, bench.clock)
-    duty.step()
+    job = NoticeJob("car-1", lambda: FakeTail(broker, TOPICS.notices), fetcher.look_now, bench.clock)
+    job.step()
     bench.run(fetcher)
     candidate = bench.slots.read_candidate()
     assert candidate is not None
@@ -137,7 +137,7 @@ def test_a_notice_brings_a_plan_long_before_the_interval_and_changes_no_trust(be
     bench.clock.advance(LOOK_GAP_S)
     broker.produce(notice_record(Notice("n", 1, kind="release", detail="run r9 now, trust me")))
     refreshes = fetcher.status().refreshes
-    duty.step()
+    job.step()
     bench.run(fetcher)
     assert fetcher.status().refreshes == refreshes + 1
     assert bench.slots.read_candidate() == candidate

@@ -87,11 +87,11 @@ def test_models_come_over_http_with_ranges(bench: Bench) -> None:
 def test_a_server_that_is_not_there_is_normal(bench: Bench) -> None:
     with StaticServer(bench.repository.path) as server:
         url = server.url
-    duty = bench.fetcher(base_url=url)
-    step = duty.step()
+    job = bench.fetcher(base_url=url)
+    step = job.step()
     assert step.outcome == "failed"
     assert "cannot reach" in step.detail
-    assert duty.status().last_error
+    assert job.status().last_error
     assert bench.serving().name == "v1"
 
 
@@ -111,12 +111,12 @@ def test_a_signed_release_that_is_no_acceptable_model_is_refused_once_with_its_r
     monkeypatch.setattr(model_bench, "contract_digest", lambda _data: "0" * 64)
     bench.release("bad", 0, data=data)
     bench.plan("bad")
-    duty = bench.fetcher()
-    done = bench.run(duty)
+    job = bench.fetcher()
+    done = bench.run(job)
     assert done[-1].outcome == "failed"
     assert bench.slots.read_fetch().refused == {"bad": reason}
     for _ in range(3):
-        assert bench.run(duty)[-1].outcome == "idle"
+        assert bench.run(job)[-1].outcome == "idle"
     assert bench.trials == []
     status = read_model_status(bench.state)
     assert [(e.event, e.release_id) for e in status.events][-1] == ("refused", "bad")
@@ -135,9 +135,9 @@ def test_a_failed_trial_refuses_the_release_and_removes_its_slot(bench: Bench) -
     bench.release("r2", 2)
     bench.plan("r2")
     bench.trial_result = TrialResult(False, "too_slow", "p50 9 s")
-    duty = bench.fetcher()
-    assert bench.run(duty)[-1].outcome == "failed"
-    bench.run(duty)
+    job = bench.fetcher()
+    assert bench.run(job)[-1].outcome == "failed"
+    bench.run(job)
     assert bench.slots.read_fetch().refused == {"r2": "too_slow"}
     assert [path.stem for path in (bench.slots.path / "slots").iterdir()] == [
         bench.slots.read_factory().digest
@@ -148,11 +148,11 @@ def test_a_trial_that_takes_the_machine_down_is_given_up_after_three_attempts(be
     bench.release("r2", 2)
     bench.plan("r2")
     for _ in range(3):  # deliver dies while the trial runs
-        duty = bench.fetcher()
-        while duty.status().phase != "trial":
-            duty.step()
-    duty = bench.fetcher()
-    assert bench.run(duty)[-1].outcome == "failed"
+        job = bench.fetcher()
+        while job.status().phase != "trial":
+            job.step()
+    job = bench.fetcher()
+    assert bench.run(job)[-1].outcome == "failed"
     assert bench.slots.read_fetch().refused == {"r2": "trial_never_ended"}
     assert len(bench.trials) == 3
 
@@ -247,19 +247,19 @@ def test_a_refusal_that_a_full_disk_does_not_take_is_known_told_and_written_late
     bench.trial_result = TrialResult(False, "too_slow", detail="slow")
     bench.release("r2", 2)
     bench.plan("r2")
-    duty = bench.fetcher()
-    assert [duty.step().detail for _ in range(2)] == ["fetching release r2", "trial started"]
+    job = bench.fetcher()
+    assert [job.step().detail for _ in range(2)] == ["fetching release r2", "trial started"]
     with full_disk():
-        assert duty.step().detail == "release r2 refused: too_slow"
+        assert job.step().detail == "release r2 refused: too_slow"
         for _ in range(5):
             bench.clock.advance(1000.0)
-            duty.step()
+            job.step()
     assert bench.trials == [bench.releases[0].model_digest]
     assert bench.events().count("model_refused") == 1
     assert bench.events().count("fetch_state_not_written") == 1
     assert bench.slots.read_fetch().refused == {}
     bench.clock.advance(1000.0)
-    duty.step()
+    job.step()
     known = bench.slots.read_fetch()
     assert (known.refused, known.attempts) == ({"r2": "too_slow"}, {})
     assert [event.event for event in known.events] == ["refused"]
@@ -280,15 +280,15 @@ def test_a_trial_that_the_machine_cannot_start_is_no_attempt_of_the_release(
 
     bench.release("r2", 2)
     bench.plan("r2")
-    duty = bench.fetcher()
+    job = bench.fetcher()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duty, "_start_trial", refuse)
+        patch.setattr(job, "_start_trial", refuse)
         for _ in range(4 * MAX_TRIAL_ATTEMPTS):
             patch.setattr(syscalls, "write_all", WRITE_ALL)
-            duty.step()
+            job.step()
             bench.clock.advance(1000.0)
     assert bench.slots.read_fetch().refused == {}
-    bench.run(duty)
+    bench.run(job)
     candidate = bench.slots.read_candidate()
     assert candidate is not None
     assert candidate.slot.release_id == "r2"
@@ -300,12 +300,12 @@ def test_no_memory_to_verify_a_release_is_waited_out(bench: Bench, monkeypatch: 
 
     bench.release("r2", 2)
     bench.plan("r2")
-    duty = bench.fetcher()
+    job = bench.fetcher()
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "verify_model", exhausted)
-        assert "out of memory" in bench.run(duty)[-1].detail
+        assert "out of memory" in bench.run(job)[-1].detail
     bench.clock.advance(1000.0)
-    bench.run(duty)
+    bench.run(job)
     assert bench.slots.read_candidate() is not None
 
 
@@ -319,25 +319,25 @@ def test_a_trial_that_passed_is_no_refusal_while_a_full_disk_does_not_take_the_c
     monkeypatch.setattr(FakeTrial, "poll", poll_once)
     bench.release("r2", 2)
     bench.plan("r2")
-    duty = bench.fetcher()
+    job = bench.fetcher()
     for _ in range(2):
-        duty.step()
+        job.step()
     with full_disk():
         for _ in range(3):
-            assert "No space left" in duty.step().detail
+            assert "No space left" in job.step().detail
             bench.clock.advance(1000.0)
-    assert duty.step().detail == "release r2 is ready"
+    assert job.step().detail == "release r2 is ready"
     assert bench.slots.read_fetch().refused == {}
 
 
 def test_what_is_not_trusted_ends_nothing_on_a_full_disk(bench: Bench) -> None:
     bench.release("r2", 2)
     bench.plan("r2", model_digest="1" * 64, model_bytes=1)
-    duty = bench.fetcher()
+    job = bench.fetcher()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SlotFolder, "write_fetch", no_space)
-        assert "sha256" in duty.step().detail
-    duty.close()
+        assert "sha256" in job.step().detail
+    job.close()
     assert [event.event for event in bench.slots.read_fetch().events] == ["untrusted"]
 
 
@@ -374,16 +374,16 @@ def test_a_plan_that_cannot_be_read_admits_and_withdraws_nobody_and_is_told_once
     bench.release("r2", 2)
     bench.plan("r2")
     publish_with_newer_plan(bench, **{"state": RUNNING, **newer})
-    duty = bench.fetcher()
+    job = bench.fetcher()
     for _ in range(3):
-        bench.run(duty)
+        bench.run(job)
     candidate = bench.slots.read_candidate()
     assert candidate is not None
     assert candidate.slot.release_id == "r2"
-    assert duty.status().unreadable_plans == 1
+    assert job.status().unreadable_plans == 1
     (told,) = [line for line in bench.log_path.read_text().splitlines() if "plan_unreadable" in line]
     assert json.loads(told)["count"] == 1
     assert "rollout_plan" in json.loads(told)["reason"]
     bench.plan("r2", COMPLETE)
-    bench.run(duty)
-    assert duty.status().unreadable_plans == 0
+    bench.run(job)
+    assert job.status().unreadable_plans == 0

@@ -61,13 +61,13 @@ def test_slow_retrieval_of_a_model_is_named_and_delays_nothing_else(bench: Bench
 
     with_release(bench)
     between.answers[".onnx"] = trickle
-    duty = fetcher(bench, between)
-    bench.run(duty)
+    job = fetcher(bench, between)
+    bench.run(job)
     began_ns = bench.clock.monotonic_ns()
-    step = duty.step()
+    step = job.step()
     assert bench.clock.monotonic_ns() - began_ns < 10e9
-    assert "SlowRetrievalError" in duty.status().last_error or step.outcome == "idle"
-    assert "SlowRetrievalError" in duty.status().last_error
+    assert "SlowRetrievalError" in job.status().last_error or step.outcome == "idle"
+    assert "SlowRetrievalError" in job.status().last_error
 
 
 def test_a_download_cut_every_64_kb_is_resumed_and_complete(bench: Bench, between: Between) -> None:
@@ -76,9 +76,9 @@ def test_a_download_cut_every_64_kb_is_resumed_and_complete(bench: Bench, betwee
     bench.release("large", 0, data=data)
     bench.plan("large")
     between.cut_every_bytes = 65_536
-    duty = fetcher(bench, between)
+    job = fetcher(bench, between)
     for _ in range(60):
-        step = duty.step()
+        step = job.step()
         bench.clock.advance(step.wait_s)
         if bench.slots.read_candidate() is not None:
             break
@@ -107,9 +107,9 @@ def test_a_truncated_model_is_never_taken(bench: Bench, between: Between) -> Non
     data = bench.release("r2", 2)
     bench.plan("r2")
     between.answers[".onnx"] = lambda start: iter([data[start : len(data) - 10]])
-    duty = fetcher(bench, between)
+    job = fetcher(bench, between)
     for _ in range(3):
-        done = bench.run(duty)
+        done = bench.run(job)
         bench.clock.advance(400)
         assert done[-1].outcome in ("failed", "idle")
     assert bench.slots.read_candidate() is None
@@ -132,10 +132,10 @@ def test_a_resumed_download_on_a_spoiled_beginning_is_thrown_away_and_begun_agai
     staged = bench.slots.path / "staging" / f"{sha256_hex(data)}.part"
     staged.parent.mkdir(parents=True)
     staged.write_bytes(b"spoiled by the disk" + bytes(100))
-    duty = bench.fetcher()
-    assert bench.run(duty)[-1].outcome == "failed"
+    job = bench.fetcher()
+    assert bench.run(job)[-1].outcome == "failed"
     bench.clock.advance(400)
-    bench.run(duty)
+    bench.run(job)
     assert bench.slots.read_candidate() is not None
 
 

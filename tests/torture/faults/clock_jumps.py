@@ -109,7 +109,7 @@ FAULTS = (
         turn=8,
         run=jumps,
         real=(
-            "The real frame loop, spool, uploader, telemetry and duties on a real disk; time, boots and the broker are"
+            "The real frame loop, spool, uploader, telemetry and jobs on a real disk; time, boots and the broker are"
             " simulated"
         ),
         fixed=8,
@@ -127,8 +127,8 @@ FAULTS = (
                 "        self._not_before_ns = self._clock.now_ns() + round(wait_s * 1e9)\n",
             ),
             BrokenBuild(
-                "duties are due by the wall clock",
-                "edge_agent/duties.py",
+                "jobs are due by the wall clock",
+                "edge_agent/jobs.py",
                 "                row.due_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)\n",
                 "                row.due_ns = self._clock.now_ns() + round(wait_s * 1e9)\n",
             ),

@@ -34,13 +34,13 @@ def _cut(batch: Batch) -> Tally:
             port = int(server.url.rpartition(":")[2])
             with CuttingLine(port, way, shift) as line:
                 download = DownloadSettings(read_timeout_s=0.2)
-                duty = bench.fetcher(base_url=line.url, download=download)
+                job = bench.fetcher(base_url=line.url, download=download)
                 for step in range(1000):
-                    done = duty.step()
+                    done = job.step()
                     bench.clock.advance(done.wait_s)
                     if step % 50 == 49:  # deliver is started anew now and then
-                        duty.close()
-                        duty = bench.fetcher(base_url=line.url, download=download)
+                        job.close()
+                        job = bench.fetcher(base_url=line.url, download=download)
                     if bench.slots.file("candidate.json").exists():
                         break
         slots = list((bench.state / "models" / "slots").glob("*.onnx"))

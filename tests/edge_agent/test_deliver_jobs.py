@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edge_agent.duties import Duty, DutyRunner, LaneThread
+from edge_agent.jobs import Job, JobRunner, LaneThread
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder, publish_json
 from edge_agent.step import Failed, Idle, Ok
-from edge_agent.telemetry import SENT_WAIT_S, TelemetryDuty, draw_epoch, remember_epoch
+from edge_agent.telemetry import SENT_WAIT_S, TelemetryJob, draw_epoch, remember_epoch
 from edge_agent.time_quality import FIRST_POSSIBLE_TIME_NS
 from foundation import syscalls
 from foundation.clock import ManualClock, SystemClock
@@ -30,7 +30,7 @@ from tests.fakes.kafka import FakeBroker, FakeSink
 
 @dataclass
 class Speaker:
-    """A vehicle that has counted one frame, its telemetry duty and the broker that hears it."""
+    """A vehicle that has counted one frame, its telemetry job and the broker that hears it."""
 
     root: StateFolder
     key: VehicleKey
@@ -39,7 +39,7 @@ class Speaker:
     sinks: list[FakeSink] = field(default_factory=list)
 
     def __post_init__(self):
-        self.duty = TelemetryDuty(self.root, VEHICLE, self.key, self.make_sink, self.clock, other_roles=())
+        self.job = TelemetryJob(self.root, VEHICLE, self.key, self.make_sink, self.clock, other_roles=())
 
     def make_sink(self) -> FakeSink:
         self.sinks.append(FakeSink(self.broker, clock=self.clock))
@@ -74,7 +74,7 @@ def speaker(tmp_path) -> Speaker:
 
 
 def test_telemetry_is_signed_and_says_all_that_happened_since_enrolment(speaker):
-    assert isinstance(speaker.duty.step(), Ok)
+    assert isinstance(speaker.job.step(), Ok)
     (record,) = speaker.heard()
     assert (record.vehicle_id, record.seq, record.previous_epoch, record.frames_seen) == (VEHICLE, 0, "", 7)
     assert (record.model_name, record.model_state) == ("tiny", ModelState.SERVING)
@@ -84,9 +84,9 @@ def test_telemetry_is_signed_and_says_all_that_happened_since_enrolment(speaker)
 
 
 def test_a_restart_of_deliver_names_the_epoch_before_it(speaker):
-    speaker.duty.step()
+    speaker.job.step()
     again = Speaker(speaker.root, speaker.key, broker=speaker.broker)
-    again.duty.step()
+    again.job.step()
     first, second = sorted(again.heard(), key=lambda record: record.previous_epoch)
     assert second.previous_epoch == first.epoch
     assert second.seq == 0
@@ -120,13 +120,13 @@ def test_a_clock_far_ahead_does_not_carry_the_number_away(tmp_path):
 
 
 def test_a_vehicle_that_lost_the_file_under_a_clock_in_1970_is_heard_once_the_clock_is_right(speaker):
-    speaker.duty.step()
+    speaker.job.step()
     speaker.root.deliver_epochs_path.unlink()
     lost = Speaker(speaker.root, speaker.key, clock=ManualClock(0), broker=speaker.broker)
-    lost.duty.step()
+    lost.job.step()
     lost.clock.jump_wall(WALL_NS / 1e9 + 3600)
-    lost.duty.step()
-    lost.duty.step()
+    lost.job.step()
+    lost.job.step()
     heard = sorted(lost.heard(), key=lambda record: (record.start_number, record.seq))
     assert heard[0].start_number == 1, "said under the doubtful clock"
     assert [record.seq for record in heard[-2:]] == [0, 1]
@@ -138,31 +138,31 @@ def test_a_full_disk_stops_neither_deliver_nor_telemetry(speaker, monkeypatch):
     with monkeypatch.context() as full:
         full.setattr(syscalls, "write", refuse_to_write)
         again = Speaker(speaker.root, speaker.key, broker=speaker.broker)
-        again.duty.step()
-        assert "No space left" in again.duty.last_error
+        again.job.step()
+        assert "No space left" in again.job.last_error
     assert len(again.heard()) == 1
     again.clock.advance(10)
-    again.duty.step()
+    again.job.step()
     assert json.loads(again.root.deliver_epochs_path.read_text())["epoch"] == again.heard()[0].epoch
 
 
 def test_numbers_have_no_gap_while_the_broker_is_away_and_nothing_piles_up(speaker):
     speaker.broker.stop()
     for _ in range(5):
-        speaker.duty.step()
+        speaker.job.step()
         speaker.clock.advance(10)
     assert len(speaker.sinks[0].sent) == 1
     speaker.broker.start()
     speaker.sinks[0].pump()
-    speaker.duty.step()
+    speaker.job.step()
     assert [record.seq for record in speaker.heard()] == [0, 1]
 
 
 def test_a_sink_that_never_answers_is_dropped(speaker):
     speaker.broker.stop()
-    speaker.duty.step()
+    speaker.job.step()
     speaker.clock.advance(SENT_WAIT_S + 1)
-    speaker.duty.step()
+    speaker.job.step()
     assert speaker.sinks[0].is_closed
     assert len(speaker.sinks) == 2
 
@@ -171,31 +171,29 @@ def test_a_refused_record_is_a_failure_and_no_acknowledgement(speaker):
     sink = FakeSink(speaker.broker, clock=speaker.clock)
     sink.fail_next(RetryLaterError("certificate refused"))
     sinks = iter([sink, speaker.make_sink()])
-    duty = TelemetryDuty(
-        speaker.root, VEHICLE, speaker.key, lambda: next(sinks), speaker.clock, other_roles=()
-    )
-    duty.step()
-    assert duty.acknowledged == 0
-    duty.step()
+    job = TelemetryJob(speaker.root, VEHICLE, speaker.key, lambda: next(sinks), speaker.clock, other_roles=())
+    job.step()
+    assert job.acknowledged == 0
+    job.step()
     assert sink.is_closed
-    assert duty.acknowledged == 1
+    assert job.acknowledged == 1
 
 
 def test_the_last_word_is_said_at_the_end(speaker):
-    speaker.duty.step()
-    speaker.duty.finish(1.0)
+    speaker.job.step()
+    speaker.job.finish(1.0)
     assert [record.seq for record in speaker.heard()] == [0, 1]
     assert speaker.sinks[0].is_closed
 
 
-def runner(clock: ManualClock, *duties: Duty) -> DutyRunner:
-    return DutyRunner(duties, clock, EventLog(None))
+def runner(clock: ManualClock, *jobs: Job) -> JobRunner:
+    return JobRunner(jobs, clock, EventLog(None))
 
 
-def test_a_duty_runs_at_its_interval_and_only_while_it_is_wanted():
+def test_a_job_runs_at_its_interval_and_only_while_it_is_wanted():
     clock, calls, wanted = ManualClock(), [], [True]
-    duty = Duty("d", lambda: calls.append(clock.monotonic_ns()) or Idle(0.0), lambda: wanted[0], 2.0)
-    rounds = runner(clock, duty)
+    job = Job("d", lambda: calls.append(clock.monotonic_ns()) or Idle(0.0), lambda: wanted[0], 2.0)
+    rounds = runner(clock, job)
     for _ in range(10):
         rounds.run_due()
         clock.advance(0.5)
@@ -207,19 +205,19 @@ def test_a_duty_runs_at_its_interval_and_only_while_it_is_wanted():
     assert len(calls) == 3
 
 
-def test_a_failing_duty_is_told_once_and_holds_nobody_up(tmp_path):
+def test_a_failing_job_is_reported_once_and_delays_no_other(tmp_path):
     clock, other = ManualClock(), []
 
     def fails():
         raise CorruptError("broken", path="x")
 
     events = EventLog(tmp_path / "events.jsonl", clock, "test")
-    duties = (
-        Duty("bad", fails, lambda: True, 0.0),
-        Duty("slow", lambda: Failed("no broker", 5.0), lambda: True, 0.0),
-        Duty("good", lambda: other.append(1) or Ok(1, 1), lambda: True, 0.0),
+    jobs = (
+        Job("bad", fails, lambda: True, 0.0),
+        Job("slow", lambda: Failed("no broker", 5.0), lambda: True, 0.0),
+        Job("good", lambda: other.append(1) or Ok(1, 1), lambda: True, 0.0),
     )
-    rounds = DutyRunner(duties, clock, events)
+    rounds = JobRunner(jobs, clock, events)
     for _ in range(20):
         assert 0.0 <= rounds.run_due() <= 0.5
         clock.advance(0.1)
@@ -233,7 +231,7 @@ def test_a_defect_in_a_lane_stops_the_process_and_is_not_swallowed():
     def defect():
         raise ZeroDivisionError
 
-    lane = LaneThread("x", runner(SystemClock(), Duty("d", defect, lambda: True, 0.0)), stop)
+    lane = LaneThread("x", runner(SystemClock(), Job("d", defect, lambda: True, 0.0)), stop)
     lane.start()
     assert stop.wait(5)
     assert lane.join(5)

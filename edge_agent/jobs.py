@@ -1,8 +1,8 @@
-"""A table pairs each duty with its predicate and its interval; one runner a lane goes round it.
+"""Run periodic jobs from a table of steps, conditions and intervals, with one thread per lane.
 
-A duty's step is bounded and answers idle, ok or failed. An error of ours counts as failed and is told; any
-other error is a defect and ends the process, which the supervisor starts again. A lane is one thread: what
-may take long (downloads, trials) never delays what must not (the uploader).
+The step of a job is bounded and returns idle, ok or failed. A FleetLoopError counts as failed and is reported; any other
+error is a defect and ends the process, which the supervisor restarts. A lane is one thread, so that jobs that may take
+long (downloads, trials) never delay others (the uploader).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from foundation.errors import FleetLoopError
 from foundation.events import EventLog
 
 LONGEST_WAIT_S = 0.5
-"""Why so short: a stop signal and a drain request are noticed within it."""
+"""Bound on the wait between rounds, so that a stop signal or a drain request is noticed soon."""
 FAILED_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Duty:
-    """One row of the table. `interval_s` 0: again at once after ok, after the step's own wait when idle."""
+class Job:
+    """One row of the table. With `interval_s` 0 it runs again at once after ok, and after the step's own wait when idle."""
 
     name: str
     step: Callable[[], StepResult]
@@ -34,24 +34,24 @@ class Duty:
 
 @dataclass(slots=True)
 class _Row:
-    duty: Duty
+    job: Job
     due_ns: int
     last_failure: str = ""
 
 
-class DutyRunner:
-    """Runs the duties of one lane, in the order of the table. Not thread-safe."""
+class JobRunner:
+    """Runs the jobs of one lane in the order of the table. Not thread-safe."""
 
-    def __init__(self, duties: Sequence[Duty], clock: Clock, events: EventLog) -> None:
+    def __init__(self, jobs: Sequence[Job], clock: Clock, events: EventLog) -> None:
         self._clock = clock
         self._events = events
-        self._rows = [_Row(duty, clock.monotonic_ns()) for duty in duties]
+        self._rows = [_Row(job, clock.monotonic_ns()) for job in jobs]
 
     def run_due(self) -> float:
-        """Step every duty that is due and wanted. Returns the seconds until the next one is."""
+        """Run every job that is due and wanted, and return the seconds until the next one is due."""
         for row in self._rows:
             if self._clock.monotonic_ns() >= row.due_ns:
-                wait_s = self._step(row) if row.duty.is_wanted() else row.duty.interval_s or LONGEST_WAIT_S
+                wait_s = self._step(row) if row.job.is_wanted() else row.job.interval_s or LONGEST_WAIT_S
                 row.due_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
         now_ns = self._clock.monotonic_ns()
         next_ns = min((row.due_ns for row in self._rows), default=now_ns + round(LONGEST_WAIT_S * 1e9))
@@ -59,18 +59,19 @@ class DutyRunner:
 
     def _step(self, row: _Row) -> float:
         try:
-            result = row.duty.step()
+            result = row.job.step()
         except FleetLoopError as error:
             result = Failed(f"{type(error).__name__}: {error}", FAILED_WAIT_S)
         if isinstance(result, Failed):
             if result.reason != row.last_failure:
-                self._events.emit("duty_failed", level="warning", duty=row.duty.name, reason=result.reason)
+                # Event and key keep the names of the first release.
+                self._events.emit("duty_failed", level="warning", duty=row.job.name, reason=result.reason)
             row.last_failure = result.reason
-            return max(row.duty.interval_s, min(result.wait_s, 60.0), 0.01)
+            return max(row.job.interval_s, min(result.wait_s, 60.0), 0.01)
         row.last_failure = ""
         if isinstance(result, Idle):
-            return max(row.duty.interval_s, result.wait_s)
-        return row.duty.interval_s
+            return max(row.job.interval_s, result.wait_s)
+        return row.job.interval_s
 
     def run_until(self, stop: threading.Event) -> None:
         """Go round the table until `stop` is set."""
@@ -81,7 +82,7 @@ class DutyRunner:
 class LaneThread:
     """One lane in a thread of its own. `failure` holds the defect that ended it."""
 
-    def __init__(self, name: str, runner: DutyRunner, stop: threading.Event) -> None:
+    def __init__(self, name: str, runner: JobRunner, stop: threading.Event) -> None:
         self.failure: BaseException | None = None
         self._runner = runner
         self._stop = stop
