@@ -209,7 +209,8 @@ def feed(root: Path, parent_pid: int) -> None:
                 writer.append(sample)
             except RejectedError as error:
                 writer.not_accepted(NotAcceptedReason(error.reason))
-            writer.maybe_commit()
+            if writer.is_commit_due:
+                writer.commit()
 
 
 if __name__ == "__main__":

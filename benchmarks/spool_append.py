@@ -180,7 +180,8 @@ def recovery(folder: Path | None, spool_bytes: int) -> Measure:
         with SpoolWriter.open(spool, settings, VEHICLE, key, clock, events) as writer:
             for _ in range(spool_bytes // len(sample.payload)):
                 writer.append(sample)
-                writer.maybe_commit()
+                if writer.is_commit_due:
+                    writer.commit()
         begun = time.perf_counter()
         writer = SpoolWriter.open(spool, settings, VEHICLE, key, clock, events)
         opened_s = time.perf_counter() - begun

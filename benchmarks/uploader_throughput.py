@@ -70,7 +70,8 @@ class Load:
         with SpoolWriter.open(self.spool, SPOOL, VEHICLE, key, clock, EventLog(None)) as writer:
             for number in range(count):
                 writer.append(samples[number % len(samples)])
-                writer.maybe_commit()
+                if writer.is_commit_due:
+                    writer.commit()
         self.records = self._lease_all(clock)
         if len(self.records) != count:
             raise RuntimeError(f"{len(self.records)} of {count} records are in the spool")

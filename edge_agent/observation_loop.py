@@ -16,10 +16,10 @@ from edge_agent.progress import Progress
 from edge_agent.record import Seen, incident_name, record
 from edge_agent.selection.decision import ScoredObservation, Selection
 from edge_agent.selection.policy import SelectionPolicy
-from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.time_quality import WallClockWatch
 from edge_agent.window import CaptureWindow, Kept, Outcome
+from edge_agent.window_tail import WindowTail
 from foundation.clock import Clock, boot_id
 from foundation.errors import RejectedError
 from foundation.events import EventLog
@@ -36,19 +36,18 @@ class ObservationLoop:
         viewer: Viewer,
         policy: SelectionPolicy,
         capture: CaptureSettings,
-        spool: SpoolSettings,
         writer: SpoolWriter,
         keeper: PlaceKeeper,
         running: Progress,
+        tail: WindowTail,
         prediction_log: PredictionLog,
         clock: Clock,
         events: EventLog,
     ) -> None:
-        """`running` holds the limits as they are with what waits in the window."""
+        """`running` holds the limits as they are with what waits in the window; `tail` what left it in lives before."""
         self._vehicle_id = vehicle_id
         self._viewer = viewer
         self._policy = policy
-        self._spool = spool
         self._writer = writer
         self._keeper = keeper
         self._running = running
@@ -56,10 +55,6 @@ class ObservationLoop:
         self._clock = clock
         self._events = events
         self._wall = WallClockWatch(clock)
-        self._committed_ns = clock.monotonic_ns()
-        refused = keeper.progress.refused
-        if refused is not None:
-            writer.recount_refused_frames(refused.counts, refused.bytes)
         self.frames_this_run = 0
         self.window: CaptureWindow[Seen] = CaptureWindow(
             pre_ns=capture.pre_ns,
@@ -70,12 +65,12 @@ class ObservationLoop:
             name_incident=lambda seen: incident_name(vehicle_id, seen),
             on_kept=self._note_kept,
         )
-        self.window.restore(keeper.progress.tail)
+        self.window.restore(tail)
 
     @property
-    def progress_error(self) -> str:
-        """Why the place is not written down now; empty while it is."""
-        return self._keeper.error
+    def frames_seen(self) -> int:
+        """Observations that left the window, since enrolment."""
+        return self._keeper.frames_seen
 
     def process(self, observation: Observation, lap: int, source_id: str) -> None:
         """Take one observation to its place in the window, and settle those that leave it."""
@@ -107,19 +102,12 @@ class ObservationLoop:
 
         Raises RuntimeError when the thread that commits has died.
         """
-        now_ns = self._clock.monotonic_ns()
-        for outcome in self.window.expire(now_ns):
+        for outcome in self.window.expire(self._clock.monotonic_ns()):
             self._settle(outcome)
-        is_due = now_ns - self._committed_ns >= self._spool.commit_interval_s * 1e9
-        if not is_due and self._writer.waiting < self._spool.commit_count:
-            return
-        if self._keeper.must_compact():
-            self._commit()
-            return
-        self._keeper.write_places()  # before the samples and counts that belong to it
-        self._writer.hand_over()
-        self._committed_ns = self._clock.monotonic_ns()
-        self._log.flush()
+        if self._writer.is_commit_due:
+            self._writer.hand_over(self._keeper.step())
+            self._keeper.taken()
+            self._log.flush()
 
     def pause(self) -> None:
         """Let the window run dry and commit: nothing that was decided waits any more."""
@@ -131,20 +119,19 @@ class ObservationLoop:
         """Let the window run dry, commit, and remember that the source has ended."""
         self.pause()
         self._keeper.end(source_id)
+        self._commit()
 
     def empty_drive(self) -> None:
         """Count a source that gave nothing at all."""
         self._writer.not_accepted(NotAcceptedReason.EMPTY_DRIVE)
+        self._keeper.refuse()
         self._commit()
         self._events.emit("empty_drive", level="warning")
 
     def _commit(self) -> None:
-        """Commit here and now: afterwards every step that was written holds, so that the journal may be compacted."""
-        self._keeper.write_places()
-        self._writer.commit()
-        self._committed_ns = self._clock.monotonic_ns()
-        if self._keeper.must_compact():
-            self._keeper.compact()
+        """Commit here and now."""
+        self._writer.commit(self._keeper.step())
+        self._keeper.taken()
         self._log.flush()
 
     def _select(self, seen: Seen, looked: Looked) -> Selection:
@@ -184,11 +171,10 @@ class ObservationLoop:
             self._refuse(outcome.refused_for or NotAcceptedReason.NOT_SELECTED, seen)
             return
         remembers = self._running.memory.capacity > 0
-        step = self._keeper.begin_sample(kept_frame(seen, by_rule=kept.by_rule, remembers=remembers))
+        step = self._keeper.step(kept_frame(seen, by_rule=kept.by_rule, remembers=remembers))
         try:
-            self._writer.append(record(seen, kept, vehicle_id=self._vehicle_id, boot_id=boot_id()))
+            self._writer.append(record(seen, kept, vehicle_id=self._vehicle_id, boot_id=boot_id()), step)
         except RejectedError as error:
-            self._keeper.reject(step)
             self._refuse(_not_accepted(error), seen)
             self._forget_kept(seen, kept)
             frame_id = seen.observation.frame_id
@@ -196,10 +182,10 @@ class ObservationLoop:
                 "not_accepted", level="warning", frame_id=frame_id, reason=error.reason, error=str(error)
             )
             return
-        self._keeper.accept(step)
+        self._keeper.taken()
 
     def _refuse(self, reason: NotAcceptedReason, seen: Seen) -> None:
-        """Count what will not be sent, with the next commit and in the next step: both hold together or not at all."""
+        """Count what will not be sent, in the next step: place and counts hold together or not at all."""
         self._writer.not_accepted(reason, bytes=len(seen.observation.payload))
         self._keeper.refuse()
 

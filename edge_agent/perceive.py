@@ -12,6 +12,7 @@ import sys
 
 from edge_agent.align import Aligner
 from edge_agent.config import AgentSettings, source_id
+from edge_agent.durable_progress import DurableProgress
 from edge_agent.key_file import load_key
 from edge_agent.look import Viewer
 from edge_agent.models.model_set import ModelSet
@@ -19,7 +20,7 @@ from edge_agent.observation_loop import ObservationLoop
 from edge_agent.place_keeper import PlaceKeeper
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.process import ProcessContext, run_process
-from edge_agent.progress_journal import AcceptedSeq, ProgressJournal, ProgressLimits
+from edge_agent.progress import ProgressLimits
 from edge_agent.selection.decision import Selector
 from edge_agent.selection.novelty import NoveltySelector
 from edge_agent.selection.policy import SelectionPolicy
@@ -27,9 +28,8 @@ from edge_agent.selection.random_arm import RandomArm
 from edge_agent.selection.track_limit import TrackLimit
 from edge_agent.selection.uncertainty import UncertaintySelector
 from edge_agent.sources import SourceFeed
-from edge_agent.spool.snapshot import read_ledger
 from edge_agent.spool.writer import SpoolWriter
-from edge_agent.state_folder import StateFolder, StatusFile
+from edge_agent.state_folder import StatusFile
 from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
 from modelkit.runtimes import open_runtime
@@ -70,12 +70,6 @@ def progress_limits(settings: AgentSettings) -> ProgressLimits:
     return ProgressLimits(selection.budget.limits(), selection.track_limit, capacity)
 
 
-def accepted_by_ledger(state: StateFolder) -> AcceptedSeq:
-    """What the spool's own ledger says was accepted of an epoch."""
-    last_seq = {row.epoch: row.next_seq - 1 for row in read_ledger(state.spool).epochs}
-    return lambda epoch: last_seq.get(epoch, -1)
-
-
 class Perceive:
     """Everything that the process holds, from start to stop."""
 
@@ -96,35 +90,30 @@ class Perceive:
             has_crashed=context.after_crash,
         )
         self.serving = self.models.serving
-        self.writer = SpoolWriter.open(state.spool, settings.spool, settings.vehicle_id, key, clock, events)
         limits = progress_limits(settings)
-        self.journal, trouble = ProgressJournal.open(
-            state.progress_path,
-            [source_id(source) for source in settings.all_sources],
-            limits,
-            accepted_by_ledger(state),
-            clock,
+        sources = [source_id(source) for source in settings.all_sources]
+        durable = DurableProgress(limits, sources, clock, state.released_progress_path)
+        self.writer = SpoolWriter.open(
+            state.spool, settings.spool, settings.vehicle_id, key, clock, events, carried=durable
         )
-        if trouble:
-            events.emit("progress_damaged", level="error", error=trouble)
-        running = self.journal.progress.copy_limits(
-            limits.budget, limits.max_per_track, limits.memory_capacity
-        )
+        if durable.trouble:
+            events.emit("progress_damaged", level="error", error=durable.trouble)
+        progress = durable.progress
+        running = progress.copy_limits(limits)
         self.log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=settings.vehicle_id,
             viewer=Viewer(self.models, running.memory, self.log, clock, events, heartbeat=context.heartbeat),
             policy=build_policy(settings, running.tracks),
             capture=settings.capture,
-            spool=settings.spool,
             writer=self.writer,
-            keeper=PlaceKeeper(self.journal, self.writer, clock, events),
+            keeper=PlaceKeeper(progress),
             running=running,
+            tail=progress.tail,
             prediction_log=self.log,
             clock=clock,
             events=events,
         )
-        progress = self.journal.progress
         feeds = [
             SourceFeed(source, progress.place(source_id(source)), clock, events)
             for source in settings.all_sources
@@ -226,7 +215,6 @@ class Perceive:
     def _publish(self) -> None:
         """Tell the others how things stand; a disk that refuses is no reason to stop."""
         self._tell_notes()
-        progress = self.journal.progress
         document = {
             "pid": os.getpid(),
             "state": self._source_state,
@@ -239,10 +227,9 @@ class Perceive:
             "boot_id": boot_id(),
             "epoch": self.writer.epoch,
             "source_notes": self._summed_notes(),
-            "frames_seen": progress.frames_seen,
+            "frames_seen": self.loop.frames_seen,
             "shortened_windows": self.loop.window.counts.shortened_windows,
             "late_triggers": self.loop.window.counts.late_triggers,
-            "progress_error": self.loop.progress_error,
             "spool_error": self.writer.last_error,
             "prediction_log_lost_lines": self.log.lost_lines,
             "model": {
@@ -288,7 +275,6 @@ class Perceive:
         for feed in self.feeds.values():
             feed.close()
         self.log.close()
-        self.journal.close()
         self.writer.close()
 
 

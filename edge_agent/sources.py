@@ -210,7 +210,7 @@ class SourceFeed:
         """Nothing more now: a source that is followed, or still being written, is asked again."""
         self.state, self.error, self._playing = "ended", None, None
         if self._place.frame_id is not None:
-            self._place = replace(self._place, has_ended=True)
+            self._place = Place(self._place.frame_id, self._place.lap, has_ended=True)
         is_growing = self.settings.follow or (self._source is not None and self._source.is_waiting)
         self._due_ns = self._clock.monotonic_ns() + (FOLLOW_NS if is_growing else NEVER_NS)
 

@@ -50,8 +50,8 @@ class StateFolder:
         return self.root / "events"
 
     @property
-    def progress_path(self) -> Path:
-        """Perceive's place in its source and its limits."""
+    def released_progress_path(self) -> Path:
+        """Where earlier agents kept perceive's place in its source; now the spool carries it. Only read."""
         return self.root / "progress.journal"
 
     @property

@@ -56,7 +56,6 @@ def build_status(root: Path, clock: Clock | None = None) -> dict[str, object]:
         "sources": perceive.get("sources", []),
         "windows": {name: perceive.get(name, 0) for name in ("shortened_windows", "late_triggers")},
         "prediction_log_lost_lines": perceive.get("prediction_log_lost_lines", 0),
-        "progress_error": perceive.get("progress_error", ""),
         "spool_error": perceive.get("spool_error", ""),
         **_model(root),
         "ledger": {

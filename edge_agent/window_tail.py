@@ -9,12 +9,13 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 MAX_DRIVE_TAILS = 64
 MAX_STREAMS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class OpenIncident:
+class OpenIncident(msgspec.Struct, frozen=True, array_like=True):
     """An incident that a later observation may still belong to: half-open [begin_ns, end_ns)."""
 
     incident_id: str
@@ -25,17 +26,16 @@ class OpenIncident:
     end_ns: int
 
 
-@dataclass(slots=True)
-class TailChange:
+class TailChange(msgspec.Struct, array_like=True):
     """What observations that left change of a `WindowTail`. `past` is (drive_id, time, trigger probability)."""
 
     now_ns: int | None = None
     oldest_ns: int = 0
     """Triggers up to then reach nothing any more, and incidents that ended by `over_ns` hold nothing more."""
     over_ns: int = 0
-    offsets_ns: dict[str, int] = field(default_factory=dict)
-    incidents: dict[str, tuple[OpenIncident, ...]] = field(default_factory=dict)
-    past: list[tuple[str, int, float]] = field(default_factory=list)
+    offsets_ns: dict[str, int] = msgspec.field(default_factory=dict)
+    incidents: dict[str, tuple[OpenIncident, ...]] = msgspec.field(default_factory=dict)
+    past: list[tuple[str, int, float]] = msgspec.field(default_factory=list)
 
     def add(self, later: TailChange) -> None:
         """Take a later change in."""

@@ -6,7 +6,8 @@ its own: what is left to do is seen from the documents, each step replaces one o
 whole usable between any two. Nothing is changed while a document cannot be read.
 
 In a vehicle's state folder the files of the role serving move beside those of the other roles, while the agent is stopped.
-An agent of a release before roles that is put back afterwards finds the factory model and serves it.
+An agent of a release before roles that is put back afterwards finds the factory model and serves it. Perceive takes the
+place in each source over into its spool at its first start.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = Fals
     Raises:
         RetryLaterError: the agent runs; what was done stays done.
     """
+    from edge_agent.durable_progress import check_progress
     from edge_agent.models.slots import ROLE_FILES, SlotFolder
     from edge_agent.models.trust import SavedTrust
     from edge_agent.models.trust_folder import TrustFolder
@@ -111,6 +113,7 @@ def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = Fals
             for word in ("active", "candidate", "fetch")
         ),
         ("spool", lambda: read_ledger(state.spool)),
+        ("progress", lambda: check_progress(state.spool, state.released_progress_path, clock)),
     ]
     if (state.trust / "targets").is_dir():
         readers.append(("trust", lambda: SavedTrust.load(TrustFolder(state_folder), clock, fresh=False)))

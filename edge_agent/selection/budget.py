@@ -85,7 +85,7 @@ class ByteBudget:
         self._drives[drive_id] = self._drives.get(drive_id, 0) - amount_bytes
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for the progress journal."""
+        """Plain values, for the progress."""
         return {
             "total_bytes": self.total_bytes,
             "drives": [[drive, amount] for drive, amount in self._drives.items()],

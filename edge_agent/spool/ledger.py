@@ -15,6 +15,7 @@ from typing import Any
 
 from edge_agent.spool.delivery import DeliveryState
 from edge_agent.spool.ranges import RangeSet
+from edge_agent.spool.steps import Carried
 from foundation.errors import CorruptError
 from schemas.reasons import EvictReason, NotAcceptedReason, ValueClass
 
@@ -124,9 +125,10 @@ class LiveSegment:
 
 
 class LedgerState:
-    """The state that `ledger.journal` describes."""
+    """The state that `ledger.journal` describes. What it carries for the writer's caller, no one else reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, carried: Carried | None = None) -> None:
+        self.carried = carried
         self.epochs: dict[str, EpochRow] = {}
         self.segments: dict[int, LiveSegment] = {}
         self.older = Totals()
@@ -205,6 +207,9 @@ class LedgerState:
         self.accepted_bytes += int(value["bytes"])
         if "counts" in value:
             self._counts(value["counts"])
+        if self.carried is not None:
+            for is_accepted, state in value.get("steps", ()):
+                self.carried.apply(state, is_accepted=bool(is_accepted))
 
     def _counts(self, value: dict[str, Any]) -> None:
         self.not_accepted = {
@@ -287,9 +292,11 @@ class LedgerState:
                 row.collapse(row.next_seq)
                 self.older.add(row.closed)
 
-    def snapshot(self) -> dict[str, object]:
-        """The whole state as the object of a snapshot frame."""
+    def snapshot(self, *, is_short: bool = False) -> dict[str, object]:
+        """The whole state as the object of a snapshot frame; `is_short`: what is carried, as short as it can be."""
+        whole = None if self.carried is None else self.carried.snapshot(is_short=is_short)
         return {
+            **({} if whole is None else {"state": whole}),
             "format": FORMAT,
             "next_segment": self.next_segment,
             "removals": self.removals,
@@ -321,6 +328,8 @@ class LedgerState:
         self._counts(value["counts"])
         self.never_written = int(value.get("never_written", 0))
         self.older = Totals(*value["older"])
+        if self.carried is not None and "state" in value:
+            self.carried.restore(value["state"])
         self.epochs = {}
         for (
             epoch,

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
+from edge_agent.spool.steps import Step
 from schemas.reasons import ValueClass
 from schemas.wire import WireRecord
 
@@ -22,6 +23,20 @@ class Waiting:
     value_class: ValueClass
     wire: WireRecord
     size_bytes: int
+    step: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one commit takes: records in order, and the step that was made after them."""
+
+    records: list[Waiting]
+    last_step: Step | None
+
+    def steps(self) -> list[Step]:
+        """All of them, in order."""
+        made = [one.step for one in self.records if one.step is not None]
+        return made if self.last_step is None else [*made, self.last_step]
 
 
 class Line:
@@ -31,44 +46,38 @@ class Line:
         self._bound_bytes = bound_bytes
         self._changed = threading.Condition(threading.Lock())
         self._buffer: list[Waiting] = []
-        self._batches: deque[list[Waiting]] = deque()
+        self._batches: deque[Batch] = deque()
         self._is_turn_due = False
         self._is_closed = False
         self.pending_bytes = 0
         """Bytes of all records that were put in and whose commit is not over."""
-        self.oldest_ns = 0
-        """Monotonic time at which the first record of the buffer was put in."""
 
-    def put(self, record: Waiting, now_ns: int) -> bool:
+    def put(self, record: Waiting) -> bool:
         """Line one up; whether the bound is reached."""
         with self._changed:
-            if not self._buffer:
-                self.oldest_ns = now_ns
             self._buffer.append(record)
             self.pending_bytes += record.size_bytes
             return self.pending_bytes >= self._bound_bytes
 
-    def cut(self) -> None:
+    def cut(self, last_step: Step | None = None) -> None:
         """Whatever waits is one batch now; a committer gets a turn even when nothing waits."""
         with self._changed:
-            if self._buffer:
-                self._batches.append(self._buffer)
+            if self._buffer or last_step is not None:
+                self._batches.append(Batch(self._buffer, last_step))
                 self._buffer = []
             self._is_turn_due = True
             self._changed.notify_all()
 
-    def take(self) -> list[Waiting]:
-        """The oldest batch, which the caller commits and then reports as `done`; empty when there is none."""
+    def take(self) -> Batch | None:
+        """The oldest batch, which the caller commits and then reports as `done`; None when there is none."""
         with self._changed:
             self._is_turn_due = False
-            if not self._batches:
-                return []
-            return self._batches.popleft()
+            return self._batches.popleft() if self._batches else None
 
-    def done(self, batch: list[Waiting]) -> None:
+    def done(self, batch: Batch) -> None:
         """The commit of `batch` is over, whichever way it went."""
         with self._changed:
-            self.pending_bytes -= sum(record.size_bytes for record in batch)
+            self.pending_bytes -= sum(record.size_bytes for record in batch.records)
             self._changed.notify_all()
 
     def wait_for_turn(self) -> bool:

@@ -14,6 +14,7 @@ from edge_agent.spool.segment import FOLDER, list_segments
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import DELIVERY_FILE, LEDGER_FILE
 from edge_agent.spool.statelog import Follower, StateLog
+from edge_agent.spool.steps import Carried
 from foundation import syscalls
 from foundation.clock import Clock
 from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
@@ -57,7 +58,12 @@ def make_folders(folder: Path) -> None:
 
 
 def open_account(
-    folder: Path, settings: SpoolSettings, clock: Clock, events: EventLog, epoch: str
+    folder: Path,
+    settings: SpoolSettings,
+    clock: Clock,
+    events: EventLog,
+    epoch: str,
+    carried: Carried | None = None,
 ) -> OpenedAccount:
     """Recover and begin `epoch`. Raises RetryLaterError (locked, or not synced) and MisconfiguredError (folder)."""
     make_folders(folder)
@@ -65,7 +71,7 @@ def open_account(
     lock.__enter__()
     try:
         begun_ns = clock.monotonic_ns()
-        ledger = Follower(folder / LEDGER_FILE, LedgerState)
+        ledger = Follower(folder / LEDGER_FILE, lambda: LedgerState(carried))
         is_damaged = read_state(ledger, folder / LEDGER_FILE, events)
         account = ledger.state
         ledger.close()
@@ -75,12 +81,15 @@ def open_account(
             account,
             reserve_bytes=settings.reserve_bytes,
             before_snapshot=account.shrink,
+            short_snapshot=lambda: account.snapshot(is_short=True),
         )
         keeper = Keeper(folder / FOLDER, account, log, delivery, events)
         keeper.look()
         recovery = recover(
             folder / FOLDER, account, delivery.state, keeper, events, is_ledger_damaged=is_damaged
         )
+        if carried is not None:
+            _carry_on(account, carried, recovery)
         files = list_segments(folder / FOLDER)
         account.next_segment = max(account.next_segment, max(files, default=0) + 1)
         account.apply(
@@ -111,6 +120,16 @@ def open_account(
         is_ledger_damaged=is_damaged,
     )
     return OpenedAccount(lock, account, log, keeper, delivery, recovery, epoch)
+
+
+def _carry_on(account: LedgerState, carried: Carried, recovery: Recovery) -> None:
+    """Bring what the ledger carries, and the counts that belong to it, to the last record that was adopted."""
+    counts = carried.begin(lambda name: account.epochs[name].next_seq - 1 if name in account.epochs else -1)
+    if counts is not None:
+        account.apply(LedgerKind.COUNTS, counts)
+    for step, is_accepted in recovery.steps:
+        if carried.apply(step.state, is_accepted=is_accepted) and step.counts is not None:
+            account.apply(LedgerKind.COUNTS, step.counts)
 
 
 def read_state(

@@ -20,12 +20,13 @@ from edge_agent.spool.delivery import DeliveryState
 from edge_agent.spool.evict import Keeper
 from edge_agent.spool.ledger import EpochRow, LedgerKind, LedgerState, LiveSegment
 from edge_agent.spool.ranges import RangeSet
-from edge_agent.spool.segment import RecordEntry, SegmentHead, list_segments, scan_segment
+from edge_agent.spool.segment import RecordEntry, SegmentHead, StepEntry, list_segments, scan_segment
+from edge_agent.spool.steps import Step, decode_steps
 from foundation import syscalls
 from foundation.errors import CorruptError
 from foundation.events import EventLog
 from foundation.files import fsync_folder
-from foundation.journal import Damage
+from foundation.framing import Damage
 from schemas.reasons import EvictReason, ValueClass
 
 _CHUNK_BYTES = 1_000_000
@@ -42,11 +43,15 @@ class _Tail:
     end: int = 0
     damaged_bytes: int = 0
     record_bytes: int = 0
+    last_step: StepEntry | None = None
+    last_body: bytes = b""
+    steps: dict[int, Step] = field(default_factory=dict)
+    """What led to the records that are adopted, by `Step.at`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What recovery found."""
+    """What recovery found. `steps` led to the adopted records: oldest first, each with whether its record is accepted."""
 
     segments: int
     adopted: int
@@ -55,6 +60,7 @@ class Recovery:
     dropped_bytes: int
     missing_segments: int
     left_overs: int
+    steps: tuple[tuple[Step, bool], ...]
 
 
 def recover(
@@ -77,6 +83,8 @@ def recover(
     adopted = lost = gaps = dropped = left_overs = 0
     damaged_epochs: set[str] = set()
     touched: set[str] = set()
+    steps: dict[str, dict[int, Step]] = {}
+    begins: dict[str, int] = {}
     for number, (value_class, path) in files.items():
         if account.was_removed(number):
             keeper.doom(number, path)
@@ -106,6 +114,8 @@ def recover(
             continue
         adopted += len(tail.seqs)
         touched.add(epoch)
+        steps.setdefault(epoch, {}).update(tail.steps)
+        begins[epoch] = min(begins.get(epoch, number), number)
         _count(account, number, value_class, epoch, tail)
     if account.unadopted:
         touched.clear()
@@ -117,7 +127,11 @@ def recover(
         lost, gaps = lost + more_lost, gaps + more_gaps
     if files:
         fsync_folder(folder)
-    return Recovery(len(account.segments), adopted, lost, gaps, dropped, missing, left_overs)
+    in_order: list[tuple[Step, bool]] = []
+    for epoch in sorted(steps, key=lambda name: begins[name]):
+        live = account.live_seqs(epoch)
+        in_order += [(step, step.seq < 0 or step.seq in live) for _, step in sorted(steps[epoch].items())]
+    return Recovery(len(account.segments), adopted, lost, gaps, dropped, missing, left_overs, tuple(in_order))
 
 
 def _settle_missing(account: LedgerState, keeper: Keeper, present: set[int]) -> int:
@@ -167,6 +181,9 @@ def _adopt(path: Path, counted: LiveSegment, start: int, refused: Mapping[str, R
                 tail.damaged_bytes += item.end - item.begin
             elif isinstance(item, SegmentHead):
                 tail.epoch, tail.previous_epoch = tail.epoch or item.epoch, item.previous_epoch
+            elif isinstance(item, StepEntry):
+                tail.last_step = item
+                tail.last_body = os.pread(fd, item.end - item.body_offset, item.body_offset)
             elif isinstance(item, RecordEntry):
                 _take(tail, item, counted.seqs, refused)
         keep_bytes = max(tail.end, counted.end_bytes)
@@ -190,8 +207,11 @@ def _take(tail: _Tail, entry: RecordEntry, known: RangeSet, refused: Mapping[str
         return
     tail.end = entry.end
     if entry.seq not in known:
+        step = tail.last_step if tail.last_step is not None and tail.last_step.seq == entry.seq else None
+        if step is not None:
+            tail.steps |= {each.at: each for each in decode_steps(tail.last_body)}
         if not tail.seqs:
-            tail.begin = entry.offset
+            tail.begin = entry.offset if step is None else step.offset
         tail.seqs.add(entry.seq)
         tail.record_bytes += entry.end - entry.body_offset
 

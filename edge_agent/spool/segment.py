@@ -2,7 +2,10 @@
 
     frame 1       kind HEAD, meta = JSON: number, value_class, epoch, previous_epoch, created_ns
     frame 2...    kind RECORD, meta = epoch (8 bytes), seq (8), class (1), topic, key, headers; body = the
-    wire value
+    wire value; before a record that has one, its step: kind STEP, meta = version (1 byte), seq (8), body = JSON
+
+A step is what the writer's caller wants to hold together with the record (see `edge_agent.spool.steps`): both are written
+at once and durable with one fsync. A frame of a kind that this version does not know is passed over.
 
 The head of a frame has its own CRC, so an index is built without reading a body. Refuses to know what is
 accepted:
@@ -29,6 +32,8 @@ FOLDER: Final = "segments"
 _NAME: Final = re.compile(r"([0-9])-([a-z]+)-([0-9]{12})\.segment")
 _IDENTITY: Final = struct.Struct("<8sQB")
 _LENGTH: Final = struct.Struct("<H")
+_STEP: Final = struct.Struct("<BQ")
+STEP_VERSION: Final = 1
 
 
 class SegmentKind(IntEnum):
@@ -36,6 +41,7 @@ class SegmentKind(IntEnum):
 
     HEAD = 1
     RECORD = 2
+    STEP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,16 @@ class RecordEntry:
     epoch: str
     seq: int
     value_class: ValueClass
+    offset: int
+    end: int
+    body_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepEntry:
+    """Where the step of the record `seq` lies: its frame is [offset, end), its body begins at `body_offset`."""
+
+    seq: int
     offset: int
     end: int
     body_offset: int
@@ -117,6 +133,11 @@ def record_parts(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord
     return frame_parts(SegmentKind.RECORD, b"".join(parts), wire.value)
 
 
+def step_parts(seq: int, body: bytes) -> tuple[Buffer, ...]:
+    """The frame of the step of record `seq` as parts to be joined."""
+    return frame_parts(SegmentKind.STEP, _STEP.pack(STEP_VERSION, seq), body)
+
+
 def decode_wire(meta: bytes, value: bytes) -> WireRecord:
     """The wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts` wrote."""
     texts: list[bytes] = []
@@ -142,8 +163,8 @@ def decode_wire(meta: bytes, value: bytes) -> WireRecord:
 
 def scan_segment(
     fd: int, start: int = 0, end: int | None = None, *, check_bodies: bool = False
-) -> Iterator[SegmentHead | RecordEntry | Damage]:
-    """Heads, records and damaged stretches of [start, end), in order; bodies are read only when told to.
+) -> Iterator[SegmentHead | RecordEntry | StepEntry | Damage]:
+    """Heads, records, steps and damaged stretches of [start, end), in order; bodies are read only when told to.
 
     Raises CorruptError when the file cannot be read.
     """
@@ -158,7 +179,11 @@ def scan_segment(
                 yield RecordEntry(epoch.hex(), seq, ValueClass(rank), item.offset, item.end, item.body_offset)
             else:
                 yield Damage(item.offset, item.end)
-        else:
+        elif item.kind == SegmentKind.STEP and len(item.meta) == _STEP.size:
+            version, seq = _STEP.unpack(item.meta)
+            if version == STEP_VERSION:
+                yield StepEntry(seq, item.offset, item.end, item.body_offset)
+        elif item.kind == SegmentKind.RECORD:
             yield Damage(item.offset, item.end)
 
 

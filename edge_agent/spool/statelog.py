@@ -18,7 +18,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from foundation import syscalls
 from foundation.errors import CorruptError
 from foundation.files import fsync_folder
-from foundation.journal import Damage, ScannedFrame, encode_frame, scan
+from foundation.framing import Damage, ScannedFrame, encode_frame, scan
 
 SNAPSHOT: Final = 1
 """The kind of a snapshot frame, in every log of states."""
@@ -48,12 +48,15 @@ class StateLog:
         *,
         reserve_bytes: int = 0,
         before_snapshot: Callable[[], None] | None = None,
+        short_snapshot: Callable[[], dict[str, object]] | None = None,
     ) -> None:
+        """`short_snapshot` is what is written when the disk and the reserve have no room for the whole one."""
         self._path = path
         self._reserve_path = path.with_suffix(".reserve")
         self._reserve_bytes = reserve_bytes
         self._state = state
         self.before_snapshot = before_snapshot
+        self._short_snapshot = short_snapshot
         self._fd = -1
         self._size_bytes = 0
         self._limit_bytes = _LEAST_BYTES
@@ -103,10 +106,13 @@ class StateLog:
         """Replace the file by a snapshot of the state, durable when this returns True. Gives up the reserve to do so."""
         if self.before_snapshot is not None:
             self.before_snapshot()
-        body = _json(self._state.snapshot())
-        data = encode_frame(SNAPSHOT, b"", body) * 2
+        data = _twice(self._state.snapshot())
         if not self._replace(data) and not (self._release_reserve() and self._replace(data)):
-            return False
+            if self._short_snapshot is None:
+                return False
+            data = _twice(self._short_snapshot())
+            if not self._replace(data):
+                return False
         self._limit_bytes = max(_LEAST_BYTES, _GROWTH * len(data))
         self._keep_reserve()
         self.last_error = ""
@@ -261,6 +267,10 @@ def _parse(data: bytes, frame: ScannedFrame, path: Path) -> object:
     except (ValueError, RecursionError) as error:
         raise CorruptError("a frame is not JSON", path=path, offset_bytes=frame.offset) from error
     return value
+
+
+def _twice(snapshot: dict[str, object]) -> bytes:
+    return encode_frame(SNAPSHOT, b"", _json(snapshot)) * 2
 
 
 def _json(value: object) -> bytes:

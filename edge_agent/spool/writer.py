@@ -1,11 +1,11 @@
 """Accepted means durable: a record counts once the fsync of its segment returned, and its receipt is printed after that.
 
 A commit, in this order:
-    1. the records that wait are framed and written, one segment a value class;
+    1. the records that wait are framed and written, each behind its step, one segment a value class;
     2. every touched segment is synced; one whose write or sync failed is cut back and never written again,
        and its records of this commit are counted as not accepted;
     3. one commit frame goes to the ledger: only now the reader sees the records (the segments are already
-       durable, so this frame need not be: recovery finds them again);
+       durable, so this frame need not be: recovery finds them and their steps again);
     4. receipts are printed.
 One process writes (a lock file holds others off). `append` is for one thread. `commit` commits in the caller's
 thread; after `start_committer`, what is handed over is committed meanwhile by a thread of the writer's own, batch
@@ -17,27 +17,28 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from edge_agent.spool.committer import Committer
 from edge_agent.spool.ledger import LedgerKind
-from edge_agent.spool.line import Line, Waiting
+from edge_agent.spool.line import Batch, Line, Waiting
 from edge_agent.spool.opened import OpenedAccount, open_account
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.receipts import Receipt, ReceiptPrinter
 from edge_agent.spool.refused_counts import RefusedCounts
-from edge_agent.spool.segment import SegmentHead, record_parts
+from edge_agent.spool.segment import SegmentHead, record_parts, step_parts
 from edge_agent.spool.segment_file import SegmentFile
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import Ledger, compute_ledger
+from edge_agent.spool.steps import Carried, LooseSteps, Step, encode_steps, for_ledger
 from foundation.clock import Clock
 from foundation.errors import MisconfiguredError, RejectedError
 from foundation.events import EventLog
+from foundation.framing import Buffer
 from schemas import codec, signing, wire
 from schemas.identity import Identity, is_vehicle_id, new_epoch
 from schemas.reasons import NotAcceptedReason, ValueClass
@@ -80,9 +81,11 @@ class SpoolWriter:
         self._committer: Committer | None = None
         self._next_seq = 0
         self._open: dict[ValueClass, SegmentFile] = {}
-        self._refused = RefusedCounts(opened.account, opened.log, clock, settings.commit_interval_s)
+        self._refused = RefusedCounts(opened.account)
+        self._loose = LooseSteps(opened.account.carried)
+        self._next_step = 0
         self._hold_until_ns = 0
-        self._synced_ns = self._reclaimed_ns = clock.monotonic_ns()
+        self._handed_ns = self._synced_ns = self._reclaimed_ns = clock.monotonic_ns()
         self.last_error = ""
 
     @classmethod
@@ -96,8 +99,9 @@ class SpoolWriter:
         events: EventLog,
         *,
         rng: random.Random | None = None,
+        carried: Carried | None = None,
     ) -> Self:
-        """Recover what a crash left, draw a new epoch and be ready to accept.
+        """Recover what a crash left, draw a new epoch and be ready to accept. `carried` moves on by the steps given.
 
         Raises:
             MisconfiguredError: the vehicle_id or the settings make no sense, or the folder cannot be made.
@@ -111,16 +115,17 @@ class SpoolWriter:
             raise MisconfiguredError(
                 f"segment_bytes {settings.segment_bytes} is above quota_bytes {settings.quota_bytes}"
             )
-        opened = open_account(folder, settings, clock, events, new_epoch(rng))
+        opened = open_account(folder, settings, clock, events, new_epoch(rng), carried)
         return cls(
             settings=settings, vehicle_id=vehicle_id, key=key, clock=clock, events=events, opened=opened
         )
 
-    def append(self, sample: Sample) -> Identity:
+    def append(self, sample: Sample, step: object | None = None) -> Identity:
         """Encode, sign and line up one sample; it is accepted by the commit that follows, not yet.
 
         vehicle_id, epoch, previous_epoch, seq and spool_time_ns are given by the spool, whatever `sample`
-        says.
+        says. `step` (plain JSON) of what the ledger carries is as durable as the sample, and so are the counts of
+        `not_accepted` up to now.
 
         Raises:
             RejectedError: not taken, and not counted (that is the caller's): reason oversize, encode_error,
@@ -140,8 +145,8 @@ class SpoolWriter:
             signed = self._signed(full, identity)
             size_bytes = signed.size_bytes
             self._make_room(size_bytes, sample.value_class)
-            waiting = Waiting(identity.seq, sample.value_class, signed, size_bytes)
-            is_over = self._line.put(waiting, self._clock.monotonic_ns())
+            made = None if step is None else self._step(identity.seq, step)
+            is_over = self._line.put(Waiting(identity.seq, sample.value_class, signed, size_bytes, made))
             self._next_seq += 1
         if is_over:
             self._wait_for_room()
@@ -149,10 +154,10 @@ class SpoolWriter:
 
     def _wait_for_room(self) -> None:
         """Hold the caller while more waits for the disk than memory may be spent on."""
-        if self._committer is None:
-            self.commit()
-            return
         self._line.cut()
+        if self._committer is None:
+            self._commit_all()
+            return
         while not self._line.wait_for_room(1.0):
             self._committer.check()
         self._committer.check()
@@ -183,7 +188,8 @@ class SpoolWriter:
             return
         with self._commit_lock:
             if self._line.pending_bytes:
-                self.commit()  # what waits can make room only once it is accepted
+                self._line.cut()
+                self._commit_all()  # what waits can make room only once it is accepted
             fits, gone = self._keeper.make_room(size_bytes, quota_bytes, value_class)
             self._forget(gone)
         if not fits:
@@ -204,24 +210,48 @@ class SpoolWriter:
         """From now on a thread commits what is handed over; `close` ends it."""
         self._committer = Committer(self._line, self._commit_next)
 
-    def hand_over(self) -> None:
+    @property
+    def is_commit_due(self) -> bool:
+        """Whether enough records wait, or the last commit was handed over long enough ago."""
+        waited_ns = self._clock.monotonic_ns() - self._handed_ns
+        return (
+            self._line.waiting >= self._settings.commit_count
+            or waited_ns >= self._settings.commit_interval_s * 1e9
+        )
+
+    def hand_over(self, step: object | None = None) -> None:
         """Let what waits be committed: by the thread when there is one, and then this returns at once.
+
+        `step` (plain JSON) holds after all that waits, and so do the counts of `not_accepted` up to now.
 
         Raises:
             RuntimeError: the thread has died of a defect; nothing would be committed any more.
         """
         if self._committer is None:
-            self.commit()
+            self.commit(step)
             return
         self._committer.check()
-        self._line.cut()
+        self._cut(step)
 
-    def commit(self) -> Receipt | None:
-        """Make everything that waits durable and visible, in this thread.
+    def commit(self, step: object | None = None) -> Receipt | None:
+        """Make everything that waits durable and visible, in this thread; `step` as in `hand_over`.
 
         None when nothing was accepted; never raises for the disk.
         """
-        self._line.cut()
+        self._cut(step)
+        return self._commit_all()
+
+    def _cut(self, step: object | None) -> None:
+        """Counts go with a step, for a restart counts from there; without anything carried, with every commit."""
+        is_said = step is not None or (self._account.carried is None and self._refused.has_changed)
+        self._line.cut(self._step(-1, step) if is_said else None)
+        self._handed_ns = self._clock.monotonic_ns()
+
+    def _step(self, seq: int, state: object | None) -> Step:
+        self._next_step += 1
+        return Step(self._next_step, seq, state, self._refused.take())
+
+    def _commit_all(self) -> Receipt | None:
         receipt: Receipt | None = None
         with self._commit_lock:  # what the thread is at ends first
             while True:
@@ -231,29 +261,33 @@ class SpoolWriter:
                     return receipt
 
     def _commit_next(self) -> Receipt | None:
-        """Commit the oldest batch, if there is one, and look after counts and segments."""
+        """Commit the oldest batch, if there is one, and look after segments."""
         with self._commit_lock:
             batch = self._line.take()
-            try:
-                receipt = self._commit(batch) if batch else None
-            finally:
-                self._line.done(batch)
-            self._refused.journal(is_forced=True)
+            receipt = None
+            if batch is not None:
+                try:
+                    receipt = self._commit(batch)
+                finally:
+                    self._line.done(batch)
             self._housekeep()
             if receipt is not None and self.on_commit is not None:
                 self.on_commit(receipt)
             return receipt
 
-    def _commit(self, batch: list[Waiting]) -> Receipt | None:
+    def _commit(self, batch: Batch) -> Receipt | None:
         accepted: list[Waiting] = []
         segments: list[list[object]] = []
         gaps = RangeSet()
-        for value_class in sorted({waiting.value_class for waiting in batch}, reverse=True):
-            part = [waiting for waiting in batch if waiting.value_class == value_class]
-            segment = self._write(value_class, part)
+        steps, durable_step = batch.steps(), 0
+        for value_class in sorted({waiting.value_class for waiting in batch.records}, reverse=True):
+            part = [waiting for waiting in batch.records if waiting.value_class == value_class]
+            data, last_step = self._frames(value_class, batch)
+            segment = self._write(value_class, part, data)
             if segment is None:
                 gaps.update(RangeSet.of(waiting.seq for waiting in part))
                 continue
+            durable_step = max(durable_step, last_step)
             accepted += part
             seqs = RangeSet.of(waiting.seq for waiting in part)
             segments.append([segment.number, int(value_class), segment.end_bytes, seqs.to_json()])
@@ -263,9 +297,9 @@ class SpoolWriter:
             "segments": segments,
             "gaps": gaps.to_json(),
             "bytes": size_bytes,
+            **for_ledger(steps, gaps),
         }
-        if self._refused.has_changed:
-            frame["counts"] = self._refused.take()
+        self._loose.keep(steps, durable_step)
         if not self._log.record(LedgerKind.COMMIT, frame):
             self.last_error = self._log.last_error
             self._events.emit("ledger_not_written", level="error", error=self._log.last_error)
@@ -275,10 +309,8 @@ class SpoolWriter:
         self._receipts.print(self.epoch, [(waiting.seq, waiting.wire) for waiting in accepted])
         return Receipt(self.epoch, accepted[0].seq, accepted[-1].seq, len(accepted), size_bytes)
 
-    def _write(self, value_class: ValueClass, part: list[Waiting]) -> SegmentFile | None:
-        """The segment in which `part` is durable now, or None when the disk refused."""
-        frames = (record_parts(self.epoch, one.seq, value_class, one.wire) for one in part)
-        data = b"".join(chain.from_iterable(frames))
+    def _write(self, value_class: ValueClass, part: list[Waiting], data: bytes) -> SegmentFile | None:
+        """The segment in which `part`, as `data`, is durable now, or None when the disk refused."""
         segment = self._open.get(value_class)
         if segment is not None and segment.end_bytes + len(data) > self._settings.segment_bytes:
             segment.close()
@@ -304,59 +336,44 @@ class SpoolWriter:
         self.last_error = ""
         return segment
 
+    def _frames(self, value_class: ValueClass, batch: Batch) -> tuple[bytes, int]:
+        """The records of one class with all steps up to the last of them, and which step that is."""
+        parts: list[Buffer] = []
+        before, last_step = list(self._loose.steps), 0
+        for one in batch.records:
+            if one.step is not None:
+                before.append(one.step)
+            if one.value_class == value_class:
+                if before:
+                    parts += step_parts(one.seq, encode_steps(before))
+                    before, last_step = [], before[-1].at
+                parts += record_parts(self.epoch, one.seq, value_class, one.wire)
+        return b"".join(parts), last_step
+
     def _new_segment(self, value_class: ValueClass) -> SegmentFile:
         number = self._account.next_segment
         self._account.next_segment += 1
         head = SegmentHead(number, value_class, self.epoch, self.previous_epoch, self._clock.now_ns())
         return SegmentFile(self._keeper.path(value_class, number), head)
 
-    def maybe_commit(self) -> Receipt | None:
-        """Commit when enough records wait, or long enough; also keeps the counts of refused frames up to date."""
-        now_ns = self._clock.monotonic_ns()
-        count, oldest_ns = self._line.waiting, self._line.oldest_ns
-        if count >= self._settings.commit_count or (
-            count and now_ns - oldest_ns >= self._settings.commit_interval_s * 1e9
-        ):
-            return self.commit()
-        if not count and self._refused.is_due:
-            with self._commit_lock:
-                self._refused.journal(is_forced=False)
-                self._housekeep()
-        return None
-
     def not_accepted(self, reason: NotAcceptedReason, count: int = 1, bytes: int = 0) -> None:  # noqa: A002
-        """Count frames that were seen and not taken. Cumulative over restarts; written with the next commit."""
+        """Count frames that were seen and not taken. Cumulative over restarts; written with the next step or commit.
+
+        Records that the disk refused are not counted here: the ledger knows their numbers.
+        """
         self._refused.add(reason, count, bytes)
-
-    def refused_frames(self) -> tuple[dict[str, int], int]:
-        """How many frames were not taken so far, by reason, and their bytes.
-
-        Records that the disk refused are not among them: the ledger knows their numbers.
-        """
-        return self._refused.now()
-
-    def recount_refused_frames(self, counts: Mapping[str, int], bytes: int) -> None:  # noqa: A002
-        """Set the counts to those of the place at which the source goes on: what was counted beyond it is looked at again.
-
-        A drive without a frame is no frame and stays counted.
-        """
-        self._refused.set(counts, bytes)
 
     def _housekeep(self) -> None:
         """From time to time: sync the ledger, take delivered segments away, finish what the disk refused."""
         now_ns = self._clock.monotonic_ns()
         if now_ns - self._synced_ns >= self._settings.counts_sync_s * 1e9:
             self._synced_ns = now_ns
-            self._log.sync()
+            if self._log.sync():
+                self._loose.steps.clear()
         if now_ns - self._reclaimed_ns >= 1e9:
             self._reclaimed_ns = now_ns
             self._keeper.tidy()
             self._forget(self._keeper.reclaim())
-
-    @property
-    def waiting(self) -> int:
-        """Records that were not handed over to be committed yet."""
-        return self._line.waiting
 
     @property
     def pending_bytes(self) -> int:
@@ -381,7 +398,6 @@ class SpoolWriter:
             committer.stop()
         receipt = self.commit()
         with self._commit_lock:
-            self._refused.journal(is_forced=True)
             self._keeper.tidy()
             self._keeper.reclaim()
             self._log.sync()

@@ -11,17 +11,17 @@ from PIL import Image
 
 from connectors.sensors.ports import Observation
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
+from edge_agent.durable_progress import DurableProgress
 from edge_agent.key_file import load_key, save_key
 from edge_agent.look import Viewer
 from edge_agent.models.model_set import ModelSet
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle
 from edge_agent.observation_loop import ObservationLoop
-from edge_agent.perceive import accepted_by_ledger, build_policy, progress_limits
+from edge_agent.perceive import build_policy, progress_limits
 from edge_agent.place_keeper import PlaceKeeper
 from edge_agent.prediction_log import PredictionLog
-from edge_agent.progress import Place
-from edge_agent.progress_journal import ProgressJournal
+from edge_agent.progress import Place, Progress
 from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder
 from foundation.clock import ManualClock
@@ -78,7 +78,7 @@ def settings_for(root: Path, **changes: object) -> AgentSettings:
 
 @dataclass
 class Vehicle1:
-    """The perceive side with real spool, journal and model slots; the runtime and the clock are fakes."""
+    """The perceive side with real spool, progress and model slots; the runtime and the clock are fakes."""
 
     settings: AgentSettings
     backend: Backend = field(default_factory=FakeBackend)
@@ -97,24 +97,22 @@ class Vehicle1:
         self.models = ModelSet(state.root, self.backend, settings.serving.model, clock, events)
         self.serving = self.models.serving
         key = load_key(state.key_path)
-        self.writer = SpoolWriter.open(state.spool, settings.spool, VEHICLE, key, clock, events)
         limits = progress_limits(settings)
-        self.journal, self.trouble = ProgressJournal.open(
-            state.progress_path, [SOURCE], limits, accepted_by_ledger(state), clock
+        self.durable = DurableProgress(limits, [SOURCE], clock, state.released_progress_path)
+        self.writer = SpoolWriter.open(
+            state.spool, settings.spool, VEHICLE, key, clock, events, carried=self.durable
         )
-        self.running = self.journal.progress.copy_limits(
-            limits.budget, limits.max_per_track, limits.memory_capacity
-        )
+        self.running = self.progress.copy_limits(limits)
         log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=VEHICLE,
             viewer=Viewer(self.models, self.running.memory, log, clock, events),
             policy=build_policy(settings, self.running.tracks),
             capture=settings.capture,
-            spool=settings.spool,
             writer=self.writer,
-            keeper=PlaceKeeper(self.journal, self.writer, clock, events),
+            keeper=PlaceKeeper(self.progress),
             running=self.running,
+            tail=self.progress.tail,
             prediction_log=log,
             clock=clock,
             events=events,
@@ -128,12 +126,21 @@ class Vehicle1:
         self.loop.end_source(SOURCE)
 
     @property
+    def progress(self) -> Progress:
+        """As the spool has it: the last commit's."""
+        return self.durable.progress
+
+    @property
+    def trouble(self) -> str:
+        return self.durable.trouble
+
+    @property
     def place(self) -> Place:
-        return self.journal.progress.place(SOURCE)
+        return self.progress.place(SOURCE)
 
     @property
     def frame_id(self) -> str | None:
-        """The last observation that left the window."""
+        """The last observation that left the window, as of the last commit."""
         return self.place.frame_id
 
     def kill(self) -> None:

@@ -21,17 +21,17 @@ from edge_agent.config import (
     UncertaintySettings,
 )
 from edge_agent.progress import Place
-from edge_agent.progress_journal import KIND_SNAPSHOT, KIND_STEP
+from edge_agent.released_progress import KIND_SNAPSHOT, KIND_STEP
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.snapshot import read_ledger
 from foundation import syscalls
 from foundation.events import EventLog
-from foundation.journal import Journal, JournalEntry, encode_frame
+from foundation.framing import encode_frame
 from modelkit.images import decode_image
 from schemas.codec import decode_sample
 from schemas.reasons import Modality, TimeQuality, WindowRole
 from schemas.records import Content, Sample
-from tests.edge_agent.agent_bench import SOURCE, VEHICLE, Vehicle1, make_frame, png, settings_for
+from tests.edge_agent.agent_bench import SOURCE, VEHICLE, Vehicle1, enrol, make_frame, png, settings_for
 from tests.fakes.models import FakeBackend, raw_outputs
 
 
@@ -73,7 +73,7 @@ def test_every_frame_is_accepted_or_counted_by_reason(tmp_path):
     found = counts(vehicle)
     assert found["unreadable_image"] == 1
     assert 5 < found["accepted"] < 35
-    assert sum(found.values()) == 60 == vehicle.journal.progress.frames_seen
+    assert sum(found.values()) == 60 == vehicle.progress.frames_seen
     assert vehicle.place.has_ended
 
 
@@ -197,8 +197,8 @@ def test_a_frame_that_the_spool_refused_stands_in_no_later_frames_way(tmp_path):
     vehicle.end_source()
     assert counts(vehicle) == {"accepted": 1, "oversize": 1, "not_selected": 1}
     assert [s.frame_id for s in samples(vehicle)] == ["frame-00001"]
-    assert len(vehicle.running.memory) == len(vehicle.journal.progress.memory) == 1
-    assert vehicle.running.tracks.to_rows() == vehicle.journal.progress.tracks.to_rows()
+    assert len(vehicle.running.memory) == len(vehicle.progress.memory) == 1
+    assert vehicle.running.tracks.to_rows() == vehicle.progress.tracks.to_rows()
 
 
 def test_a_model_that_answers_nothing_is_counted_and_the_loop_goes_on(tmp_path):
@@ -312,7 +312,7 @@ def test_after_a_kill_no_accepted_frame_is_captured_again_and_none_is_skipped(
     whole = run(tmp_path_factory.mktemp("whole"), [])
     killed = run(tmp_path_factory.mktemp("killed"), kills)
     assert story(killed) == story(whole)
-    assert killed.journal.progress.frames_seen == len(frames)
+    assert killed.progress.frames_seen == len(frames)
     assert counts(killed) == counts(whole)
 
 
@@ -358,7 +358,7 @@ def test_frames_seen_are_accepted_plus_not_accepted_after_a_kill_at_any_call_of_
         vehicle, _ = run(tmp_path / str(deadly), deadly)
         found = counts(vehicle)
         assert found["unreadable_image"] == 3
-        assert sum(found.values()) == len(frames) == vehicle.journal.progress.frames_seen
+        assert sum(found.values()) == len(frames) == vehicle.progress.frames_seen
         assert len({sample.frame_id for sample in samples(vehicle)}) == found["accepted"]
 
 
@@ -372,50 +372,48 @@ def test_a_step_whose_sample_was_refused_gives_its_number_to_the_next(tmp_path):
     vehicle.kill()
     vehicle.start()
     assert vehicle.frame_id == "frame-00002"
-    assert vehicle.journal.progress.budget.total_bytes == len(frames[1].payload)
+    assert vehicle.progress.budget.total_bytes == len(frames[1].payload)
 
 
-def test_a_damaged_step_is_told_and_what_stands_before_it_holds(tmp_path):
+def test_a_snapshot_that_is_no_progress_is_told_and_costs_only_the_place(tmp_path):
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
-    for number in range(6):
-        vehicle.play(make_frame(number))
-        vehicle.writer.commit()
+    drive(vehicle, [make_frame(n) for n in range(6)])
+    vehicle.loop.pause()
+    vehicle.durable.snapshot = lambda is_short=False: {"format": 3, "boot_id": 7}
     vehicle.kill()
-    journal = Journal(vehicle.state.progress_path)
-    steps = [e for e in journal.replay() if isinstance(e, JournalEntry) and e.kind == KIND_STEP]
-    journal.close()
-    data = bytearray(vehicle.state.progress_path.read_bytes())
-    data[steps[3].offset + 30] ^= 0xFF
-    vehicle.state.progress_path.write_bytes(data)
+    vehicle.writer._log.rewrite()
     vehicle.start()
-    assert "lost" in vehicle.trouble
-    assert vehicle.frame_id == "frame-00002"
+    assert "boot_id" in vehicle.trouble
+    assert vehicle.frame_id is None
+    assert counts(vehicle)["accepted"] == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing like a journal" * 10])
-def test_a_progress_file_that_is_none_is_told_kept_and_begun_anew(tmp_path, content):
+def test_a_released_progress_file_that_is_none_is_told_and_stops_nothing(tmp_path, content):
+    root = tmp_path / "state"
+    enrol(root)
+    (root / "progress.journal").write_bytes(content)
     vehicle = Vehicle1(settings_for(tmp_path))
-    vehicle.loop.pause()
-    vehicle.kill()
-    vehicle.state.progress_path.write_bytes(content)
-    vehicle.start()
     assert vehicle.trouble
     assert vehicle.frame_id is None
-    assert vehicle.state.progress_path.with_name("progress.journal.damaged").exists()
 
 
-def test_the_progress_journal_stays_small_and_keeps_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr("edge_agent.progress_journal.COMPACT_AT_BYTES", 5_000)
-    chosen = selection(random=RandomSettings(probability=1.0))
+def test_the_ledger_stays_small_and_keeps_the_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("edge_agent.spool.statelog._LEAST_BYTES", 5_000)
+    chosen = selection(
+        random=RandomSettings(probability=1.0), novelty=NoveltySettings(enabled=True, memory_frames=4)
+    )
     vehicle = Vehicle1(settings_for(tmp_path, selection=chosen))
-    for number in range(60):
+    for number in range(300):
         vehicle.play(make_frame(number))
         vehicle.clock.advance(0.25)
-    assert vehicle.state.progress_path.stat().st_size < 10_000
+    assert vehicle.writer._log.size_bytes < 40_000
     vehicle.loop.pause()
+    kept = vehicle.progress.memory.matrix().tolist()
     vehicle.kill()
     vehicle.start()
-    assert vehicle.frame_id == "frame-00059"
+    assert vehicle.frame_id == "frame-00299"
+    assert vehicle.progress.memory.matrix().tolist() == kept != []
 
 
 def test_a_clock_that_was_mended_is_believed_again_once_it_kept_pace_for_a_while(tmp_path):
@@ -459,8 +457,8 @@ def test_a_block_of_signals_is_kept_as_context_of_a_camera_and_needs_no_predicti
 
 def test_a_place_of_the_first_format_is_read_and_its_source_goes_on(tmp_path):
     """As an agent before this release left it: one source, and windows that counted frames."""
-    vehicle = Vehicle1(settings_for(tmp_path))
-    vehicle.kill()
+    root = tmp_path / "state"
+    enrol(root)
     budget = {"total_bytes": 77, "drives": [["d", 77]], "minutes": []}
     snapshot = {
         "format": 1, "boot_id": "b", "source_id": SOURCE, "frame_id": "frame-00003", "lap": 2, "has_ended": False,
@@ -469,18 +467,20 @@ def test_a_place_of_the_first_format_is_read_and_its_source_goes_on(tmp_path):
                    "incident_id": None, "rule_id": "", "past_probabilities": [0.5]}],
         "memory": {"model_digest": "", "shape": [0, 0]},
     }  # fmt: skip
-    step = {"epoch": vehicle.writer.epoch, "seq": -1, "frame_id": "frame-00007", "lap": 2, "frames_seen": 8,
+    step = {"epoch": "0" * 16, "seq": -1, "frame_id": "frame-00007", "lap": 2, "frames_seen": 8,
             "has_ended": True, "tails": snapshot["tails"]}  # fmt: skip
     data = b""
     for kind, document in ((KIND_SNAPSHOT, snapshot), (KIND_STEP, step)):
         text = json.dumps(document).encode()
         data += encode_frame(kind, struct.pack("<I", len(text)), text)
-    vehicle.state.progress_path.write_bytes(data)
-    vehicle.start()
+    (root / "progress.journal").write_bytes(data)
+    vehicle = Vehicle1(settings_for(tmp_path))
     assert not vehicle.trouble
     assert vehicle.place == Place("frame-00007", 2, has_ended=True)
-    progress = vehicle.journal.progress
-    assert (progress.frames_seen, progress.budget.total_bytes) == (8, 77)
+    assert (vehicle.progress.frames_seen, vehicle.progress.budget.total_bytes) == (8, 77)
+    assert counts(vehicle) == {"accepted": 0, "not_selected": 3}
     vehicle.kill()
+    (root / "progress.journal").write_bytes(b"not looked at any more")
     vehicle.start()
-    assert vehicle.place == Place("frame-00007", 2, has_ended=True), "written anew in this format"
+    assert not vehicle.trouble
+    assert vehicle.place == Place("frame-00007", 2, has_ended=True), "the spool carries it now"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_agent.selection.decision import Decision, Selection
 from edge_agent.window import CaptureWindow, Outcome
 from edge_agent.window_tail import TailChange, WindowTail
+from foundation.documents import plain
 from schemas.reasons import NotAcceptedReason, ValueClass, WindowRole
 
 ARM = 0.1
@@ -188,7 +189,7 @@ def test_a_drive_that_is_still_held_is_not_forgotten_however_many_others_come():
 
 def test_what_is_written_per_observation_does_not_grow_with_the_window():
     outcomes = Bench(300, 300).run([chance()] * 1000)
-    sizes = [len(json.dumps(asdict(outcome.change))) for outcome in outcomes]
+    sizes = [len(json.dumps(plain(outcome.change))) for outcome in outcomes]
     assert max(sizes[10:]) < 2 * min(sizes[10:])
 
 

@@ -10,16 +10,17 @@ import pytest
 from connectors.lake.lock import locked_snapshot, read_lake_lock
 from connectors.lake.table import LakeTable
 from edge_agent.config import load_agent_settings
+from edge_agent.durable_progress import DurableProgress
 from edge_agent.models.desired import plans_of, releases_of
 from edge_agent.models.slots import SlotFolder
 from edge_agent.models.trust import SavedTrust
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import read_vehicle
-from edge_agent.perceive import accepted_by_ledger, progress_limits
-from edge_agent.progress_journal import ProgressJournal
+from edge_agent.perceive import progress_limits
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.settings import SpoolSettings
 from edge_agent.spool.snapshot import read_ledger
+from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StateFolder
 from foundation.clock import ManualClock
 from foundation.events import EventLog
@@ -34,6 +35,7 @@ from rollout.repository import Repository
 from rollout.service import RolloutService
 from schemas.codec import decode_sample, decode_telemetry
 from schemas.documents import HALTED, RUNNING
+from schemas.signing import VehicleKey
 from tests.released.released import NAMES, ROOT, copy_of
 from training.registry import ModelRecord
 from workspace.enrolment_file import load_enrolment
@@ -88,20 +90,26 @@ def test_a_vehicle_delivers_the_samples_that_it_had_accepted(release: str, tmp_p
 
 
 def test_a_vehicle_goes_on_at_its_place(release: str, tmp_path: Path) -> None:
+    """And its old file stays as it is, for an old agent that is put back."""
     state = StateFolder(copy_of(release, "vehicle", tmp_path))
     settings = load_agent_settings(ROOT / release / "documents" / "agent.toml")
-    journal, trouble = ProgressJournal.open(
-        state.progress_path,
-        ["the recording"],
-        progress_limits(settings),
-        accepted_by_ledger(state),
-        ManualClock(WALL_NS),
-    )
-    assert trouble == ""
-    assert (journal.progress.place("the recording").frame_id, journal.progress.frames_seen) == (
-        "frame-00019",
-        20,
-    )
+    before, key = state.released_progress_path.read_bytes(), VehicleKey.generate()
+    for _ in range(2):
+        durable = DurableProgress(
+            progress_limits(settings),
+            ["the recording"],
+            ManualClock(WALL_NS),
+            state.released_progress_path,
+        )
+        writer = SpoolWriter.open(
+            state.spool, SpoolSettings(), "car-1", key, ManualClock(WALL_NS), EventLog(None), carried=durable
+        )
+        writer.close()
+        assert durable.trouble == ""
+        progress = durable.progress
+        assert (progress.place("the recording").frame_id, progress.frames_seen) == ("frame-00019", 20)
+        assert read_ledger(state.spool).counts.accepted == 20
+    assert state.released_progress_path.read_bytes() == before
 
 
 def test_records_of_the_wire_are_read(release: str) -> None:

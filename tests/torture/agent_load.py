@@ -57,7 +57,7 @@ class LoadedVehicle(Vehicle):
                 payload = random.Random(f"{seed}/{number}").randbytes(RECORD_BYTES)
                 digests.append(hashlib.sha256(payload).hexdigest())
                 writer.append(_sample(number, payload, digests[-1]))
-                if writer.waiting >= COMMIT_COUNT:
+                if writer.is_commit_due:
                     writer.commit()
         self._note_offers(digests)
         return len(digests)

@@ -37,7 +37,7 @@ TO_1970_S = -WALL_NS / 1e9 + 60.0
 FRAME_S = 0.5
 TELEMETRY_S = 10.0
 DRAIN_BOUND_S = 60.0
-BOOT_ID_IS_READ_IN = ("observation_loop", "progress_journal", "telemetry", "models.trust_folder")
+BOOT_ID_IS_READ_IN = ("observation_loop", "durable_progress", "telemetry", "models.trust_folder")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class FullDisk:
         told = told_by_rows(self.rows)
         told.received, told.durable = before.received, before.durable
         spool.clock.advance(6.0)
-        spool.writer.maybe_commit()
+        spool.writer.commit()
         ledger = spool.reader.ledger().to_json()
         broken = judge_books(told, after, ledger, NOTHING_IS_EXCUSED)
         broken += judge_frames(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.spool.snapshot import read_ledger
-from foundation.journal import encode_frame
+from foundation.framing import encode_frame
 from schemas.reasons import NotAcceptedReason, ValueClass
 from tests.edge_agent.spool.spool_rig import Spool, faults, sample, sha, whereabouts
 

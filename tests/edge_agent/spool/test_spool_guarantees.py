@@ -241,15 +241,17 @@ def test_an_oversize_or_invalid_sample_names_its_bound_and_costs_no_number(spool
 def test_commits_come_by_count_and_by_time(spool: Spool) -> None:
     for seed in range(4):
         spool.writer.append(sample(seed=seed))
-        assert spool.writer.maybe_commit() is None
+        assert not spool.writer.is_commit_due
     spool.writer.append(sample(seed=5))
-    receipt = spool.writer.maybe_commit()
+    assert spool.writer.is_commit_due
+    receipt = spool.writer.commit()
     assert receipt is not None
     assert (receipt.first_seq, receipt.last_seq, receipt.count) == (0, 4, 5)
     spool.writer.append(sample())
-    assert spool.writer.maybe_commit() is None
+    assert not spool.writer.is_commit_due
     spool.clock.advance(0.25)
-    late = spool.writer.maybe_commit()
+    assert spool.writer.is_commit_due
+    late = spool.writer.commit()
     assert late is not None
     assert late.count == 1
 

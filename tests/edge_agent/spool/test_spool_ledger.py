@@ -145,7 +145,7 @@ def test_fully_acknowledged_segments_give_their_bytes_back(spool: Spool) -> None
     assert len(spool.segment_files()) > 1
     spool.drain()
     spool.clock.advance(2.0)
-    spool.writer.maybe_commit()
+    spool.writer.commit()
     assert spool.segment_files() == []
     assert spool.ledger().counts.delivered == 50
     assert spool.ledger().balances()
@@ -156,7 +156,7 @@ def test_counts_of_refused_frames_survive_restarts(spool: Spool) -> None:
     spool.put(1)
     spool.writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 2, 100)
     spool.clock.advance(1.0)
-    spool.writer.maybe_commit()
+    spool.writer.commit()
     spool.restart_writer()
     spool.writer.not_accepted(NotAcceptedReason.OVER_BUDGET)
     spool.writer.close()
@@ -235,7 +235,7 @@ def test_a_left_over_segment_whose_removal_is_recorded_is_not_adopted(spool: Spo
     spool.drain()
     hook.fail_next("unlink", 5)
     spool.clock.advance(2.0)
-    spool.writer.maybe_commit()
+    spool.writer.commit()
     assert len(spool.segment_files()) == 1
     hook.fail["unlink"] = set()
     spool.restart_writer()

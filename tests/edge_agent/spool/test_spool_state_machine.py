@@ -151,8 +151,8 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.3, 2.0, 10.0]))
     def time_passes(self, seconds: float) -> None:
         self.spool.clock.advance(seconds)
-        self.spool.writer.maybe_commit()
-        if not self.spool.writer.waiting:
+        if self.spool.writer.is_commit_due:
+            self.spool.writer.commit()
             self._committed()
 
     @precondition(lambda self: self.flips < 3)

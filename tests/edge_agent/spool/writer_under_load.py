@@ -39,7 +39,8 @@ def main() -> None:
             )
         except RejectedError as error:
             writer.not_accepted(NotAcceptedReason(error.reason))
-        writer.maybe_commit()
+        if writer.is_commit_due:
+            writer.commit()
 
 
 if __name__ == "__main__":
