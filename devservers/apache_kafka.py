@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from connectors.kafka.access import BROKER, OPERATOR, authorizer_settings
@@ -141,9 +140,7 @@ class ApacheKafka:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _runs(self, node: int) -> bool:

@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import uuid
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from connectors.kafka.cluster_names import EMBEDDED_CLUSTER
@@ -91,9 +90,7 @@ class EmbeddedBroker:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

@@ -12,7 +12,6 @@ import re
 import secrets
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from foundation import syscalls
@@ -167,9 +166,7 @@ class FileLock:
                     ) from error
                 self._clock.sleep(_LOCK_POLL_S)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._fd is not None:
             os.close(self._fd)  # closing releases the lock
             self._fd = None

@@ -57,16 +57,6 @@ class ImportedLabels:
     refused: tuple[Refusal, ...]
     notes: Mapping[str, tuple[str, ...]]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values for `--json`."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        refused = [{"where": each.where, "value": each.value, "reason": each.reason} for each in self.refused]
-        return {
-            **values,
-            "refused": refused,
-            "notes": {words: list(each) for words, each in self.notes.items()},
-        }
-
 
 def read_labels(
     file: Path, pictures: Pictures, classes: Sequence[str], form: LabelForm = LabelForm.AUTO

@@ -26,11 +26,6 @@ class AddedReference:
     added: Added
     refused: tuple[Refusal, ...]
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values for `--json`."""
-        refused = [f"{each.where}: {each.reason} {each.value}".rstrip() for each in self.refused]
-        return {**self.added.to_json(), "refused": refused}
-
 
 def add_reference(
     place: Workspace, source: Path, *, labels: Path | None = None, form: LabelForm = LabelForm.AUTO

@@ -158,7 +158,7 @@ def diff(
 
     found = service.diff(place, before, after)
     if as_json:
-        print_json({"before": before, "after": after, **found.to_json()})
+        print_json({"before": before, "after": after, **asdict(found)})
         return
     counts = {"rows": (found.before_rows, found.after_rows), **found.splits, **found.classes}
     rows = [(name, a, b, f"{b - a:+,}") for name, (a, b) in counts.items()]

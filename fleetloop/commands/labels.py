@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,7 +68,7 @@ def import_(
     )
     record(place, "Import labels")
     if as_json:
-        print_json(found.to_json())
+        print_json(asdict(found))
         return
     for line in lines(found):
         typer.echo(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -41,13 +42,14 @@ def add(
     from services.reference import add_reference
 
     found = add_reference(place, source, labels=labels)
-    if as_json:
-        print_json(found.to_json())
-        return
     added, console = found.added, Console()
+    refused = [f"{each.where}: {each.reason} {each.value}".rstrip() for each in found.refused]
+    if as_json:
+        print_json(asdict(added) | {"refused": refused})
+        return
     console.print(
         f"[green]Added[/] {added.added:,} pictures, {added.known:,} were known (reference version {added.version})"
     )
-    for line in (*added.unreadable, *(f"{each.where}: {each.reason} {each.value}" for each in found.refused)):
+    for line in (*added.unreadable, *refused):
         console.print("[yellow]left out[/] ", end="")
         console.print(line, markup=False)

@@ -10,7 +10,6 @@ import selectors
 import socket
 import threading
 from collections.abc import Collection
-from types import TracebackType
 
 CONNECT_TIMEOUT_S = 5.0
 CHUNK_BYTES = 65_536
@@ -55,9 +54,7 @@ class Uplink:
     def __enter__(self) -> Uplink:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _accept(self) -> None:

@@ -16,7 +16,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 import yaml
@@ -66,9 +65,7 @@ class CommitUnderWay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         is_refused = isinstance(error, FleetLoopError) and not isinstance(error, CommandFailedError)
         if is_refused:  # an orderly refusal: nothing was interrupted
             _marker(self.workspace).unlink(missing_ok=True)

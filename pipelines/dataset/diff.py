@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -27,10 +27,6 @@ class DatasetDiff:
     """(payload_sha256, label before, label after) as text, at most MAX_LISTED."""
     moved_rows: tuple[tuple[str, str, str], ...]
     """(payload_sha256, split before, split after): empty unless a guarantee is broken."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain values for `--json`."""
-        return asdict(self)
 
 
 MAX_LISTED = 1000

@@ -7,7 +7,7 @@ picture is identified by its sha256: adding it again changes nothing, and adding
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -36,10 +36,6 @@ class Added:
     known: int
     unreadable: tuple[str, ...]
     version: int
-
-    def to_json(self) -> dict[str, object]:
-        """Return the result as a JSON object."""
-        return asdict(self)
 
 
 def add_reference(

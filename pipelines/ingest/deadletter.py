@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +86,7 @@ class ReplayReport:
 
     def to_json(self) -> dict[str, object]:
         """Return the report as a JSON object."""
-        return {
-            "version_before": self.version_before,
-            "version_after": self.version_after,
-            "tried": self.tried,
-            "landed": self.landed,
-            "resent": self.resent,
-            "still_rejected": self.still_rejected,
-            "seconds": round(self.seconds, 3),
-        }
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
 
 
 def dead_letters(snapshot: Snapshot, reason: RejectReason | None = None) -> pa.Table:

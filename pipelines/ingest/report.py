@@ -75,26 +75,12 @@ class IngestReport:
 
     def to_json(self) -> dict[str, object]:
         """Return the report as a JSON object."""
-        return {
-            "cluster": self.cluster,
-            "topic": self.topic,
-            "topic_id": self.topic_id,
-            "version_before": self.version_before,
-            "version_after": self.version_after,
-            "offsets": self.offsets,
-            "landed": self.landed,
-            "resent": self.resent,
-            "rejected": self.rejected,
-            "lost": [asdict(one) for one in self.lost],
+        return asdict(self) | {
             "lost_offsets": sum(one.end - one.begin for one in self.lost),
-            "gap_offsets": self.gap_offsets,
             "unread": [one._asdict() for one in self.unread],
             "waiting": [one._asdict() for one in self.waiting],
             "warnings": list(self.warnings),
             "topics_gone": [one._asdict() for one in self.topics_gone],
-            "files": self.files,
-            "file_bytes": self.file_bytes,
-            "replans": self.replans,
             "seconds": round(self.seconds, 3),
         }
 
