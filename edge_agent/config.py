@@ -54,6 +54,9 @@ class SourceSettings:
         "", max=256, help="drive_id of what it gives, the same for sources of one drive; empty = as recorded"
     )
     follow: bool = setting(False, help="look for new files after the end, for a recorder that still writes")
+    may_block: bool = setting(
+        False, help="read in a thread of its own, for a network share or a device that may not answer"
+    )
     frame_interval_s: float = setting(
         0.0,
         min=0.0,

@@ -220,7 +220,12 @@ class Perceive:
             "state": self._source_state,
             "source_error": "; ".join(str(feed.error) for feed in self.feeds.values() if feed.error),
             "sources": [
-                {"path": str(feed.settings.path), "state": feed.state, "error": str(feed.error or "")}
+                {
+                    "path": str(feed.settings.path),
+                    "state": feed.state,
+                    "error": str(feed.error or ""),
+                    "silent_s": feed.silent_s,
+                }
                 for feed in self.feeds.values()
             ],
             "heartbeat_ns": self._context.clock.monotonic_ns(),

@@ -1,6 +1,7 @@
 """Opens the sources that the settings name, and plays each from its place. Loads only the readers that are needed.
 
-A source that is missing, refuses to be read or fails is told and tried again with back-off; it holds no other one.
+A source that is missing, refuses to be read or fails is told and tried again with back-off; it holds no other one. One
+that may block is read in a thread of its own (`source_thread.py`); recordings are pulled straight.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ from dataclasses import replace
 from connectors.sensors.ports import Observation, ObservationSource, SourceNote
 from edge_agent.config import SourceKind, SourceSettings, source_id
 from edge_agent.progress import Place
+from edge_agent.source_thread import SourceThread
 from foundation.clock import Clock
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.events import EventLog
 
 FOLLOW_NS = 1_000_000_000
+LOOK_NS = 5_000_000
+"""How often it is looked whether a source with a thread has something."""
+SILENT_AFTER_NS = 5_000_000_000
+"""After it a source that does not answer is told, and counted as one that has nothing to give now."""
+DROPPED = "left out: the queue was full"
 NEVER_NS = 1 << 62
 FIRST_RETRY_NS = 1_000_000_000
 LAST_RETRY_NS = 60_000_000_000
@@ -99,7 +106,8 @@ def _from(
 class SourceFeed:
     """One source, played from its place: what it has next, when that is due, and how it stands. Never raises for it.
 
-    `state` is waiting (not there, or failed: tried again), running or ended; `error` says why it waits or ended.
+    `state` is waiting (not there, or failed: tried again), running, silent (it does not answer) or ended; `error` says why
+    it waits or ended.
     """
 
     def __init__(self, settings: SourceSettings, place: Place, clock: Clock, events: EventLog) -> None:
@@ -118,6 +126,7 @@ class SourceFeed:
         self._retry_ns = FIRST_RETRY_NS
         self._source: ObservationSource | None = None
         self._playing: Iterator[tuple[Observation, int]] | None = None
+        self._dropped = SourceNote(0, "")
         self._head: tuple[Observation, int] | None = None
 
     @property
@@ -137,15 +146,48 @@ class SourceFeed:
 
     def notes(self) -> dict[str, SourceNote]:
         """What was left out of the source, or taken with a doubt."""
-        return {} if self._source is None else dict(self._source.notes())
+        found = {} if self._source is None else dict(self._source.notes())
+        if self._dropped.count:
+            found[DROPPED] = self._dropped
+        return found
+
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds the source has not answered; 0 when it is not silent."""
+        playing = self._playing
+        return round(playing.silent_ns / 1e9, 1) if isinstance(playing, SourceThread) else 0.0
 
     def head(self) -> Observation | None:
         """Return what comes next, without taking it; None when nothing is due now."""
         if self._clock.monotonic_ns() < self._due_ns:
             return None
-        if self._head is None:
+        if self._head is None and self._is_ready():
             self._head = self._next()
         return None if self._head is None else self._head[0]
+
+    def _is_ready(self) -> bool:
+        """Whether the source may be asked without being waited for; begins the thread of one that may block."""
+        if not self.settings.may_block:
+            return True
+        if self._playing is None:
+            self._playing = SourceThread(
+                self._play,
+                self._clock,
+                may_drop=lambda: self._source is not None and self._source.is_live,
+                on_drop=self._note_dropped,
+                at_stop=self._close_source,
+            )
+        if not isinstance(self._playing, SourceThread) or self._playing.is_ready:
+            return True
+        self._due_ns = self._clock.monotonic_ns() + LOOK_NS
+        if self._playing.silent_ns >= SILENT_AFTER_NS and self.state != "silent":
+            self.state = "silent"
+            self._events.emit("source_silent", level="error", source=self.source_id, seconds=self.silent_s)
+        return False
+
+    def _note_dropped(self, dropped: tuple[Observation, int]) -> None:
+        note = self._dropped
+        self._dropped = SourceNote(note.count + 1, note.first or dropped[0].frame_id)
 
     def take(self) -> tuple[Observation, int]:
         """Take what `head` showed, with its lap. Raises RuntimeError without a head."""
@@ -158,8 +200,12 @@ class SourceFeed:
         return taken
 
     def close(self) -> None:
-        """Give the source back."""
-        self._playing = None
+        """Give the source back; one that does not answer is given back by its thread, should it ever answer."""
+        playing, self._playing = self._playing, None
+        if not isinstance(playing, SourceThread) or playing.stop():
+            self._close_source()
+
+    def _close_source(self) -> None:
         if self._source is not None:
             self._source.close()
 

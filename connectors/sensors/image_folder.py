@@ -85,7 +85,7 @@ class ImageFolderSource:
     ) -> None:
         if not folder.is_dir():
             raise MisconfiguredError(f"{str(folder)!r} is not a folder of images")
-        self.is_waiting = False
+        self.is_waiting = self.is_live = False
         self._folder = folder
         self._sensor_id = sensor_id
         self._times = times or CaptureTimes()

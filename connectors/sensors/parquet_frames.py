@@ -47,7 +47,7 @@ class ParquetFrameSource:
 
     def __init__(self, path: Path, *, batch_rows: int = _BATCH_ROWS) -> None:
         self._batch_rows = batch_rows
-        self.is_waiting = False
+        self.is_waiting = self.is_live = False
         self._notes: dict[str, SourceNote] = {}
         self._paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not self._paths or not self._paths[0].is_file():

@@ -61,6 +61,8 @@ class ObservationSource(Protocol):
 
     is_waiting: bool
     """Whether a part of the source is still being written, so that its end is not reached."""
+    is_live: bool
+    """Whether what is not taken soon is lost, as with a camera; a recording waits."""
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
         """Yield observations in order. Raises RejectedError (reason unknown_frame) if `resume_after` does not exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from edge_agent.config import CaptureSettings, RandomSettings, SelectionSettings
 from edge_agent.heartbeat import Heartbeat
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
+from edge_agent.source_thread import QUEUE_LENGTH, SourceThread
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder
+from foundation.clock import ManualClock
 from foundation.events import EventLog
 from tests.edge_agent.agent_bench import enrol, png, settings_for
 from tests.edge_agent.test_growing_source import WatchedClock
@@ -200,3 +203,93 @@ def test_an_empty_source_beside_one_that_never_ends_is_counted_once_as_an_empty_
     bench.run_for(50)
     assert bench.accepted > 6
     assert bench.not_accepted() == {"empty_drive": 1}
+
+
+class BlockedDriver:
+    """A folder whose reader gives one picture and then never answers again, until the test lets it go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.is_blocked, self.may_go, self.is_read = (threading.Event() for _ in range(3))
+        real = ImageFolderSource.observations
+
+        def observations(source: ImageFolderSource, resume_after: str | None = None) -> Iterator[Observation]:
+            for number, each in enumerate(real(source, resume_after)):
+                if source._folder == folder and number == 1:
+                    self.is_blocked.set()
+                    self.may_go.wait()
+                yield each
+            if source._folder == folder:
+                self.is_read.set()
+
+        monkeypatch.setattr(ImageFolderSource, "observations", observations)
+
+
+def test_a_source_that_never_answers_holds_no_other_is_named_in_the_status_and_delays_no_end(
+    tmp_path, monkeypatch
+):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    bench.fill(1)
+    front, rear = bench.settings.sources
+    bench.settings = replace(bench.settings, sources=(front, replace(rear, may_block=True)))
+    driver = BlockedDriver(monkeypatch, bench.folders[1])
+    bench.run_for(1_500, lambda wait: driver.is_blocked.wait(60) if wait == 1 else None)
+    assert not driver.may_go.is_set(), "the run has ended while the driver was blocked"
+    assert bench.accepted == 4, "all of front, and what rear gave before"
+    (front_said, rear_said) = bench.status()["sources"]
+    assert (front_said["state"], rear_said["state"]) == ("ended", "silent")
+    assert (front_said["silent_s"], rear_said["silent_s"] > 5.0) == (0.0, True)
+    lines = [json.loads(line) for line in bench.events_path.read_text().splitlines()]
+    told = [line["source"] for line in lines if line["event"] == "source_silent"]
+    assert told == [list(bench.perceive.feeds)[1]]
+    driver.may_go.set()
+
+
+def test_a_source_that_answers_again_goes_on_where_it_was(tmp_path, monkeypatch):
+    bench = Bench(tmp_path)
+    bench.fill(0)
+    bench.fill(1)
+    front, rear = bench.settings.sources
+    bench.settings = replace(bench.settings, sources=(front, replace(rear, may_block=True)))
+    driver = BlockedDriver(monkeypatch, bench.folders[1])
+
+    def world(wait: int) -> None:
+        if wait == 1:
+            driver.is_blocked.wait(60)
+        if wait == 1_200:
+            assert bench.status()["sources"][1]["state"] == "silent"
+            driver.may_go.set()
+            driver.is_read.wait(60)
+
+    bench.run_for(1_400, world)
+    assert bench.accepted == 6
+    assert bench.status()["sources"][1]["silent_s"] == 0.0
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_full_queue_holds_a_recording_and_drops_the_oldest_of_a_live_source(is_live):
+    """In order either way; what was dropped is told."""
+    dropped: list[int] = []
+    is_read = threading.Event()
+
+    def play() -> Iterator[int]:
+        yield from range(QUEUE_LENGTH + 3)
+        is_read.set()
+
+    thread = SourceThread(play, ManualClock(), may_drop=lambda: is_live, on_drop=dropped.append)
+    if is_live:
+        assert is_read.wait(60), "a live source is never held"
+    taken = list(thread)
+    assert dropped + taken == list(range(QUEUE_LENGTH + 3))
+    assert len(dropped) == (3 if is_live else 0)
+
+
+def test_what_a_thread_raises_is_raised_where_it_is_pulled():
+    def play() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("a driver of somebody")
+
+    thread = SourceThread(play, ManualClock())
+    assert next(thread) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(thread)

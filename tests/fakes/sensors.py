@@ -14,7 +14,7 @@ class ListFrameSource:
     def __init__(self, frames: Iterable[Observation]) -> None:
         self._frames = list(frames)
         self.is_closed = False
-        self.is_waiting = False
+        self.is_waiting = self.is_live = False
 
     def observations(self, resume_after: str | None = None) -> Iterator[Observation]:
         """See `ObservationSource.observations`."""
