@@ -168,18 +168,6 @@ def read_frame(fd: int, offset: int, end: int) -> tuple[FrameHeader, bytes] | No
     return header, body
 
 
-def read_body(fd: int, frame: ScannedFrame) -> bytes:
-    """Return the body of a frame found by `scan`. Raises CorruptError if it is truncated."""
-    body = os.pread(fd, frame.body_bytes, frame.body_offset)
-    if len(body) != frame.body_bytes:
-        raise CorruptError(
-            f"the body has {len(body)} of {frame.body_bytes} bytes",
-            path=f"descriptor {fd}",
-            offset_bytes=frame.body_offset,
-        )
-    return body
-
-
 class _Memory:
     """A source in memory."""
 

@@ -1,15 +1,11 @@
-"""Retry with a deadline and full jitter, for the error types that the caller names."""
+"""Jittered delays between two tries, and a deadline in monotonic time."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import TypeVar
 
 from foundation.clock import Clock
-from foundation.errors import DeadlineError, MisconfiguredError, RetryLaterError
-
-T = TypeVar("T")
+from foundation.errors import DeadlineError, MisconfiguredError
 
 
 class Backoff:
@@ -62,25 +58,3 @@ class Deadline:
         """Raise DeadlineError, which names `what` and the bound, once the time is over."""
         if self.remaining_s() <= 0:
             raise DeadlineError(f"{what} took longer than {self._seconds} s")
-
-
-def retry(
-    fn: Callable[[], T],
-    on: tuple[type[BaseException], ...] = (RetryLaterError,),
-    *,
-    backoff: Backoff,
-    deadline: Deadline,
-    clock: Clock,
-) -> T:
-    """Return the first result of `fn`, retrying after the errors in `on` until the deadline.
-
-    Raises the last error of `fn` if the next delay would pass the deadline, and any other error at once.
-    """
-    while True:
-        try:
-            return fn()
-        except on:
-            delay_s = backoff.next_s()
-            if delay_s >= deadline.remaining_s():
-                raise
-            clock.sleep(delay_s)

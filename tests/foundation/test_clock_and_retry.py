@@ -19,7 +19,7 @@ from foundation.errors import (
     RejectedError,
     RetryLaterError,
 )
-from foundation.retry import Backoff, Deadline, retry
+from foundation.retry import Backoff, Deadline
 
 
 def test_a_wall_clock_that_jumps_moves_no_monotonic_time() -> None:
@@ -68,50 +68,6 @@ def test_delays_are_spread_and_not_all_alike() -> None:
 def test_a_backoff_out_of_bounds_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(MisconfiguredError, match=next(iter(bad))):
         Backoff(**bad)
-
-
-def test_a_call_is_tried_again_until_it_works() -> None:
-    clock, calls = ManualClock(), []
-
-    def sometimes() -> str:
-        calls.append(clock.monotonic_ns())
-        if len(calls) < 4:
-            raise RetryLaterError("not yet")
-        return "done"
-
-    result = retry(
-        sometimes, backoff=Backoff(rng=random.Random(1)), deadline=Deadline(clock, 60), clock=clock
-    )
-    assert result == "done"
-    assert len(calls) == 4
-    assert calls == sorted(set(calls))
-
-
-def test_the_deadline_ends_it_with_the_last_error() -> None:
-    clock, calls = ManualClock(), []
-
-    def never() -> None:
-        calls.append(1)
-        assert len(calls) < 10_000, "it goes on for ever"
-        raise RetryLaterError(f"attempt {len(calls)}")
-
-    start_ns = clock.monotonic_ns()
-    with pytest.raises(RetryLaterError, match="attempt"):
-        retry(never, backoff=Backoff(1.0, 2.0), deadline=Deadline(clock, 30), clock=clock)
-    assert clock.monotonic_ns() - start_ns < 30e9
-    assert len(calls) > 10
-
-
-def test_an_error_that_was_not_named_is_not_tried_again() -> None:
-    clock, calls = ManualClock(), []
-
-    def rejected() -> None:
-        calls.append(1)
-        raise RejectedError("never", reason="conflict")
-
-    with pytest.raises(RejectedError):
-        retry(rejected, backoff=Backoff(), deadline=Deadline(clock, 30), clock=clock)
-    assert len(calls) == 1
 
 
 def test_a_deadline_counts_down_in_monotonic_time_and_names_its_bound() -> None:
