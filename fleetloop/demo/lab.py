@@ -18,7 +18,7 @@ from foundation.errors import FleetLoopError
 from services.record import record_changes
 from workspace.layout import Workspace
 
-REPRO_DEADLINE_S = 240.0
+REPRO_DEADLINE_S = 900.0
 
 
 class StepFailedError(FleetLoopError):
