@@ -52,20 +52,15 @@ def print_json(document: object) -> None:
     print(json.dumps(document, indent=2, sort_keys=True, default=str))
 
 
-def show_table(
-    title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, fold: bool = False
-) -> None:
-    """Draw a table. Numbers stand right with their thousands apart; None is an empty cell; texts may hold rich's markup."""
+def show_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Draw a table. Numbers are right-aligned with separators; None is an empty cell; texts may hold rich's markup."""
     table = Table(title=title, title_justify="left")
     cells = [tuple(row) for row in rows]
-    for place, heading in enumerate(headings):
-        is_number = bool(cells) and all(isinstance(row[place], int) for row in cells)
-        table.add_column(
-            heading, justify="right" if is_number else "left", overflow="fold" if fold else "ellipsis"
-        )
+    for column, heading in enumerate(headings):
+        is_number = bool(cells) and all(isinstance(row[column], int) for row in cells)
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
     for row in cells:
-        shown = (f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row)
-        table.add_row(*shown)
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell or "") for cell in row))
     Console().print(table)
 
 

@@ -74,7 +74,7 @@ def drives(
         print_json({"drives": rows})
         return
     shown = [(escape(each.drive_id), each.split, each.rows) for each in found]
-    show_table(f"{len(found):,} drives", ("drive", "split", "rows"), shown, fold=True)
+    show_table(f"{len(found):,} drives", ("drive", "split", "rows"), shown)
 
 
 @app.command()

@@ -40,7 +40,7 @@ def list_(
         for row in found.letters
     ]
     headings = ("place", "reason", "vehicle", "bytes", "detail")
-    show_table(f"{found.count:,} dead letters", headings, rows, fold=True)
+    show_table(f"{found.count:,} dead letters", headings, rows)
     Console().print("  ".join(f"{name}: {count:,}" for name, count in found.by_reason.items()))
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleetloop.options import print_json
+from fleetloop.options import AsJson, print_json
 
 app = typer.Typer(add_completion=False)
 
@@ -38,7 +38,7 @@ def demo(
         bool, typer.Option(help="Write the drives and labels, and end: for the tutorial.")
     ] = False,
     wheel_folder: Annotated[Path, typer.Option(hidden=True)] = Path(".cache/data"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the whole loop on this machine. Exit status 0 only if every guarantee that it exercises held."""
     from fleetloop.demo.run import DemoOptions, prepare_only, run_demo

@@ -35,7 +35,7 @@ def doctor(
             mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
             cells = (f.name, f.found, f.needed_for, "" if f.ok else f.mend)
             rows.append((mark, *(escape(cell) for cell in cells)))
-        show_table("fleetloop doctor", ("", "what", "found", "needed for", "how to mend it"), rows, fold=True)
+        show_table("fleetloop doctor", ("", "what", "found", "needed for", "how to mend it"), rows)
         where = "no source tree: looked in" if found.source_tree is None else "run from the source tree"
         Console().print(f"{where} {found.looked_in}", soft_wrap=True, markup=False)
     if not found.is_ok:
