@@ -136,12 +136,13 @@ def first_contract(
 ) -> ModelContract | None:
     """Head, input and preprocessing of the project's own network for pictures of these (height, width) in pixels.
 
-    None: as `train_initial` does without. A detector's input has about `input_pixels` pixels in the pictures' shape.
+    None: as `train_initial` does without. A detector's input has the pictures' shape and about `input_pixels` pixels, or
+    their size where they are smaller.
     """
     if task != "detection" or not sizes:
         return None
     height, width = (float(np.median([size[axis] for size in sizes])) for axis in (0, 1))
-    scale = (input_pixels / (height * width)) ** 0.5 / DETECTOR_STEP
+    scale = min((input_pixels / (height * width)) ** 0.5, 1.0) / DETECTOR_STEP
     rows, columns = (max(1, round(side * scale)) * DETECTOR_STEP for side in (height, width))
     return ModelContract(
         name="like",

@@ -169,4 +169,7 @@ def test_own_pictures_labels_and_model_go_round_the_loop(tmp_path: Path) -> None
     answers = [json.loads(line) for line in (tmp_path / "desk.jsonl").read_text().splitlines()]
     boxes = [json.loads(line) for line in (tmp_path / "boxes.jsonl").read_text().splitlines()]
     assert len(answers) == TODAY.readable and sum(len(each["boxes"]) for each in boxes) == TODAY.readable
+    evaluation = json.loads((tmp_path / "boxes" / "reports" / "evaluation.json").read_text())
+    assert (evaluation["metric"], evaluation["candidate_name"]) == ("mAP50", "finder-2")
+    assert evaluation["summary"]["overall"]["n"] > 0
     assert re.search(r"cone \(\d\.\d+\)", said) and re.search(r"sign \(\d\.\d+\)", said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.labels.answers import EDGES
+from connectors.lake.schema import LABEL_COLUMNS
 from foundation.errors import GuaranteeBrokenError
 from modelkit.tasks import TASKS
 from pipelines.dataset.diff import diff
@@ -89,6 +92,26 @@ def test_a_key_that_is_not_unique_is_refused() -> None:
 
 def rows_of(*rows: tuple[str, str, str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["payload_sha256", "class_name", "split"], orient="row")
+
+
+def boxes_table(lists: list[Any], large: bool = False) -> pa.Table:
+    kind = LABEL_COLUMNS["boxes"]
+    column = pa.array(lists, pa.large_list(kind.value_type) if large else kind)
+    return pa.table({"k": pa.array(range(len(lists))), "boxes": column})
+
+
+def test_every_number_of_a_box_counts_and_how_the_boxes_are_chunked_does_not() -> None:
+    box = {"class_name": "car", "left": 1.0, "top": 2.0, "right": 3.0, "bottom": 4.0}
+    rows: list[Any] = [[box, box], [], None, [box]]
+    digest = rows_digest(boxes_table(rows), ["k"])
+    parts = [boxes_table(rows).slice(at, 2) for at in (0, 2)]
+    assert rows_digest(pa.concat_tables(parts), ["k"]) == digest
+    assert rows_digest(boxes_table(rows, large=True), ["k"]) == digest
+    others = [[{**box, name: value}] for name, value in (*((e, 0.5) for e in EDGES), ("class_name", "bus"))]
+    changed = [[[box, box], [], None, other] for other in others]
+    changed += [[[box, box], None, None, [box]], [[box, box], [], [], [box]], [[box], [box], None, [box]]]
+    found = {rows_digest(boxes_table(each), ["k"]) for each in changed}
+    assert len(found | {digest}) == len(changed) + 1
 
 
 def test_a_diff_tells_added_removed_relabelled_and_moved_rows_apart() -> None:
