@@ -7,12 +7,13 @@ model's output, names, and which of them has the fewest frames.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
+from foundation.documents import parse_json
+from foundation.errors import CorruptError
 from pipelines.curate.labels import AnyTask
 from schemas.predictions import from_plain, of_role
 from schemas.roles import SERVING
@@ -43,8 +44,8 @@ def with_rarest_class(
 def _said(predictions_json: str | None, task: AnyTask) -> Any | None:
     """What the serving model said of a frame, as a label; None when it said nothing of this task."""
     try:
-        predictions = [from_plain(each) for each in json.loads(predictions_json or "[]")]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        predictions = [from_plain(each) for each in parse_json(predictions_json or "[]", "predictions_json")]
+    except (AttributeError, CorruptError, KeyError, TypeError, ValueError):
         return None
     serving = of_role(predictions, SERVING)
     output = None if serving is None else task.from_wire(serving)

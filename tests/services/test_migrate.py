@@ -25,6 +25,7 @@ from services.migrate_workspace import migrate_workspace
 from tests.released.released import NAMES, copy_of
 from training.registry import base_name
 from workspace.layout import Workspace
+from workspace.params_file import read_params
 from workspace.served_models import serving_name
 
 pytestmark = pytest.mark.parametrize("release", NAMES)
@@ -47,6 +48,7 @@ def released(release: str, folder: Path) -> Workspace:
 def assert_todays(place: Workspace) -> None:
     assert (place.root / "dvc.yaml").read_text() == template("dvc.yaml")
     assert (place.root / "launch").read_text() == template("launch")
+    assert read_params(place.params_path)["task"] == "classification", "the stages name it"
     assert base_name(place.registry_path) == serving_name(place)
     assert not place.old_serving_path.exists()
     assert len(place.served_path.read_text().splitlines()) == 1
