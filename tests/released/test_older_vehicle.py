@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.config import CaptureSettings, RandomSettings, SelectionSettings
 from edge_agent.models.role_model import RoleModel
 from edge_agent.models.settings import ServingSettings
 from edge_agent.models.slots import install_initial
@@ -37,6 +38,7 @@ from schemas.reasons import ModelState
 from schemas.roles import SERVING
 from schemas.topics import TOPICS
 from services.migrate import migrate_vehicle
+from tests.edge_agent.agent_bench import Vehicle1, make_frame, settings_for
 from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 from tests.released.released import NAMES
@@ -130,6 +132,29 @@ from modelkit.fakes import FakeBackend
 clock = ManualClock(int(sys.argv[2]))
 serving = ServingModel(Path(sys.argv[1]), FakeBackend(), ServingSettings(poll_interval_s=0.0), clock, EventLog(None, clock))
 print(json.dumps([serving.name, serving.release_id]))
+"""
+
+SPOOL_PUT_BACK = """
+import json, sys
+from pathlib import Path
+
+from edge_agent.spool.reader import SpoolReader
+from edge_agent.spool.settings import SpoolSettings
+from edge_agent.spool.writer import SpoolWriter
+from foundation.clock import ManualClock
+from foundation.events import EventLog
+from schemas.signing import VehicleKey
+from tests.edge_agent.spool.spool_rig import sample
+
+spool, clock, events = Path(sys.argv[1]), ManualClock(int(sys.argv[2])), EventLog(None)
+with SpoolWriter.open(spool, SpoolSettings(), "car-1", VehicleKey.generate(), clock, events) as writer:
+    found = writer.recovery
+    writer.append(sample(500))
+    writer.commit()
+    counts = writer.ledger().counts
+with SpoolReader.open(spool, SpoolSettings(), "car-1", clock, events) as reader:
+    leased = [len(batch) for batch in iter(lambda: reader.lease(10**9), [])]
+print(json.dumps([found.adopted, found.lost, counts.accepted, dict(counts.not_accepted), sum(leased)]))
 """
 
 
@@ -277,3 +302,30 @@ def test_an_older_agent_starts_on_a_vehicle_that_is_enrolled_today(
     TrustFolder(state).install(cloud.repository.root_bytes(1))
     install_initial(state, tiny_model(tiny_contract(name="v1"), seed=1), cloud.clock)
     assert run_released(PUT_BACK, [str(state), str(WALL_NS)], released_code[release]) == ["v1", ""]
+
+
+def test_an_older_agent_that_is_put_back_delivers_all_that_todays_accepted_and_todays_goes_on_after_it(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    """It passes over the steps in segments and ledger, also in what no commit frame counts: a kill left it there."""
+    if release not in released_code:
+        pytest.skip(f"commit {release} is not in this clone")
+    every_second = SelectionSettings(random=RandomSettings(probability=0.5))
+    vehicle = Vehicle1(settings_for(tmp_path, selection=every_second, capture=CaptureSettings(pre_s=0.001)))
+    ledger, spool = vehicle.state.spool / "ledger.journal", vehicle.state.spool
+    vehicle.play(*(make_frame(number) for number in range(12)))
+    vehicle.loop.pause()
+    counted = ledger.read_bytes()
+    before = vehicle.writer.ledger().counts
+    vehicle.play(*(make_frame(number) for number in range(12, 24)))
+    vehicle.loop.pause()
+    after = vehicle.writer.ledger().counts.accepted
+    vehicle.kill()
+    ledger.write_bytes(counted)
+    assert after > before.accepted > 0
+    said = run_released(SPOOL_PUT_BACK, [str(spool), str(WALL_NS)], released_code[release])
+    assert said == [after - before.accepted, 0, after + 1, dict(before.not_accepted), after + 1]
+    vehicle.start()
+    assert not vehicle.trouble
+    assert vehicle.writer.ledger().balances()
+    assert vehicle.writer.ledger().counts.accepted == after + 1
