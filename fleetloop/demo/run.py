@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import time
@@ -91,6 +92,8 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     source = load_source(options)
     _clear(options.out)
     lab = Lab(options.out.resolve(), options.seed, options.scale, console)
+    # Or libraries would warn between the lines of the progress.
+    logging.basicConfig(filename=lab.out / "demo.log", force=True)
     started = time.monotonic()
     try:
         with _broker(lab, options.bootstrap) as bootstrap:
