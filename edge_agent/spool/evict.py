@@ -1,6 +1,6 @@
-"""Room under the quota: delivered segments first, then the oldest segment of the lowest class, never silently.
+"""Keep the spool under its quota: delivered segments go first, then the oldest of the lowest class, never silently.
 
-A segment leaves in this order:
+A segment is removed in this order:
     1. an "evicting" frame, so that a reader which leases from now on sees it and does not send;
     2. the reader's journal is read: what is leased there and not acknowledged is in doubt;
     3. a removal frame says what became of each record, and is synced;
@@ -24,8 +24,8 @@ from foundation.events import EventLog
 from schemas.reasons import EvictReason, ValueClass
 
 
-class Keeper:
-    """Knows the bytes of every segment file and takes segments away. Used under the writer's commit lock."""
+class Evictor:
+    """Tracks the bytes of every segment file and removes segments. Used under the writer's commit lock."""
 
     def __init__(
         self,
@@ -41,24 +41,24 @@ class Keeper:
         self._delivery = delivery
         self._events = events
         self._is_delivery_known = True
-        self._doomed: dict[int, Path] = {}
+        self._to_unlink: dict[int, Path] = {}
         self.sizes: dict[int, int] = {}
         self.used_bytes = 0
         """Bytes of the segment files."""
 
     def set_size(self, number: int, size_bytes: int) -> None:
-        """The file of segment `number` has `size_bytes` now; 0 when it is gone."""
+        """Record that the file of segment `number` has `size_bytes`; 0 when it is gone."""
         self.used_bytes += size_bytes - self.sizes.get(number, 0)
         self.sizes[number] = size_bytes
         if not size_bytes:
             del self.sizes[number]
 
     def path(self, value_class: ValueClass, number: int) -> Path:
-        """The file of a segment."""
+        """Return the path of a segment's file."""
         return self._folder / segment_name(value_class, number)
 
     def make_room(self, need_bytes: int, quota_bytes: int, value_class: ValueClass) -> tuple[bool, list[int]]:
-        """Whether `need_bytes` fit under the quota now, and which segments were taken away for it."""
+        """Remove segments until `need_bytes` fit; return whether they fit, and the numbers of the removed segments."""
         gone: list[int] = []
         if need_bytes > quota_bytes:
             return False, gone
@@ -80,8 +80,8 @@ class Keeper:
         return min(candidates, key=lambda segment: (segment.value_class, segment.number), default=None)
 
     def reclaim(self) -> list[int]:
-        """Take away every segment whose records are all settled; which ones."""
-        self.look()
+        """Remove every segment of which no record is pending; return their numbers."""
+        self.poll_delivery()
         done = [
             segment
             for segment in self._account.segments.values()
@@ -91,14 +91,14 @@ class Keeper:
         for segment in done:
             self._remove(segment, EvictReason.POLICY)  # nothing is pending, so the reason is never used
         if done:
-            self._unlink_doomed()
+            self._unlink_removed()
         return [segment.number for segment in done]
 
     def evict(self, segment: LiveSegment, reason: EvictReason) -> bool:
-        """Take `segment` away with what is still in it. False when the ledger could not be written: then it stays."""
+        """Remove `segment` with its pending records. False when the ledger could not be written: then it stays."""
         if not self._log.record(LedgerKind.EVICTING, {"segment": segment.number, "reason": str(reason)}):
             return False
-        self.look()
+        self.poll_delivery()
         removal = self._remove(segment, reason)
         self._events.emit(
             "segment_evicted",
@@ -111,8 +111,8 @@ class Keeper:
                 name: len(RangeSet.from_json(gone)) for name, gone in _mapping(removal["evicted"]).items()
             },
         )
-        self._unlink_doomed()
-        return not self._doomed
+        self._unlink_removed()
+        return not self._to_unlink
 
     def _remove(self, segment: LiveSegment, reason: EvictReason) -> dict[str, object]:
         state = self._delivery.state
@@ -126,18 +126,18 @@ class Keeper:
                 for name, gone in _mapping(removal["evicted"]).items()
                 if (rest := RangeSet.from_json(gone).difference(pending))
             }
-        self._doomed[segment.number] = self.path(segment.value_class, segment.number)
+        self._to_unlink[segment.number] = self.path(segment.value_class, segment.number)
         self._log.record(LedgerKind.REMOVED, removal)
         return removal
 
-    def doom(self, number: int, path: Path) -> None:
-        """A file whose removal is recorded, or which holds nothing: to be unlinked once the ledger is durable."""
-        self._doomed[number] = path
+    def unlink_later(self, number: int, path: Path) -> None:
+        """Unlink a file once the ledger is durable: its removal is recorded, or it holds no record."""
+        self._to_unlink[number] = path
 
-    def _unlink_doomed(self) -> None:
-        if not self._doomed or not self._log.sync():
+    def _unlink_removed(self) -> None:
+        if not self._to_unlink or not self._log.sync():
             return
-        for number, path in list(self._doomed.items()):
+        for number, path in list(self._to_unlink.items()):
             try:
                 syscalls.unlink(path)
             except FileNotFoundError:
@@ -145,17 +145,17 @@ class Keeper:
             except OSError as error:
                 self._events.emit("unlink_failed", level="error", path=path.name, error=error.strerror)
                 continue
-            del self._doomed[number]
+            del self._to_unlink[number]
             self.set_size(number, 0)
 
-    def tidy(self) -> None:
-        """Finish what the disk did not allow before."""
+    def retry_removals(self) -> None:
+        """Repeat the removals that failed before, for example on a full disk."""
         for segment in [one for one in self._account.segments.values() if one.evicting]:
             self.evict(segment, EvictReason(segment.evicting))
-        self._unlink_doomed()
+        self._unlink_removed()
 
-    def look(self) -> None:
-        """Read what the reader has journalled since."""
+    def poll_delivery(self) -> None:
+        """Read what the reader has added to its journal since the last call."""
         try:
             self._delivery.poll()
             self._is_delivery_known = self._delivery.damaged == 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.spool.delivery import DeliveryState
-from edge_agent.spool.evict import Keeper
+from edge_agent.spool.evict import Evictor
 from edge_agent.spool.ledger import LedgerKind, LedgerState
 from edge_agent.spool.recovery import Recovery, recover
 from edge_agent.spool.segment import FOLDER, list_segments
@@ -33,7 +33,7 @@ class OpenedAccount:
     lock: FileLock
     account: LedgerState
     log: StateLog
-    keeper: Keeper
+    evictor: Evictor
     delivery: Follower[DeliveryState]
     recovery: Recovery
     epoch: str
@@ -83,10 +83,10 @@ def open_account(
             before_snapshot=account.shrink,
             short_snapshot=lambda: account.snapshot(is_short=True),
         )
-        keeper = Keeper(folder / FOLDER, account, log, delivery, events)
-        keeper.look()
+        evictor = Evictor(folder / FOLDER, account, log, delivery, events)
+        evictor.poll_delivery()
         recovery = recover(
-            folder / FOLDER, account, delivery.state, keeper, events, is_ledger_damaged=is_damaged
+            folder / FOLDER, account, delivery.state, evictor, events, is_ledger_damaged=is_damaged
         )
         if carried is not None:
             _carry_on(account, carried, recovery)
@@ -98,7 +98,7 @@ def open_account(
         )
         if not log.rewrite():
             events.emit("ledger_not_written", level="error", error=log.last_error)
-        keeper.tidy()
+        evictor.retry_removals()
     except OSError as error:
         lock.__exit__(None, None, None)
         raise RetryLaterError(f"the spool {folder} cannot be opened now: {error.strerror}") from error
@@ -119,7 +119,7 @@ def open_account(
         left_overs=recovery.left_overs,
         is_ledger_damaged=is_damaged,
     )
-    return OpenedAccount(lock, account, log, keeper, delivery, recovery, epoch)
+    return OpenedAccount(lock, account, log, evictor, delivery, recovery, epoch)
 
 
 def _carry_on(account: LedgerState, carried: Carried, recovery: Recovery) -> None:

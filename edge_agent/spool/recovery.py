@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.spool.delivery import DeliveryState
-from edge_agent.spool.evict import Keeper
+from edge_agent.spool.evict import Evictor
 from edge_agent.spool.ledger import EpochRow, LedgerKind, LedgerState, LiveSegment
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.segment import RecordEntry, SegmentHead, StepEntry, list_segments, scan_segment
@@ -67,7 +67,7 @@ def recover(
     folder: Path,
     account: LedgerState,
     delivery: DeliveryState,
-    keeper: Keeper,
+    evictor: Evictor,
     events: EventLog,
     *,
     is_ledger_damaged: bool,
@@ -77,7 +77,7 @@ def recover(
     A segment that cannot be read is left as it is, with its tail unadopted, for the next start.
     """
     files = list_segments(folder)
-    missing = _settle_missing(account, keeper, set(files))
+    missing = _settle_missing(account, evictor, set(files))
     was_unreadable = bool(account.unadopted)
     refused = {row.epoch: row.gaps for row in account.epochs.values()}
     adopted = lost = gaps = dropped = left_overs = 0
@@ -87,8 +87,8 @@ def recover(
     begins: dict[str, int] = {}
     for number, (value_class, path) in files.items():
         if account.was_removed(number):
-            keeper.doom(number, path)
-            keeper.set_size(number, _size(path))
+            evictor.unlink_later(number, path)
+            evictor.set_size(number, _size(path))
             left_overs += 1
             continue
         segment = account.segments.get(number)
@@ -100,17 +100,17 @@ def recover(
             events.emit("segment_unreadable", level="error", segment=number, error=str(error))
             account.unadopted.add(number)
             account.next_segment = max(account.next_segment, number + 1)
-            keeper.set_size(number, _size(path))
+            evictor.set_size(number, _size(path))
             continue
         account.unadopted.discard(number)
-        keeper.set_size(number, _size(path))
+        evictor.set_size(number, _size(path))
         dropped += tail.damaged_bytes
         epoch = tail.epoch
         if tail.damaged_bytes:
             damaged_epochs.add(epoch)
         if not tail.seqs:
             if segment is None:
-                keeper.doom(number, path)
+                evictor.unlink_later(number, path)
             continue
         adopted += len(tail.seqs)
         touched.add(epoch)
@@ -134,14 +134,14 @@ def recover(
     return Recovery(len(account.segments), adopted, lost, gaps, dropped, missing, left_overs, tuple(in_order))
 
 
-def _settle_missing(account: LedgerState, keeper: Keeper, present: set[int]) -> int:
+def _settle_missing(account: LedgerState, evictor: Evictor, present: set[int]) -> int:
     """Segments whose file is gone, and evictions that a crash interrupted."""
     missing = 0
     for segment in list(account.segments.values()):
         if segment.evicting:
-            keeper.evict(segment, EvictReason(segment.evicting))
+            evictor.evict(segment, EvictReason(segment.evicting))
         elif segment.number not in present:
-            keeper.evict(segment, EvictReason.DAMAGED)
+            evictor.evict(segment, EvictReason.DAMAGED)
             missing += 1
     return missing
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edge_agent.spool.commit_queue import Batch, CommitQueue, PendingRecord
 from edge_agent.spool.committer import Committer
 from edge_agent.spool.ledger import LedgerKind
-from edge_agent.spool.line import Batch, Line, Waiting
 from edge_agent.spool.opened import OpenedAccount, open_account
 from edge_agent.spool.ranges import RangeSet
 from edge_agent.spool.receipts import Receipt, ReceiptPrinter
@@ -68,7 +68,7 @@ class SpoolWriter:
         self._lock = opened.lock
         self._account = opened.account
         self._log = opened.log
-        self._keeper = opened.keeper
+        self._evictor = opened.evictor
         self._delivery = opened.delivery
         self._receipts = ReceiptPrinter(settings.receipt_target, events)
         self.recovery = opened.recovery
@@ -77,7 +77,7 @@ class SpoolWriter:
         self.on_commit: Callable[[Receipt], None] | None = None
         self._append_lock = threading.Lock()
         self._commit_lock = threading.RLock()
-        self._line = Line(settings.buffer_bytes)
+        self._queue = CommitQueue(settings.buffer_bytes)
         self._committer: Committer | None = None
         self._next_seq = 0
         self._open: dict[ValueClass, SegmentFile] = {}
@@ -146,7 +146,9 @@ class SpoolWriter:
             size_bytes = signed.size_bytes
             self._make_room(size_bytes, sample.value_class)
             made = None if step is None else self._step(identity.seq, step)
-            is_over = self._line.put(Waiting(identity.seq, sample.value_class, signed, size_bytes, made))
+            is_over = self._queue.put(
+                PendingRecord(identity.seq, sample.value_class, signed, size_bytes, made)
+            )
             self._next_seq += 1
         if is_over:
             self._wait_for_room()
@@ -154,11 +156,11 @@ class SpoolWriter:
 
     def _wait_for_room(self) -> None:
         """Hold the caller while more waits for the disk than memory may be spent on."""
-        self._line.cut()
+        self._queue.cut()
         if self._committer is None:
             self._commit_all()
             return
-        while not self._line.wait_for_room(1.0):
+        while not self._queue.wait_for_room(1.0):
             self._committer.check()
         self._committer.check()
 
@@ -184,17 +186,17 @@ class SpoolWriter:
 
     def _make_room(self, size_bytes: int, value_class: ValueClass) -> None:
         quota_bytes = self._settings.quota_bytes
-        if self._keeper.used_bytes + self._line.pending_bytes + size_bytes <= quota_bytes:
+        if self._evictor.used_bytes + self._queue.pending_bytes + size_bytes <= quota_bytes:
             return
         with self._commit_lock:
-            if self._line.pending_bytes:
-                self._line.cut()
+            if self._queue.pending_bytes:
+                self._queue.cut()
                 self._commit_all()  # what waits can make room only once it is accepted
-            fits, gone = self._keeper.make_room(size_bytes, quota_bytes, value_class)
+            fits, gone = self._evictor.make_room(size_bytes, quota_bytes, value_class)
             self._forget(gone)
         if not fits:
             raise RejectedError(
-                f"{self._keeper.used_bytes} bytes are spooled; {size_bytes} more do not fit under quota_bytes"
+                f"{self._evictor.used_bytes} bytes are spooled; {size_bytes} more do not fit under quota_bytes"
                 f" {quota_bytes} without evicting a class above {value_class.label}",
                 reason=NotAcceptedReason.QUOTA_FULL,
             )
@@ -208,14 +210,14 @@ class SpoolWriter:
 
     def start_committer(self) -> None:
         """From now on a thread commits what is handed over; `close` ends it."""
-        self._committer = Committer(self._line, self._commit_next)
+        self._committer = Committer(self._queue, self._commit_next)
 
     @property
     def is_commit_due(self) -> bool:
         """Whether enough records wait, or the last commit was handed over long enough ago."""
         waited_ns = self._clock.monotonic_ns() - self._handed_ns
         return (
-            self._line.waiting >= self._settings.commit_count
+            self._queue.waiting >= self._settings.commit_count
             or waited_ns >= self._settings.commit_interval_s * 1e9
         )
 
@@ -244,7 +246,7 @@ class SpoolWriter:
     def _cut(self, step: object | None) -> None:
         """Counts go with a step, for a restart counts from there; without anything carried, with every commit."""
         is_said = step is not None or (self._account.carried is None and self._refused.has_changed)
-        self._line.cut(self._step(-1, step) if is_said else None)
+        self._queue.cut(self._step(-1, step) if is_said else None)
         self._handed_ns = self._clock.monotonic_ns()
 
     def _step(self, seq: int, state: object | None) -> Step:
@@ -257,26 +259,26 @@ class SpoolWriter:
             while True:
                 part = self._commit_next()
                 receipt = part if receipt is None else receipt.and_then(part)
-                if not self._line.has_batches:
+                if not self._queue.has_batches:
                     return receipt
 
     def _commit_next(self) -> Receipt | None:
         """Commit the oldest batch, if there is one, and look after segments."""
         with self._commit_lock:
-            batch = self._line.take()
+            batch = self._queue.take()
             receipt = None
             if batch is not None:
                 try:
                     receipt = self._commit(batch)
                 finally:
-                    self._line.done(batch)
+                    self._queue.done(batch)
             self._housekeep()
             if receipt is not None and self.on_commit is not None:
                 self.on_commit(receipt)
             return receipt
 
     def _commit(self, batch: Batch) -> Receipt | None:
-        accepted: list[Waiting] = []
+        accepted: list[PendingRecord] = []
         segments: list[list[object]] = []
         gaps = RangeSet()
         steps, durable_step = batch.steps(), 0
@@ -309,7 +311,7 @@ class SpoolWriter:
         self._receipts.print(self.epoch, [(waiting.seq, waiting.wire) for waiting in accepted])
         return Receipt(self.epoch, accepted[0].seq, accepted[-1].seq, len(accepted), size_bytes)
 
-    def _write(self, value_class: ValueClass, part: list[Waiting], data: bytes) -> SegmentFile | None:
+    def _write(self, value_class: ValueClass, part: list[PendingRecord], data: bytes) -> SegmentFile | None:
         """The segment in which `part`, as `data`, is durable now, or None when the disk refused."""
         segment = self._open.get(value_class)
         if segment is not None and segment.end_bytes + len(data) > self._settings.segment_bytes:
@@ -329,10 +331,10 @@ class SpoolWriter:
                 self._open.pop(value_class, None)
                 segment.abandon()
                 if segment.end_bytes:
-                    self._keeper.set_size(segment.number, segment.end_bytes)
+                    self._evictor.set_size(segment.number, segment.end_bytes)
             return None
         self._open[value_class] = segment
-        self._keeper.set_size(segment.number, segment.end_bytes)
+        self._evictor.set_size(segment.number, segment.end_bytes)
         self.last_error = ""
         return segment
 
@@ -354,7 +356,7 @@ class SpoolWriter:
         number = self._account.next_segment
         self._account.next_segment += 1
         head = SegmentHead(number, value_class, self.epoch, self.previous_epoch, self._clock.now_ns())
-        return SegmentFile(self._keeper.path(value_class, number), head)
+        return SegmentFile(self._evictor.path(value_class, number), head)
 
     def not_accepted(self, reason: NotAcceptedReason, count: int = 1, bytes: int = 0) -> None:  # noqa: A002
         """Count frames that were seen and not taken. Cumulative over restarts; written with the next step or commit.
@@ -372,19 +374,19 @@ class SpoolWriter:
                 self._loose.steps.clear()
         if now_ns - self._reclaimed_ns >= 1e9:
             self._reclaimed_ns = now_ns
-            self._keeper.tidy()
-            self._forget(self._keeper.reclaim())
+            self._evictor.retry_removals()
+            self._forget(self._evictor.reclaim())
 
     @property
     def pending_bytes(self) -> int:
         """Bytes in memory of records whose commit is not over."""
-        return self._line.pending_bytes
+        return self._queue.pending_bytes
 
     def ledger(self) -> Ledger:
         """The ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be read."""
         with self._commit_lock:
             self._delivery.poll()
-            return compute_ledger(self._account, self._delivery.state, self._keeper.sizes)
+            return compute_ledger(self._account, self._delivery.state, self._evictor.sizes)
 
     def close(self) -> Receipt | None:
         """Commit, write the counts, sync the ledger and give everything back.
@@ -394,12 +396,12 @@ class SpoolWriter:
         """
         committer, self._committer = self._committer, None
         if committer is not None:
-            self._line.cut()
+            self._queue.cut()
             committer.stop()
         receipt = self.commit()
         with self._commit_lock:
-            self._keeper.tidy()
-            self._keeper.reclaim()
+            self._evictor.retry_removals()
+            self._evictor.reclaim()
             self._log.sync()
             for segment in self._open.values():
                 segment.close()

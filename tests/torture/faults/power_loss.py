@@ -196,8 +196,8 @@ FAULTS = (
             BrokenBuild(
                 "a segment is unlinked before its removal is durable",
                 "edge_agent/spool/evict.py",
-                "if not self._doomed or not self._log.sync():",
-                "if not self._doomed:",
+                "if not self._to_unlink or not self._log.sync():",
+                "if not self._to_unlink:",
             ),
         ),
     ),
