@@ -1,1 +1,1 @@
-"""Annotation backends, behind one port."""
+"""Annotation backends, behind one interface."""

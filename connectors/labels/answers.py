@@ -1,6 +1,6 @@
-"""A label as somebody wrote it, in the form of the lake's label column, with the contract's own letters for classes.
+"""Convert a label as it was written into the lake's label column, with classes spelled as in the contract.
 
-One reader for each column of `connectors.lake.schema.LABEL_COLUMNS`. What cannot be a label is told in words.
+One reader per column of `connectors.lake.schema.LABEL_COLUMNS`. What cannot be a label is reported as a message.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ EDGES: Final = ("left", "top", "right", "bottom")
 MAX_BOXES: Final = 10_000
 
 Answer = tuple[Any, str]
-"""The value of the label column and "", or None and what is wrong."""
+"""The value of the label column and "", or None and the problem."""
 
 
 def class_answer(value: object, classes: ClassNames | None, *, strict: bool = False) -> Answer:
-    """The one class. Without `classes` any text is one; `strict` refuses another spelling instead of mapping it."""
+    """Return the one class. Without `classes` any text is one; `strict` refuses another spelling, else it is mapped."""
     found = (classes or ClassNames(())).match(value)
     if classes is None and isinstance(value, str) and value.strip():
         return value, ""
@@ -30,11 +30,11 @@ def class_answer(value: object, classes: ClassNames | None, *, strict: bool = Fa
 
 
 def boxes_answer(value: object, classes: ClassNames | None, *, strict: bool = False) -> Answer:
-    """All boxes of a picture, sorted: mappings of class_name and edges in pixels. An empty list is an answer."""
+    """Return all boxes of a picture, sorted: mappings of class_name and edges in pixels. An empty list is an answer."""
     if not isinstance(value, list | tuple):
         return None, "no boxes" if value is None else f"no list of boxes but {type(value).__name__}"
     if len(value) > MAX_BOXES:
-        return None, f"{len(value)} boxes, at most {MAX_BOXES} are read"
+        return None, f"{len(value)} boxes, must be at most {MAX_BOXES}"
     boxes = []
     for number, box in enumerate(value, 1):
         if not isinstance(box, Mapping):

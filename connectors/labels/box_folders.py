@@ -1,4 +1,4 @@
-"""Labels in one text file per picture: KITTI and YOLO. A missing file says nothing; an empty one says "nothing there"."""
+"""Read labels in one text file per picture: KITTI and YOLO. No file: not labelled; an empty file: nothing there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
 
 
 def _kitti_picture(by_stem: dict[str, list[str]], path: str, name: str) -> tuple[str, str]:
-    """The picture of a label file: the one of the same camera (label_2, image_2), of the same path, or of the same name."""
+    """Return the picture of a label file: of the same camera (label_2, image_2), the same path, or the same name."""
     of_camera = (_LABEL_FOLDER.sub(r"\1image_\2/", each) for each in (path, name))
     for stem in dict.fromkeys((*of_camera, name, PurePosixPath(name).name)):
         if by_stem.get(stem):
@@ -207,7 +207,7 @@ def _by_stem(labels: LabelSet, drop: str = "") -> dict[str, list[str]]:
 
 
 def _without(folder: str, path: str) -> str:
-    """The path without the last folder of that name."""
+    """Return the path without the last folder of that name."""
     parts = list(PurePosixPath(path).parts)
     for at in range(len(parts) - 2, -1, -1):
         if parts[at] == folder:

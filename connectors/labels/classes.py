@@ -1,7 +1,7 @@
-"""A class as somebody wrote it, and the contract's class that is meant: the same, mapped and said, or refused.
+"""Match a class as it was written with the contract's classes: the same, mapped with a note, or refused.
 
-Letters are compared in one form (NFC). A spelling that differs only in case, in space at its ends or in marks that
-nobody sees is mapped; anything else is refused with the nearest class. It never guesses a class by its number.
+Letters are compared in one form (NFC). A spelling that differs only in case, in space at its ends or in invisible
+marks is mapped; anything else is refused with the nearest class. A class is never guessed by its number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CUT: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class ClassMatch:
-    """The contract's class, or "" and why not. `how` says what was mapped, "" when nothing was."""
+    """The contract's class, or "" and the problem. `how` says what was mapped, "" for nothing."""
 
     name: str
     how: str = ""
@@ -29,7 +29,7 @@ class ClassMatch:
 
 
 class ClassNames:
-    """The classes of a contract, as what people write is compared with them."""
+    """The classes of a contract, to match what people write with."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.names = tuple(classes)
@@ -39,7 +39,7 @@ class ClassNames:
             self._folded.setdefault(_folded(name), []).append(name)
 
     def match(self, value: object) -> ClassMatch:
-        """The class that `value` means."""
+        """Return the class that `value` means."""
         if not isinstance(value, str):
             kind = "a number" if isinstance(value, int | float) and not isinstance(value, bool) else "a value"
             if value is None or value != value:
@@ -68,7 +68,7 @@ class ClassNames:
 
 
 def visible(text: str) -> str:
-    """The text in quotes, with code points written out where a screen would not tell it from another."""
+    """Return the text in quotes, with code points written out where a screen would not show the difference."""
     return ascii(text[:_CUT]) if not text.isascii() or not text.isprintable() else repr(text[:_CUT])
 
 

@@ -1,7 +1,8 @@
-"""Labels in COCO's JSON: images, categories and annotations, as many tools write them.
+"""Read labels in COCO's JSON: images, categories and annotations, as many tools write them.
 
-Classes go by name, never by a category's id or place. Ids are whole numbers or texts, never floats. Boxes are brought
-to the picture as a viewer shows it. Crowd regions and results of a model are neither labels nor negatives.
+Classes are matched by name, never by a category's id or place. Ids are whole numbers or texts, never floats. Boxes
+are converted to the picture as a viewer shows it. Crowd regions and results of a model are neither labels nor
+negatives.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class _Dataset:
         self._tell_corners()
 
     def _find_pictures(self) -> None:
-        """Which picture each image entry means; a second entry of one picture is told."""
+        """Find the picture of each image entry; a second entry of one picture is noted."""
         labels, seen = self._labels, set()
         for place, image in self._images.entries():
             text = image.get("file_name")
@@ -97,7 +98,7 @@ class _Dataset:
             seen.add(found.name)
 
     def _boxes_are_stored(self) -> bool:
-        """Whether this file's boxes are on the stored pictures, by the pictures whose turn shows in their size."""
+        """Return whether the boxes refer to the stored pictures, judged by those whose EXIF rotation changes the size."""
         stored: set[int] = set()
         beyond = False
         for place, image in self._images.entries():
@@ -171,7 +172,7 @@ class _Dataset:
         self._labels.add_box(picture, name, edges, where)
 
     def _tell_corners(self) -> None:
-        """Boxes written as corners show only in that many end outside of their picture."""
+        """Note boxes that seem to be written as corners: several end outside of their picture, and all would fit."""
         outside, fitting, all_boxes = [], 0, 0
         for each in self._annotations:
             place = self._images.find(each.get("image_id")) if isinstance(each, Mapping) else None
@@ -190,7 +191,7 @@ class _Dataset:
 
 
 class _Ids:
-    """Entries by id: a whole number and its text mean the same, unless both stand there."""
+    """Entries by id: a whole number and its text mean the same, unless both occur."""
 
     def __init__(self, entries: list[Mapping[str, Any]]) -> None:
         self._entries = entries
@@ -228,7 +229,7 @@ def _is_id(key: object) -> bool:
 
 
 def _box_of(each: Mapping[str, Any]) -> Edges | str:
-    """The box of an annotation, or what is wrong with it."""
+    """Return the box of an annotation, or the problem with it."""
     outline = _outline(each.get("segmentation"))
     if each.get("bbox") is None:
         if isinstance(each.get("segmentation"), Mapping):
@@ -254,7 +255,7 @@ def _edges(box: object) -> Edges | str:
 
 
 def _outline(segmentation: object) -> Edges | str | None:
-    """The box around polygons; None where there are none, or words when they are damaged."""
+    """Return the box around the polygons; None without any, or the problem with them."""
     if not isinstance(segmentation, list) or not segmentation or segmentation == [[]]:
         return None
     points: list[float] = []
@@ -271,7 +272,7 @@ def _outline(segmentation: object) -> Edges | str | None:
 
 
 def _share(one: Edges, other: Edges) -> float:
-    """Intersection over union."""
+    """Return the intersection over union (0..1)."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(width, 0.0) * max(height, 0.0)
@@ -281,7 +282,7 @@ def _share(one: Edges, other: Edges) -> float:
 
 
 def as_shown(edges: Edges, shape: Shape) -> Edges:
-    """A box on the stored picture as a box on the picture that a viewer shows (EXIF orientation 1 to 8)."""
+    """Convert a box on the stored picture to one on the picture that a viewer shows (EXIF orientation 1 to 8)."""
     width, height = shape.stored_width, shape.stored_height
 
     def corner(x: float, y: float) -> tuple[float, float]:

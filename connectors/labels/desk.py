@@ -1,6 +1,6 @@
-"""A file of labels that stands for the annotators: it answers only what it is asked, and every answer costs.
+"""A label desk that is a file of labels: it answers only what is requested, and every answer costs.
 
-Refuses to be read as a whole: there is no way to list what it knows, so no label leaks into selection.
+Refuses to be read as a whole: its labels cannot be listed, so that none leaks into selection.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class FileLabelDesk:
 
     Args:
         path: the file.
-        classes: the contract's classes. Every answer is held against them before anything is asked or paid: one
-            that names none of them refuses the whole file, by row, value and nearest class. None: any text.
+        classes: the contract's classes. Every answer is compared with them before anything is requested or paid:
+            one that names none of them refuses the whole file, by row, value and nearest class. None: any text.
         column: the label column of the task: class_name, or boxes.
-        labeller: who is said to have answered.
-        cost: label units an answer.
+        labeller: the name recorded as the annotator.
+        cost: label units per answer.
 
     Raises:
-        MisconfiguredError: no such file, another kind of file, a missing column, a class that is none, or two
+        MisconfiguredError: no such file, another kind of file, a missing column, an unknown class, or two
         answers for one payload. CorruptError: the file cannot be parsed.
     """
 
@@ -61,7 +61,7 @@ class FileLabelDesk:
                 )
 
     def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
-        """See `LabelDesk.request`. A payload named twice in one request is answered, and paid for, once."""
+        """Return the labels of the payloads, see `LabelDesk.request`. One named twice is answered and paid for once."""
         wanted = list(dict.fromkeys(payload_sha256s))
         now_ns = self._clock.now_ns()
         answers = [

@@ -1,4 +1,4 @@
-"""What an importer found: labels by picture, and where everything else went, so that two sums come out."""
+"""The result of an import: labels by picture, and what became of every other row and picture."""
 
 from __future__ import annotations
 
@@ -82,15 +82,15 @@ class LabelSet:
         self.finder = PictureNames(self.pictures.names, self.pictures.aliases)
 
     def note(self, words: str, where: str) -> None:
-        """Say that something was read in another way than it was written."""
+        """Note that something was read in another way than it was written."""
         self.notes.setdefault(words, []).append(where)
 
     def refuse(self, where: str, value: object, reason: str) -> None:
-        """Count a row that is no label."""
+        """Count a row that is not a label, with its value and the reason."""
         self.refused.append(Refusal(where, str(value)[:100], reason))
 
     def class_of(self, value: object, where: str) -> str:
-        """The contract's class, "" after refusing the row."""
+        """Return the contract's class, or "" after refusing the row."""
         found = self.classes.match(value)
         if found.problem:
             self.refuse(where, value, found.problem)
@@ -99,7 +99,7 @@ class LabelSet:
         return found.name
 
     def picture_of(self, text: str, where: str) -> str:
-        """The picture that a file name means, "" after refusing the row."""
+        """Return the picture that a file name means, or "" after refusing the row."""
         found = self.finder.find(text)
         if found.problem:
             self.refuse(where, text, found.problem)
@@ -114,7 +114,7 @@ class LabelSet:
         return found.name
 
     def add_box(self, picture: str, class_name: str, edges: Edges, where: str) -> None:
-        """Take a box, clipped to its picture; refused when nothing of it is inside."""
+        """Add a box, clipped to its picture; refused when less than one pixel of it is inside."""
         shape = self.pictures.shape(picture)
         if shape is None:
             self.refuse(where, picture, "unreadable picture")
@@ -139,7 +139,7 @@ class LabelSet:
         self.marks.append(Mark(picture, class_name, inside, where))
 
     def single_classes(self) -> dict[str, str]:
-        """One class per picture, for classification. Marks of a picture with several classes are refused."""
+        """Return one class per picture, for classification. Marks of a picture with several classes are refused."""
         by_picture: dict[str, list[Mark]] = {}
         for mark in self.marks:
             by_picture.setdefault(mark.picture, []).append(mark)
@@ -155,9 +155,9 @@ class LabelSet:
         return found
 
     def boxes(self) -> dict[str, list[dict[str, object]]]:
-        """All boxes per picture, for detection; an empty list where somebody looked and there is none.
+        """Return all boxes per picture, for detection; an empty list where the annotators found none.
 
-        Marks of whole pictures are refused. Rows that say a box again are counted as such.
+        Marks of whole pictures are refused. Rows that repeat a box are counted as such.
         """
         found: dict[str, list[dict[str, object]]] = {}
         kept = []
@@ -175,25 +175,25 @@ class LabelSet:
         return {**found, **{name: [] for name in self.negatives}}
 
     def values(self, column: str) -> dict[str, Any]:
-        """What stands in the label column `column` for each picture that has a label, in the order of the file."""
+        """Return the value of the label column `column` for each labelled picture, in the order of the file."""
         return dict(self.boxes() if column == "boxes" else self.single_classes())
 
     def rows_sum(self) -> tuple[int, dict[str, int]]:
-        """(rows of the file, what became of them): the second adds up to the first."""
+        """Return (rows of the file, rows per outcome): the second adds up to the first."""
         parts = Counter({"taken": len(self.marks), "the same again": len(self.same_again)})
         parts.update(f"ignored ({kind})" for _, kind in self.ignored)
         parts.update(f"refused ({_kind(refusal.reason)})" for refusal in self.refused)
         return self.rows, {name: count for name, count in parts.items() if count}
 
     def pictures_sum(self) -> tuple[int, dict[str, int]]:
-        """(pictures found or named, what is known of them): the second adds up to the first."""
+        """Return (pictures found or named, pictures per state): the second adds up to the first."""
         kinds = Counter(self.state(name) for name in self.pictures.names)
         kinds.update(["not on disk"] * len(self.missing))
         total = len(self.pictures.names) + len(self.missing)
         return total, {name: count for name, count in kinds.items() if count}
 
     def state(self, name: str) -> str:
-        """What is known of one picture: labelled, negative, unreadable or not labelled."""
+        """Return the state of one picture: labelled, negative, unreadable or not labelled."""
         if self.pictures.shape(name) is None:
             return "unreadable"
         if name in self._labelled():

@@ -1,7 +1,7 @@
-"""Labels in a table of file and class: CSV as spreadsheets and tools write it, JSON and JSON lines.
+"""Read labels in a table of file and class: CSV as spreadsheets and tools write it, JSON and JSON lines.
 
-A column is known by its name, in any case and with space around it. What is not read is refused in one line that
-says the header that was found, the columns that are wanted and the separators that were tried.
+A column is recognised by its name, in any case and with space around it. A file without them is refused with the
+header that was found, the columns that are needed and the separators that were tried.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = tuple[str, Any, Any]
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
+    """Return the text of a file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
 
     Raises:
         MisconfiguredError: no such file, or larger than the limit. CorruptError: in no such encoding.
@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json_text(path: Path) -> Any:
-    """The document of a JSON file. Raises CorruptError with line and column, MisconfiguredError."""
+    """Return the document of a JSON file. Raises CorruptError with line and column, MisconfiguredError."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -93,9 +93,9 @@ def read_table(path: Path, labels: LabelSet) -> None:
 def table_rows(
     path: Path, files: tuple[str, ...] = FILE_COLUMNS, labels: tuple[str, ...] = CLASS_COLUMNS
 ) -> Iterator[Row]:
-    """Place, file and label of each row of a .csv (or other text), .json or .jsonl file, as they are written.
+    """Yield place, file and label of each row of a .csv (or other text), .json or .jsonl file, as they are written.
 
-    `files` and `labels` are the names of the two columns that are known; messages ask for these.
+    `files` and `labels` are the accepted names of the two columns; messages name these.
 
     Raises:
         MisconfiguredError: no such file, or no column of files or of classes. CorruptError: not CSV or JSON.

@@ -1,7 +1,7 @@
-"""Pictures that come with their label and their drive: a Parquet file, or a folder and the labels of it.
+"""Read pictures together with their label and drive: from a Parquet file, or from a folder and its labels.
 
-A row that cannot be one (no payload, no drive, no label) is refused and counted; a column that can never be read is a
-setting to mend, told by name, type and what is wanted. The drive decides the split, so none is ever made up.
+A row without payload, drive or label is refused and counted; a column of a wrong type is a MisconfiguredError with
+its name, its type and the type needed. The drive decides the split, so none is ever made up.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class LabelledPicture:
 def read_labelled_parquet(
     file: Path, refused: list[Refusal], column: str = "class_name"
 ) -> Iterator[LabelledPicture]:
-    """The rows of a Parquet file with payload, the label column, drive_id and, if known, track_id.
+    """Yield the rows of a Parquet file with payload, the label column, drive_id and, if known, track_id.
 
-    Rows that are none are added to `refused`.
+    Refused rows are added to `refused`.
 
     Raises:
         MisconfiguredError: not Parquet, or a column is missing or of a type that is not read.
@@ -80,7 +80,7 @@ def read_labelled_parquet(
 def labelled_files(
     pictures: FolderPictures, values: Mapping[str, Any], drive_id: str
 ) -> Iterator[LabelledPicture]:
-    """The pictures of a folder that have a label in `values`, each with its sub-folder as its drive.
+    """Yield the pictures of a folder that have a label in `values`, each with its sub-folder as its drive.
 
     `drive_id` is the drive of pictures that lie in no sub-folder.
     """

@@ -1,7 +1,7 @@
-"""Which picture a file name means: first as it is written, then by other readings, each only when one picture fits.
+"""Find the picture that a file name means: as it is written, then by other readings, each only if one picture fits.
 
-Never is a name given to a picture in another folder than the one that it names: a path with folders fits only
-pictures whose own path ends, or is ended, by it.
+A name never matches a picture in another folder than the one that it names: a path with folders matches only
+pictures whose path ends with it, or is the end of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:/")
 
 @dataclass(frozen=True, slots=True)
 class NameMatch:
-    """The picture's own name, or "" and why not. `how` says by which reading, "" as it was written."""
+    """The picture's own name, or "" and the problem. `how` says by which reading, "" as it was written."""
 
     name: str
     how: str = ""
@@ -34,7 +34,7 @@ class NameMatch:
 
 
 class PictureNames:
-    """The pictures of a set, found by what others call them."""
+    """The pictures of a set, found by the names that other tools give them."""
 
     def __init__(self, names: Iterable[str], aliases: Mapping[str, str] | None = None) -> None:
         self._aliases = dict(aliases or {})
@@ -49,7 +49,7 @@ class PictureNames:
             self._by_stem.setdefault(_stem(key.rpartition("/")[2]).casefold(), []).append(key)
 
     def find(self, text: str) -> NameMatch:
-        """The picture that `text` means."""
+        """Return the picture that `text` means."""
         if not text.strip():
             return NameMatch("", problem="no file")
         for root in ROOTS:
@@ -94,7 +94,7 @@ class PictureNames:
 
 
 def _ends(name: str, key: str) -> bool:
-    """Whether one of both paths ends with the other, whole parts only; a path with ".." ends with nothing."""
+    """Return whether one path ends with the other, whole parts only; a path with ".." ends with nothing."""
     if ".." in key.split("/") or ".." in name.split("/"):
         return False
     bare = name.removeprefix("images/")

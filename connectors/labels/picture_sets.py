@@ -1,4 +1,4 @@
-"""The pictures that labels are about: the files of a folder, each looked at once, or frames that are known by name."""
+"""The pictures that labels refer to: the files of a folder, each decoded once, or frames known by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foundation.errors import MisconfiguredError, RejectedError
 from foundation.picture_header import picture_format
 
 Look = Callable[[bytes], Shape]
-"""The shape of an encoded picture; RejectedError when it cannot be decoded."""
+"""Returns the shape of an encoded picture; raises RejectedError when it cannot be decoded."""
 
 
 class FolderPictures:
@@ -21,7 +21,7 @@ class FolderPictures:
 
     Args:
         folder: where the pictures are.
-        look: decodes one, to find its shape.
+        look: decodes a picture and returns its shape.
 
     Raises:
         MisconfiguredError: no such folder, or no picture in it.
@@ -45,7 +45,7 @@ class FolderPictures:
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """None: the hash of a file is known only when it was read."""
+        """Empty: the hash of a file is known only once it was read."""
         return {}
 
     def shape(self, name: str) -> Shape | None:
@@ -53,18 +53,18 @@ class FolderPictures:
         return self._facts(name)[0]
 
     def digest(self, name: str) -> str:
-        """The sha256 of the file, lower-case hex."""
+        """Return the sha256 of the file, lower-case hex."""
         return self._facts(name)[1]
 
     def payload(self, name: str) -> bytes:
-        """The bytes of the file. Raises MisconfiguredError when it cannot be read any more."""
+        """Return the bytes of the file. Raises MisconfiguredError when it cannot be read any more."""
         try:
             return read_regular(self._files[name].path, MAX_FILE_BYTES)
         except OSError as error:
             raise MisconfiguredError(f"cannot read {self._files[name].path}: {error.strerror}") from error
 
     def drive(self, name: str) -> str:
-        """The sub-folder that a picture lies in, "" for the folder itself."""
+        """Return the sub-folder of a picture, "" for the folder itself."""
         return self._files[name].drive
 
     def _facts(self, name: str) -> tuple[Shape | None, str]:
@@ -82,11 +82,11 @@ class FolderPictures:
 
 
 class NamedPayloads:
-    """Frames of the lake: each known as drive/frame id, and by the hash of its payload.
+    """Frames of the lake, named drive/frame id, and by the hash of their payload.
 
     Args:
-        frames: (drive id, frame id, payload_sha256) of each frame. A frame id of several payloads in one drive
-            is known with the hash behind it only, so that no label goes to another frame.
+        frames: (drive id, frame id, payload_sha256) of each frame. A frame id with several payloads in one drive
+            is accepted only with the hash appended, so that no label goes to another frame.
     """
 
     def __init__(self, frames: Iterable[tuple[str, str, str]]) -> None:
@@ -111,11 +111,11 @@ class NamedPayloads:
         return {digest: name for name, digest in self._digests.items()}
 
     def shape(self, name: str) -> Shape | None:
-        """Some shape: a frame that landed is not looked at here, and a class of a whole picture needs no size."""
+        """Return a placeholder: landed frames are not decoded here, and a class of a whole picture needs no size."""
         return Shape(1, 1, 1, 1) if name in self._digests else None
 
     def digest(self, name: str) -> str:
-        """The sha256 of the frame's payload."""
+        """Return the sha256 of the frame's payload."""
         return self._digests[name]
 
 

@@ -1,4 +1,4 @@
-"""The port of an annotation backend. This module does no I/O."""
+"""The interface of an annotation backend. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One annotator's answer about one payload. `cost` is in label units (1 per label by default).
+    """One annotator's label of one payload. `cost` is in label units (1 per label by default).
 
-    `value` is what stands in the task's label column: the class, or a list of boxes as plain mappings.
+    `value` is the value of the task's label column: the class, or a list of boxes as plain mappings.
     """
 
     payload_sha256: str
@@ -22,7 +22,7 @@ class Label:
 
 
 class LabelDesk(Protocol):
-    """Annotators behind a desk: asked for payloads by hash, answers cost."""
+    """Annotators, asked for labels of payloads by their hash; every answer costs."""
 
     def request(self, payload_sha256s: Sequence[str]) -> list[Label]:
-        """Labels in the order asked; a payload that the desk cannot answer is left out."""
+        """Return labels in the order requested; a payload that cannot be answered is left out."""

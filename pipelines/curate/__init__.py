@@ -1,6 +1,6 @@
-"""Curation: what landed in the lake becomes the frames worth learning from, each removal with its reason.
+"""Curation: reduces what landed in the lake to the frames worth learning from; every removal has a reason.
 
-One step a file; `pipeline.py` holds the whole graph. Elements are fragments of Parquet files and paths, never
+One file per step; `pipeline.py` holds the whole graph. Elements are fragments of Parquet files and paths, never
 rows. The layer refuses to guess a split, to group near-duplicates transitively, and to read a table at any
-version but the one that it was given.
+version other than the one given.
 """

@@ -1,4 +1,4 @@
-"""Steps 2 and 3: the payloads that stay after quality checks and exact copies; then all near pairs of them.
+"""Steps 2 and 3: apply the quality rules and remove exact copies, then find all near pairs of the rest.
 
 `GatherRows` runs once, over columns. `FindPairs` runs in parallel over bands of the hash, or over pairs of blocks where
 that is faster (`near_bands`); only pairs with a payload that no earlier run compared are looked for, because the cache
@@ -37,7 +37,7 @@ HASH, BAND, EMBEDDING = "hash", "band", "embedding"
 
 
 def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Every measured row with split, label, and the reason of the first step that removes it (null: still there)."""
+    """Return every measured row with split, label, and the reason of the first step that removes it (null: kept so far)."""
     empty = [
         pl.when(pl.col("outcome") == "landed")
         .then(None)
@@ -53,7 +53,7 @@ def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.D
 
 
 def frames_to_compare(rows: pl.DataFrame, label_column: str, *, with_embeddings: bool = True) -> pl.DataFrame:
-    """One row per readable payload, by sha256: those still there, and those of test drives whatever their quality."""
+    """Return one row per readable payload, by sha256: those kept so far, and those of test drives whatever their quality."""
     is_test = pl.col("split") == str(Split.TEST)
     readable = rows.filter((pl.col("outcome") == "landed") & pl.col("image_hash").is_not_null())
     present = readable.filter(pl.col("reason").is_null() | is_test)
@@ -85,7 +85,9 @@ class GatherRows(beam.DoFn):
         self._params = params
 
     def process(self, element: Iterable[str]) -> Iterator[str]:
-        """Yields "measure begin_a end_a begin_b end_b": rows of `frames.arrow` to compare by that measure; or
+        """Yield the comparisons to make, one text each.
+
+        "measure begin_a end_a begin_b end_b": rows of `frames.arrow` to compare by that measure; or
         "band number first_new": the band in which to look for pairs with a row from `first_new` on.
         """
         rows = pl.concat([pl.read_ipc(path) for path in sorted(element)], how="vertical")
@@ -110,7 +112,7 @@ class GatherRows(beam.DoFn):
 
 
 class FindPairs(beam.DoFn):
-    """What `GatherRows` yields -> the path of the pairs found there, if there are any."""
+    """A comparison of `GatherRows` -> the path of the pairs found by it, if there are any."""
 
     def __init__(self, work: str, params: Params) -> None:
         self._work = Path(work)
@@ -119,7 +121,7 @@ class FindPairs(beam.DoFn):
         self._words: np.ndarray | None = None
 
     def process(self, element: str) -> Iterator[str]:
-        """Pairs at most the threshold apart, by name."""
+        """Write the pairs at most the threshold apart and yield the path."""
         measure, *numbers = element.split()
         if self._frames is None:
             self._frames = pl.read_ipc(self._work / "frames.arrow")
@@ -149,7 +151,7 @@ class FindPairs(beam.DoFn):
         return self._words
 
     def _by_embedding(self, block: Block, limit: float) -> pl.DataFrame:
-        """Only embeddings of one model and one size are comparable; the others give no pairs."""
+        """Return the pairs by cosine distance. Only embeddings of one model and one size are compared."""
         assert self._frames is not None  # noqa: S101
         begin_a, end_a, begin_b, end_b = block
         part = self._frames[begin_a:end_a]

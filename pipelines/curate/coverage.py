@@ -1,12 +1,12 @@
-"""Labels go where a class has fewest distinct examples, and a track gets a second one only for a class that is short.
+"""Labels go to the classes with the fewest distinct examples; a track gets a second label only if its class is rare.
 
 Two frames of one track teach less than frames of two tracks: the n-th label of a track counts n^0.3 -
-(n-1)^0.3 towards its class. The next frame is always the one with the most to add to its class, by what the
-class has: (what it adds) / (1 + what the class has). Which class a track shows is told by its own label, else
-by the labelled track whose mean embedding is nearest, else (or for a class without any label) by the model's
-prediction. The label of a frame is never looked at before it was paid for. Of equal tracks the one with the least
-certain frames comes first; within it the frame is drawn by chance: measured on traffic signs, the least certain
-frame of each track (far, dark, blurred) taught less than any frame of it (86.4 against 87.4 % right; ADR 13).
+(n-1)^0.3 towards its class. The next frame is always the one with the highest (what it adds) / (1 + what its class
+has). The class of a track is that of its own label, else that of the labelled track whose mean embedding is nearest,
+else (or for a class without any label) the model's prediction. The label of a frame is never used before it was
+paid for. Of equal tracks the one with the least certain frames comes first; within it the frame is drawn at random:
+measured on traffic signs, the least certain frame of each track (far, dark, blurred) taught less than a random frame
+of it (86.4 against 87.4 % correct; ADR 13).
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from schemas.reasons import Split
 DIMINISHING_POWER = 0.3
 """Why: at 0.5 rare tracks are asked for so often that common classes lose tracks (see ADR 13)."""
 MIN_LIKENESS = 0.5
-"""Cosine below which two tracks are too unlike for the one's class to say anything of the other's."""
+"""Cosine similarity below which the class of one track says nothing about the other's."""
 _BLOCK_TRACKS = 1024
 _NOWHERE = ""
 
 
 def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int, repeats: int) -> list[int]:
-    """Row numbers of at most `budget` of `frames`, in the order in which they are worth asking for.
+    """Return the row numbers of at most `budget` of `frames`, the most valuable first.
 
     Args:
-        frames: candidates with `track_key`, `used` (labels their track has), `worth`, `chance`, and what the vehicle said.
+        frames: candidates with `track_key`, `used` (labels their track has), `worth`, `chance`, and the prediction.
         labelled: frames with `class_name` and `track_key`; those of test drives do not count as examples.
-        limit: labels that a track may have anyway.
-        repeats: further labels of a track whose class is known from a label.
+        limit: labels that any track may have.
+        repeats: further labels that a track may have whose class is known from a label.
     """
     examples = labelled.filter(pl.col("split") != str(Split.TEST))
     known = _classes_of_tracks(examples, "class_name")
     classes = _classes_of_tracks(frames, "predicted_class")
     has_labels = set(known.values())
     for track, name in _nearest(frames, examples, known).items():
-        # A class without a label has no track to be near to: there the prediction is the better word.
+        # No track can be near to a class without a label: there the prediction is the better source.
         if classes.get(track) is None or classes[track] in has_labels:
             classes[track] = name
     rows: dict[str, list[int]] = {}
@@ -79,12 +79,12 @@ def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int,
 
 
 def _adds(used: int) -> float:
-    """What one more label of a track with `used` labels adds to its class."""
+    """Return what one more label of a track with `used` labels adds to its class."""
     return float((used + 1) ** DIMINISHING_POWER - used**DIMINISHING_POWER)
 
 
 def _has(examples: pl.DataFrame, known: Mapping[str, str]) -> dict[str, float]:
-    """What every class has: the sum over its tracks of labels^power."""
+    """Return what every class has: the sum over its tracks of labels^power."""
     has: Counter[str] = Counter()
     for track, labels in examples.group_by("track_key").len().sort("track_key").iter_rows():
         has[known[track]] += labels**DIMINISHING_POWER
@@ -92,7 +92,7 @@ def _has(examples: pl.DataFrame, known: Mapping[str, str]) -> dict[str, float]:
 
 
 def _classes_of_tracks(frames: pl.DataFrame, column: str) -> dict[str, str]:
-    """The class that most frames of each track have, of equally many the first by name."""
+    """Return the most frequent class of each track; of equally frequent ones the first by name."""
     counts = frames.filter(pl.col(column).is_not_null()).group_by("track_key", column).len()
     first = counts.sort("track_key", "len", column, descending=[False, True, False])
     return dict(
@@ -101,10 +101,10 @@ def _classes_of_tracks(frames: pl.DataFrame, column: str) -> dict[str, str]:
 
 
 def _nearest(frames: pl.DataFrame, examples: pl.DataFrame, known: Mapping[str, str]) -> dict[str, str]:
-    """For each track without a label, the class of the labelled track whose mean embedding is nearest by cosine,
-    if it is near enough.
+    """Return, for each track without a label, the class of the nearest labelled track, if it is near enough.
 
-    All embeddings are of the model that made most of the candidates; tracks without one are left out.
+    Nearness is the cosine similarity of mean embeddings, all of the model that made most of the candidates' ones;
+    tracks without one are left out.
     """
     digests = frames["model_digest"].drop_nulls()
     if digests.is_empty():
@@ -134,7 +134,7 @@ def _nearest(frames: pl.DataFrame, examples: pl.DataFrame, known: Mapping[str, s
 
 
 def _mean_embeddings(frames: pl.DataFrame) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
-    """The tracks by name and the direction of the mean of their embeddings, a row a track."""
+    """Return the tracks by name and their mean embeddings as unit vectors, shape (tracks, size)."""
     frames = frames.filter(pl.col("embedding").list.len() > 0).sort("track_key")
     if frames.is_empty():
         return [], np.zeros((0, 0))

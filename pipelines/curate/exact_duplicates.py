@@ -1,7 +1,7 @@
-"""Of frames with equal bytes one stays, in any order of arrival: one of a test drive first, then the smallest identity.
+"""One of the frames with equal bytes is kept, whatever the order of arrival: a test drive's first, then by identity.
 
-A copy in training of a frame of a test drive leaves as a near-duplicate of test at distance 0 (guarantee 5);
-every other copy leaves as an exact duplicate. Both name the identity that stays.
+A copy in training of a frame of a test drive is removed as a near-duplicate of test at distance 0 (guarantee 5);
+every other copy is removed as an exact duplicate. Both name the identity that is kept.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from schemas.reasons import RemovalReason, Split
 
 
 def remove_exact_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with reason, match_sha256, match_identity and distance on the copies that leave.
+    """Return `rows` with reason, match_sha256, match_identity and distance on the copies that are removed.
 
     Needs the columns reason, payload_sha256, identity, split, source, vehicle_id, epoch, seq, drive_id,
-    track_id. A fleet row stays before a reference row of the same split; rows that have a reason already are
-    not looked at.
+    track_id. A fleet row is kept rather than a reference row of the same split; rows that have a reason already are
+    skipped.
     """
     order = [
         pl.col("split") != str(Split.TEST),
@@ -29,7 +29,7 @@ def remove_exact_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     ]
     wanted = ["fragment_id", "row", "payload_sha256", "identity", "split", "source"]
     present = rows.lazy().filter(pl.col("reason").is_null())
-    # Only what has a copy is sorted, and only the columns that decide.
+    # Only rows that have a copy are sorted, and only by the columns that decide.
     doubled = present.select(*wanted, "vehicle_id", "epoch", "seq", "drive_id", "track_id").filter(
         pl.col("payload_sha256").is_duplicated()
     )

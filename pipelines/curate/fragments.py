@@ -1,8 +1,8 @@
 """Every row of the lake at the locked versions is in exactly one fragment, and a fragment can be read anywhere.
 
-A fragment is a range of row groups of one immutable Parquet file. It travels through the pipeline as its JSON
-text. Fleet rows and reference rows get the same columns here; what a reference row cannot know is null. It
-refuses to read a table without a version.
+A fragment is a range of row groups of one immutable Parquet file; in the pipeline it is JSON text. Fleet rows and
+reference rows get the same columns here; what a reference row does not have is null. Refuses to read a table
+without a version.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from connectors.blob.store import BlobStore
 
 FRAGMENT_BYTES = 128 * 1024 * 1024
-"""A fragment ends after the row group that passes this size (uncompressed), so that a worker holds about as
-much."""
+"""A fragment ends after the row group that exceeds this size (uncompressed): about what a worker holds in memory."""
 
 FLEET_COLUMNS: dict[str, pl.DataType] = {
     "origin": pl.String(),
@@ -64,7 +63,7 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
     "subject_refs": pl.List(pl.String()),
     "payload_sha256": pl.String(),
 }
-"""What curation reads of an arrival, payload apart. Places and times of arrival are left out on purpose."""
+"""The columns of an arrival that curation reads, payload excluded. Where and when it arrived is left out on purpose."""
 OWN_LABELS: Mapping[str, pl.DataType] = dict(
     pl.DataFrame(
         pl.from_arrow(
@@ -72,7 +71,7 @@ OWN_LABELS: Mapping[str, pl.DataType] = dict(
         )
     ).schema
 )
-"""The labels that a reference row brings along, one column per label column; null in rows of the fleet."""
+"""The labels that a reference row has itself, one column per label column; null in fleet rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +86,17 @@ class Fragment:
     rows: int
 
     def to_json(self) -> str:
-        """One line."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Fragment:
-        """The fragment that `to_json` wrote."""
+        """Return the fragment that `to_json` wrote."""
         return decode(cls, text, "fragment")
 
 
 def plan_fragments(snapshots: dict[str, Snapshot]) -> list[Fragment]:
-    """The fragments of the tables `arrivals` and `reference`, those of one file in order."""
+    """Return the fragments of the tables `arrivals` and `reference`, those of one file in order."""
     fragments = []
     for kind in ("arrivals", "reference"):
         if kind not in snapshots:
@@ -123,7 +122,7 @@ def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
 
 
 def read_metadata(fragment: Fragment) -> pl.DataFrame:
-    """All rows of the fragment without their payloads, with `fragment_id`, `row` and the unique text `identity`."""
+    """Return all rows of the fragment without payloads, with `fragment_id`, `row` and the unique text `identity`."""
     file = pq.ParquetFile(fragment.path)
     present = [name for name in [*FLEET_COLUMNS, *LABEL_COLUMNS] if name in file.schema_arrow.names]
     groups = list(range(fragment.first_group, fragment.end_group))
@@ -168,13 +167,13 @@ def read_metadata(fragment: Fragment) -> pl.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class UnavailablePayload:
-    """Why the payload of one row could not be had: a verdict on the row, never an error of the run."""
+    """Why the payload of one row could not be read: a verdict on the row, never an error of the run."""
 
     why: str
 
 
 def remote_rows(fragment: Fragment) -> list[int]:
-    """The landed rows of the fragment whose payload is in the blob store."""
+    """Return the numbers of the fragment's landed rows whose payload is in the blob store."""
     file = pq.ParquetFile(fragment.path)
     if "payload_uri" not in file.schema_arrow.names:
         return []
@@ -187,11 +186,11 @@ def remote_rows(fragment: Fragment) -> list[int]:
 def read_payloads(
     fragment: Fragment, rows: list[int], blobs: str = ""
 ) -> Iterator[tuple[int, bytes | UnavailablePayload]]:
-    """(row, payload) for the wanted rows of the fragment, ascending, one row group in memory at a time.
+    """Yield (row, payload) for the wanted rows of the fragment, ascending, one row group in memory at a time.
 
-    A payload that is not inline is fetched from the blob store at `blobs` and verified there. Whatever goes wrong
-    with one of those (no store is named, a foreign or missing blob, other bytes, a store that fails) is the answer for
-    its row: a sender chooses the reference, so it must not stop the run.
+    A payload that is not inline is fetched from the blob store at `blobs` and verified. Whatever goes wrong with it
+    (no store configured, a foreign or missing blob, other bytes, a store that fails) is the result for its row: a
+    sender chooses the reference, so it must not stop the run.
 
     Raises MisconfiguredError when a payload is elsewhere and no store can be opened at `blobs` here.
     """
@@ -232,22 +231,22 @@ def _payload(values: dict[str, Any], store: BlobStore | None) -> bytes | Unavail
         return bytes(values["payload"] or b"")
     if store is None:
         return UnavailablePayload(
-            f"it is kept at {uri[:200]!r}: set `blobs` in fleetloop.toml to its blob store"
+            f"it is stored at {uri[:200]!r}: set `blobs` in fleetloop.toml to that blob store"
         )
     from connectors.blob.store import BlobRef
 
     try:
         return store.get_verified(BlobRef(uri, values["payload_sha256"], values["payload_bytes"]))
     except (MemoryError, MisconfiguredError):
-        raise  # trouble of this machine or of its settings, not of the row
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's reference made the store raise
+        raise  # a fault of this machine or its settings, not of the row
+    except Exception as error:  # noqa: BLE001 - an untrusted reference can make the store raise anything
         return UnavailablePayload(f"{type(error).__name__}: {error}"[:500])
 
 
 def open_snapshots(lake: Path, lock: LakeLock) -> dict[str, Snapshot]:
-    """The locked tables that curation reads, each at its locked version.
+    """Open the locked tables that curation reads, each at its locked version.
 
-    Raises MisconfiguredError when a table was made anew since or has no such version.
+    Raises MisconfiguredError when a table was recreated since or has no such version.
     """
     return {
         name: locked_snapshot(lock, name, LakeTable.open(lake / name))

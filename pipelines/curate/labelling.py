@@ -1,11 +1,11 @@
-"""A label is asked for only when it was selected, paid once, and kept with its cost and the request it belongs to.
+"""A label is requested only for selected frames, paid for once, and stored with its cost and its request.
 
-    current lake -> what would be kept -> those without a label -> (selection -> label desk) x rounds -> one
-    commit to `labels`
+    current lake -> rows that would be kept -> those without a label -> (selection -> label desk) x rounds
+    -> one commit to `labels`
 
-The answers are appended in one commit on the very version of the table that the selection saw: two runs at
-once cannot pay twice for a frame. What was asked, by which arm and why, is left in reports/label_requests. It
-refuses answers that nobody asked for.
+The answers are appended in one commit on exactly the table version that the selection read: two concurrent runs
+cannot both pay for a frame. What was requested, by which arm and why, is written to reports/label_requests.
+Refuses answers that were not requested.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class LabelResult:
-    """What one request asked for, what came back, and what it cost. `arms` counts the asked frames by arm.
+    """What one request asked for, what was answered, and what it cost. `arms` counts the requested frames per arm.
 
-    `payload_bytes` is the size of the answered frames as they were recorded: what a person had to look at.
+    `payload_bytes` is the encoded size of the answered frames: what the annotators had to look at.
     """
 
     request_id: str
@@ -53,12 +53,12 @@ class LabelResult:
     labels_version: int
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
+        """Return plain values for `--json`."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 LABEL_REQUEST: Final = DocumentType.first("label request", LabelResult)
-"""In its file, `frames` are also there: what was asked for, by which arm and why."""
+"""Its file also has `frames`: what was requested, by which arm and why."""
 
 
 def label(
@@ -68,7 +68,7 @@ def label(
 
     Raises:
         MisconfiguredError: a negative budget, no lake, a bad parameter.
-        RejectedError: (reason unasked_label) the desk answered about a payload that it was not asked about.
+        RejectedError: (reason unasked_label) the desk answered for a payload that was not requested.
         StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
     """
     params = load_params(workspace.params_path)
@@ -94,8 +94,8 @@ def label(
     folder = workspace.reports_path / "label_requests"
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / f"{request_id}.json"
-    # Before the answers, so that none is ever without its request. One that dies or is stale here leaves a
-    # request that no answer names.
+    # Before the answers, so that none is ever without its request. A run that dies or is stale here leaves a
+    # request that no answer refers to.
     write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})
     reached("label.recorded")
     _append(table, answers, params.task.label_column, request_id, expected_version)
@@ -104,12 +104,12 @@ def label(
 
 
 def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tuple[pl.DataFrame, list[Label]]:
-    """Choose among the rows that `resolve` gave and ask the desk, in rounds where the strategy learns from answers.
+    """Select among the rows of `resolve` and ask the desk, in rounds where the strategy learns from the answers.
 
-    Returns the columns of `selection.SELECTED` of all that was asked for, and all answers.
+    Returns the requested frames (the columns of `selection.SELECTED`) and all answers.
 
-    Raises RejectedError when the desk answers about another payload (reason unasked_label), or with what cannot be used
-    with the contract's classes (reason unknown_class).
+    Raises RejectedError when the desk answers for another payload (reason unasked_label), or with a label that the
+    contract's classes do not allow (reason unknown_class).
     """
     column = params.task.label_column
     usable = pl.col(column).is_not_null() & problems(rows, params.task, params.classes).is_null()
@@ -126,15 +126,15 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
             continue
         found = _request(desk, more["payload_sha256"].to_list(), params)
         answers += found
-        told = pl.DataFrame(
+        labels = pl.DataFrame(
             {
                 "payload_sha256": [answer.payload_sha256 for answer in found],
                 column: [answer.value for answer in found],
             },
             schema={"payload_sha256": pl.String, column: rows.schema[column]},
         )
-        news = candidates.drop(column).join(told, on="payload_sha256", maintain_order="left")
-        labelled = pl.concat([labelled, news.select(labelled.columns)])
+        answered = candidates.drop(column).join(labels, on="payload_sha256", maintain_order="left")
+        labelled = pl.concat([labelled, answered.select(labelled.columns)])
         candidates = candidates.join(
             more.select("payload_sha256"), on="payload_sha256", how="anti", maintain_order="left"
         )
@@ -143,12 +143,12 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
 
 
 def _select(candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: Params) -> pl.DataFrame:
-    """`selection.select` on the class that counts for each frame: its own, or of several the rarest."""
+    """Run `selection.select` on one class per frame: its own, or of several the rarest."""
     return select(*with_rarest_class(candidates, labelled, params.task, params.classes), budget, params.label)
 
 
 def _askable(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """Rows without a label; and those whose label the contract has no use for, which a mended desk may answer again."""
+    """Return the rows without a label, and those whose label is unusable, which a corrected desk may answer again."""
     column = params.task.label_column
     unusable = problems(rows, params.task, params.classes).is_not_null() & pl.col("reason").is_null()
     wanted = rows.filter((pl.col("state") == UNLABELLED) | unusable)
@@ -171,7 +171,7 @@ def _request(desk: LabelDesk, asked: list[str], params: Params) -> list[Label]:
     unasked = sorted({answer.payload_sha256 for answer in answers} - set(asked))
     if unasked:
         raise RejectedError(
-            f"the label desk answered about {unasked[0]}, which it was not asked about",
+            f"the label desk answered for the payload {unasked[0]}, which was not requested",
             reason="unasked_label",
         )
     return answers
@@ -201,6 +201,6 @@ def _payload_bytes(rows: pl.DataFrame, answers: list[Label]) -> int:
 
 
 def _count(answers: list[Label], task: AnyTask) -> dict[str, int]:
-    """How many answers name each class, by name."""
+    """Count the answers that name each class, by name."""
     counts = Counter(name for each in answers for name in task.classes_of(task.label_of(each.value)))
     return dict(sorted(counts.items()))

@@ -1,8 +1,8 @@
 """Every frame gets the one label of its payload: the newest answer; the lake's table before the reference's own.
 
-Labels belong to payloads, not to arrivals: a resent or copied frame is never labelled twice. It refuses to
-pick between answers by their order in the table: time decides, then the labeller's name, then the label itself.
-What a label is, and in which column it stands, says the task.
+Labels belong to payloads, not to arrivals: a resent or copied frame is never labelled twice. Refuses to choose
+between answers by their order in the table: time decides, then the labeller's name, then the label itself.
+The task defines what a label is and its column.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AnyTask = Task[Any, Any]
 
 
 def resolve_labels(labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
-    """One row per payload: payload_sha256, the task's label column, labeller; from the table `labels`."""
+    """Return one row per payload of the table `labels`: payload_sha256, the task's label column, labeller."""
     column = task.label_column
     answers = labels.filter(pl.col(column).is_not_null())
     return (
@@ -32,10 +32,10 @@ def resolve_labels(labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
 
 
 def join_labels(rows: pl.DataFrame, labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
-    """`rows` with the task's label column and labeller (null without a label), and without the columns reference_*.
+    """Return `rows` with the task's label column and labeller (null without a label), without the columns reference_*.
 
-    Needs payload_sha256 and reference_<label column>: a reference row's own label counts for every row with its payload,
-    unless the table says otherwise.
+    Needs payload_sha256 and reference_<label column>: a reference row's own label holds for every row with its payload,
+    unless the table has another one.
     """
     column = task.label_column
     brought = rows.filter(pl.col(f"reference_{column}").is_not_null())
@@ -61,7 +61,7 @@ def join_labels(rows: pl.DataFrame, labels: pl.DataFrame, task: AnyTask) -> pl.D
 
 
 def label_text(labels: pl.Series) -> pl.Series:
-    """Each label as one text: equal labels have equal texts, and texts have an order; null stays null."""
+    """Return each label as one text that can be sorted: equal labels have equal texts; null stays null."""
     if labels.dtype == pl.String:
         return labels
     texts = [None if each is None else json.dumps(each, sort_keys=True) for each in labels.to_list()]
@@ -69,7 +69,7 @@ def label_text(labels: pl.Series) -> pl.Series:
 
 
 def classes_of(labels: pl.Series, task: AnyTask) -> pl.Series:
-    """The classes that each label names, a list of texts; null without a label."""
+    """Return the classes that each label names, a list of texts; null without a label."""
     if task.label_is_class:
         one = pl.col(labels.name)
         return labels.to_frame().select(
@@ -82,7 +82,7 @@ def classes_of(labels: pl.Series, task: AnyTask) -> pl.Series:
 
 
 def problems(rows: pl.DataFrame, task: AnyTask, classes: Sequence[str]) -> pl.Series:
-    """Why each row's label cannot be used with these classes and with a picture of its size; null when it can, or has none."""
+    """Return why each row's label cannot be used with these classes and its picture's size; null if it can, or has none."""
     column = task.label_column
     if task.label_is_class:
         is_none = ~pl.col(column).is_in(list(classes)).fill_null(True)
@@ -97,6 +97,6 @@ def problems(rows: pl.DataFrame, task: AnyTask, classes: Sequence[str]) -> pl.Se
 
 
 def label_histogram(labels: pl.Series, task: AnyTask) -> dict[str, int]:
-    """How many rows name each class, by name."""
+    """Count the rows that name each class, by name."""
     counted = classes_of(labels, task).explode().drop_nulls().value_counts().sort("classes")
     return {str(name): int(count) for name, count in counted.iter_rows()}

@@ -1,7 +1,6 @@
-"""Step 1: every row of a fragment is read once and every payload is measured once, in parallel over fragments.
+"""Step 1: read every row of a fragment once and measure every payload once, in parallel over fragments.
 
-In: a fragment's JSON. Out: the path of an Arrow file with the fragment's rows, their features, and no
-payloads.
+In: a fragment's JSON. Out: the path of an Arrow file with the fragment's rows and features, without payloads.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pipelines.curate.quality import FEATURES, measure
 
 
 class MeasureFragment(beam.DoFn):
-    """Measures what the cache does not know. `cache` is its folder, `blobs` where payloads are that are not inline."""
+    """Measures what is not in the cache. `cache` is its folder, `blobs` the store of payloads that are not inline."""
 
     def __init__(self, work: str, cache: str, blobs: str) -> None:
         self._work = work
@@ -34,7 +33,7 @@ class MeasureFragment(beam.DoFn):
         self._known: pl.DataFrame | None = None
 
     def process(self, element: str) -> Iterator[str]:
-        """One output path a fragment, always of the same name, so that a bundle that is run again changes nothing."""
+        """Yield one output path per fragment, always the same, so that a retried bundle changes nothing."""
         fragment = Fragment.from_json(element)
         rows = read_metadata(fragment)
         remote = remote_rows(fragment)
@@ -50,10 +49,10 @@ class MeasureFragment(beam.DoFn):
     def _features(
         self, fragment: Fragment, rows: pl.DataFrame, remote: list[int]
     ) -> tuple[pl.DataFrame, dict[int, str]]:
-        """Features by payload; and why payloads cannot be had, by row.
+        """Return the features per payload, and per row why a payload could not be read.
 
-        A reference is followed for each row that has one, every time: another row's payload of the same hash, or a
-        measure of last year, says nothing about whether this row's can be read when the dataset is written.
+        A blob reference is followed for each row that has one, every time: another row's payload of the same hash, or
+        a cached measurement, does not show that this row's can be read when the dataset is written.
         """
         if self._known is None:
             self._known = MeasureCache(Path(self._cache)).read_features()
@@ -77,7 +76,7 @@ class MeasureFragment(beam.DoFn):
 
 
 def without_payloads(measured: pl.DataFrame, unavailable: Mapping[int, str]) -> pl.DataFrame:
-    """`measured` where the rows in `unavailable` have no measures, only why (see `quality.judge`)."""
+    """Return `measured` where the rows in `unavailable` have the reason instead of measurements (see `quality.judge`)."""
     if not unavailable:
         return measured
     why = pl.DataFrame(

@@ -1,8 +1,8 @@
-"""What was measured once is not measured again: features a payload, and pairs a set of payloads.
+"""A cache of measurements: features per payload, and near pairs per set of payloads.
 
-A cache, never a source: both files can be removed at any time and change no result, only time. Their names
-hold the version of the measures and the threshold of the pairs; another version starts an empty cache. Files
-are replaced whole.
+Never a source: both files can be deleted at any time; no result changes, only the time it takes. Their names hold
+the version of the measurements and the threshold of the pairs; another version starts an empty cache. Files are
+replaced whole.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pipelines.curate.quality import FEATURES, MEASURE_VERSION
 
 @dataclass(frozen=True, slots=True)
 class MeasureCache:
-    """One folder; `open` reads nothing yet."""
+    """The cache in `folder`; files are read when asked for."""
 
     folder: Path
 
     @property
     def features_path(self) -> Path:
-        """Rows of `quality.FEATURES`, one a payload."""
+        """The file with the columns `quality.FEATURES`, one row per payload."""
         return self.folder / f"features-{MEASURE_VERSION}.parquet"
 
     def pairs_path(self, max_distance_bits: int) -> Path:
-        """Pairs at most so far apart between the payloads of `compared_path`."""
+        """Return the file of the pairs at most `max_distance_bits` apart, and of the payloads that were compared."""
         return self.folder / f"pairs-{MEASURE_VERSION}-{max_distance_bits}.parquet"
 
     def read_features(self) -> pl.DataFrame:
-        """Empty when there is none, or when it cannot be read: it is made again then."""
+        """Read the features; empty when there are none or they cannot be read, since they are computed again then."""
         return _read(self.features_path, FEATURES)
 
     def read_pairs(self, max_distance_bits: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """(pairs by hash, payloads that were compared with each other)."""
+        """Read (pairs by hash, payloads that were compared with each other)."""
         stored = _read(self.pairs_path(max_distance_bits), {**PAIR_SCHEMA, "compared": pl.String()})
         compared = stored.filter(pl.col("compared").is_not_null()).select(
             pl.col("compared").alias("payload_sha256")
@@ -45,7 +45,7 @@ class MeasureCache:
         return stored.filter(pl.col("compared").is_null()).drop("compared"), compared
 
     def write_features(self, features: pl.DataFrame) -> None:
-        """Replace the features by these, one row a payload."""
+        """Replace the features by these, one row per payload."""
         _write(
             self.features_path,
             features.unique("payload_sha256").sort("payload_sha256").select(list(FEATURES)),

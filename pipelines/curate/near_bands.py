@@ -1,10 +1,10 @@
-"""Every pair of hashes at most a threshold apart is found without comparing all pairs, and none besides.
+"""Find exactly the pairs of hashes at most a threshold apart, without comparing all pairs.
 
 The 256 bits are cut into bands. Of two hashes at most d bits apart, in d // (r + 1) + 1 bands at least one band
 differs in at most r bits (the pigeonhole principle); so a pair is a candidate when a band's bits are equal but for r,
 and each candidate is compared in full. (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index
-Hashing", 2012.) The candidates of a stripe are in memory at once, never all. Bands only propose: another cut changes
-the time, not one pair. Few or very loose hashes are compared pair by pair (`near_pairs`), which is faster then.
+Hashing", 2012.) The candidates of one stripe are in memory at a time. Bands only propose candidates: other bands
+change the time, never a result. Few hashes, or a high threshold, are compared pair by pair (`near_pairs`): faster.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ Pairs = tuple[Rows, Rows, Rows]
 STRIPE_CANDIDATES = 1 << 16
 _MAX_BAND_BITS = 24
 _STRIDE = 167
-"""Odd, so that n * stride modulo 256 meets every bit once; far from a row of the transform's 16 x 16."""
+"""Odd, so that n * stride modulo 256 visits every bit once; not near a multiple of the transform's row of 16."""
 _PAIR_NS, _PROBE_NS, _CANDIDATE_NS = 2.5, 15.0, 12.0
-"""Measured on one core; they choose between ways that give the same pairs."""
+"""Measured on one core; used to choose between methods that give the same pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Some bits of the hash: `bits` by number, how many may differ (0 or 1), and its place among its sisters."""
+    """Some bits of the hash: the number of the band, its `bits` by index, and how many of them may differ (0 or 1)."""
 
     number: int
     bits: tuple[int, ...]
     radius: int
 
     def keys(self, words: Words) -> npt.NDArray[np.uint32]:
-        """The band's bits of every hash as one number."""
+        """Return the band's bits of every hash as one number."""
         keys = np.zeros(len(words), np.uint32)
         one = np.uint64(1)
         for place, bit in enumerate(self.bits):
@@ -50,7 +50,7 @@ class Band:
         return keys
 
     def mask(self) -> Words:
-        """Four words in which the band's bits are set."""
+        """Return four words in which the band's bits are set."""
         mask = np.zeros(HASH_BITS // 64, np.uint64)
         for bit in self.bits:
             mask[bit >> 6] |= np.uint64(1) << np.uint64(bit & 63)
@@ -58,7 +58,7 @@ class Band:
 
 
 def choose_bands(rows: int, first_new: int, max_distance_bits: int) -> tuple[Band, ...]:
-    """The cut that is expected to be fastest for the pairs with a row >= `first_new`; none: compare pair by pair."""
+    """Return the bands expected to be fastest for the pairs with a row >= `first_new`; none: compare pair by pair."""
     fresh = rows - first_new
     best_ns = fresh * (rows - fresh / 2) * _PAIR_NS
     best: tuple[Band, ...] = ()
@@ -77,7 +77,7 @@ def choose_bands(rows: int, first_new: int, max_distance_bits: int) -> tuple[Ban
 
 
 def cut(count: int, width: int, radius: int) -> tuple[Band, ...]:
-    """`count` bands that share no bit, of at most `width` bits each."""
+    """Return `count` bands that share no bit, of at most `width` bits each."""
     bits = [number * _STRIDE % HASH_BITS for number in range(HASH_BITS)]
     edges = [HASH_BITS * number // count for number in range(count + 1)]
     size = [min(end - begin, max(width, 1)) for begin, end in pairwise(edges)]
@@ -88,7 +88,7 @@ def cut(count: int, width: int, radius: int) -> tuple[Band, ...]:
 
 
 def near_hash_pairs(words: Words, max_distance_bits: int, first_new: int = 0) -> Pairs:
-    """All pairs with a row >= `first_new` that are at most so far apart, each once, by whichever way is faster."""
+    """Return every pair with a row >= `first_new` at most `max_distance_bits` apart, once, by the faster method."""
     bands = choose_bands(len(words), first_new, max_distance_bits)
     if bands:
         found = [band_pairs(words, bands, band.number, max_distance_bits, first_new) for band in bands]
@@ -101,7 +101,7 @@ def near_hash_pairs(words: Words, max_distance_bits: int, first_new: int = 0) ->
 def band_pairs(
     words: Words, bands: tuple[Band, ...], number: int, max_distance_bits: int, first_new: int = 0
 ) -> Pairs:
-    """The pairs that band `number` proposes and no band before it, compared in full."""
+    """Return the pairs that band `number` proposes and no band before it, compared in full."""
     band, earlier = bands[number], [(each.mask(), each.radius) for each in bands[:number]]
     keys = band.keys(words)
     order = np.argsort(keys, kind="stable").astype(np.int64)
@@ -112,7 +112,7 @@ def band_pairs(
     found: list[Pairs] = []
     for mine, begin, end in _proposed(band, keys, order, starts, first_new):
         for asking, counts, right in _stripes(mine, begin, end):
-            # Half of the hash decides for nearly all: two lone hashes differ in about 64 of 128 bits.
+            # Half of the hash decides for nearly all: unrelated hashes differ in about 64 of 128 bits.
             bits = np.bitwise_count(np.repeat(low[asking], counts) ^ low[right])
             bits += np.bitwise_count(np.repeat(high[asking], counts) ^ high[right])
             near = np.flatnonzero(bits <= max_distance_bits)
@@ -127,7 +127,7 @@ def band_pairs(
                 keep &= np.bitwise_count(other & mask).sum(axis=1, dtype=np.int64) > radius
             rows_left, rows_right = order[left[keep]], order[right[keep]]
             a, b = np.minimum(rows_left, rows_right), np.maximum(rows_left, rows_right)
-            # Where only new rows ask, each of them meets itself, and two of them meet twice.
+            # Where only new rows are looked up, each of them meets itself, and two of them meet twice.
             fresh = (rows_left > rows_right) | (first_new == 0)
             found.append((a[fresh], b[fresh], distance[keep][fresh]))
     return _together(found)
@@ -136,7 +136,7 @@ def band_pairs(
 def _proposed(
     band: Band, keys: npt.NDArray[np.uint32], order: Rows, starts: Rows, first_new: int
 ) -> Iterator[tuple[Rows, Rows, Rows]]:
-    """(places that ask, begin and end of the places that each asks), in the order of the band's keys."""
+    """Yield (sorted positions to look up, begin and end of the candidates of each), in the order of the band's keys."""
     places = np.arange(len(keys), dtype=np.int64)
     asking = places if first_new == 0 else np.flatnonzero(order >= first_new)
     own = keys[asking]
@@ -153,7 +153,7 @@ def _proposed(
 
 
 def _stripes(mine: Rows, begin: Rows, end: Rows) -> Iterator[tuple[Rows, Rows, Rows]]:
-    """(places that ask, how many candidates each has, all of those), in stripes of about STRIPE_CANDIDATES."""
+    """Yield (positions, number of candidates of each, all candidates), in stripes of about STRIPE_CANDIDATES."""
     counts = end - begin
     has = np.flatnonzero(counts > 0)
     mine, begin, counts = mine[has], begin[has], counts[has]

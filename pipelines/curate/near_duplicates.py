@@ -1,14 +1,12 @@
-"""A near-duplicate leaves and names its match; no near-duplicate of a test frame stays outside test (guarantee 5).
+"""Near-duplicates are removed and name their match; none of a test frame stays outside test (guarantee 5).
 
 Two rules over the exact pairs of `near_pairs`, both pure functions of the set of frames, so that order cannot
 matter:
-1. a frame of training or validation that is near any readable frame of a test drive leaves, labelled or not,
-good
-   enough for the dataset or not, because that test frame may be used in a later version;
-2. of every other pair inside training and validation, and of every pair inside test, the labelled frame stays
-before the
-   unlabelled one (a paid label is not thrown away), then the smaller sha256; the other leaves.
-Near is not transitive and nothing is grouped: measured on traffic signs, groups swallow 43 % of all frames.
+1. a frame of training or validation that is near any readable frame of a test drive is removed, whether or not that
+   test frame is labelled or of sufficient quality, because a later version may use it;
+2. of every other pair inside training and validation, and of every pair inside test, the labelled frame is kept (a
+   paid label is not thrown away), then the one with the smaller sha256; the other is removed.
+Nearness is not transitive and nothing is grouped: measured on traffic signs, groups would remove 43 % of all frames.
 """
 
 from __future__ import annotations
@@ -21,12 +19,11 @@ _TEST = str(Split.TEST)
 
 
 def remove_near_duplicates(frames: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Decisions: one row a frame that leaves, with reason, match_sha256 and distance.
+    """Return one row per removed frame: payload_sha256, reason, match_sha256 and distance.
 
     Args:
-        frames: one row a distinct payload: payload_sha256, split, is_labelled, is_good (passed the quality
-        rules).
-        pairs: rows of `near_pairs.PAIR_SCHEMA`; a pair may be there once a measure.
+        frames: one row per distinct payload: payload_sha256, split, is_labelled, is_good (passed the quality rules).
+        pairs: rows of `near_pairs.PAIR_SCHEMA`; a pair may occur once per measure.
     """
     both = pl.concat(
         [
@@ -64,7 +61,7 @@ def remove_near_duplicates(frames: pl.DataFrame, pairs: pl.DataFrame) -> pl.Data
 
 
 def _nearest(pairs: pl.DataFrame) -> pl.DataFrame:
-    """The nearest match of every frame, the smaller sha256 of two as near."""
+    """Return the nearest match of every frame; of equally near ones the smallest sha256."""
     return (
         pairs.sort("payload_sha256", "distance", "match_sha256")
         .unique("payload_sha256", keep="first", maintain_order=True)

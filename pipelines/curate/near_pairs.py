@@ -1,9 +1,9 @@
-"""Every pair of frames at most a threshold apart is found: exactly, whatever the order of the frames or of the blocks.
+"""Find exactly the pairs of frames at most a threshold apart, whatever the order of frames or blocks.
 
-All pairs are compared, block against block; half of the bits decide for most of them (their distance is never
-more than the whole's). Two measures: bits of the perceptual hash, and cosine distance of
-embeddings. The embeddings are rounded to 8 bits first, so that their products are whole numbers and no order
-of additions can change a verdict. It refuses to group: near is not transitive.
+All pairs are compared, block against block; half of the bits decide for most of them (their distance is never more
+than that of all bits). Two measures: differing bits of the perceptual hash, and cosine distance of embeddings. The
+embeddings are rounded to 8 bits first, so that their products are whole numbers and no order of additions can
+change a result. Refuses to group: nearness is not transitive.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ BLOCK_ROWS = 4096
 Block = tuple[int, int, int, int]
 """Rows [begin_a, end_a) against rows [begin_b, end_b)."""
 PAIR_SCHEMA = {"sha_a": pl.String, "sha_b": pl.String, "distance": pl.Float64, "measure": pl.String}
-"""One row a pair, sha_a < sha_b; `distance` in bits (measure "hash") or 0..2 (measure "embedding")."""
+"""One row per pair, sha_a < sha_b; `distance` in bits (measure "hash") or 0..2 (measure "embedding")."""
 _EMBEDDING_LEVELS = 127
 
 
 def blocks_to_compare(rows: int, first_new: int = 0, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
-    """Blocks [begin_a, end_a) x [begin_b, end_b) that together meet every pair with a row >= `first_new` once.
+    """Yield blocks [begin_a, end_a) x [begin_b, end_b) that cover every pair with a row >= `first_new` once.
 
-    Rows before `first_new` were compared with each other already; a pair is met with its larger row in block
-    b.
+    Rows before `first_new` were compared with each other already; the larger row of a pair is in block b.
     """
     for begin_b in range(first_new, rows, block_rows):
         end_b = min(begin_b + block_rows, rows)
@@ -37,7 +36,10 @@ def blocks_to_compare(rows: int, first_new: int = 0, block_rows: int = BLOCK_ROW
 def hash_pairs(
     words: npt.NDArray[np.uint64], block: Block, max_distance_bits: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Row numbers a < b with a in [begin_a, end_a), b in [begin_b, end_b), and their distances in bits."""
+    """Return row numbers a < b with a in [begin_a, end_a), b in [begin_b, end_b), and their distances in bits.
+
+    `words` has the shape (n, 4): hashes as `perceptual_hash.as_words` gives them.
+    """
     begin_a, end_a, begin_b, end_b = block
     block_b = words[begin_b:end_b]
     found_a, found_b, found_d = [], [], []
@@ -58,7 +60,7 @@ def hash_pairs(
 
 
 def rounded_unit(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Shape (n, d): unit vectors rounded to whole numbers in [-127, 127]; a zero or non-finite vector stays zero."""
+    """Return unit vectors of shape (n, d), rounded to whole numbers in [-127, 127]; non-finite values count as zero."""
     clean = np.where(np.isfinite(embeddings), embeddings, 0).astype(np.float64)
     length = np.sqrt((clean**2).sum(axis=1, keepdims=True))
     unit = np.divide(clean, length, out=np.zeros_like(clean), where=length > 0)
@@ -68,7 +70,7 @@ def rounded_unit(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
 def embedding_pairs(
     rounded: npt.NDArray[np.float32], block: Block, max_distance: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """As `hash_pairs`, with the cosine distance of rows that `rounded_unit` gave (exact up to 1,040 dimensions)."""
+    """Return the same as `hash_pairs`, by cosine distance of rows of `rounded_unit` (exact up to 1,040 dimensions)."""
     begin_a, end_a, begin_b, end_b = block
     a, b = rounded[begin_a:end_a], rounded[begin_b:end_b]
     squares_a, squares_b = (a.astype(np.float64) ** 2).sum(axis=1), (b.astype(np.float64) ** 2).sum(axis=1)
@@ -88,7 +90,7 @@ def pairs_frame(
     distance: npt.NDArray[np.int64] | npt.NDArray[np.float64],
     measure: str,
 ) -> pl.DataFrame:
-    """The pairs by name, each once, the smaller sha256 first."""
+    """Return the pairs by sha256 in the columns of PAIR_SCHEMA, the smaller sha256 first."""
     first, second = sha256s.gather(rows_a), sha256s.gather(rows_b)
     return pl.DataFrame(
         {

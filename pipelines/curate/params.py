@@ -1,7 +1,7 @@
-"""The parameters of curation, labelling and validation: read once from params.yaml, checked, then never changed.
+"""The parameters of curation, labelling and validation: read once from params.yaml, checked, immutable.
 
-params.yaml is their only source, so that DVC sees every change. A section of another stage is not read here.
-It refuses an unknown key, a value out of its bound and ratios that leave nothing for training.
+params.yaml is their only source, so that DVC sees every change. Sections of other stages are not read here.
+Refuses an unknown key, a value outside its bounds and ratios that leave nothing for training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workspace.params_file import load_classes, load_section, load_task
 
 @dataclass(frozen=True, slots=True)
 class SplitParams:
-    """Shares of the drives (not of the frames). Train gets what the other two leave."""
+    """Shares of the drives (not of the frames). Train gets the rest."""
 
     validation_ratio: float = setting(0.1, min=0.0, max=0.5)
     test_ratio: float = setting(0.3, min=0.0, max=0.5)
@@ -29,7 +29,7 @@ class SplitParams:
 
 @dataclass(frozen=True, slots=True)
 class QualityParams:
-    """Bounds inside which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures it."""
+    """Bounds within which a frame is kept. Luma is 0..255, sharpness as `modelkit.images.sharpness` measures it."""
 
     min_luma: float = setting(6.0, min=0.0, max=255.0)
     max_luma: float = setting(249.0, min=0.0, max=255.0)
@@ -39,17 +39,17 @@ class QualityParams:
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicateParams:
-    """How far apart two frames may be and still count as the same picture."""
+    """How far apart two frames may be and still count as near-duplicates."""
 
     max_distance_bits: int = setting(29, min=0, max=128)
     """Of 256 bits of the perceptual hash."""
     max_embedding_distance: float = setting(0.0, min=0.0, max=1.0)
-    """Cosine distance between embeddings of one and the same model; 0 compares none."""
+    """Cosine distance between embeddings of the same model; 0 compares none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardParams:
-    """How the frames are laid out in files. It changes no digest."""
+    """How the frames are distributed over files. It changes no digest."""
 
     target_bytes: int = setting(268_435_456, min=1_048_576, max=536_870_912)
     row_group_rows: int = setting(1024, min=16, max=65_536)
@@ -57,7 +57,7 @@ class ShardParams:
 
 @dataclass(frozen=True, slots=True)
 class CurateParams:
-    """What the stage `curate` reads."""
+    """The parameters of the stage `curate`."""
 
     quality: QualityParams = field(default_factory=QualityParams)
     near_duplicates: NearDuplicateParams = field(default_factory=NearDuplicateParams)
@@ -78,33 +78,33 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelParams:
-    """How a labelling budget is spent. The three arms are the strategy, chance, and the test set (by chance, too)."""
+    """How a labelling budget is spent. The arms: the strategy, a random draw, and a random draw of test drives."""
 
     strategy: Strategy = Strategy.CLASS_BALANCED
     at_most_per_track: int = setting(1, min=1)
     random_ratio: float = setting(0.1, min=0.0, max=1.0)
-    """Share of the budget drawn by chance among training and validation drives: the arm to compare with."""
+    """Share of the budget drawn at random among training and validation drives: the baseline."""
     test_ratio: float = setting(0.15, min=0.0, max=1.0)
-    """Share of the budget drawn by chance among test drives, so that the test set stays a fair sample."""
+    """Share of the budget drawn at random among test drives, so that the test set stays an unbiased sample."""
     seed: int = setting(0, min=0)
     repeats_per_track: int = setting(3, min=0)
-    """coverage only: labels beyond that limit for a track whose class, known from a label, has few."""
+    """coverage only: further labels for a track whose class, known from a label, has few."""
     rounds: int = setting(5, min=1, max=100)
-    """coverage only: parts of the budget, each chosen with what the labels before it told."""
+    """coverage only: parts of the budget, each selected with the labels of the parts before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidateParams:
-    """How much may fail before the stage does."""
+    """How many rows may fail before the stage fails."""
 
     max_failing_ratio: float = setting(0.02, min=0.0, max=1.0)
-    """Of the rows of one rule. Rows in quarantine are never trained on, whatever this says."""
+    """Per rule. Rows in quarantine are never trained on, whatever the value."""
     min_rows: int = setting(1, min=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """All that the parts of this layer take from params.yaml."""
+    """The sections of params.yaml that this layer reads."""
 
     classes: tuple[str, ...]
     split: SplitParams
@@ -115,13 +115,13 @@ class Params:
 
     @property
     def task(self) -> Task[Any, Any]:
-        """What a label is."""
+        """The task, which defines what a label is."""
         return TASKS[self.task_name]
 
     def as_json(self) -> dict[str, object]:
-        """The parameters that decide what is in a dataset (not how it is labelled or judged).
+        """Return the parameters that decide what is in a dataset (not how it is labelled or validated).
 
-        Classification is not named: datasets were made with the same parameters before there was another task.
+        Classification is not named: released datasets have the same parameters from before there was another task.
         """
         named = {} if self.task_name == CLASSIFICATION else {"task": self.task_name}
         found = {"classes": list(self.classes), "split": asdict(self.split), "curate": asdict(self.curate)}
@@ -150,7 +150,7 @@ def _check_together(params: Params, path: Path) -> None:
     if kept_back >= 1.0:
         raise MisconfiguredError(
             f"{path}: split.validation_ratio + split.test_ratio is {kept_back}, "
-            "must be below 1: nothing is left to train on"
+            "must be below 1, or nothing is left to train on"
         )
     if params.label.random_ratio + params.label.test_ratio > 1.0:
         raise MisconfiguredError(

@@ -3,10 +3,9 @@
     fragments -> MeasureFragment -> GatherRows -> FindPairs -> ResolveRows -> CutPieces -> MergeShard
                  (each fragment)    (once)        (each block)  (once)         (each       (each shard)
                                                                                fragment)
-Elements are the JSON of fragments, block numbers and paths in the work folder, which all workers see; never
-rows. What a step writes has a name that follows from its element, so a bundle that is run again changes
-nothing. Labels stop after
-ResolveRows: selection needs no payloads.
+Elements are the JSON of fragments, block numbers and paths in the work folder, which all workers share; never
+rows. The name of what a step writes follows from its element, so a retried bundle changes nothing. Label
+selection stops after ResolveRows: it needs no payloads.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from pipelines.curate.shards import CutPieces, MergeShard
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """Where one run keeps what is between its steps."""
+    """The folder of one run's intermediate files."""
 
     path: Path
 
     def make(self) -> None:
-        """Make the folders that the steps write to."""
+        """Create the folders that the steps write to."""
         for name in ("measured", "pairs", "pieces", "shards"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
     @property
     def plan(self) -> Path:
-        """A JSON list of the fragments' JSON texts."""
+        """The plan: a JSON list of the fragments' JSON texts."""
         return self.path / "fragments.json"
 
     @property
@@ -48,7 +47,7 @@ class WorkFolder:
 
     @property
     def resolved(self) -> Path:
-        """What became of every row."""
+        """The outcome of every row."""
         return self.path / "resolved.parquet"
 
     @property
@@ -68,7 +67,7 @@ class CurateRows(beam.PTransform):
         self._params = params
 
     def expand(self, fragments: beam.PCollection) -> beam.PCollection:
-        """See the module's graph."""
+        """Build the graph of the module's docstring."""
         work = str(self._work.path)
         measured = fragments | "MeasureFragment" >> beam.ParDo(
             MeasureFragment(work, self._cache, self._blobs)
@@ -92,7 +91,7 @@ class CurateRows(beam.PTransform):
 
 
 class WriteShards(beam.PTransform):
-    """Fragments with kept rows -> one JSON line a shard, in any order."""
+    """Fragments with kept rows -> one JSON line per shard, in any order."""
 
     def __init__(self, work: WorkFolder, params: Params, blobs: str) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class WriteShards(beam.PTransform):
         self._params = params
 
     def expand(self, fragments: beam.PCollection) -> beam.PCollection:
-        """Cut by fragment, then merge by shard."""
+        """Cut each fragment, then merge the pieces of each shard."""
         return (
             fragments
             | "SpreadFragments" >> beam.Reshuffle()
@@ -112,7 +111,7 @@ class WriteShards(beam.PTransform):
 
 
 def fragments_of(pipeline: beam.Pipeline, fragments: list[Fragment]) -> beam.PCollection:
-    """The plan as a collection, spread over the workers."""
+    """Return the plan as a collection, distributed over the workers."""
     return (
         pipeline
         | "Fragments" >> beam.Create([fragment.to_json() for fragment in fragments])
@@ -121,5 +120,5 @@ def fragments_of(pipeline: beam.Pipeline, fragments: list[Fragment]) -> beam.PCo
 
 
 def write_plan(work: WorkFolder, fragments: list[Fragment]) -> None:
-    """Leave the plan in the work folder for `ResolveRows`."""
+    """Write the plan to the work folder, for `ResolveRows`."""
     work.plan.write_text(json.dumps([fragment.to_json() for fragment in fragments]), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A frame that cannot be learned from is removed with its reason and the value that decided; every other one stays.
+"""A frame that cannot be learned from is removed, with the reason and the value that decided; every other is kept.
 
 `measure` looks at one payload (size, luma, sharpness, condition, perceptual hash); `judge` compares whole
-columns with the bounds of params.yaml. It refuses to mend: a frame is kept as it is or removed.
+columns with the bounds of params.yaml. Refuses to repair: a frame is kept as it is or removed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from pipelines.curate.perceptual_hash import HASH_VERSION, dct_hash
 from schemas.reasons import RemovalReason
 
 MEASURE_VERSION = f"measure-2+{HASH_VERSION}"
-"""Changes whenever the same payload would be measured otherwise: stored measures of another version are not
-used."""
+"""Changes whenever the same payload would be measured differently: cached measurements of other versions are unused."""
 
 FEATURES: dict[str, pl.DataType] = {
     "payload_sha256": pl.String(),
@@ -33,14 +32,14 @@ FEATURES: dict[str, pl.DataType] = {
     "image_hash": pl.Binary(),
     "unreadable": pl.String(),
 }
-"""One row per payload. `unreadable` says why there are no measures: with `payload_bytes` the picture could not be
-decoded, without it the payload could not be had."""
+"""One row per payload. `unreadable` says why there are no measurements: with `payload_bytes` the picture could not be
+decoded, without it the payload could not be read."""
 _DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What one payload looks like; the fields of FEATURES."""
+    """The measurements of one payload; the fields of FEATURES."""
 
     payload_sha256: str
     width_pixels: int | None
@@ -56,12 +55,11 @@ class Features:
 def measure(payload: bytes, payload_sha256: str) -> Features:
     """Decode and measure one image.
 
-    Raises CorruptError when the payload does not have the hash that ingest verified: the lake's file is
-    damaged.
+    Raises CorruptError when the payload does not have the hash that ingest verified: the lake's file is damaged.
     """
     found = hashlib.sha256(payload).hexdigest()
     if found != payload_sha256:
-        raise CorruptError(f"a payload of the lake has sha256 {found}, its row says {payload_sha256}")
+        raise CorruptError(f"a payload in the lake has sha256 {found}, but its row says {payload_sha256}")
     try:
         image = decode_image(payload)
         measures = measure_image(image)
@@ -80,15 +78,17 @@ def measure(payload: bytes, payload_sha256: str) -> Features:
     except RejectedError as error:
         why = str(error)
     except MemoryError:
-        raise  # this machine's trouble, not the picture's
-    except Exception as error:  # noqa: BLE001 - a decoder answers a stranger's bytes with anything
-        why = f"decoding it failed with {type(error).__name__}: {error}"[:500]
+        raise  # a fault of this machine, not of the picture
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything on untrusted bytes
+        why = f"decoding failed with {type(error).__name__}: {error}"[:500]
     return Features(payload_sha256, None, None, len(payload), None, None, None, None, why)
 
 
 def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
-    """`rows` with `reason` and `reason_value` where the frame is removed; the first that holds of payload
-    unavailable, unreadable, small, dark, bright, blurred. Rows that have a reason already keep it.
+    """Return `rows` with `reason` and `reason_value` where the frame is removed.
+
+    The reason is the first that holds of: payload unavailable, unreadable, too small, too dark, too bright, blurred.
+    Rows that have a reason already keep it.
     """
     side = pl.min_horizontal("width_pixels", "height_pixels")
     rules: list[tuple[pl.Expr, RemovalReason, pl.Expr]] = [

@@ -1,7 +1,7 @@
-"""The one class that a frame counts for when a labelling budget is spent: of several the rarest, "" where nothing is.
+"""The one class that a frame counts for when a labelling budget is spent: of several the rarest, "" for none.
 
-Strategies that balance classes compare `class_name` (of labels) with `predicted_class` (of what the vehicle said). Where
-a label is one class both stand in the rows already. Elsewhere the task says which classes a label, or the serving
+Strategies that balance classes compare `class_name` (of labels) with `predicted_class` (of the vehicle's prediction).
+Where a label is one class, the rows have both already. Elsewhere the task says which classes a label, or the serving
 model's output, names, and which of them has the fewest frames.
 """
 
@@ -24,7 +24,7 @@ LABEL, PREDICTION = "class_name", "predicted_class"
 def with_rarest_class(
     candidates: pl.DataFrame, labelled: pl.DataFrame, task: AnyTask, classes: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Both frames with `class_name` of labels and `predicted_class` of predictions; null where there is none."""
+    """Return both tables with `class_name` of labels and `predicted_class` of predictions; null where there is none."""
     if task.label_is_class:
         return candidates, labelled
     labels = [task.label_of(value) for value in labelled[task.label_column].to_list()]
@@ -42,7 +42,7 @@ def with_rarest_class(
 
 
 def _said(predictions_json: str | None, task: AnyTask) -> Any | None:
-    """What the serving model said of a frame, as a label; None when it said nothing of this task."""
+    """Return the serving model's prediction as a label; None when there is none of this task."""
     try:
         predictions = [from_plain(each) for each in parse_json(predictions_json or "[]", "predictions_json")]
     except (AttributeError, CorruptError, KeyError, TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""Step 4: what becomes of every row that was read, once and for all.
+"""Step 4: decide the outcome of every row that was read.
 
-A row is removed (with its reason and match), unlabelled, quarantined (with the rules it breaks) or kept (with
-its shard). The four add up to what was read, or the run stops.
+A row is removed (with its reason and match), unlabelled, quarantined (with the rules it breaks) or kept (with its
+shard). The four add up to the rows that were read, or the run stops.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined",
 
 
 def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, params: Params) -> pl.DataFrame:
-    """`judged` with `state`, `rules`, `shard` and, where a label is a class, `class_index`.
+    """Return `judged` with `state`, `rules`, `shard` and, where a label is a class, `class_index`.
 
     Raises GuaranteeBrokenError when the states do not add up to the rows.
     """
@@ -66,13 +66,13 @@ def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, par
     counted = rows.group_by("state").len()["len"].sum()
     if counted != judged.height or rows.height != judged.height:
         raise GuaranteeBrokenError(
-            f"{judged.height} rows were read, {rows.height} were resolved, {counted} counted"
+            f"{judged.height} rows were read, but {rows.height} were resolved and {counted} have a state"
         )
     return rows
 
 
 def test_distances(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """payload_sha256 and test_distance_bits of the payloads with a near test frame among `rows`."""
+    """Return payload_sha256 and test_distance_bits of the payloads with a near test frame among `rows`."""
     tests = rows.filter(pl.col("split") == str(Split.TEST)).select("payload_sha256")
     by_hash = pairs.filter(pl.col("measure") == "hash")
     both = [
@@ -90,7 +90,7 @@ def _class_index(column: str, classes: tuple[str, ...]) -> pl.Expr:
 
 
 def _with_shards(rows: pl.DataFrame, params: ShardParams) -> pl.DataFrame:
-    """Kept rows get "<split>-<number>", cut by payload bytes in order of (split, payload_sha256)."""
+    """Add `shard` = "<split>-<number>" to kept rows, cut by payload bytes in order of (split, payload_sha256)."""
     kept = rows.filter(pl.col("state") == KEPT).sort("split", "payload_sha256")
     before = pl.col("payload_bytes").cum_sum().over("split") - pl.col("payload_bytes")
     number = (before // params.target_bytes).cast(pl.String).str.zfill(5)
@@ -107,7 +107,7 @@ class ResolveRows(beam.DoFn):
         self._params = params
 
     def process(self, element: str, pair_paths: Iterable[str]) -> Iterator[str]:
-        """`element` is the path of the fragments' plan; yields each fragment's JSON."""
+        """Yield the JSON of each fragment with kept rows; `element` is the path of the plan."""
         near = self._params.curate.near_duplicates
         frames = pl.read_ipc(
             self._work / "frames.arrow", columns=["payload_sha256", "split", "is_labelled", "is_good"]

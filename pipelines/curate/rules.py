@@ -1,7 +1,7 @@
 """The rules of every dataset row, each defined once as a polars expression and as a Great Expectations expectation.
 
-A missing value breaks only the rules that say "present"; a value that is no number breaks the rule of its
-range. The two judges must agree row count by row count (`stage.judge` refuses to go on when they do not).
+A missing value breaks only the rules that say "present"; NaN breaks the rule of its range. Both engines must count
+the same failing rows for every rule (`stage.judge` stops when they do not).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from schemas.reasons import QuarantineReason, Split
 SCORES = ("score_entropy", "score_margin", "score_least_confidence", "score_novelty")
 MAX_LUMA = 255.0
 _HASH_FORM = "^[0-9a-f]{64}$"
-_HASH_FORM_PYTHON = r"^[0-9a-f]{64}\Z"  # Python's "$" lets a line feed pass, the engine of polars does not
+_HASH_FORM_PYTHON = r"^[0-9a-f]{64}\Z"  # Python's "$" accepts a trailing line feed, that of polars does not
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One promise about every row. `fails` is true, never null, on the rows that break it."""
+    """One requirement on every row. `fails` is true, never null, on the rows that break it."""
 
     name: QuarantineReason
     promise: str
@@ -33,7 +33,7 @@ class Rule:
 
 
 def rules_for(task: AnyTask, classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...]:
-    """The rules of a dataset of this task with these classes, in the order in which they are reported."""
+    """Return the rules of a dataset of this task with these classes, in the order in which they are reported."""
     return (
         _present("identity"),
         Rule(
@@ -82,15 +82,15 @@ def rules_for(task: AnyTask, classes: Sequence[str], max_distance_bits: int) -> 
 
 
 def with_label_problems(rows: pl.DataFrame, task: AnyTask, classes: Sequence[str]) -> pl.DataFrame:
-    """`rows` with `label_problem` where a label is no plain class: why it cannot be used, null when it can."""
+    """Return `rows`, with `label_problem` if a label is not a plain class: why it cannot be used, null when it can."""
     return rows if task.label_is_class else rows.with_columns(problems(rows, task, classes))
 
 
 def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> pl.DataFrame:
-    """`rows` with the derived columns that some rules look at.
+    """Return `rows` with the derived columns that some rules need.
 
-    `previous_capture_time_ns`: of the row before by seq (null for the first, and where a clock is not to be
-    believed). `drive_splits`: in how many splits the row's drive is. `test_distance_bits`: to the nearest
+    `previous_capture_time_ns`: of the previous row by seq (null for the first, and where the clock is not
+    trusted). `drive_splits`: in how many splits the row's drive is. `test_distance_bits`: to the nearest
     test frame, from `test_distances` (payload_sha256, test_distance_bits), null when none is near or the row
     is a test frame itself.
     """
@@ -98,7 +98,7 @@ def prepare(rows: pl.DataFrame, test_distances: pl.DataFrame | None = None) -> p
 
 
 def with_derived(rows: pl.LazyFrame, test_distances: pl.DataFrame | None = None) -> pl.LazyFrame:
-    """`prepare` as a plan: what no rule looks at is never computed."""
+    """Return the same as `prepare`, lazily: columns that no rule needs are never computed."""
     group = ["vehicle_id", "epoch", "drive_id", "sensor_id"]
     believed = pl.col("vehicle_id").is_not_null() & (pl.col("time_quality") == "ok").fill_null(False)
     previous = (
@@ -122,18 +122,18 @@ def with_derived(rows: pl.LazyFrame, test_distances: pl.DataFrame | None = None)
 
 
 def failing(prepared: pl.DataFrame | pl.LazyFrame, rules: Sequence[Rule]) -> pl.DataFrame:
-    """One boolean column a rule, in the order of the rows: true where the row breaks it."""
+    """Return one boolean column per rule, in the order of the rows: true where the row breaks it."""
     return prepared.lazy().select(rule.fails.alias(rule.name) for rule in rules).collect()
 
 
 def failing_counts(prepared: pl.LazyFrame, rules: Sequence[Rule]) -> dict[str, int]:
-    """How many rows break each rule; what `failing` marks, without a mark a row in memory."""
+    """Count the rows that break each rule, without the columns of `failing` in memory."""
     counted = prepared.select(rule.fails.sum().alias(rule.name) for rule in rules).collect()
     return {rule.name: int(counted[rule.name][0] or 0) for rule in rules}
 
 
 def broken_rules(verdicts: pl.DataFrame) -> pl.Series:
-    """A list of the names of the broken rules a row."""
+    """Return for each row the list of names of the rules that it breaks."""
     names = [pl.when(pl.col(name)).then(pl.lit(name)) for name in verdicts.columns]
     return verdicts.select(pl.concat_list(names).list.drop_nulls().alias("rules"))["rules"]
 

@@ -1,6 +1,6 @@
-"""Run the pipeline of rows over the lake: measure, compare, resolve, cut shards, in a working folder of its own.
+"""Run the curation pipeline over the lake, measure, compare, resolve, cut shards, in a work folder of its own.
 
-A second run waits for the lock; what a dead run left is removed first. What was measured is kept for the next run.
+A second run waits for the lock; what a killed run left is removed first. Measurements are kept for the next run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workspace.layout import Workspace
 
 
 def resolve_lake(workspace: Workspace, runner: RunnerSettings | None = None) -> tuple[pl.DataFrame, LakeLock]:
-    """What would become of every row of the lake as it is now (not as locked): the rows of `resolve.resolve`."""
+    """Return the rows of `resolve.resolve` for the lake as it is now (not as locked), and the versions that were read."""
     from connectors.lake.table import LakeTable
 
     params = load_params(workspace.params_path)
@@ -43,7 +43,7 @@ def resolve_lake(workspace: Workspace, runner: RunnerSettings | None = None) -> 
 
 @contextmanager
 def working_folder(workspace: Workspace, name: str) -> Iterator[WorkFolder]:
-    """A fresh folder under .fleetloop/, removed at the end; what a dead run left is removed first."""
+    """Create an empty folder under .fleetloop/, removed at the end; what a killed run left is removed first."""
     workspace.private_path.mkdir(exist_ok=True)
     lock = FileLock(workspace.private_path / "curate.lock", wait_s=workspace.settings.lock_wait_s)
     with lock:
@@ -57,7 +57,7 @@ def working_folder(workspace: Workspace, name: str) -> Iterator[WorkFolder]:
 
 
 def cache_of(workspace: Workspace) -> MeasureCache:
-    """Where this workspace keeps what it measured."""
+    """Return the workspace's cache of measurements."""
     return MeasureCache(workspace.private_path / "cache" / "curate")
 
 
@@ -70,7 +70,10 @@ def run_rows(
     *,
     with_shards: bool,
 ) -> None:
-    """Run the pipeline over the snapshots. Afterwards the work folder holds resolved.parquet, and the shards."""
+    """Run the pipeline over the snapshots. Afterwards the work folder holds resolved.parquet and, if wanted, shards.
+
+    Raises MisconfiguredError when the snapshots have no rows.
+    """
     fragments = plan_fragments(snapshots)
     if not fragments:
         raise MisconfiguredError(
@@ -94,7 +97,7 @@ def run_rows(
 
 
 def remember(workspace: Workspace, work: WorkFolder, params: Params) -> None:
-    """Keep what this run measured, so that the next one measures only what is new."""
+    """Add this run's measurements to the cache, so that the next run measures only what is new."""
     cache = cache_of(workspace)
     frames = pl.read_ipc(work.path / "frames.arrow", columns=["payload_sha256"])
     bits = params.curate.near_duplicates.max_distance_bits

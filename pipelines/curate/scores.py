@@ -1,8 +1,8 @@
-"""How much each unlabelled frame is worth a label, on one scale: 0 (nothing) to 1.
+"""Score how much each unlabelled frame is worth a label, from 0 (nothing) to 1.
 
-The scores are those that the vehicle computed with `modelkit.scores` when it predicted; a frame without
-a prediction (or with a score that is no number) scores 0, so it is drawn by chance or not at all. The order
-of equal scores is a hash, never the order of arrival. This step refuses to run a model.
+The scores are those that the vehicle computed with `modelkit.scores` when it predicted; a frame without a
+prediction (or with a NaN score) scores 0, so it is drawn at random or not at all. Equal scores are ordered by a
+hash, never by arrival. Refuses to run a model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMN = {
 
 
 def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int) -> pl.DataFrame:
-    """`candidates` with `worth` (0..1) and `chance` (a hash of seed and payload, for draws and for ties)."""
+    """Return `candidates` with `worth` (0..1) and `chance` (a hash of seed and payload, for draws and for ties)."""
     chance = [hashlib.sha256(f"{seed}/{sha}".encode()).hexdigest() for sha in candidates["payload_sha256"]]
     score = pl.lit(0.0) if strategy is Strategy.RANDOM else pl.col(_COLUMN[strategy])
     return candidates.with_columns(
@@ -36,11 +36,11 @@ def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int) -> pl.Da
 
 
 def farthest_first(candidates: pl.DataFrame, labelled: pl.DataFrame, count: int) -> list[int]:
-    """Row numbers of `count` candidates, each as far as can be from all labelled and all taken before it.
+    """Return the row numbers of `count` candidates, each the farthest from all labelled and all chosen before it.
 
-    Distances are cosine, over embeddings of the model that made most of the candidates (others count as
-    unknown and come last); between equally far ones the order of `candidates` decides. (Gonzalez, "Clustering
-    to minimize the maximum intercluster distance", 1985.)
+    Distances are cosine distances of embeddings of the model that made most of the candidates' ones (candidates
+    without one come last); of equally far ones the first in `candidates` is chosen. (Gonzalez, "Clustering to
+    minimize the maximum intercluster distance", 1985.)
     """
     digests = candidates["model_digest"].drop_nulls()
     if count <= 0 or candidates.is_empty() or digests.is_empty():

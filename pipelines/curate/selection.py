@@ -1,11 +1,10 @@
-"""A labelling budget is spent on the frames worth most, at most so many a track, and the same frames every time.
+"""Select the frames most worth a label, at most so many per track; the same input selects the same frames.
 
-Three arms share the budget: `test` (by chance among test drives, so the test set stays a fair sample),
-`random` (by chance among the others: what the strategy is compared with) and the strategy. What one arm
-cannot spend, the next may. Why the limit a track: measured on traffic signs, 1,000 least-confident frames
-lost to 1,000 random ones (77.9 % against
-86.3 %), and won (90.7 %) once limited to one per track. Only `coverage` asks again for a track, when a label
-told that its class is short (`coverage`). It refuses to ask for a frame that has a label or was removed.
+Three arms share the budget: `test` (at random among test drives, so that the test set stays an unbiased sample),
+`random` (at random among the others: the baseline of the strategy) and the strategy. What one arm cannot spend, the
+next may. Why the limit per track: measured on traffic signs, 1,000 least-confident frames lost to 1,000 random ones
+(77.9 % against 86.3 %), and won (90.7 %) once limited to one per track. Only `coverage` selects a track again, when
+a label showed that its class is rare. Refuses to select a frame that has a label or was removed.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from schemas.reasons import Split
 
 SELECTED = ("payload_sha256", "arm", "worth", "predicted_class", "drive_id", "track_id", "split")
 _POOL_FACTOR = 10
-"""The diverse strategy chooses among the frames worth most, so many times its budget."""
+"""The diverse strategy chooses among the most valuable frames, this many times its budget."""
 
 
 def select(
     candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams
 ) -> pl.DataFrame:
-    """The columns of SELECTED, at most `budget` rows, the test arm first, each arm in the order of its choice.
+    """Return at most `budget` rows with the columns of SELECTED, the test arm first, each arm in order of choice.
 
     Args:
-        candidates: one row a frame that is kept and has no label.
-        labelled: one row a frame that has a label; they count towards their track's limit and their class.
-        budget: labels that may be paid for.
+        candidates: one row per frame that is kept and has no label.
+        labelled: one row per frame that has a label; they count towards their track's limit and their class.
+        budget: the number of labels that may be paid for.
 
     Raises MisconfiguredError when `budget` is negative.
     """
@@ -57,14 +56,14 @@ def select(
 
 
 def _track_key() -> pl.Expr:
-    """Tracks are numbered within a drive; a frame without a track is a track of its own."""
+    """Return a key that is unique over drives; a frame without a track is a track of its own."""
     return pl.concat_str(
         "drive_id", pl.lit("\0"), pl.coalesce("track_id", pl.concat_str(pl.lit("\0"), "payload_sha256"))
     )
 
 
 def _within_tracks(frames: pl.DataFrame, order: list[str], params: LabelParams) -> pl.DataFrame:
-    """`frames` in `order`, without those beyond the limit of their track."""
+    """Return `frames` in `order`, without those beyond the limit of their track."""
     descending = [name == "worth" for name in order]
     ordered = frames.sort(order, descending=descending, maintain_order=True)
     place = pl.col("used") + pl.int_range(pl.len()).over("track_key")
@@ -72,7 +71,7 @@ def _within_tracks(frames: pl.DataFrame, order: list[str], params: LabelParams) 
 
 
 def _take_out(frames: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
-    """`frames` without the chosen ones, which now count towards the limit of their track."""
+    """Return `frames` without the chosen ones, which now count towards the limit of their track."""
     counts = chosen.group_by("track_key").len("chosen")
     return (
         frames.join(chosen.select("payload_sha256"), on="payload_sha256", how="anti")
@@ -101,7 +100,7 @@ def _by_strategy(
 
 
 def _fewest_first(ordered: pl.DataFrame, labelled: pl.DataFrame) -> pl.DataFrame:
-    """Always the next frame of the predicted class that has the fewest labels by then, the classes by name."""
+    """Order by the predicted class with the fewest labels at each point; of equal classes the first by name."""
     has = labelled.group_by(pl.col("class_name").alias("predicted_class")).len("labels")
     level = pl.col("labels").fill_null(0) + pl.int_range(pl.len()).over("predicted_class")
     return (

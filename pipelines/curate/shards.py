@@ -1,8 +1,8 @@
-"""Steps 5 and 6: kept frames with their payloads, in few large files, the same bytes every time.
+"""Steps 5 and 6: write the kept frames with their payloads to a few large files, byte for byte reproducible.
 
-A fragment is cut into one piece a shard (each payload read once), then the pieces of a shard are merged,
-sorted by payload sha256 and written with fixed row groups. It refuses a payload whose bytes do not have their
-name.
+A fragment is cut into one piece per shard (each payload is read once), then the pieces of a shard are merged,
+sorted by payload sha256 and written with row groups of a fixed size. Refuses a payload whose bytes do not have
+its sha256.
 """
 
 from __future__ import annotations
@@ -58,14 +58,13 @@ _COLUMNS = pa.schema(
         pa.field("score_novelty", pa.float64()),
     ]
 )
-"""`origin` is "fleet" or "reference"; a reference row has no identity of a vehicle, its `identity` names
-drive and payload."""
+"""`origin` is "fleet" or "reference"; a reference row has no vehicle, so its `identity` names drive and payload."""
 _LABEL_PLACE = _COLUMNS.get_field_index("labeller")
 _NO_DICTIONARY = frozenset({"payload", "payload_sha256", "image_hash", "boxes"})
 
 
 def shard_schema(task: AnyTask) -> pa.Schema:
-    """The columns of a shard: those of every dataset, and before `labeller` the label (a class also by its number)."""
+    """Return the columns of a shard: those of every dataset, and before `labeller` the label (a class also as index)."""
     label = [pa.field(task.label_column, LABEL_COLUMNS[task.label_column])]
     if task.label_is_class:
         label.append(pa.field("class_index", pa.int32()))
@@ -74,19 +73,19 @@ def shard_schema(task: AnyTask) -> pa.Schema:
 
 
 def logical_columns(task: AnyTask) -> list[str]:
-    """What the digest covers. The payload is covered by its sha256."""
+    """Return the columns that the digest covers. The payload is covered by its sha256."""
     return [name for name in shard_schema(task).names if name != "payload"]
 
 
 def logical_rows(resolved: pl.DataFrame, task: AnyTask) -> pa.Table:
-    """The kept rows in the columns of a shard without the payload, by payload sha256."""
+    """Return the kept rows in the columns of a shard without the payload, sorted by payload sha256."""
     schema, names = shard_schema(task), logical_columns(task)
     rows = resolved.rename({"source": "origin"}).sort("payload_sha256").select(names)
     return rows.to_arrow().cast(pa.schema([schema.field(name) for name in names]))
 
 
 class CutPieces(beam.DoFn):
-    """A fragment's JSON -> (shard, path of the fragment's rows in it), one a shard."""
+    """A fragment's JSON -> (shard, path of the fragment's rows in it), one per shard."""
 
     def __init__(self, work: str, blobs: str, params: Params) -> None:
         self._work = Path(work)
@@ -95,7 +94,7 @@ class CutPieces(beam.DoFn):
         self._kept: dict[str, pl.DataFrame] | None = None
 
     def process(self, element: str) -> Iterator[tuple[str, str]]:
-        """Reads the payloads of the fragment's kept rows once."""
+        """Read the payloads of the fragment's kept rows once and write one piece per shard."""
         fragment = Fragment.from_json(element)
         if self._kept is None:
             kept = (
@@ -134,7 +133,7 @@ class MergeShard(beam.DoFn):
         self._params = params
 
     def process(self, element: tuple[str, Iterable[str]]) -> Iterator[str]:
-        """The same rows give the same file, whatever pieces they came in."""
+        """Write the shard: the same rows give the same file, whatever the pieces."""
         shard, pieces = element
         table = pa.concat_tables([pq.read_table(path, memory_map=True) for path in sorted(pieces)])
         schema = shard_schema(self._params.task)
@@ -152,10 +151,10 @@ class MergeShard(beam.DoFn):
 
 
 def _still_there(payload: bytes | UnavailablePayload, row: int, fragment: Fragment) -> bytes:
-    """Raises RetryLaterError: it was there when it was measured; the next run removes the row for it."""
+    """Return the payload. Raises RetryLaterError without one: it was readable before; the next run removes the row."""
     if isinstance(payload, UnavailablePayload):
         raise RetryLaterError(
-            f"the payload of row {row} of {fragment.path} went away while the dataset was made: {payload.why}"
+            f"the payload of row {row} of {fragment.path} became unreadable while the dataset was made: {payload.why}"
         )
     return payload
 

@@ -1,8 +1,8 @@
-"""A drive is in train, validation or test for ever: its id alone decides.
+"""The id of a drive alone decides whether it is in train, validation or test, and for ever.
 
 The hash of a drive's id is a point in [0, 1); test is [0, test_ratio), validation the next validation_ratio,
-train the rest. So the frames of a drive never part, a drive that arrives late needs no memory of the others,
-and changing the share of validation moves no drive into or out of test.
+train the rest. So the frames of a drive stay together, a late drive is assigned without knowing the others, and
+changing the share of validation moves no drive into or out of test.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _SCALE = 1 << 64
 
 
 def drive_position(drive_id: str, salt: str) -> int:
-    """The drive's point on the circle, in [0, 2**64)."""
+    """Return the drive's position, a hash in [0, 2**64)."""
     return int.from_bytes(hashlib.sha256(f"fleetloop-split/{salt}/{drive_id}".encode()).digest()[:8])
 
 
 def split_of(drive_id: str, params: SplitParams) -> Split:
-    """Where every frame of this drive belongs, in every version of every dataset with these parameters."""
+    """Return the split of every frame of this drive, in every dataset version with these parameters."""
     position = drive_position(drive_id, params.salt)
     test_end = int(params.test_ratio * _SCALE)
     if position < test_end:
@@ -34,7 +34,7 @@ def split_of(drive_id: str, params: SplitParams) -> Split:
 
 
 def with_split(rows: pl.DataFrame, params: SplitParams) -> pl.DataFrame:
-    """`rows` with a column `split`, computed once per drive."""
+    """Return `rows` with a column `split`, computed once per drive."""
     drives = rows["drive_id"].drop_nulls().unique().sort()
     splits = [str(split_of(drive, params)) for drive in drives]
     return rows.join(

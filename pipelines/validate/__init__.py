@@ -1,4 +1,4 @@
-"""Validation: one table of rules, judged twice (polars, Great Expectations), and the two verdicts must agree.
+"""Validation: one table of rules, evaluated by polars and by Great Expectations; the two verdicts must agree.
 
-The layer refuses to mend data: a failing row goes to quarantine with the names of its rules, whole.
+The layer refuses to repair data: a failing row goes to quarantine unchanged, with the names of the rules it breaks.
 """

@@ -1,8 +1,8 @@
-"""Great Expectations judges the same rows by the same rules, and writes its Data Docs.
+"""Evaluate the same rules on the same rows with Great Expectations, and write its Data Docs.
 
-Its import takes about 12 s and is paid once, here, on the first call. Nothing is sent to anyone: its usage
-statistics are switched off before the import. It refuses to keep rows: result_format SUMMARY, failing rows
-are in quarantine.
+Its import takes about 12 s and happens here, on the first call. Its usage statistics are switched off before the
+import, so that nothing is sent to anyone. Refuses to keep rows (result_format SUMMARY): failing rows are in
+quarantine.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def judge_with_expectations(
     docs: Path | None,
     name: str = "dataset",
 ) -> list[Verdict]:
-    """One verdict a rule, in their order.
+    """Return one verdict per rule, in the order of `rules`.
 
     Args:
         prepared: the rows of `rules.prepare`.
-        rules: what to judge.
-        allowed_ratio: share of failing rows up to which a rule's verdict is still success.
-        docs: folder for Data Docs (replaced); none are written when None.
+        rules: the rules to evaluate.
+        allowed_ratio: share of failing rows (0..1) up to which a rule's verdict is still success.
+        docs: folder for Data Docs (replaced); None writes none.
         name: heading in the Data Docs.
     """
     gx = _library()
@@ -94,7 +94,7 @@ def _expectation(gx: Any, rule: Rule, allowed_ratio: float) -> Any:
 
 
 def _as_pandas(rows: pl.DataFrame) -> Any:
-    """NaN becomes infinity: pandas cannot tell NaN from a missing value, and NaN breaks a range here."""
+    """Convert to pandas. NaN becomes infinity: pandas cannot tell NaN from a missing value, and NaN breaks a range."""
     floats = [name for name, kind in rows.schema.items() if kind.is_float()]
     clean = rows.with_columns(pl.col(name).fill_nan(float("inf")) for name in floats)
     integers = [name for name, kind in rows.schema.items() if kind.is_integer()]

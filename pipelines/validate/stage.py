@@ -1,9 +1,8 @@
-"""A dataset passes only when two judges agree about every rule, the shards break none, and quarantine is small enough.
+"""A dataset passes only if polars and Great Expectations agree, no shard row breaks a rule and quarantine is small.
 
-The rows judged are all that had a label: the shards and what was set apart in quarantine. The fast rules
-(polars) and Great Expectations must count the same failing rows; when they do not, one of them is wrong and
-nothing may be believed. Nearness to test frames is compared anew here, from the hashes in the rows, not from
-what curation remembered.
+All rows that had a label are checked: those of the shards and those in quarantine. Polars and Great Expectations
+must count the same failing rows; when they do not, one of them is wrong and neither is trusted. Distances to test
+frames are computed again here, from the hashes in the rows, not taken from curation.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ VALIDATION: Final = DocumentType.whole("validation report", _Report)
 
 
 def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
-    """Judge datasets/current; write reports/validation.json and, with Great Expectations, reports/data_docs.
+    """Validate datasets/current; write reports/validation.json and, with Great Expectations, reports/data_docs.
 
     Raises:
         MisconfiguredError: there is no dataset.
-        RejectedError: (reason validation_failed) too much fails; the report is written first.
-        GuaranteeBrokenError: the two judges disagree, or the shards do not have the manifest's digest.
+        RejectedError: (reason validation_failed) too many rows fail; the report is written first.
+        GuaranteeBrokenError: the two engines disagree, or the shards do not have the manifest's digest.
     """
     folder = workspace.dataset_path
     if not (folder / "manifest.json").is_file():
@@ -59,13 +58,13 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
     manifest = read_manifest(folder)
     if (made := task_of(manifest)) is not params.task:
         raise MisconfiguredError(
-            f"the dataset in {folder} is of the task {made.name}, params.yaml says {params.task.name}; run "
+            f"the dataset in {folder} is of the task {made.name}, but params.yaml says {params.task.name}; run "
             "`fleetloop curate`"
         )
     found = dataset_digest(folder)
     if found != manifest["digest"]:
         raise GuaranteeBrokenError(
-            f"the shards in {folder} have digest {found}, the manifest says {manifest['digest']}"
+            f"the shards in {folder} have the digest {found}, but the manifest says {manifest['digest']}"
         )
     docs = workspace.reports_path / DOCS_NAME if with_expectations else None
     report = judge(read_rows(folder), pl.read_parquet(folder / "quarantine.parquet"), params, docs=docs)
@@ -80,9 +79,9 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
 
 
 def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs: Path | None) -> Report:
-    """The report on rows in the columns of a shard (payloads apart). Without `docs` only the fast rules judge.
+    """Return the report on rows with the columns of a shard (without payloads). Without `docs` only polars judges.
 
-    Raises GuaranteeBrokenError when the judges count different rows.
+    Raises GuaranteeBrokenError when the two engines count different failing rows.
     """
     rules = rules_for(params.task, params.classes, params.curate.near_duplicates.max_distance_bits)
     rows = pl.concat([kept, quarantined.select(pl.col(n).cast(k) for n, k in kept.schema.items())])
@@ -91,17 +90,17 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
     in_shards = failing_counts(_prepared(kept, params).lazy(), rules)
     allowed = params.validate.max_failing_ratio
     failures = [
-        f"{rule.name}: {counts[rule.name]} of {rows.height} rows fail, allowed are {allowed:.2%}"
+        f"{rule.name}: {counts[rule.name]} of {rows.height} rows fail, at most {allowed:.2%} may"
         for rule in rules
         if counts[rule.name] > allowed * rows.height
     ]
     failures += [
-        f"{rule.name}: {in_shards[rule.name]} rows inside the shards fail"
+        f"{rule.name}: {in_shards[rule.name]} rows in the shards fail, none may"
         for rule in rules
         if in_shards[rule.name]
     ]
     if kept.height < params.validate.min_rows:
-        failures.append(f"min_rows: {kept.height} rows, at least {params.validate.min_rows} are needed")
+        failures.append(f"min_rows: {kept.height} rows, must be at least {params.validate.min_rows}")
     expectations = _second_opinion(prepared, rules, counts, allowed, docs)
     return {
         "success": not failures,
@@ -128,7 +127,7 @@ def _prepared(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
 
 
 def pairs_with_test(rows: pl.DataFrame, max_distance_bits: int) -> pl.DataFrame:
-    """All pairs of a test row and another row at most so far apart, straight from their hashes."""
+    """Return all pairs of a test row and another row at most `max_distance_bits` apart, from their hashes."""
     hashed = rows.filter(pl.col("image_hash").is_not_null())
     is_test = (hashed["split"] == str(Split.TEST)).fill_null(False).to_numpy()
     a, b, distance = near_hash_pairs(as_words(hashed["image_hash"].to_list()), max_distance_bits)
@@ -147,7 +146,7 @@ def _second_opinion(
     for verdict in verdicts:
         if verdict.failing_rows != counts[verdict.rule]:
             raise GuaranteeBrokenError(
-                f"rule {verdict.rule}: the fast rules count {counts[verdict.rule]} failing rows, "
-                f"Great Expectations {verdict.failing_rows}"
+                f"rule {verdict.rule}: polars counts {counts[verdict.rule]} failing rows, "
+                f"Great Expectations counts {verdict.failing_rows}"
             )
     return {verdict.rule: verdict.failing_rows for verdict in verdicts}

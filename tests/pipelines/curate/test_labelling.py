@@ -65,7 +65,7 @@ def test_the_next_request_asks_for_others_until_nothing_is_left(tmp_path: Path) 
 def test_an_answer_that_nobody_asked_for_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     rows = fleet_rows(2, 4)
     workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
-    with pytest.raises(RejectedError, match="not asked about"):
+    with pytest.raises(RejectedError, match="not requested"):
         label(workspace, Desk(rows, also=["f" * 64]), 3)
     assert LakeTable.open(workspace.labels_uri).snapshot().count() == 0
 
