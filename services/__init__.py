@@ -1,4 +1,4 @@
-"""The application layer: typed queries and commands with typed results, and no terminal in them.
+"""The application layer: typed queries and commands with typed results, independent of the terminal.
 
 The command line and every other surface import this package; it imports no surface.
 """

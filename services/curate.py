@@ -1,4 +1,4 @@
-"""Makes the dataset from the locked lake, and judges it."""
+"""Make the dataset from the locked lake, and validate it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What reports/validation.json says; `failure` is the error that a caller ends with when it does not pass."""
+    """The contents of reports/validation.json; `failure` is the error to raise when the dataset does not pass."""
 
     report: dict[str, Any]
     failure: RejectedError | None
@@ -26,18 +26,18 @@ class Judgement:
 
 
 def curate(place: Workspace, runner: RunnerSettings, *, with_lock: bool = False) -> CurationResult:
-    """Make datasets/current from the versions in lake.lock; `with_lock` writes lake.lock anew first."""
+    """Make datasets/current from the versions in lake.lock; `with_lock` rewrites lake.lock first."""
     if with_lock:
         write_lock(place)
     return make_dataset(place, runner)
 
 
 def validate(place: Workspace, *, with_expectations: bool = True) -> Judgement:
-    """Judge datasets/current by the same rules with polars and, unless told otherwise, with Great Expectations.
+    """Validate datasets/current with polars and, unless switched off, by the same rules with Great Expectations.
 
     Raises:
         MisconfiguredError: there is no dataset.
-        GuaranteeBrokenError: the two judges disagree.
+        GuaranteeBrokenError: the two engines disagree.
     """
     from pipelines.validate.stage import DOCS_NAME, REPORT_NAME, VALIDATION
     from pipelines.validate.stage import validate as judge

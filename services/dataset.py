@@ -1,4 +1,4 @@
-"""Locks the lake; re-runs what changed; commits, lists, compares and fetches dataset versions; says which drive is where."""
+"""Lock the lake, re-run stages whose inputs changed, and commit, list, compare and fetch dataset versions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 CURRENT = "current"
-"""What `diff` calls datasets/current."""
+"""The name of datasets/current for `diff`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Locked:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """A dataset version as it was committed or found again, and how each stage of dvc.yaml stands."""
+    """A dataset version, new or found unchanged, and the state of each stage of dvc.yaml."""
 
     version: Version
     is_new: bool
@@ -66,12 +66,12 @@ def lock(place: Workspace) -> Locked:
 def repro(
     place: Workspace, stages: Sequence[str] = (), on_line: Callable[[str], object] | None = None
 ) -> None:
-    """Re-run the stages whose inputs changed, and no others; `on_line` hears what they say."""
+    """Re-run the stages whose inputs changed, and no others; `on_line` is called with each line of their output."""
     DvcRepository(place).repro(*stages, on_line=on_line)
 
 
 def commit(place: Workspace, message: str, *, is_pushed: bool = True) -> Committed:
-    """Commit datasets/current as the next version, with all that the stages made until now. See `commit_version`."""
+    """Commit datasets/current as the next version, with all outputs of the stages so far. See `commit_version`."""
     version, is_new = commit_version(place, message, push=is_pushed)
     return Committed(version, is_new, stage_states(DvcRepository(place)))
 

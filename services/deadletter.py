@@ -1,4 +1,4 @@
-"""What was rejected, and its replay after a fix."""
+"""List rejected records, and replay them after a fix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """Rejected records that no replay superseded: how many, of which reasons, and the first of them in order of place.
+    """Rejected records that no replay superseded: their count, the count per reason, and the first by offset.
 
     A letter has the columns `pipelines.ingest.deadletter.LISTED` and `value_bytes`.
     """
@@ -31,7 +31,7 @@ class DeadLetters:
 
 
 def list_letters(place: Workspace, reason: str = "", limit: int = 100) -> DeadLetters:
-    """The open dead letters of one reason, or of all; `limit` bounds the letters, never the counts.
+    """Return the open dead letters of one reason, or of all; `limit` bounds the letters, never the counts.
 
     Raises MisconfiguredError when there is no such reason or no lake.
     """
@@ -41,11 +41,11 @@ def list_letters(place: Workspace, reason: str = "", limit: int = 100) -> DeadLe
 
 
 def replay(place: Workspace, reason: str = "") -> ReplayReport:
-    """Verify rejected records again; those that pass now land once and point at the rejection they supersede.
+    """Verify rejected records again; those that pass now land once and refer to the rejection that they supersede.
 
     Raises:
         MisconfiguredError: there is no such reason, or no lake.
-        RetryLaterError: other committers were first again and again.
+        RetryLaterError: other writers committed first at every attempt.
     """
     return deadletter.replay(
         _arrivals(place),

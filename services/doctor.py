@@ -1,7 +1,7 @@
-"""What is missing on this machine, what that costs, and the command that mends it.
+"""Check what is missing on this machine, what that affects, and which command fixes it.
 
-What a clone fetches (`make kafka`, `make demo`) is looked for in the clone that this code is run from, wherever it is
-called, and otherwise in the working folder; advice is for a clone when there is one, else for an installed package.
+What a clone fetches (`make kafka`, `make demo`) is searched in the clone that this code runs from, whatever the working
+folder, and otherwise in the working folder; advice is for a clone when there is one, else for an installed package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLONE_MARKS = ("Makefile", "mk", "requirements", "pyproject.toml")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; `mend` says what to do about it, also when nothing needs to be done now."""
+    """The result of one check; `mend` says how to fix it, also when nothing needs fixing now."""
 
     name: str
     ok: bool
@@ -35,18 +35,18 @@ class Finding:
 
 
 def clone_of(code: Path) -> Path | None:
-    """The source tree that holds `code`, a file one folder below its root; None when it was installed alone."""
+    """Return the source tree that holds `code`, a file one folder below its root; None for an installed package."""
     root = code.resolve().parents[1]
     return root if all((root / name).exists() for name in CLONE_MARKS) else None
 
 
 CLONE = clone_of(Path(__file__))
-"""The source tree that this very code is run from, if any."""
+"""The source tree that this code runs from, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was looked at, the required first, and where: in a source tree, or (None) in the working folder."""
+    """All findings, the required ones first, and where files were searched (`source_tree` None: the working folder)."""
 
     findings: tuple[Finding, ...]
     source_tree: Path | None
@@ -59,7 +59,7 @@ class Examination:
 
 
 def examine(place: Workspace | None = None) -> Examination:
-    """Look at this machine, and at the topics of the workspace's broker. Runs `java -version`; changes nothing."""
+    """Check this machine and the topics of the workspace's broker. Runs `java -version`; changes nothing."""
     findings = [
         _python(),
         _tool("git", "workspaces", "install git with your system's packages", required=True),
@@ -83,7 +83,7 @@ def examine(place: Workspace | None = None) -> Examination:
 
 
 def _topics(place: Workspace) -> list[Finding]:
-    """Each setting of our topics under which accepted records get lost; one finding when there is none."""
+    """Return a finding per setting of FleetLoop's topics that loses accepted records; one finding when all are safe."""
     from foundation.errors import FleetLoopError
     from schemas.topics import TOPIC_TABLE
     from services.topics import list_topics
@@ -155,7 +155,7 @@ def _in_a_clone(target: str) -> str:
 
 
 def fetched_into() -> Path:
-    """Where `make` puts what it fetches: below the source tree, else below the working folder."""
+    """Return the folder that `make` fetches into: the source tree, else the working folder."""
     return CLONE if CLONE is not None else Path.cwd()
 
 

@@ -1,4 +1,4 @@
-"""Which drive is in which split: by a hash of its id and the section `split` of params.yaml, so known before any curation."""
+"""Tell the split of each drive: a hash of its id and the section `split` of params.yaml, so known before curation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class DriveSplit:
-    """One drive, its split, and the rows of it that were looked at."""
+    """One drive, its split and its number of rows."""
 
     drive_id: str
     split: Split
@@ -30,13 +30,13 @@ class DriveSplit:
 
 
 def split_by_params(path: Path) -> Callable[[str], Split]:
-    """Where a drive belongs, by the section `split` of params.yaml: the same function as in curation."""
+    """Return the function drive id -> split, by the section `split` of params.yaml: the same as in curation."""
     split = load_params(path).split
     return lambda drive_id: split_of(drive_id, split)
 
 
 def drives_of_lake(place: Workspace) -> tuple[DriveSplit, ...]:
-    """Every drive of the lake's frames (what landed, and reference pictures), by id."""
+    """Return every drive of the lake (landed frames and reference pictures), by id."""
     counts: Counter[str] = Counter()
     tables = {
         place.arrivals_uri: (pc.field("outcome") == "landed"),
@@ -50,9 +50,9 @@ def drives_of_lake(place: Workspace) -> tuple[DriveSplit, ...]:
 
 
 def drives_of_file(place: Workspace, file: Path) -> tuple[DriveSplit, ...]:
-    """Every drive of a file or folder, by id: before it is added or trained on.
+    """Return every drive of a file or folder, by id, before it is added or trained on.
 
-    Of a Parquet file by its column drive_id; of a folder of pictures each sub-folder, and the folder itself.
+    The drives of a Parquet file are in its column drive_id; those of a folder are its sub-folders and itself.
 
     Raises MisconfiguredError when the file cannot be read or has no such column.
     """

@@ -1,4 +1,4 @@
-"""Enrols a vehicle: its own key, the fleet's trust root and its first model; or revokes its keys."""
+"""Enrol a vehicle with its own key, the fleet's trust root and a first model; revoke its keys."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def enrol_vehicle(
     *,
     model_path: Path | None = None,
 ) -> Vehicle:
-    """Make a state folder that an agent can start from. Each step may be the last before a crash: run it again.
+    """Create a state folder that an agent can start from. After a crash, run it again: every step is idempotent.
 
-    The vehicle is held out of a running rollout before anything of it can be read by the vehicle: that
-    rollout's waves were cut without it. `vehicle.json` is written last: without it no agent starts.
+    The vehicle is excluded from a running rollout before it can read anything of that rollout, whose waves were cut
+    without it. `vehicle.json` is written last: without it no agent starts.
 
     Raises:
         MisconfiguredError: a malformed name, a state folder of another vehicle, no model, no workspace keys.
-        RejectedError: the model's bytes are refused, or the folder holds another first model.
+        RejectedError: the model does not pass verification, or the folder holds another first model.
     """
     if not is_vehicle_id(vehicle_id):
         raise MisconfiguredError(f"vehicle name {vehicle_id!r} is not of the form {VEHICLE_ID_PATTERN}")
@@ -82,6 +82,6 @@ def revoke_vehicle(place: Workspace, vehicle_id: str, clock: Clock) -> None:
 
 
 def serving_model(place: Workspace) -> Path:
-    """The model file that the fleet is served. Raises MisconfiguredError when no model serves yet."""
+    """Return the file of the fleet's serving model. Raises MisconfiguredError when there is none yet."""
     name, _digest = serving_name(place)
     return place.models_path / name / "model.onnx"

@@ -1,4 +1,4 @@
-"""The vehicles of a workspace: who is enrolled with which keys and tags, and the lock under which the fleet changes."""
+"""The vehicles of a workspace with their keys and tags, and the lock under which the fleet changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class FleetVehicle:
-    """One vehicle as the registry knows it. Not active: every key of it is revoked."""
+    """One vehicle of the registry. Not active: all of its keys are revoked."""
 
     vehicle_id: str
     is_active: bool
@@ -22,7 +22,7 @@ class FleetVehicle:
 
 
 def list_fleet(place: Workspace) -> tuple[FleetVehicle, ...]:
-    """Every vehicle that was ever enrolled, by name; empty before the first. Raises CorruptError."""
+    """Return every vehicle ever enrolled, by name; empty before the first. Raises CorruptError."""
     if not place.enrolment_path.is_file():
         return ()
     enrolment = load_enrolment(place.enrolment_path)
@@ -34,6 +34,6 @@ def list_fleet(place: Workspace) -> tuple[FleetVehicle, ...]:
 
 
 def fleet_lock(place: Workspace, clock: Clock) -> FileLock:
-    """Held while the fleet changes, and while a rollout cuts it into waves: nobody enrols in between."""
+    """Return the lock to hold while the fleet changes or is cut into waves, so that nobody enrols in between."""
     place.registry_path.mkdir(parents=True, exist_ok=True)
     return FileLock(place.registry_path / ".fleet.lock", wait_s=place.settings.lock_wait_s, clock=clock)

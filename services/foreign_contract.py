@@ -1,6 +1,6 @@
-"""The contract of a model that was exported elsewhere: what its file says, what somebody says of it, and defaults.
+"""Derive the contract of a model exported elsewhere from its file, from the user's options, and from defaults.
 
-What was taken without being said is told; what cannot be known is asked for by name.
+Every default taken is reported; what cannot be derived is asked for by the name of its option.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _RANGES: Final[Mapping[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """What somebody knows of a model. Empty means: by the file, or by a default that is told.
+    """What the user states about a model. Empty means: from the file, or a default that is reported.
 
     `outputs` are the graph's outputs by role. `size` is (width, height) in pixels. `values` is 0-1, 0-255, -1-1 or
     imagenet; `mean` and `std` are in units of 0 to 1, in the order of the input's channels.
@@ -79,10 +79,10 @@ class ImportRequest:
 
 
 def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]) -> ModelContract:
-    """The contract that file and request say together; what was taken without being said is added to `taken`.
+    """Return the contract that follows from file and request; defaults that were taken are added to `taken`.
 
     Raises:
-        MisconfiguredError: something must be said. RejectedError: file and request contradict each other.
+        MisconfiguredError: an option is needed. RejectedError: file and request contradict each other.
     """
     port, size_input = _inputs(foreign, request)
     spec = _input_spec(port, request, taken)
@@ -148,11 +148,11 @@ def _inputs(foreign: ForeignModel, request: ImportRequest) -> tuple[Port, SizeSp
 def _input_spec(port: Port, request: ImportRequest, taken: list[str]) -> InputSpec:
     if len(port.shape) != 4:
         raise RejectedError(
-            f"the input {port} has not the four axes of pictures", reason=RefuseReason.WRONG_IO
+            f"the input {port} does not have the four axes of pictures", reason=RefuseReason.WRONG_IO
         )
     if port.dtype not in ("float32", "float16", "uint8"):
         raise RejectedError(
-            f"the input {port} is {port.dtype}; read are float32, float16 and uint8: export it so",
+            f"the input {port} is {port.dtype}; it must be float32, float16 or uint8: export it again",
             reason=RefuseReason.WRONG_IO,
         )
     layout = request.layout.upper()

@@ -1,4 +1,4 @@
-"""Reads the broker's log into the lake, one row per Kafka offset: once, or again and again."""
+"""Read the broker's log into the lake, one row per Kafka offset: once, or continuously."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Ingest", "IngestReport", "follow", "open_ingest"]
 def open_ingest(
     place: Workspace, runner: RunnerSettings, *, topic: str = TOPICS.samples, bootstrap: str = ""
 ) -> Ingest:
-    """The ingest of a workspace. Raises MisconfiguredError before any vehicle is enrolled."""
+    """Return the ingest of a workspace. Raises MisconfiguredError before any vehicle is enrolled."""
     if not place.enrolment_path.is_file():
         raise MisconfiguredError(
             f"no vehicle is enrolled ({place.enrolment_path} is missing), so every record would be"
@@ -52,11 +52,11 @@ def follow(
     on_report: Callable[[IngestReport], object],
     on_wait: Callable[[RetryLaterError], object],
 ) -> IngestReport | None:
-    """Ingest every `poll_s` until `stop` is set; the sum of all runs, None when none ended well.
+    """Ingest every `poll_s` seconds until `stop` is set; return the sum of all runs, None when none succeeded.
 
     Args:
-        on_report: called after every run that read, lost or could not read something.
-        on_wait: called with what is in the way now and is tried again at the next poll.
+        on_report: called after every run that read something, lost something or could not read something.
+        on_wait: called with the error of a run that is retried at the next poll.
     """
     totals: list[IngestReport] = []
     warned: set[str] = set()

@@ -1,4 +1,4 @@
-"""Makes a workspace: the user's own git and DVC repository, with its signing keys beside it."""
+"""Create a workspace: the user's own git and DVC repository, with its signing keys beside it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def make_workspace(
     provenance: str = "",
     with_keys: bool = True,
 ) -> Workspace:
-    """Make (or finish making) the workspace and open it. What is there already stays as it is.
+    """Create (or finish creating) the workspace and open it. Existing files are left unchanged.
 
     Raises:
         MisconfiguredError: the folder holds something else; an unknown task; git or DVC is missing.
@@ -96,9 +96,9 @@ def make_workspace(
     if root.exists() and not root.is_dir():
         raise MisconfiguredError(f"{root} is a file; a workspace is a folder")
     if root.is_dir() and any(root.iterdir()) and not (root / CONFIG_NAME).is_file():
-        raise MisconfiguredError(f"{root} is not empty and is no workspace; name a new or an empty folder")
+        raise MisconfiguredError(f"{root} is not empty and not a workspace; name a new or an empty folder")
     root.mkdir(parents=True, exist_ok=True)
-    # First, so that a run that dies in between is known for what it was.
+    # First, so that the folder of an interrupted run is recognised as a workspace.
     config = CONFIG.format(
         name=_toml(name or root.name), licence=_toml(licence), provenance=_toml(provenance)
     )
@@ -123,7 +123,7 @@ def make_workspace(
 
 
 def template(name: str) -> str:
-    """The text of dvc.yaml, params.yaml or launch that every workspace starts from."""
+    """Return the text of dvc.yaml, params.yaml or launch that every workspace starts from."""
     package = resources.files("workspace")
     inside = package / "template" / name
     if inside.is_file():

@@ -1,4 +1,4 @@
-"""The keys that sign releases and rollouts: which are here and trusted, a new one for a role, a fresh signature."""
+"""The keys that sign releases and rollouts: list them, rotate the key of a role, renew signatures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """One private key file on this machine. Trusted: the published documents name it. Never holds a private part."""
+    """One private key file on this machine. Trusted: the published metadata names it. Holds no private part."""
 
     role: str
     key_id: str
@@ -25,7 +25,7 @@ class KeyStatus:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A role's key was replaced: by which key, or for the root by which version of the root document."""
+    """The new key of a role, or for the root the new version of the root metadata."""
 
     role: str
     key_id: str = ""
@@ -33,12 +33,12 @@ class Rotated:
 
 
 def open_repository(place: Workspace) -> Repository:
-    """The signed repository of a workspace, with the keys that sign it."""
+    """Open the signed repository of a workspace, with the keys that sign it."""
     return Repository(place.tuf_path, place.keys_path)
 
 
 def list_keys(place: Workspace) -> tuple[KeyStatus, ...]:
-    """Every private key on this machine, and whether the repository trusts it."""
+    """Return every private key on this machine, and whether the repository trusts it."""
     repository = open_repository(place)
     root = repository.load("root").signed
     delegations = repository.load("targets").signed.delegations.roles
@@ -53,7 +53,7 @@ def list_keys(place: Workspace) -> tuple[KeyStatus, ...]:
 
 
 def rotate_key(place: Workspace, role: str) -> Rotated:
-    """Replace the key of root, targets, snapshot, timestamp, models or rollouts; vehicles follow at their next look."""
+    """Replace the key of root, targets, snapshot, timestamp, models or rollouts; vehicles follow at their next check."""
     repository = open_repository(place)
     if role == "root":
         return Rotated(role, root_version=repository.rotate_root())
@@ -61,5 +61,5 @@ def rotate_key(place: Workspace, role: str) -> Rotated:
 
 
 def refresh(place: Workspace) -> tuple[str, ...]:
-    """Sign again that the published state is the newest. Returns the documents that were signed."""
+    """Sign a new timestamp, and every document past half of its validity. Returns the roles that were signed."""
     return tuple(open_repository(place).refresh())

@@ -1,4 +1,4 @@
-"""Spends a labelling budget: selects what is worth labelling and asks the label desk for exactly that."""
+"""Spend a labelling budget: select what is worth labelling and request exactly that from the label desk."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def label(
     desk: Path | None = None,
     cost_per_label: float | None = None,
 ) -> LabelResult:
-    """Ask for at most `budget` labels and append the answers to the lake with their cost.
+    """Request at most `budget` labels and append the answers to the lake with their cost.
 
     Args:
         desk: Parquet, JSON-lines or (for classes) CSV file that stands for the annotators, instead of the workspace's.
         cost_per_label: label units per answer, instead of the workspace's.
 
     Raises:
-        MisconfiguredError: no label desk, an answer of it that is no label of params.yaml's task and classes, a
+        MisconfiguredError: no label desk, an answer of it that is not a label of params.yaml's task and classes, a
             negative budget, no lake.
-        RejectedError: the desk answered what it was not asked.
+        RejectedError: the desk answered for a payload that was not requested.
         StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
     """
     known = place.settings.label_desk

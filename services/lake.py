@@ -1,4 +1,4 @@
-"""The lake's tables, who holds which version of them, and how to let the rest go."""
+"""The lake's tables: which versions are in use by what, and how to remove the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workspace.layout import Workspace
 
 @dataclass(frozen=True, slots=True)
 class TableHolding:
-    """The newest version of a table, its rows, files and bytes, and the versions that somebody holds, each by whom."""
+    """The newest version of a table, its rows, files and bytes, and which versions are held, by what."""
 
     version: int
     rows: int
@@ -29,7 +29,7 @@ class TableHolding:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """How many log entries of a table were removed (or would be), and the versions that stay readable."""
+    """The number of log entries of a table that were (or would be) removed, and the versions that stay readable."""
 
     log_entries: int
     kept: tuple[int, ...]
@@ -37,14 +37,14 @@ class Trimmed:
 
 @dataclass(frozen=True, slots=True)
 class Vacuumed:
-    """Which data files of a table were removed (or would be), and the versions that stay readable."""
+    """The data files of a table that were (or would be) removed, and the versions that stay readable."""
 
     files: tuple[str, ...]
     kept: tuple[int, ...]
 
 
 def lake_status(place: Workspace) -> dict[str, TableHolding]:
-    """Every table by name. Raises MisconfiguredError without a lake, CorruptError for a pin that cannot be read."""
+    """Return every table by name. Raises MisconfiguredError without a lake, CorruptError for an unreadable pin."""
     held, found = holders(place), {}
     for name, table in lake_tables(place).items():
         snapshot = table.snapshot()
@@ -57,7 +57,7 @@ def lake_status(place: Workspace) -> dict[str, TableHolding]:
 
 
 def trim(place: Workspace, *, is_dry_run: bool = False) -> dict[str, Trimmed]:
-    """Remove the log entries that neither the newest version, a dataset nor lake.lock needs; no data file is touched."""
+    """Remove the log entries that neither the newest version, a dataset nor lake.lock needs; data files are kept."""
     done = {}
     for name, table in lake_tables(place).items():
         with _no_committer(place, name, table):
@@ -68,9 +68,9 @@ def trim(place: Workspace, *, is_dry_run: bool = False) -> dict[str, Trimmed]:
 
 
 def vacuum(place: Workspace, older_than: timedelta, *, is_dry_run: bool = False) -> dict[str, Vacuumed]:
-    """Remove the data files that neither the newest version, a dataset nor lake.lock names.
+    """Remove the data files that neither the newest version, a dataset nor lake.lock refers to.
 
-    Files younger than `older_than` stay: they may be of a writer at work.
+    Files younger than `older_than` are kept: a running writer may have written them.
     """
     done = {}
     for name, table in lake_tables(place).items():
@@ -83,7 +83,7 @@ def vacuum(place: Workspace, older_than: timedelta, *, is_dry_run: bool = False)
 
 @contextmanager
 def _no_committer(place: Workspace, name: str, table: LakeTable) -> Iterator[None]:
-    """While this holds, no ingest commits to the table, and no dataset version is made."""
+    """Keep ingest from committing to the table, and dataset versions from being made."""
     with DvcRepository(place).writing():
         if name != "arrivals":
             yield

@@ -1,6 +1,6 @@
-"""Gives a model that was exported elsewhere its contract, after running it on pictures and saying what it sees.
+"""Import a model exported elsewhere: add its contract, after running it on pictures and showing its answers.
 
-Nothing is registered before the model was verified, ran, and answered the same picture the same way twice.
+Nothing is registered before the model was verified, ran, and gave the same answer to the same picture twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SAME: Final = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class ImportedModel:
-    """The artefact and what its first run showed. `taken` is what was not said, `seen` the answer for each picture."""
+    """The artefact and the results of its first run. `taken` are the defaults used, `seen` the answer per picture."""
 
     name: str
     digest: str
@@ -50,11 +50,11 @@ def import_model(place: Workspace, request: ImportRequest, pictures: Path | None
     """Verify, run and register a foreign model as registry/models/<name>/model.onnx.
 
     Args:
-        pictures: a picture, or a folder of them (the first 20 are looked at); made pictures without it.
+        pictures: a picture, or a folder of them (the first 20 are used); synthetic pictures without it.
 
     Raises:
-        MisconfiguredError: a file is missing, or something must be said that the file does not tell.
-        RejectedError: the model can never be served as it is; the message names the thing and the way out.
+        MisconfiguredError: a file is missing, or an option is needed because the file does not say.
+        RejectedError: the model can never be served as it is; the message names the cause and the remedy.
     """
     foreign = read_foreign(request.file, request.max_bytes)
     _refuse_operators(foreign)
@@ -82,7 +82,7 @@ def import_model(place: Workspace, request: ImportRequest, pictures: Path | None
 
 
 def read_model(place: Workspace, name_or_file: str, max_bytes: int = DEFAULT_MAX_BYTES) -> VerifiedModel:
-    """The model of a file, or of a name in the registry. Raises MisconfiguredError, RejectedError."""
+    """Read the model of a file, or of a name in the registry. Raises MisconfiguredError, RejectedError."""
     file = Path(name_or_file)
     path = file if file.is_file() else place.models_path / name_or_file / "model.onnx"
     if not path.is_file():
@@ -138,7 +138,7 @@ def _verified(foreign: ForeignModel, contract: ModelContract, request: ImportReq
 
 
 class _Trial:
-    """The model on example pictures, one by one and together."""
+    """Runs the model on example pictures, one by one and as a batch."""
 
     def __init__(self, foreign: ForeignModel, model: VerifiedModel, images: Mapping[str, Pixels]) -> None:
         self._foreign = foreign
@@ -150,7 +150,7 @@ class _Trial:
         return self._predictor.loaded.run(feeds(images, place_all(images, self._contract), self._contract))
 
     def is_mixed(self) -> bool:
-        """Whether two pictures together get other answers than one by one."""
+        """Return whether two pictures in a batch get other answers than one by one."""
         images = list(_made_pictures().values())[1:]
         if self._contract.input.batch:
             return False
@@ -169,7 +169,7 @@ class _Trial:
         return False
 
     def repeatability(self, allows_chance: bool) -> list[str]:
-        """Warnings of answers that differ from run to run. Raises RejectedError when they differ by much."""
+        """Return warnings of answers that differ from run to run. Raises RejectedError above a difference of 1e-4."""
         chance = random_nodes(self._foreign.proto)
         worst = 0.0
         for image in self._images.values():
@@ -191,7 +191,7 @@ class _Trial:
         return [told] if worst > 0 or chance else []
 
     def seen(self, warnings: list[str]) -> list[tuple[str, str]]:
-        """What the model says of each picture; what looks like a mistake in the contract is added to `warnings`."""
+        """Return the answer for each picture; likely mistakes in the contract are added to `warnings`."""
         task, contract = TASKS[self._contract.task], self._contract
         last = self._foreign.last_operators()
         producers = {role: last.get(name, "") for role, name in contract.outputs.items()}

@@ -1,6 +1,6 @@
-"""Tells the fleet on the broker that there is news: best effort, after the news itself is published and signed.
+"""Notify the fleet through the broker of a new release or plan: best effort, after it is published and signed.
 
-Nothing that goes wrong here is an error: every vehicle looks by itself at its own interval.
+Nothing that fails here is an error: every vehicle also checks by itself at its own interval.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CLOSE_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """Whether the broker took the notice; if not, why. No problem and not sent: the settings ask for none."""
+    """Whether the broker accepted the notice; if not, why. No problem and not sent: notices are switched off."""
 
     is_sent: bool
     problem: str = ""
 
 
 def send_notice(sink: RecordSink, notice: Notice, clock: Clock, wait_s: float) -> str:
-    """Send one notice and wait for its acknowledgement. Returns why the broker did not take it, or ""."""
+    """Send one notice and wait up to `wait_s` for its acknowledgement. Returns the problem, or ""."""
     done = threading.Event()
     answers: list[Acknowledgement | FleetLoopError] = []
 
@@ -46,11 +46,11 @@ def send_notice(sink: RecordSink, notice: Notice, clock: Clock, wait_s: float) -
 
 
 def tell_fleet(place: Workspace, kind: str, detail: str, *, bootstrap: str = "") -> Notified:
-    """Say "look now" to every vehicle. Never raises what a broker can cause.
+    """Send "check now" to every vehicle. Never raises what a broker can cause.
 
     Args:
         kind: release, or rollout.
-        detail: words for a person who reads the topic.
+        detail: text for a person who reads the topic.
         bootstrap: HOST:PORT of the broker, instead of the workspace's.
     """
     from connectors.kafka.sink import KafkaSink

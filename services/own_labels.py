@@ -1,4 +1,4 @@
-"""Labels that people bring along: read in the form that a tool wrote, matched to pictures, and where all of it went."""
+"""Import existing labels: read the format of a labelling tool, match them to pictures, and account for every row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANSWERS_ENDING = ".answers.jsonl"
 
 
 class LabelForm(StrEnum):
-    """How labels are written. `auto` looks at the name, and into a folder."""
+    """The format of labels. `auto` decides by the file name and the contents of a folder."""
 
     AUTO = "auto"
     TABLE = "table"
@@ -42,7 +42,7 @@ class LabelForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImportedLabels:
-    """What one import brought. Both sums add up: `rows` over `rows_by_outcome`, `pictures` over `pictures_by_state`."""
+    """The result of one import. `rows_by_outcome` adds up to `rows`, `pictures_by_state` to `pictures`."""
 
     file: str
     form: str
@@ -61,7 +61,7 @@ class ImportedLabels:
 def read_labels(
     file: Path, pictures: Pictures, classes: Sequence[str], form: LabelForm = LabelForm.AUTO
 ) -> tuple[LabelSet, LabelForm]:
-    """The labels of a file or folder about these pictures, and the form in which they were written.
+    """Read the labels of a file or folder for these pictures; return them with the format found.
 
     Raises:
         MisconfiguredError: no such file, or not of that form. CorruptError: damaged.
@@ -89,14 +89,14 @@ def import_labels(
     task: str = "",
     out: Path | None = None,
 ) -> ImportedLabels:
-    """Match labels to pictures and write them as answers by payload, which a label desk then gives when it is asked.
+    """Match labels to pictures and write them as answers by payload, for a label desk to give on request.
 
     Args:
-        file: a table of file and class, COCO's JSON, or a folder in the manner of KITTI or YOLO.
+        file: a table of file and class, COCO's JSON, or a folder in the layout of KITTI or YOLO.
         pictures: the folder of the pictures. None: the frames that landed in the lake, by frame id or payload
             hash, for labels of whole pictures only.
         task: what the labels are for; the workspace's task by default.
-        out: the file of answers; beside the labels by default, with `.answers.jsonl` behind their name.
+        out: the file of answers; by default the name of the labels with `.answers.jsonl` appended.
 
     Raises:
         MisconfiguredError: no such file or folder, not of that form, or boxes without a folder of pictures.
@@ -133,7 +133,7 @@ def import_labels(
 
 
 def look(payload: bytes) -> Shape:
-    """The shape of an encoded picture as the product decodes it. Raises RejectedError when it cannot."""
+    """Return the shape of an encoded picture. Raises RejectedError when it cannot be decoded."""
     picture = read_picture(payload)
     height, width = picture.pixels.shape[:2]
     return Shape(width, height, *picture.stored_size, picture.orientation)
@@ -175,7 +175,7 @@ def _task(name: str) -> Task[Any, Any]:
 def _answers(
     labels: LabelSet, pictures: FolderPictures | NamedPayloads, task: Task[Any, Any]
 ) -> list[dict[str, object]]:
-    """One label per payload. The same bytes under two names and with two labels are refused."""
+    """Return one label per payload. The same bytes under two names with two labels are refused."""
     by_digest: dict[str, dict[str, object]] = {}
     for name, value in labels.values(task.label_column).items():
         by_digest.setdefault(pictures.digest(name), {})[name] = value

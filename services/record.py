@@ -1,4 +1,4 @@
-"""Leaves the git of a workspace clean after a command, or says why it is not."""
+"""Leave the git repository of a workspace clean after a command, or say why it is not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.dataset.record import commit_written
 from workspace.layout import Workspace
 
 WAIT_S = 2.0
-"""How long another writer is waited for; what is left then is taken by the next command."""
+"""How long to wait for another writer; what is left then is committed by the next command."""
 MAX_NAMED = 5
 
 
@@ -32,7 +32,7 @@ def record_changes(place: Workspace, message: str) -> Recorded:
     if "DVC_STAGE" in os.environ:
         return Recorded(False)
     if not (place.root / ".git").exists():
-        return Recorded(False, f"{place.root} is no git repository")
+        return Recorded(False, f"{place.root} is not a git repository")
     repository = DvcRepository(place)
     try:
         place.private_path.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Labelled pictures of other origin: from a Parquet file, or from a folder and the labels of it."""
+"""Add labelled pictures of other origin, from a Parquet file, or from a folder and its labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABEL_ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
 
 @dataclass(frozen=True, slots=True)
 class AddedReference:
-    """What was added, and the rows that were none."""
+    """What was added, and the rows that were refused."""
 
     added: Added
     refused: tuple[Refusal, ...]
@@ -30,11 +30,11 @@ class AddedReference:
 def add_reference(
     place: Workspace, source: Path, *, labels: Path | None = None, form: LabelForm = LabelForm.AUTO
 ) -> AddedReference:
-    """Append the pictures that the lake does not have yet; their drive's id decides their split.
+    """Append the pictures that the lake does not have yet; the id of their drive decides their split.
 
     Raises:
-        MisconfiguredError: the source or its labels cannot be read. RejectedError: a class is none of params.yaml,
-            or a picture comes with two; nothing is appended then.
+        MisconfiguredError: the source or its labels cannot be read. RejectedError: a class is not in params.yaml, or
+            a picture has two labels; nothing is appended then.
     """
     refused: list[Refusal] = []
     pictures = labelled_pictures(place, source, refused, labels=labels, form=form)
@@ -50,13 +50,13 @@ def labelled_pictures(
     labels: Path | None = None,
     form: LabelForm = LabelForm.AUTO,
 ) -> Iterator[LabelledPicture]:
-    """The pictures of a source with their label and drive; what is none is added to `refused`.
+    """Yield the pictures of a source with their label and drive; refused rows are added to `refused`.
 
-    A picture's drive is its sub-folder, or the folder's own name for one that lies in none. A source that is a table or
-    COCO's JSON means the pictures in its folder.
+    A picture's drive is its sub-folder, or else the name of the folder. A source that is a table or COCO's JSON stands
+    for the pictures in its folder.
 
     Raises:
-        MisconfiguredError: a folder without labels or a file with them, or what reading raises.
+        MisconfiguredError: a folder without `labels`, a Parquet file with them, or an error of reading.
     """
     params = load_params(place.params_path)
     column = params.task.label_column
@@ -64,9 +64,7 @@ def labelled_pictures(
         source, labels = source.resolve().parent, source
     if not source.is_dir():
         if labels is not None:
-            raise MisconfiguredError(
-                f"{source} is a file: its labels stand in it, and --labels is for a folder"
-            )
+            raise MisconfiguredError(f"{source} is a file that holds its labels; --labels is for a folder")
         return read_labelled_parquet(source, refused, column)
     if labels is None:
         raise MisconfiguredError(

@@ -1,4 +1,4 @@
-"""Brings a release to the fleet in waves of exact size: starts, advances, watches, halts, and says how it stands."""
+"""Roll out a release to the fleet in waves of exact size: start, advance, watch, halt, and show the state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workspace.served_models import ServedModel, serve
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """Which release goes to whom, in which waves, and what counts as healthy."""
+    """Which release goes to which vehicles, in which waves, and what counts as healthy."""
 
     release_id: str
     waves: str = "rest"
@@ -42,7 +42,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlanChanged:
-    """A plan as it was published by hand, and whether the fleet was told."""
+    """A plan that was published by a command, and whether the fleet was notified."""
 
     plan: RolloutPlan
     notified: Notified
@@ -52,7 +52,7 @@ class PlanChanged:
 class ServingUpdate:
     """Whether registry/served.jsonl now names the released model for the role; if not, why.
 
-    `trouble` is an error that the caller raises once it has told the rest: the plan itself is published.
+    `trouble` is an error for the caller to raise after reporting the rest: the plan itself is published.
     """
 
     is_updated: bool
@@ -62,7 +62,7 @@ class ServingUpdate:
 
 @dataclass(frozen=True, slots=True)
 class RolloutStep:
-    """What was found and done last, what it made of the serving record, and one notice per published plan."""
+    """The last decision, the update of the serving record, and one notice per published plan."""
 
     advance: Advance
     serving: ServingUpdate
@@ -71,9 +71,9 @@ class RolloutStep:
 
 @dataclass(frozen=True, slots=True)
 class PlanStatus:
-    """One plan as published, why it was halted ("" when it was not), and the verdict on it (None: not judged).
+    """One plan as published, why it was halted ("" when it was not), and its health verdict (None: not judged).
 
-    Of a plan of which the state here cannot be read, `halt_reason` says so.
+    If the local state of a plan cannot be read, `halt_reason` says so.
     """
 
     plan: RolloutPlan
@@ -83,7 +83,7 @@ class PlanStatus:
 
 @dataclass(frozen=True, slots=True)
 class VehicleStatus:
-    """What the rollout `plan_id` makes of a vehicle (None, "": none exposes it), and its last report (None: never)."""
+    """The verdict of the rollout `plan_id` on a vehicle (None, "": in no rollout), and its last report (None: never)."""
 
     verdict: VehicleVerdict | None
     report: VehicleReport | None
@@ -92,9 +92,9 @@ class VehicleStatus:
 
 @dataclass(frozen=True, slots=True)
 class RolloutStatus:
-    """Every plan of a role, oldest first; every vehicle that was heard or judged, by name.
+    """Every plan of a role, oldest first; every vehicle that reported or was judged, by name.
 
-    Every plan that runs is judged; when none does, the newest.
+    Every running plan is judged; if none runs, the newest.
     """
 
     plans: tuple[PlanStatus, ...]
@@ -108,12 +108,12 @@ class RolloutStatus:
 
 @dataclass(frozen=True, slots=True)
 class FleetHistory:
-    """Which vehicle ran which model when, and the events that say so, as the vehicles signed them."""
+    """Which vehicle ran which model when, and the signed events that show it."""
 
     runs: tuple[ModelRun, ...]
     events: tuple[HistoryRow, ...]
     unreadable: tuple[UnreadableRow, ...] = ()
-    """Lines of the file that are no event; they stay in it."""
+    """Lines of the file that are not an event; they stay in it."""
 
 
 def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
@@ -138,10 +138,10 @@ def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
 
 
 def advance(place: Workspace, bootstrap: str = "", role: str = SERVING, plan_id: str = "") -> RolloutStep:
-    """Hear the fleet and decide once on a rollout of the role: wait, open the next wave, complete, or halt.
+    """Read the fleet's reports and decide once on a rollout of the role: wait, open the next wave, complete, or halt.
 
     Raises:
-        RetryLaterError: there is no broker, so nobody was heard and nothing is decided.
+        RetryLaterError: no broker answers, so there are no reports and nothing is decided.
         MisconfiguredError: there is no rollout, or several of the role run and none is named.
     """
     service = open_service(place)
@@ -163,7 +163,7 @@ def watch(
     clock: Clock | None = None,
     on_published: Callable[[Advance, Notified], object] = lambda _step, _notified: None,
 ) -> RolloutStep:
-    """Advance until the rollout completes or halts, or `timeout_s` is over; `on_published` hears of every step.
+    """Advance until the rollout completes or halts, or for `timeout_s`; `on_published` is called with every step.
 
     Raises:
         MisconfiguredError: there is no rollout, or several of the role run and none is named.
@@ -191,7 +191,7 @@ def watch(
 
 
 def halt(place: Workspace, why: str, role: str = SERVING, plan_id: str = "") -> PlanChanged:
-    """Stop the rollout of the role: its vehicles go back to the model before.
+    """Halt the rollout of the role: its vehicles go back to the previous model.
 
     Raises:
         MisconfiguredError: there is no rollout, or several of the role run and none is named.
@@ -203,11 +203,11 @@ def halt(place: Workspace, why: str, role: str = SERVING, plan_id: str = "") -> 
 def status(
     place: Workspace, bootstrap: str = "", *, is_offline: bool = False, role: str = ""
 ) -> dict[str, RolloutStatus]:
-    """Role -> how its rollouts stand and what every vehicle last said of it; serving first.
+    """Return, per role (serving first), the state of its rollouts and the last report of every vehicle.
 
     Args:
         is_offline: do not ask the broker.
-        role: this one only; "" for serving and every role that there is a rollout or a report of.
+        role: this one only; "" for serving and every role with a rollout or a report.
     """
     service, reports = open_service(place), open_reports(place)
     if not is_offline:
@@ -249,7 +249,7 @@ def _status_of(
 def _states_of(
     service: RolloutService, plans: Iterable[RolloutPlan]
 ) -> tuple[dict[str, PlanState | None], dict[str, str]]:
-    """What is known of each plan, and why of those where it cannot be read."""
+    """Return the state of each plan, and the error of those that cannot be read."""
     states: dict[str, PlanState | None] = {}
     unreadable = {}
     for plan in plans:
@@ -261,7 +261,7 @@ def _states_of(
 
 
 def history(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) -> FleetHistory:
-    """Which vehicle ran which model when. Offline: without asking the broker for news."""
+    """Return which vehicle ran which model when. Offline: without reading new reports from the broker."""
     reports = open_reports(place)
     if not is_offline:
         hear(place, reports, bootstrap)
@@ -270,7 +270,7 @@ def history(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) 
 
 
 def open_service(place: Workspace) -> RolloutService:
-    """The rollouts of a workspace."""
+    """Open the rollouts of a workspace."""
     clock = SystemClock()
     return RolloutService(
         Repository(place.tuf_path, place.keys_path, clock=clock), place.rollouts_path, clock
@@ -278,7 +278,7 @@ def open_service(place: Workspace) -> RolloutService:
 
 
 def open_reports(place: Workspace) -> FleetReports:
-    """What the fleet said so far."""
+    """Open the fleet's reports so far."""
     place.rollouts_path.mkdir(parents=True, exist_ok=True)
     return FleetReports(place.rollouts_path, SystemClock())
 
@@ -286,7 +286,7 @@ def open_reports(place: Workspace) -> FleetReports:
 def hear(
     place: Workspace, reports: FleetReports, bootstrap: str = "", role: str = SERVING
 ) -> Mapping[str, VehicleReport]:
-    """Read the telemetry that is new. Raises RetryLaterError without a broker: nobody is heard, so nobody decides."""
+    """Read new telemetry; return the newest report per vehicle. Raises RetryLaterError without a broker."""
     from connectors.kafka.source import KafkaSource
 
     source = KafkaSource(place.kafka(bootstrap))
@@ -298,10 +298,10 @@ def hear(
 
 
 def update_serving(place: Workspace, done: Advance) -> ServingUpdate:
-    """The model of a completed release is what the fleet is served in its role.
+    """Record the model of a completed rollout as the fleet's model in its role.
 
-    In the role serving it must be in the registry, for vehicles are enrolled with it. One that was released from a bare
-    file is not: expected, and told. Anything else that stops the row from being written is trouble.
+    In the role serving it must be in the registry, because vehicles are enrolled with it. One released from a bare file
+    is not: expected, and reported. Any other error that keeps the row from being written is `trouble`.
     """
     from training.registry import load_model, why_not_registered
 

@@ -1,4 +1,4 @@
-"""Which Beam runner a command uses, checked before anything is opened."""
+"""Check which Beam runner a command uses, before anything is opened."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def runner_settings(
     job_endpoint: str = "",
     prism_path: str = "",
 ) -> RunnerSettings:
-    """The settings of a Beam runner.
+    """Return the settings of a Beam runner.
 
     Args:
         runner: direct, prism or portable.
-        workers: of the runner `direct`, 1 to 256.
+        workers: number of workers of `direct`, 1 to 256.
         is_multi_process: workers of `direct` are processes, not threads.
         job_endpoint: HOST:PORT of the job server, for `portable`.
         prism_path: the Prism program, for `prism`.

@@ -1,4 +1,4 @@
-"""A workspace at a glance, from its own files: no broker and no vehicle is asked."""
+"""Summarise a workspace from its own files: no broker and no vehicle is contacted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """One table of the lake. `outcomes` counts offsets of the log by what became of them (arrivals only)."""
+    """One table of the lake. `outcomes` counts the log's offsets per outcome (arrivals only)."""
 
     version: int
     rows: int
     outcomes: Mapping[str, int] = field(default_factory=dict)
     trouble: tuple[str, ...] = ()
-    """What another engine took away: rows that were committed and are not there."""
+    """Committed rows that are missing, for example because another engine deleted them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RolloutLine:
 
 @dataclass(frozen=True, slots=True)
 class RoleStatus:
-    """A role beside serving: the model that the fleet is served in it (None: none yet), and who runs which."""
+    """A role other than serving: the fleet's model in it (None: none yet), and which vehicle runs which model."""
 
     model: ModelName | None
     models_by_vehicle: Mapping[str, str]
@@ -56,7 +56,7 @@ class RoleStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceStatus:
-    """Everything that the workspace's own files say; a part is empty or None until there is something to say."""
+    """The contents of the workspace; a part is empty or None until there is something."""
 
     root: Path
     broker: str
@@ -67,7 +67,7 @@ class WorkspaceStatus:
     lake: Mapping[str, TableStatus]
     dataset: DatasetStatus | None
     serving: ModelName | None
-    """The model that the fleet is served in the role serving."""
+    """The fleet's model in the role serving."""
     base: ModelName | None
     """The model that the next training starts from."""
     releases: tuple[str, ...]
@@ -76,13 +76,13 @@ class WorkspaceStatus:
     models_by_vehicle: Mapping[str, str]
     """Name of the model that each vehicle last reported in the role serving."""
     other_roles: Mapping[str, RoleStatus]
-    """The roles beside serving that anything is known of, by name."""
+    """Roles other than serving, by name."""
     trouble: tuple[str, ...]
-    """Rows of what the fleet is served, and of its history, that cannot be read."""
+    """Unreadable rows of the serving record and of the fleet's history."""
 
 
 def workspace_status(place: Workspace) -> WorkspaceStatus:
-    """What has landed, which dataset and model there are, what was released and who runs it."""
+    """Return what landed, the newest dataset and model, the releases, and which vehicle runs which model."""
     from pipelines.dataset.versions import list_versions
 
     versions = list_versions(place)
@@ -147,7 +147,7 @@ def _rollouts(place: Workspace) -> tuple[tuple[str, ...], tuple[RolloutLine, ...
 
 
 def _names(reports: FleetReports | None, role: str) -> dict[str, str]:
-    """Vehicle -> name of the model that it last said to have in the role; a vehicle without one is absent."""
+    """Return vehicle -> name of the model that it last reported in the role; a vehicle without one is absent."""
     if reports is None:
         return {}
     return {

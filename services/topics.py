@@ -1,4 +1,4 @@
-"""The topics of a broker: which there are, the missing ones of ours made, and settings under which records get lost."""
+"""List a broker's topics, create missing ones of FleetLoop, and find settings under which records get lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.topics import TOPIC_TABLE
 
 @dataclass(frozen=True, slots=True)
 class TopicRow:
-    """One topic; `made` just now."""
+    """One topic; `made` if it was created just now."""
 
     topic: str
     topic_id: str
@@ -23,7 +23,7 @@ class TopicRow:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """The topics of a cluster (None: there is no topic that tells its name), and where ours are set to lose records."""
+    """The topics of a cluster (None: unknown, for want of a topic), and settings of ours that lose records."""
 
     bootstrap: str
     cluster_id: str | None
@@ -32,18 +32,18 @@ class Topics:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether it is the embedded broker, whose topics have no settings."""
+        """Whether this is the embedded broker, whose topics have no settings."""
         return (self.cluster_id or "").startswith(EMBEDDED_CLUSTER)
 
 
 def list_topics(settings: KafkaSettings, *, creates: bool = False, replicas: int = -1) -> Topics:
-    """List the topics of a broker; `creates` makes those of FleetLoop that are missing first.
+    """List the topics of a broker; `creates` first creates those of FleetLoop that are missing.
 
     Args:
         replicas: copies of a new topic; -1 is the broker's default.
 
     Raises:
-        RetryLaterError: no broker answers. RejectedError: it does not let us in.
+        RetryLaterError: no broker answers. RejectedError: it denies access.
     """
     made = [s.info.topic for s in ensure_topics(settings, replicas=replicas) if s.is_new] if creates else []
     with administration(settings) as admin:

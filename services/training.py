@@ -1,4 +1,4 @@
-"""The model stages: a first model, fine-tuning, int8, evaluation with the gate, the package; and which model is the base."""
+"""Run the model stages: a first model, fine-tuning, int8, evaluation with the gate, package; choose the base model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class FirstModelRequest:
-    """What a first model is trained on, and what of it is left out on purpose."""
+    """What a first model is trained on, and what is left out on purpose."""
 
     source: Path
     """Parquet file with payload, label and drive_id, or a folder of pictures whose sub-folders are drives."""
@@ -44,7 +44,7 @@ class FirstModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class FirstModel:
-    """A first model as it was registered, and what it never saw."""
+    """A first model as it was registered, and the classes and conditions that it was not trained on."""
 
     model_name: str
     digest: str
@@ -54,7 +54,7 @@ class FirstModel:
     untrained_classes: tuple[str, ...]
     untrained_conditions: tuple[str, ...]
     is_serving: bool
-    """Whether it became the model that the fleet is served: the first one does."""
+    """Whether it became the fleet's serving model: the first one does."""
     seconds: float
     left_out: Mapping[str, int]
     """Pictures that were not trained on, by reason; those of test drives are kept for a held-out test."""
@@ -62,14 +62,14 @@ class FirstModel:
 
 @dataclass(frozen=True, slots=True)
 class Bases:
-    """Which model the next training starts from, and which one the fleet is served; None: none yet."""
+    """The model that the next training starts from, and the fleet's serving model; None: none yet."""
 
     base: ModelName | None
     serving: ModelName | None
 
 
 def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
-    """Train, quantise and register a first model; it serves, and is the base, unless another one does already.
+    """Train, quantise and register a first model; it becomes serving model and base unless there is one already.
 
     Raises:
         MisconfiguredError: the source cannot be read, too few rows, a class that params.yaml does not list, or every
@@ -115,11 +115,11 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
 
 
 def fine_tune(place: Workspace) -> Mapping[str, Any]:
-    """Fine-tune the base model on the dataset; the contents of reports/training.json and the `seconds` it took.
+    """Fine-tune the base model on the dataset; return reports/training.json and the `seconds` it took.
 
     Raises:
         MisconfiguredError: there is no base or no dataset.
-        RejectedError: the base saw a test drive, or does not say what it saw.
+        RejectedError: the base was trained on a test drive, or does not record what it was trained on.
         GuaranteeBrokenError: a training row is of a test drive.
     """
     from training.stages import run_train
@@ -129,16 +129,16 @@ def fine_tune(place: Workspace) -> Mapping[str, Any]:
 
 
 def quantise(place: Workspace) -> Mapping[str, Any]:
-    """Make the target's int8 artefact and check its parity; the contents of reports/parity.json."""
+    """Make the target's int8 artefact and check its parity; return the contents of reports/parity.json."""
     from training.stages import run_quantise
 
     return run_quantise(place, load_section(place.params_path, "quantise", QuantiseParams))
 
 
 def evaluate(place: Workspace) -> Mapping[str, Any]:
-    """Compare candidate and base on the held-out test set; the documents `evaluation` and `gate`.
+    """Compare candidate and base on the held-out test set; return the documents `evaluation` and `gate`.
 
-    A refusal of the gate is a result: it is written into reports/gate.json, and `release` acts on it.
+    A refusal of the gate is a result: it is written to reports/gate.json, and `release` acts on it.
     """
     from training.judge import run_evaluate
 
@@ -150,14 +150,14 @@ def evaluate(place: Workspace) -> Mapping[str, Any]:
 
 
 def package(place: Workspace) -> Mapping[str, Any]:
-    """Put the model and its evidence into models/package, if they belong together; the contents of package.json."""
+    """Put the model and its evidence into models/package, if they belong together; return package.json."""
     from training.stages import run_package
 
     return run_package(place)
 
 
 def bases(place: Workspace) -> Bases:
-    """Which model is the base, and which one serves."""
+    """Return which model is the base, and which one serves."""
     served = served_models(place).get(SERVING)
     return Bases(
         read_model_name(place.base_path), None if served is None else ModelName(served.name, served.digest)
@@ -171,7 +171,7 @@ def choose_base(place: Workspace, name: str = "") -> Bases:
 
     Raises:
         MisconfiguredError: there is no such model, or none serves yet.
-        RejectedError: its bytes are refused, or it does not say what it was trained on.
+        RejectedError: it does not pass verification, or does not record what it was trained on.
     """
     if name:
         record = place.models_path / name / RECORD_FILE
@@ -192,7 +192,7 @@ def _read_pictures(
     classes: Sequence[str],
     left_out: Counter[str],
 ) -> list[Row]:
-    """The pictures of a source, decoded; what is none is counted in `left_out` by reason."""
+    """Return the pictures of a source, decoded; refused ones are counted in `left_out` by reason."""
     from modelkit.digest import sha256_hex
     from modelkit.images import condition_of, decode_image
 
@@ -214,7 +214,7 @@ def _read_pictures(
         rows.append(Row(image, digest, label, picture.drive_id, "", condition_of(image), REFERENCE))
     if unknown:
         raise MisconfiguredError(
-            f"{request.source}: {len(unknown)} pictures have no label of the classes that params.yaml lists: "
+            f"{request.source}: {len(unknown)} pictures have a label that is not a class of params.yaml: "
             f"{'; '.join(unknown[:SHOWN])}"
         )
     left_out.update(refusal.reason.partition(":")[0].partition(";")[0] for refusal in refused)
@@ -222,7 +222,7 @@ def _read_pictures(
 
 
 def _without_test_drives(place: Workspace, rows: list[Row], left_out: Counter[str]) -> list[Row]:
-    """The rows that may be trained on. Raises MisconfiguredError, with the way out, when none is left."""
+    """Return the rows that may be trained on. Raises MisconfiguredError, with the remedy, when none is left."""
     split_of = split_by_params(place.params_path)
     kept = [row for row in rows if split_of(row.drive_id) is not Split.TEST]
     if rows and not kept:

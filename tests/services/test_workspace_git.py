@@ -168,7 +168,7 @@ def test_a_command_beside_another_writer_or_outside_git_says_why_it_left_git_as_
     assert not told.is_clean and "is held by process" in told.why
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "fleetloop.toml").write_text("")
-    assert "is no git repository" in record_changes(Workspace.open(tmp_path / "bare"), "x").why
+    assert "is not a git repository" in record_changes(Workspace.open(tmp_path / "bare"), "x").why
 
 
 def test_a_private_key_in_the_registry_is_not_committed_but_told(place: Workspace) -> None:
