@@ -1,3 +1,3 @@
-"""The command line and the demo: the one place that wires the applications together. Nothing imports it."""
+"""The command line and the demo: the only place that wires the applications together. Nothing imports it."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m fleetloop` is the same as `fleetloop`: no module of the working folder hides one of FleetLoop's."""
+"""Make `python -m fleetloop` the same as `fleetloop`: no module of the working folder hides one of FleetLoop's."""
 
 import sys
 from pathlib import Path

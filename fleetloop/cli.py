@@ -1,7 +1,7 @@
-"""The `fleetloop` command: a table of commands, each loaded when it is called.
+"""The `fleetloop` command: a table of commands, each imported when it is called.
 
-Exit status: 0 when the command did what it says, 2 for a usage error, otherwise the `exit_code` of the error's family
-(see `foundation.errors`). With `--json` a command prints exactly one JSON document on standard output; messages go to
+Exit status: 0 for success, 2 for a usage error, otherwise the `exit_code` of the error's class (see
+`foundation.errors`). With `--json` a command prints exactly one JSON document on standard output; messages go to
 standard error.
 """
 
@@ -22,32 +22,32 @@ from fleetloop.imports import explain
 from foundation.errors import FleetLoopError, MisconfiguredError
 
 COMMANDS = {
-    "demo": "Run the whole loop on this machine and prove its guarantees.",
-    "doctor": "Say what is missing on this machine and how to mend it.",
-    "init": "Make a workspace: your own git and DVC repository with keys beside it.",
+    "demo": "Run the whole loop on this machine and check its guarantees.",
+    "doctor": "Check what is missing on this machine and how to fix it.",
+    "init": "Create a workspace: your own git and DVC repository with keys beside it.",
     "keys": "Show the keys that sign releases and rollouts.",
     "enroll": "Enrol a vehicle: its own key, its first model, its trust root.",
-    "broker": "Run a broker on this machine, or list and make topics.",
-    "agent": "Run the on-vehicle agent, or ask it for its status and ledger.",
+    "broker": "Run a broker on this machine, or list and create topics.",
+    "agent": "Run the on-vehicle agent, or show its status and ledger.",
     "ingest": "Read the broker's log into the lake, one row per Kafka offset.",
-    "deadletter": "List what was rejected, and replay it after a fix.",
-    "lake": "Show the lake's tables and who holds which version; remove what nobody holds.",
-    "reference": "Bring labelled pictures of other origin into the lake.",
+    "deadletter": "List rejected records, and replay them after a fix.",
+    "lake": "Show the lake's tables and which versions are held; remove the rest.",
+    "reference": "Add labelled pictures of other origin to the lake.",
     "labels": "Import labels of your own: a table of file and class, COCO, KITTI or YOLO.",
-    "label": "Select what is worth labelling and ask the label desk for it.",
+    "label": "Select the frames most worth a label and request their labels.",
     "curate": "Make the dataset from the locked lake.",
-    "validate": "Judge the dataset with Great Expectations.",
+    "validate": "Validate the dataset with polars and Great Expectations.",
     "dataset": "Lock the lake; commit, list, show and compare dataset versions.",
     "base": "Show or choose the model that the next training starts from.",
     "train": "Fine-tune the base model on the dataset.",
     "model": "Import a model of your own, and show the contract of a model.",
-    "quantise": "Make the int8 model and check its parity.",
-    "evaluate": "Compare both models on the held-out test set and pass the gate, or not.",
+    "quantise": "Make the int8 model and check its parity with the trained one.",
+    "evaluate": "Compare both models on the held-out test set and decide on the gate.",
     "package": "Put the model and its evidence into one folder that can be released.",
     "release": "Sign and publish a release.",
-    "rollout": "Bring a release to the fleet in waves, and watch it.",
-    "status": "Show the workspace at a glance.",
-    "migrate": "Bring a workspace or a vehicle's state folder of an earlier release to today's form.",
+    "rollout": "Roll a release out to the fleet in waves, and watch it.",
+    "status": "Show a summary of the workspace.",
+    "migrate": "Migrate a workspace or a vehicle's state folder from an earlier release.",
 }
 
 
@@ -56,14 +56,14 @@ DISK_EXIT = 74
 
 
 class LazyCommands(TyperGroup):
-    """Loads `fleetloop.commands.<name>` when that command is asked for; `app` in it is the command."""
+    """Imports `fleetloop.commands.<name>` when that command is called; `app` in it is the command."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the name of the base class
-        """The names in the order of the loop."""
+        """Return the names in the order of the loop."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the name of the base class
-        """The command of that name, or None."""
+        """Return the command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"fleetloop.commands.{cmd_name}")
@@ -98,7 +98,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command; an error of ours becomes one clear line and its family's exit status."""
+    """Run the command; a FleetLoopError becomes one line on standard error and the exit status of its class."""
     _leave(_run())
 
 
@@ -127,7 +127,7 @@ def _run() -> int:
 
 
 def _leave(status: int) -> None:
-    """End when everything is written, without tearing down native libraries.
+    """Exit once all output is written, without tearing down native libraries.
 
     Why? Their threads sometimes abort a process whose work is done ("terminate called without an active exception",
     seen after `deadletter list` on a busy machine), and a caller would take that for a failure.

@@ -1,4 +1,4 @@
-"""What an import that failed means to whoever typed the command: an extra that is missing, or a package that hides ours."""
+"""Explain a failed import to the user: an extra that is not installed, or a package that hides FleetLoop's."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ EXTRA_OF = {
     **dict.fromkeys(("torch", "onnxscript"), "train"),
     "calfkit": "broker",
 }  # fmt: skip
-"""Which extra of FleetLoop brings a module."""
+"""Module -> the extra of FleetLoop that installs it."""
 
 
 def explain(error: ImportError) -> str:
-    """One line for a person: what is missing or in the way, and what to do; "" when it is none of the known reasons."""
+    """Return one line: what is missing or hidden and what to do about it; "" for an unknown cause."""
     top = (error.name or "").split(".", 1)[0]
     if top in EXTRA_OF:
         return (
@@ -49,4 +49,4 @@ def explain(error: ImportError) -> str:
             f"the package {', '.join(others)} has a top-level package {top} too and wrote over FleetLoop's files:"
             " install the two into environments of their own, and FleetLoop again"
         )
-    return f"FleetLoop is not whole: {error}; install it again"
+    return f"FleetLoop is incomplete: {error}; install it again"

@@ -1,4 +1,4 @@
-"""Options that several commands take, each written down once, so that they mean the same everywhere."""
+"""Options that several commands share, each defined once, and how commands print."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MaybePlace = Annotated[
     typer.Option("--workspace", parser=Workspace.open, metavar="FOLDER", help="A workspace, for its broker."),
 ]
 HERE: Final[Any] = "."
-"""The default of `Place`: the working folder, opened like any other."""
+"""The default of `Place`: the working folder."""
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Bootstrap = Annotated[
     str, typer.Option("--bootstrap", help="HOST:PORT of the broker, instead of the workspace's.")
@@ -48,12 +48,12 @@ PrismPath = Annotated[str, typer.Option("--prism-path", help="The Prism program,
 
 
 def print_json(document: object) -> None:
-    """The one document of `--json`, on standard output."""
+    """Print the one document of `--json` on standard output."""
     print(json.dumps(document, indent=2, sort_keys=True, default=str))
 
 
 def show_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Draw a table. Numbers are right-aligned with separators; None is an empty cell; texts may hold rich's markup."""
+    """Print a table. Integers are right-aligned with thousands separators; None is empty; text may have rich's markup."""
     table = Table(title=title, title_justify="left")
     cells = [tuple(row) for row in rows]
     for column, heading in enumerate(headings):
@@ -65,20 +65,20 @@ def show_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def words(text: str) -> list[str]:
-    """The words of a list with commas."""
+    """Split a comma-separated list."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def say_notice(notified: Notified) -> None:
-    """Tell standard error when the broker did not take a notice."""
+    """Report on standard error that the broker did not accept a notice."""
     if notified.problem:
         typer.echo(
-            f"no notice was sent, the vehicles look at their own interval: {notified.problem}", err=True
+            f"no notice was sent, the vehicles check at their own interval: {notified.problem}", err=True
         )
 
 
 def record(place: Workspace, message: str) -> None:
-    """Commit to the workspace's git what a command wrote; tell standard error why git is not clean, if it is not."""
+    """Commit what a command wrote to the workspace's git; report on standard error why git is not clean, if so."""
     from services.record import record_changes
 
     done = record_changes(place, message)
@@ -87,7 +87,7 @@ def record(place: Workspace, message: str) -> None:
 
 
 def choice(kind: type[Choice], text: str, option: str) -> Choice:
-    """The member of an enumeration that an option names. Raises MisconfiguredError, which lists them."""
+    """Return the member of an enumeration that an option names. Raises MisconfiguredError, which lists them."""
     try:
         return kind(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`fleetloop agent`: run the on-vehicle agent, ask it for its status, its ledger and its settings."""
+"""`fleetloop agent`: run the on-vehicle agent, and show its status, ledger and settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foundation.errors import MisconfiguredError
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Run the on-vehicle agent, or ask it for its status and ledger.",
+    help="Run the on-vehicle agent, or show its status and ledger.",
 )
 
 CONFIG = typer.Option(None, "--config", help="The agent's settings (TOML).")
@@ -31,7 +31,7 @@ def run(
         False, "--until-source-ends", help="End when the source has ended and the spool is delivered."
     ),
     show_config: bool = typer.Option(
-        False, "--print-config", help="Print the settings as they are understood, secrets masked, and end."
+        False, "--print-config", help="Print the effective settings, secrets masked, and exit."
     ),
 ) -> None:
     """Run the agent of one vehicle until SIGTERM (exit status 0 after a clean stop)."""
@@ -45,13 +45,13 @@ def run(
 
 @app.command("config")
 def config_command(config: Path = NEEDED_CONFIG) -> None:
-    """Check the settings and print them as they are understood, secrets masked."""
+    """Check the settings and print the effective ones, secrets masked."""
     _print_config(config)
 
 
 @app.command()
 def status(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bool = AS_JSON) -> None:
-    """Say how the agent stands, whether or not it runs."""
+    """Show the agent's status, whether or not it runs."""
     from edge_agent.status import build_status
 
     document = build_status(_state_folder(config, state))
@@ -67,7 +67,7 @@ def status(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bo
 
 @app.command()
 def ledger(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bool = AS_JSON) -> None:
-    """Say what became of every sample that was ever accepted. Exit status 70 when it does not balance."""
+    """Show what became of every accepted sample. Exit status 70 when the ledger does not balance."""
     from edge_agent.spool.snapshot import read_ledger
     from edge_agent.state_folder import StateFolder
     from foundation.errors import GuaranteeBrokenError

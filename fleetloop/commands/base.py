@@ -1,4 +1,4 @@
-"""`fleetloop base`: which model the next training starts from and is compared with."""
+"""`fleetloop base`: show or choose the model that the next training starts from and is compared with."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def base(
     model: Annotated[
         str, typer.Argument(help="Name of a registered model; without one the base is shown.")
     ] = "",
-    serving: Annotated[
-        bool, typer.Option("--serving", help="Take the model that the fleet is served.")
-    ] = False,
+    serving: Annotated[bool, typer.Option("--serving", help="Choose the fleet's serving model.")] = False,
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -47,5 +45,5 @@ def base(
         typer.echo(f"{word} {each.name} {each.digest}" if each else f"{word} none yet")
     if found.serving is not None and found.base != found.serving:
         typer.echo(
-            "the next training does not start from what the fleet is served: `fleetloop base --serving`"
+            "the next training does not start from the fleet's serving model: `fleetloop base --serving`"
         )

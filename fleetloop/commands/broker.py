@@ -1,4 +1,4 @@
-"""`fleetloop broker`: a broker on this machine for trying things, and the topics of any broker."""
+"""`fleetloop broker`: run a broker on this machine for trials, and list the topics of any broker."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import typer
 from fleetloop.options import AsJson, MaybePlace, print_json, show_table
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Run a broker on this machine, or list and make topics."
+    add_completion=False,
+    no_args_is_help=True,
+    help="Run a broker on this machine, or list and create topics.",
 )
 
 
 class Kind(StrEnum):
-    """Which broker."""
+    """The kinds of broker."""
 
     EMBEDDED = "embedded"
     KAFKA = "kafka"
@@ -70,16 +72,16 @@ def topics(
     bootstrap: Annotated[str, typer.Option(help="host:port of a broker, several with commas.")] = "",
     place: MaybePlace = None,
     create: Annotated[
-        bool, typer.Option("--create", help="Make FleetLoop's topics that are missing.")
+        bool, typer.Option("--create", help="Create FleetLoop's topics that are missing.")
     ] = False,
     replicas: Annotated[
         int, typer.Option(min=-1, max=9, help="Copies of a new topic; -1: the broker's default.")
     ] = -1,
     as_json: AsJson = False,
 ) -> None:
-    """List the topics of a broker with their ids and partitions; `--create` makes the missing ones first.
+    """List the topics of a broker with their ids and partitions; `--create` creates the missing ones first.
 
-    Settings of FleetLoop's topics under which accepted records get lost are named on standard error.
+    Settings of FleetLoop's topics that can lose accepted records are reported on standard error.
     """
     from connectors.kafka.settings import KafkaSettings
     from foundation.errors import MisconfiguredError
@@ -98,6 +100,6 @@ def topics(
         print_json(document | {"warnings": warnings})
         return
     rows = [
-        (each.topic, each.partitions, each.topic_id, "made" if each.made else "") for each in found.topics
+        (each.topic, each.partitions, each.topic_id, "created" if each.made else "") for each in found.topics
     ]
     show_table(f"Topics of {found.bootstrap}", ("topic", "partitions", "topic id", ""), rows)

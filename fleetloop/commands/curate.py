@@ -52,7 +52,7 @@ def curate(
 
 
 def show_what_became(manifest: dict[str, Any]) -> None:
-    """Draw the counts of a manifest; they add up to what was read."""
+    """Print the counts of a manifest; they add up to the rows that were read."""
     counts = manifest["counts"]
     rows = [
         ("[green]kept[/]", counts["kept"]),
@@ -61,4 +61,4 @@ def show_what_became(manifest: dict[str, Any]) -> None:
     rows += [
         (f"removed: {name.replace('_', ' ')}", count) for name, count in sorted(counts["removed"].items())
     ]
-    show_table(f"What became of the {counts['read']:,} rows that were read", ("what", "rows"), rows)
+    show_table(f"Outcome of the {counts['read']:,} rows that were read", ("outcome", "rows"), rows)

@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.command()
 def lock(place: Place = HERE, as_json: AsJson = False) -> None:
-    """Write lake.lock from the newest version of every table: what the next dataset is made from."""
+    """Write lake.lock from the newest version of every table: the next dataset is made from these."""
     from connectors.lake.lock import lock_json
     from services import dataset as service
 
@@ -65,7 +65,7 @@ def drives(
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Show which drive is in which split, for the lake or for a file before it is added or trained on."""
+    """Show the split of each drive, for the lake or for a file before it is added or trained on."""
     from services.drives import drives_of_file, drives_of_lake
 
     found = drives_of_lake(place) if file is None else drives_of_file(place, file)
@@ -84,9 +84,9 @@ def commit(
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Commit datasets/current as the next version (DVC, git, a tag), with all that the stages made until now.
+    """Commit datasets/current as the next version (DVC, git, a tag), with all outputs of the stages so far.
 
-    The same digest makes no new version: run it again after training, to record and push the model too.
+    The same digest makes no new version: run it again after training to record and push the model too.
     """
     from services import dataset as service
 
@@ -107,7 +107,7 @@ def commit(
 
 @app.command(name="list")
 def list_(place: Place = HERE, as_json: AsJson = False) -> None:
-    """List the dataset versions, the first one first."""
+    """List the dataset versions, oldest first."""
     from services.dataset import list_versions
 
     versions = list_versions(place)
@@ -173,7 +173,7 @@ def diff(
 @app.command()
 def checkout(
     version: Annotated[str, typer.Argument(help="vN, or latest.")],
-    into: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    into: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
     place: Place = HERE,
 ) -> None:
     """Fetch the files of a version from the DVC remote into a folder, and check their digest."""

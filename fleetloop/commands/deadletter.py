@@ -1,4 +1,4 @@
-"""`fleetloop deadletter`: list what was rejected, and replay it after a fix."""
+"""`fleetloop deadletter`: list rejected records, and replay them after a fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.markup import escape
 from fleetloop.options import HERE, AsJson, Place, print_json, show_table
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="List what was rejected, and replay it after a fix."
+    add_completion=False, no_args_is_help=True, help="List rejected records, and replay them after a fix."
 )
 
 _REASON = typer.Option("", "--reason", help="Only this reason, for example unknown_vehicle.")
@@ -22,7 +22,7 @@ def list_(
     limit: int = typer.Option(100, "--limit", min=1, max=1_000_000, help="Rows to show; counts cover all."),
     as_json: AsJson = False,
 ) -> None:
-    """List rejected records that no replay superseded, with reason, place and size."""
+    """List rejected records that no replay superseded, with reason, offset and size."""
     from services.deadletter import list_letters
 
     found = list_letters(place, reason, limit)
@@ -46,7 +46,7 @@ def list_(
 
 @app.command()
 def replay(place: Place = HERE, reason: str = _REASON, as_json: AsJson = False) -> None:
-    """Verify rejected records again; those that pass now land once and point at the rejection they supersede."""
+    """Verify rejected records again; those that pass now land once and refer to the rejection that they supersede."""
     from services import deadletter as service
 
     report = service.replay(place, reason)

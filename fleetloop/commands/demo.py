@@ -1,4 +1,4 @@
-"""`fleetloop demo`: the whole loop on one machine, with faults on purpose, and a report."""
+"""`fleetloop demo`: run the whole loop on one machine, with injected faults, and write a report."""
 
 from __future__ import annotations
 
@@ -25,22 +25,20 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Folder with train.parquet and test.parquet, for gtsrb.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where result, report and workspace go.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder of result, report and workspace.")] = Path("out/demo"),
     bootstrap: Annotated[
         str, typer.Option(help="HOST:PORT of any Kafka, instead of the embedded broker.")
     ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the drives, their jitter and the random arm.")] = 7,
-    scale: Annotated[
-        float, typer.Option(min=0.05, max=1.0, help="Share of the drives that are driven.")
-    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of drives, jitter and random arm.")] = 7,
+    scale: Annotated[float, typer.Option(min=0.05, max=1.0, help="Share of the drives that are used.")] = 1.0,
     labels: Annotated[int, typer.Option(min=10, help="The labelling budget.")] = 350,
     only_prepare: Annotated[
-        bool, typer.Option(help="Write the drives and labels, and end: for the tutorial.")
+        bool, typer.Option(help="Write the drives and labels, and exit: for the tutorial.")
     ] = False,
     wheel_folder: Annotated[Path, typer.Option(hidden=True)] = Path(".cache/data"),
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole loop on this machine. Exit status 0 only if every guarantee that it exercises held."""
+    """Run the whole loop on this machine. Exit status 0 only if every guarantee that it checks held."""
     from fleetloop.demo.run import DemoOptions, prepare_only, run_demo
     from foundation.errors import GuaranteeBrokenError
 
@@ -66,7 +64,7 @@ def demo(
 
 def _show(console: Console, result: dict[str, Any], out: Path) -> None:
     accuracy = result["accuracy"]
-    table = Table(title=f"Right on {accuracy['n']} held-out images", title_justify="left")
+    table = Table(title=f"Accuracy on {accuracy['n']} held-out images", title_justify="left")
     for heading in ("slice", "n", "before", "after", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "slice" else "right")
     rows = [("all", {**accuracy, "interval": accuracy["interval_after"]}), *accuracy["by_class"].items()]

@@ -1,4 +1,4 @@
-"""`fleetloop doctor`: what is missing on this machine, what that costs, and the command that mends it."""
+"""`fleetloop doctor`: check what is missing on this machine, what needs it, and how to fix it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def doctor(
     place: MaybePlace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is missing on this machine and how to mend it. Exit status 1 when something required is missing."""
+    """Check what is missing on this machine and how to fix it. Exit status 1 when something required is missing."""
     from services.doctor import examine
 
     found = examine(place)
@@ -35,8 +35,8 @@ def doctor(
             mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
             cells = (f.name, f.found, f.needed_for, "" if f.ok else f.mend)
             rows.append((mark, *(escape(cell) for cell in cells)))
-        show_table("fleetloop doctor", ("", "what", "found", "needed for", "how to mend it"), rows)
-        where = "no source tree: looked in" if found.source_tree is None else "run from the source tree"
+        show_table("fleetloop doctor", ("", "what", "found", "needed for", "how to fix it"), rows)
+        where = "no source tree: searched" if found.source_tree is None else "run from the source tree"
         Console().print(f"{where} {found.looked_in}", soft_wrap=True, markup=False)
     if not found.is_ok:
         raise typer.Exit(1)

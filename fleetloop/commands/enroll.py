@@ -1,4 +1,4 @@
-"""`fleetloop enroll`: give a vehicle its own key, the fleet's trust root and its first model; or revoke its keys."""
+"""`fleetloop enroll`: give a vehicle its own key, the fleet's trust root and a first model; or revoke its keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError
 
 app = typer.Typer(add_completion=False)
-_STATE = typer.Option(None, "--state", help="The vehicle's state folder, made if missing.")
+_STATE = typer.Option(None, "--state", help="The vehicle's state folder, created if missing.")
 _MODEL = typer.Option(None, "--model", help="First model, instead of the one that serves now.")
 
 
@@ -20,13 +20,13 @@ _MODEL = typer.Option(None, "--model", help="First model, instead of the one tha
 def enroll(
     vehicle: str = typer.Argument(..., help="Name of the vehicle: lower-case letters, digits, hyphens."),
     state: Path | None = _STATE,
-    tags: str = typer.Option("", "--tags", help="Words that rollouts may ask for, with commas."),
+    tags: str = typer.Option("", "--tags", help="Comma-separated tags that rollouts may select by."),
     model: Path | None = _MODEL,
     revoke: bool = typer.Option(False, "--revoke", help="Revoke every key of the vehicle instead."),
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Enrol a vehicle: its own key, its first model, its trust root. Doing it again changes nothing."""
+    """Enrol a vehicle: its own key, its first model, its trust root. Repeating it changes nothing."""
     from services.enrol import enrol_vehicle, revoke_vehicle
 
     if revoke:

@@ -1,4 +1,4 @@
-"""`fleetloop evaluate`: both models on the held-out test set, slice by slice, and the gate's verdict."""
+"""`fleetloop evaluate`: compare both models on the held-out test set, per slice, and decide on the gate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def evaluate(
     require_pass: Annotated[bool, typer.Option(help="Exit with 65 when the gate refuses.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare both models on the held-out test set and pass the gate, or not.
+    """Compare both models on the held-out test set and decide on the gate.
 
-    A refusal is a result: it is written into reports/gate.json, and release acts on it.
+    A refusal is a result: it is written to reports/gate.json, and `release` acts on it.
     """
     from services import training as service
 

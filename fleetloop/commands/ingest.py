@@ -1,4 +1,4 @@
-"""`fleetloop ingest`: read the broker's log into the lake, one row per Kafka offset, once or again and again."""
+"""`fleetloop ingest`: read the broker's log into the lake, one row per Kafka offset, once or continuously."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def ingest(
     place: Place = HERE,
     bootstrap: Bootstrap = "",
     topic: str = typer.Option(TOPICS.samples, "--topic", help="Topic to read."),
-    follow: bool = typer.Option(False, "--follow", help="Go on until SIGINT or SIGTERM."),
+    follow: bool = typer.Option(False, "--follow", help="Continue until SIGINT or SIGTERM."),
     poll_s: float = typer.Option(
-        5.0, "--poll-s", min=0.1, max=3600.0, help="Seconds between two looks at the log."
+        5.0, "--poll-s", min=0.1, max=3600.0, help="Seconds between two polls of the log."
     ),
     runner: RunnerName = "direct",
     workers: Workers = 1,

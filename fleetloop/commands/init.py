@@ -1,4 +1,4 @@
-"""`fleetloop init`: a workspace is the user's own git and DVC repository, with its keys beside it."""
+"""`fleetloop init`: create a workspace, the user's own git and DVC repository with its keys beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def init(
     folder: Annotated[
-        Path, typer.Argument(help="The folder to make the workspace in: new, empty, or a workspace already.")
+        Path, typer.Argument(help="The folder of the workspace: new, empty, or a workspace already.")
     ],
     classes: Annotated[
         str, typer.Option(help="Comma-separated classes of the model contract, in the order of its outputs.")
@@ -30,7 +30,7 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a workspace: your own git and DVC repository, with signing keys beside it. Again, it changes nothing."""
+    """Create a workspace: your own git and DVC repository, with signing keys beside it. Repeating it changes nothing."""
     from services.init import make_workspace
 
     place = make_workspace(folder, classes=tuple(words(classes)), task=task, remote=remote)

@@ -1,4 +1,4 @@
-"""`fleetloop keys`: show the keys that sign releases and rollouts, and replace one."""
+"""`fleetloop keys`: list the keys that sign releases and rollouts, replace one, or renew signatures."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def rotate(role: str, place: Place = HERE, as_json: AsJson = False) -> None:
 
 @app.command()
 def refresh(place: Place = HERE, as_json: AsJson = False) -> None:
-    """Sign again that the published state is the newest. Run it daily: vehicles activate nothing when it is stale."""
+    """Renew the timestamp's signature. Run it daily: vehicles activate nothing once it has expired."""
     from services import keys as service
 
     signed = service.refresh(place)
-    record(place, "Sign again that the published state is the newest")
+    record(place, "Renew the timestamp's signature")
     if as_json:
         print_json({"signed": list(signed)})
         return
-    typer.echo(f"signed anew: {', '.join(signed)}")
+    typer.echo(f"signed again: {', '.join(signed)}")

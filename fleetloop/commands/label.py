@@ -1,4 +1,4 @@
-"""`fleetloop label`: select what is worth labelling and ask the label desk for exactly that."""
+"""`fleetloop label`: select the frames most worth a label and request exactly those from the label desk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def label(
     prism_path: PrismPath = "",
     as_json: AsJson = False,
 ) -> None:
-    """Spend a labelling budget on the frames worth most, and append the answers to the lake with their cost."""
+    """Spend a labelling budget on the most valuable frames, and append the answers to the lake with their cost."""
     from services import label as service
     from services.runners import runner_settings
 
@@ -51,8 +51,8 @@ def label(
     if as_json:
         print_json(result.to_json())
         return
-    rows = [("could be asked for", result.candidates)]
-    rows += [(f"asked for: {arm}", number) for arm, number in result.arms.items()]
+    rows = [("candidates", result.candidates)]
+    rows += [(f"requested: {arm}", number) for arm, number in result.arms.items()]
     rows += [(f"answered: {name}", number) for name, number in result.classes.items()]
     show_table(f"Label request {result.request_id}", ("what", "frames"), rows)
     Console().print(

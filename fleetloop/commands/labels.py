@@ -1,4 +1,4 @@
-"""`fleetloop labels`: labels that you bring along, matched to pictures; every row and every picture is accounted for."""
+"""`fleetloop labels`: import existing labels, matched to pictures; every row and picture is accounted for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def import_(
         Path,
         typer.Argument(
             help="A table with the columns file (or frame_id, payload_sha256) and class; COCO's .json; or a folder "
-            "in the manner of KITTI or YOLO."
+            "in the layout of KITTI or YOLO."
         ),
     ],
     pictures: Annotated[
@@ -53,7 +53,7 @@ def import_(
 ) -> None:
     """Match labels to pictures by name and write them as answers for `fleetloop label --desk`.
 
-    A file name is tried as it is written first; another reading counts only when exactly one picture fits, and is told.
+    A file name is tried as it is written first; another reading counts only if exactly one picture fits, and is noted.
     """
     from fleetloop.options import choice
     from services.own_labels import LabelForm, import_labels
@@ -75,7 +75,7 @@ def import_(
 
 
 def lines(found: ImportedLabels) -> list[str]:
-    """The report of one import, line by line: two sums, what was read otherwise, and the first refusals."""
+    """Return the report of one import, line by line: two sums, the notes, and the first refusals."""
     told = [
         _sum(f"{found.rows} rows", found.rows_by_outcome),
         _sum(f"{found.pictures} pictures", found.pictures_by_state),

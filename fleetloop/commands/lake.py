@@ -1,4 +1,4 @@
-"""`fleetloop lake`: what is in the lake, which datasets hold on to which versions, and how to let the rest go."""
+"""`fleetloop lake`: show the lake's tables and which versions are held by what; remove the rest."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fleetloop.options import HERE, AsJson, Place, print_json, show_table
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Show the lake's tables and who holds which version; remove what nobody holds.",
+    help="Show the lake's tables and which versions are held by what; remove the rest.",
 )
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")]
 
 
 @app.callback()
 def lake() -> None:
-    """Show the lake's tables and who holds which version; remove what nobody holds."""
+    """Show the lake's tables and which versions are held by what; remove the rest."""
 
 
 @app.command()
 def status(place: Place = HERE, as_json: AsJson = False) -> None:
-    """Show every table: its newest version, rows, files, bytes, and the versions that somebody holds."""
+    """Show every table: its newest version, rows, files, bytes, and held versions."""
     from services.lake import lake_status
 
     found = lake_status(place)
@@ -53,8 +53,9 @@ def status(place: Place = HERE, as_json: AsJson = False) -> None:
 
 @app.command()
 def trim(place: Place = HERE, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Remove the log entries that neither the newest version, a dataset nor lake.lock needs: earlier versions
-    can not be read afterwards. No data file is touched.
+    """Remove the log entries that neither the newest version, a dataset nor lake.lock needs.
+
+    Earlier versions cannot be read afterwards. No data file is touched.
     """
     from services import lake as service
 
@@ -74,14 +75,14 @@ def vacuum(
     older_than_days: Annotated[
         float,
         typer.Option(
-            min=1 / 24, max=36500.0, help="Files younger than this stay: they may be of a writer at work."
+            min=1 / 24, max=36500.0, help="Keep younger files: a running writer may have written them."
         ),
     ] = 7.0,
     place: Place = HERE,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove the data files that neither the newest version, a dataset nor lake.lock names."""
+    """Remove the data files that neither the newest version, a dataset nor lake.lock refers to."""
     from services import lake as service
 
     age = timedelta(days=older_than_days)

@@ -1,4 +1,4 @@
-"""`fleetloop migrate`: bring a workspace or a vehicle's state folder of an earlier release to today's form."""
+"""`fleetloop migrate`: migrate a workspace or a vehicle's state folder from an earlier release."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def migrate(
     workspace: Annotated[Path | None, typer.Option("--workspace", help="The workspace's folder.")] = None,
     state: Annotated[Path | None, typer.Option("--state", help="A vehicle's state folder.")] = None,
     is_dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a workspace or a vehicle's state folder of an earlier release to today's form; run it again after a crash."""
+    """Migrate a workspace or a vehicle's state folder from an earlier release; after a crash, run it again."""
     from services.migrate import migrate_vehicle
 
     if workspace is not None and state is not None:
@@ -52,4 +52,4 @@ def migrate(
             typer.echo(f"git: {recorded.why}")
     if done.unreadable:
         words = "; ".join(f"{each.name}: {each.what}" for each in done.unreadable)
-        raise CorruptError(f"nothing was changed, for this cannot be read: {words}")
+        raise CorruptError(f"nothing was changed, because this cannot be read: {words}")

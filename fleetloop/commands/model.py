@@ -1,4 +1,4 @@
-"""`fleetloop model`: give a model that was exported elsewhere its contract, and show the contract of a model."""
+"""`fleetloop model`: import a model exported elsewhere with its contract, and show the contract of a model."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def import_(
         ),
     ] = "",
     pictures: Annotated[
-        Path | None, typer.Option(help="A picture or a folder, to see what the model says.")
+        Path | None, typer.Option(help="A picture or a folder, to show the model's answers.")
     ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT, where the file leaves it free.")] = "",
-    layout: Annotated[str, typer.Option(help="nchw or nhwc, where the file does not tell.")] = "",
+    layout: Annotated[str, typer.Option(help="nchw or nhwc, where the file does not say.")] = "",
     colors: Annotated[str, typer.Option("--colors", help="Order of the channels: rgb or bgr.")] = "",
     values: Annotated[str, typer.Option(help="Range of the input: 0-1, 0-255, -1-1 or imagenet.")] = "",
     mean: Annotated[
-        str, typer.Option(help="Three numbers in units of 0 to 1, by channel of the input.")
+        str, typer.Option(help="Three numbers in units of 0 to 1, per channel of the input.")
     ] = "",
     std: Annotated[str, typer.Option(help="Three numbers, as --mean.")] = "",
     fit: Annotated[
@@ -80,14 +80,14 @@ def import_(
     max_mebibytes: Annotated[int, typer.Option(min=1, max=2047, help="Largest file.")] = 64,
     target: Annotated[str, typer.Option(help="Processor that it is meant for.")] = "cpu",
     allow_chance: Annotated[
-        bool, typer.Option("--allow-chance", help="Take a model that answers by chance.")
+        bool, typer.Option("--allow-chance", help="Accept a model whose answers vary from run to run.")
     ] = False,
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Verify and run a foreign model, say what it sees, and register it with its contract.
+    """Verify and run a foreign model, show its answers, and register it with its contract.
 
-    What is not said is taken from the file or a default, and told; look at the answers before you trust it.
+    Options that are not given follow from the file or a default, and are reported; check the answers before you trust it.
     """
     from modelkit.contract import to_document
     from services.foreign_contract import MEBIBYTE, ImportRequest
@@ -177,11 +177,11 @@ def show(
 
 
 def lines(contract: ModelContract) -> list[str]:
-    """A contract in a few lines for a person."""
+    """Return a contract in a few readable lines."""
     spec, how, head = contract.input, contract.preprocessing, contract.head
     batch = f"{spec.batch} per run" if spec.batch else "any number per run"
     told = [
-        f"{contract.name}: {contract.task}, head {head.kind}, made for {contract.target} by {contract.created_by or 'somebody'}",
+        f"{contract.name}: {contract.task}, head {head.kind}, made for {contract.target} by {contract.created_by or 'unknown'}",
         f"classes: {', '.join(contract.classes)}",
         f"input {spec.name}: {spec.width} x {spec.height} pixels, {how.color}, {spec.dtype}, {spec.layout}, {batch}",
         f"pictures: {how.fit}, {how.resample}; value = (pixel * {how.scale:g} - {_listed(how.mean)}) / {_listed(how.std)}",
@@ -192,7 +192,7 @@ def lines(contract: ModelContract) -> list[str]:
             f"boxes: {head.boxes}, above {head.min_score:g}, suppression {head.suppression}, at most {head.max_boxes}"
         )
     if contract.untrained_classes:
-        told.append(f"never saw: {', '.join(contract.untrained_classes)}")
+        told.append(f"not trained on: {', '.join(contract.untrained_classes)}")
     return told
 
 

@@ -1,4 +1,4 @@
-"""`fleetloop package`: the shipped model and its evidence in one folder."""
+"""`fleetloop package`: put the model to release and its evidence into one folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fleetloop quantise`: the int8 artefact of one target, with its parity to the trained network."""
+"""`fleetloop quantise`: make the int8 artefact of one target, and check its parity with the trained network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def quantise(place: Place = HERE, as_json: AsJson = False) -> None:
         return
     typer.echo(f"int8 for {report['target']}: {report['int8_bytes']} bytes (fp32 {report['fp32_bytes']})")
     providers = ", ".join(report["allowed_providers"])
-    typer.echo(f"runs on {providers}; a fall-back to the CPU: {report['cpu_fallback']}")
+    typer.echo(f"runs on {providers}; falls back to the CPU: {report['cpu_fallback']}")
     for entry in report["parity"]:
         typer.echo(
             f"{entry['reference']} and {entry['compared']}: "

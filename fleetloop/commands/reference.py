@@ -1,4 +1,4 @@
-"""`fleetloop reference`: labelled pictures that did not come through the vehicles."""
+"""`fleetloop reference`: add labelled pictures that did not come from the vehicles."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fleetloop.options import HERE, AsJson, Place, print_json
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Bring labelled pictures into the lake: a held-out test, what v1 was trained on.",
+    help="Add labelled pictures to the lake: a held-out test set, the training data of the first model.",
 )
 
 
 @app.callback()
 def reference() -> None:
-    """Bring labelled pictures into the lake: a held-out test, what v1 was trained on."""
+    """Add labelled pictures to the lake: a held-out test set, the training data of the first model."""
 
 
 @app.command()
@@ -38,7 +38,7 @@ def add(
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Append the pictures that the lake does not have yet; their drive's id decides their split, as for any frame."""
+    """Append the pictures that the lake does not have yet; the id of their drive decides their split."""
     from services.reference import add_reference
 
     found = add_reference(place, source, labels=labels)

@@ -1,4 +1,4 @@
-"""`fleetloop rollout`: bring a release to the fleet in waves of exact size, and watch its health."""
+"""`fleetloop rollout`: roll a release out to the fleet in waves of exact size, and watch its health."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from services.rollout import PlanChanged, RolloutStatus, RolloutStep, VehicleStatus
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Bring a release to the fleet in waves, and watch it."
+    add_completion=False, no_args_is_help=True, help="Roll a release out to the fleet in waves, and watch it."
 )
 
-Role = Annotated[str, typer.Option("--role", help="The role whose rollout is meant.")]
+Role = Annotated[str, typer.Option("--role", help="The role of the rollout.")]
 Plan = Annotated[str, typer.Option("--plan", help="One rollout by name, when several of a role run.")]
 HALTED_EXIT = 3
 WAITING_EXIT = 75
-HEARD = "What the fleet said"
-"""The commit of telemetry that was heard."""
+HEARD = "Record the fleet's reports"
+"""The message of a commit of new telemetry."""
 
 
 @app.callback()
 def rollout() -> None:
-    """Bring a release to the fleet in waves, and watch it."""
+    """Roll a release out to the fleet in waves, and watch it."""
 
 
 @app.command()
@@ -56,7 +56,7 @@ def start(
     max_error_ratio: float = typer.Option(0.0, "--max-error-ratio", min=0.0, max=1.0),
     max_nan_count: int = typer.Option(0, "--max-nan-count", min=0),
     report_within_s: float = typer.Option(
-        3600.0, "--report-within-s", min=1.0, help="Silence beyond this is a breach."
+        3600.0, "--report-within-s", min=1.0, help="A vehicle silent for longer counts as unhealthy."
     ),
     place: Place = HERE,
     as_json: AsJson = False,
@@ -87,7 +87,7 @@ def advance(
     bootstrap: Bootstrap = "",
     as_json: AsJson = False,
 ) -> None:
-    """Hear the fleet and decide once: wait, open the next wave, complete, or halt (exit status 3)."""
+    """Read the fleet's reports and decide once: wait, open the next wave, complete, or halt (exit status 3)."""
     from services import rollout as service
 
     done = service.advance(place, bootstrap, role, plan)
@@ -99,14 +99,16 @@ def advance(
 @app.command()
 def watch(
     timeout_s: float = typer.Option(600.0, "--timeout-s", min=0.0, help="How long to watch."),
-    every_s: float = typer.Option(2.0, "--every-s", min=0.05, max=3600.0, help="Between two decisions."),
+    every_s: float = typer.Option(
+        2.0, "--every-s", min=0.05, max=3600.0, help="Seconds between two decisions."
+    ),
     role: Role = "serving",
     plan: Plan = "",
     place: Place = HERE,
     bootstrap: Bootstrap = "",
     as_json: AsJson = False,
 ) -> None:
-    """Advance until it completes (exit status 0), halts (3), or the time is over (75)."""
+    """Advance until the rollout completes (exit status 0), halts (3), or the time is over (75)."""
     from services import rollout as service
 
     done = service.watch(
@@ -129,7 +131,7 @@ def halt(
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Stop a rollout: its vehicles go back to the model before."""
+    """Halt a rollout: its vehicles go back to the previous model."""
     from services import rollout as service
 
     done = service.halt(place, why, role, plan)
@@ -145,7 +147,7 @@ def status(
     offline: bool = typer.Option(False, "--offline", help="Say what is known without asking the broker."),
     as_json: AsJson = False,
 ) -> None:
-    """Say how every running rollout stands (else the newest), vehicle by vehicle, and what each vehicle last said."""
+    """Show every running rollout (else the newest), per vehicle, and the last report of each vehicle."""
     from services import rollout as service
 
     found = service.status(place, bootstrap, is_offline=offline, role=role)
@@ -190,7 +192,7 @@ def history(
     events: bool = typer.Option(False, "--events", help="Every event, not only which model served when."),
     as_json: AsJson = False,
 ) -> None:
-    """Say which vehicle ran which model when, as the vehicles said it, signed."""
+    """Show which vehicle ran which model when, by the vehicles' signed reports."""
     from services import rollout as service
 
     found = service.history(place, bootstrap, is_offline=offline)
@@ -262,7 +264,7 @@ def _finish(place: Place, step: RolloutStep, as_json: bool, *, is_last_word: boo
         print_json(document)
     else:
         if done.plan.state == COMPLETE and not serving.is_updated:
-            typer.echo(f"the serving model of the registry stays: {serving.why}", err=True)
+            typer.echo(f"the registry's serving model is unchanged: {serving.why}", err=True)
         typer.echo(f"rollout {done.plan.plan_id} {done.did}: {done.plan.state} {done.reason}".rstrip())
         for each in vehicles:
             typer.echo(f"  {each['vehicle_id']}  wave {each['wave']}  {each['outcome']}  {each['reason']}")

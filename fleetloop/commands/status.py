@@ -1,4 +1,4 @@
-"""`fleetloop status`: the workspace at a glance, from its files; no broker and no vehicle is asked."""
+"""`fleetloop status`: show a summary of the workspace from its files; no broker and no vehicle is contacted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def status(place: Place = HERE, as_json: AsJson = False) -> None:
-    """Show what has landed, which dataset and model there are, what was released and who runs it."""
+    """Show what landed, the newest dataset and model, the releases, and which vehicle runs which model."""
     from services.status import workspace_status
 
     document = _document(workspace_status(place))

@@ -23,7 +23,7 @@ def train(
         Path | None,
         typer.Option(
             help="Train a first model instead, on a Parquet file (payload, drive_id, and class_name or boxes), a folder of "
-            "pictures, or a table of file and class that lies in their folder."
+            "pictures, or a table of file and class in their folder."
         ),
     ] = None,
     labels: Annotated[
@@ -39,9 +39,9 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune the base model (see `fleetloop base`) on the dataset, on the CPU and repeatably.
+    """Fine-tune the base model (see `fleetloop base`) on the dataset, on the CPU and reproducibly.
 
-    Refuses a base model that saw a test drive, or that does not say what it saw.
+    Refuses a base model that was trained on a test drive, or that does not record what it was trained on.
     """
     from services import training as service
 
@@ -50,7 +50,10 @@ def train(
         request = service.FirstModelRequest(from_scratch, name, *excluded, labels=labels)
         first = service.train_first(place, request)
         record(place, f"Train {first.model_name}")
-        unseen = f"never saw classes {list(first.untrained_classes)}, conditions {list(first.untrained_conditions)}"
+        unseen = (
+            f"not trained on classes {list(first.untrained_classes)}, "
+            f"conditions {list(first.untrained_conditions)}"
+        )
         parts = ", ".join(f"{count} {reason}" for reason, count in first.left_out.items())
         _show(_first_document(first), f"{unseen}\nleft out: {parts}" if parts else unseen, as_json)
         return

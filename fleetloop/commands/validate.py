@@ -1,4 +1,4 @@
-"""`fleetloop validate`: judge the dataset twice, and pass it or not."""
+"""`fleetloop validate`: check the dataset's rules with polars and with Great Expectations."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def validate(
     place: Place = HERE,
-    fast: bool = typer.Option(
-        False, "--fast", help="Only the fast rules: no Great Expectations, no Data Docs."
-    ),
+    fast: bool = typer.Option(False, "--fast", help="Polars only: no Great Expectations, no Data Docs."),
     as_json: AsJson = False,
 ) -> None:
-    """Judge datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it fails."""
+    """Check datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it fails."""
     from services import curate as service
 
     found = service.validate(place, with_expectations=not fast)
-    record(place, "Judge the dataset")
+    record(place, "Validate the dataset")
     if as_json:
         print_json(found.report)
     else:
@@ -40,7 +38,7 @@ def validate(
 
 def _show(report: dict[str, Any]) -> None:
     rows = report["rows"]
-    title = f"{rows['judged']:,} rows judged, {rows['in_quarantine']:,} in quarantine"
+    title = f"{rows['judged']:,} rows checked, {rows['in_quarantine']:,} in quarantine"
     table = Table(title=title, title_justify="left")
     table.add_column("rule", no_wrap=True)
     for heading in ("failing", "Great Expectations", "in the shards"):

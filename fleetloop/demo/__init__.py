@@ -1,4 +1,4 @@
-"""The demo: the real loop on one machine, on real images, with faults on purpose.
+"""The demo: the real loop on one machine, on real images, with injected faults.
 
-It wires the commands that a user would type (see docs/tutorial.md); it holds no logic of the product itself.
+It runs the commands that a user would type (see docs/tutorial.md) and has no product logic of its own.
 """

@@ -1,4 +1,4 @@
-"""Models with a known fault, each made from a good one, to show that the fault is caught."""
+"""Make models with a known fault from a good one, to show that the fault is caught."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ _PREFIX: Final = "fleetloop_fault_"
 
 
 def return_nan_when_dark(model_bytes: bytes, below_luma: float, name: str | None = None) -> bytes:
-    """The same model, but its logits are NaN on every picture of mean luma (0 to 255) under `below_luma`.
+    """Return the same model, but with NaN logits on every picture of mean luma (0 to 255) below `below_luma`.
 
-    The light is computed inside the graph from the normalised input (the mean over the pixels, weighted as
-    in `images.luma`), so that no trial on bright pictures can find the fault. `name` gives the contract
-    another name.
+    The luma is computed inside the graph from the normalised input (the mean over the pixels, weighted as in
+    `images.luma`), so that no trial on bright pictures can find the fault. `name` gives the contract another name.
 
     Raises:
-        RejectedError: the bytes are no model with a contract.
+        RejectedError: the bytes are not a model with a contract.
     """
     import numpy as np
     from onnx import helper, numpy_helper
@@ -53,7 +52,7 @@ def return_nan_when_dark(model_bytes: bytes, below_luma: float, name: str | None
 
 
 def malformed_models(good: bytes) -> dict[str, bytes]:
-    """Three models that must never be loaded, made from a good one: cut short, data outside, a foreign operator."""
+    """Return three models that must never be loaded: truncated, with data outside the file, with a foreign operator."""
     import onnx
 
     outside = onnx.load_model_from_string(good)
@@ -77,7 +76,7 @@ def _with_contract(data: bytes, contract: ModelContract, name: str | None) -> by
 
 
 def _rename(graph: object, old: str, new: str) -> None:
-    """Let every node that writes or reads `old` use `new`; graph outputs keep their names."""
+    """Rename the value `old` to `new` in every node; graph outputs keep their names."""
     for node in graph.node:  # type: ignore[attr-defined]
         for names in (node.input, node.output):
             for i, value in enumerate(names):

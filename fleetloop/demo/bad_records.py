@@ -1,4 +1,4 @@
-"""Records that must not land: sent beside the good ones, each to be rejected with its reason, none to stop anything."""
+"""Send records that must not land beside the good ones: each must be rejected with its reason, and stop nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORGED_EPOCH = "f0" * 8
 
 
 def repeat_records(bootstrap: str, count: int) -> int:
-    """Send the first `count` records of the log once more, byte for byte, as a faulty gateway would; how many.
+    """Send the first `count` records of the log again, byte for byte, as a faulty gateway would; return how many.
 
     Their identities and hashes are those of rows that land: ingest must mark each as a resend.
     """
@@ -46,9 +46,9 @@ def repeat_records(bootstrap: str, count: int) -> int:
 def send_bad_records(
     bootstrap: str, vehicle_id: str, key: VehicleKey, other_key: VehicleKey
 ) -> dict[str, int]:
-    """Send one record of each kind; returns how many of which reject reason ingest must count.
+    """Send one bad record of each kind; return how many ingest must reject, by reason.
 
-    `vehicle_id` and its `key` belong together; `other_key` is another vehicle's: what it signs as `vehicle_id` is forged.
+    `key` is that of `vehicle_id`; `other_key` is another vehicle's, so what it signs as `vehicle_id` is forged.
     """
 
     def sealed(seq: int, value: bytes, signer: VehicleKey = key, name: str = vehicle_id) -> WireRecord:
@@ -71,7 +71,7 @@ def send_bad_records(
 
 
 def _send_all(settings: KafkaSettings, records: Sequence[WireRecord]) -> None:
-    """Send and wait for every acknowledgement."""
+    """Send the records and wait for every acknowledgement."""
     sink = KafkaSink(settings, SystemClock())
     done: list[Acknowledgement | FleetLoopError] = []
     all_done = threading.Event()
@@ -85,6 +85,6 @@ def _send_all(settings: KafkaSettings, records: Sequence[WireRecord]) -> None:
         for record in records:
             sink.send(record, note)
         if not all_done.wait(SEND_DEADLINE_S) or any(isinstance(d, FleetLoopError) for d in done):
-            raise GuaranteeBrokenError(f"the broker did not take the demo's own records: {done}")
+            raise GuaranteeBrokenError(f"the broker did not accept the demo's own records: {done}")
     finally:
         sink.close(5.0)

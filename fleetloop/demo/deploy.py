@@ -1,4 +1,4 @@
-"""Three releases: a good one in two waves, a forged one that never loads, a bad one that its vehicle throws out."""
+"""Publish three releases: a good one in two waves, a forged one that never loads, a bad one that is rolled back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROLLOUT_DEADLINE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOutcome:
-    """What became of one release; an override names who let it pass and why."""
+    """The outcome of one release; an override names who overrode the gate and why."""
 
     id: str
     outcome: str
@@ -34,7 +34,7 @@ class ReleaseOutcome:
 
 
 def release_good(lab: Lab, fleet: Fleet) -> ReleaseOutcome:
-    """Sign the packaged model and bring it to everyone in waves of exactly one and two vehicles."""
+    """Sign the packaged model and roll it out in waves of exactly one and two vehicles."""
     release = create_release(lab.place, ReleaseRequest()).release
     for vehicle_id in VEHICLES:
         fleet.start(vehicle_id, "patrol", loop=True, rate_hz=PATROL_RATE_HZ)
@@ -49,7 +49,7 @@ def release_good(lab: Lab, fleet: Fleet) -> ReleaseOutcome:
 
 
 def release_forged(lab: Lab, fleet: Fleet, model: Path) -> ReleaseOutcome:
-    """Publish a model signed with the rollouts key, and see every vehicle refuse it."""
+    """Publish a model signed with the rollouts key, and check that every vehicle refuses it."""
     before = {v: _model(fleet, v)["digest"] for v in VEHICLES}
     refreshes = {v: _refreshes(fleet, v) for v in VEHICLES}
     publish_forged(lab.place, model, list(VEHICLES))
@@ -65,18 +65,18 @@ def release_forged(lab: Lab, fleet: Fleet, model: Path) -> ReleaseOutcome:
     wait_until(
         lambda: all(not complaint(v) and _refreshes(fleet, v) > refreshes[v] for v in VEHICLES),
         30.0,
-        "every vehicle to trust the mended repository",
+        "every vehicle to trust the repaired repository",
     )
     after = {v: _model(fleet, v)["digest"] for v in VEHICLES}
     if before != after:
         raise GuaranteeBrokenError(f"a forged release changed a model: {before} became {after}")
     return ReleaseOutcome(
-        FORGED_RELEASE, "never loaded", f"signed with the rollouts key; the vehicles said: {said}"
+        FORGED_RELEASE, "never loaded", f"signed with the rollouts key; the vehicles report: {said}"
     )
 
 
 def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> ReleaseOutcome:
-    """Force a model past the gate that fails in the dark only, and see its vehicle throw it out at dusk."""
+    """Override the gate for a model that fails only in the dark, and check that its vehicle rolls it back at dusk."""
     release_id = "v4-fails-in-the-dark"
     bad = lab.out / f"{release_id}.onnx"
     write_atomic(bad, return_nan_when_dark(good_model.read_bytes(), DARK_BELOW_LUMA, "v4"))
@@ -125,7 +125,7 @@ def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> ReleaseOutcome:
 
 
 def refuse_malformed(lab: Lab, good_model: Path) -> dict[str, str]:
-    """Try to release what is no acceptable model; returns what each was refused with.
+    """Try to release malformed models; return the error that each was refused with.
 
     Raises:
         GuaranteeBrokenError: one was released.

@@ -1,8 +1,8 @@
-"""Drives made of real images: which vehicle sees which image, when, and in what light.
+"""Make drives of real images: which vehicle sees which image, when, and in what light.
 
-What is real: every image. What is simulated, and said so in the report: the order of single crops, their small shifts, the
-light of night drives, the blur of rain drives, the times. A simulated copy inherits its source's scene, and a scene lies in
-exactly one drive, so that the hash of a drive id parts training, validation and test without a leak.
+Every image is real. Simulated, and marked so in the report, are the order of single crops, their small shifts, the light
+of night drives, the blur of rain drives, and the times. A simulated copy belongs to its source's scene, and a scene is in
+exactly one drive, so that the hash of a drive id separates training, validation and test without a leak.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fleetloop.demo.sources import ImageSource, Pixels, SourceImage
 from schemas.reasons import Provenance, Split
 
 SplitOf = Callable[[str], Split]
-"""The product's own split: a drive id to its split, for ever."""
+"""The product's own split: drive id -> split."""
 
 DRIVE_START_NS = 1_767_600_000_000_000_000
 FRAME_INTERVAL_NS = 100_000_000
@@ -34,10 +34,10 @@ NIGHT_GAIN, NIGHT_NOISE = 0.16, 7.0
 
 @dataclass(frozen=True, slots=True)
 class DriveShape:
-    """How drives are cut. Frames a crop only matters where the source has no real tracks."""
+    """How drives are made. `frames_per_crop` is used only where the source has no real tracks."""
 
-    scenes_a_drive: int = 14
-    frames_a_crop: int = 5
+    scenes_per_drive: int = 14
+    frames_per_crop: int = 5
     night_ratio: float = 0.25
     rain_ratio: float = 0.10
     bootstrap_ratio: float = 0.25
@@ -47,7 +47,7 @@ class DriveShape:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """Whole scenes seen one after another in one light."""
+    """Whole scenes, one after another, in one light."""
 
     drive_id: str
     light: str
@@ -57,7 +57,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class DemoFrame:
-    """One frame of a drive with the truth that only the label desk and the report may know."""
+    """One frame of a drive with its true class, which only the label desk and the report may know."""
 
     frame_id: str
     drive_id: str
@@ -69,13 +69,13 @@ class DemoFrame:
 
     @property
     def payload_sha256(self) -> str:
-        """Digest of the encoded image, by which the label desk knows it."""
+        """The digest of the encoded image, by which the label desk looks it up."""
         return hashlib.sha256(self.payload).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class DrivePlan:
-    """All drives, and who gets them."""
+    """All drives, by use."""
 
     bootstrap: tuple[Drive, ...]
     fleet: tuple[Drive, ...]
@@ -84,9 +84,9 @@ class DrivePlan:
 
 
 def plan_drives(source: ImageSource, split_of: SplitOf, shape: DriveShape, seed: int) -> DrivePlan:
-    """Cut scenes into drives and share the drives out: to v1's training, to the fleet, to the held-out test.
+    """Cut scenes into drives and assign these to the training of v1, to the fleet, and to the held-out test.
 
-    The official test images of a source keep their role: ids of their drives are drawn until one hashes to test.
+    The official test images of a source stay test images: ids of their drives are drawn until one hashes to test.
     """
     drives: list[Drive] = []
     for official in (False, True):
@@ -96,8 +96,8 @@ def plan_drives(source: ImageSource, split_of: SplitOf, shape: DriveShape, seed:
                 scenes.setdefault(image.scene_id, []).append(image)
         order = sorted(scenes, key=lambda s: _hash(seed, "scene", s))
         has_official = any(i.is_official_test for i in source.images)
-        for number, start in enumerate(range(0, len(order), shape.scenes_a_drive)):
-            chunk = order[start : start + shape.scenes_a_drive]
+        for number, start in enumerate(range(0, len(order), shape.scenes_per_drive)):
+            chunk = order[start : start + shape.scenes_per_drive]
             wanted = None if not has_official else (Split.TEST if official else Split.TRAIN)
             drive_id = _drive_id(source.name, "official" if official else "drive", number, split_of, wanted)
             images = tuple(i for s in chunk for i in sorted(scenes[s], key=lambda i: i.source_id))
@@ -122,7 +122,7 @@ def plan_drives(source: ImageSource, split_of: SplitOf, shape: DriveShape, seed:
 
 
 def _up_to(drives: list[Drive], most_images: int) -> Iterator[Drive]:
-    """Drives in the order of a hash of their id, while their images together are at most `most_images`."""
+    """Yield drives in the order of a hash of their id, while their images together are at most `most_images`."""
     held = 0
     for drive in sorted(drives, key=lambda d: _hash(0, "held-out", d.drive_id)):
         held += len(drive.images)
@@ -131,7 +131,7 @@ def _up_to(drives: list[Drive], most_images: int) -> Iterator[Drive]:
 
 
 def still_images(drives: Iterable[Drive]) -> list[DemoFrame]:
-    """Every source image of the drives once, in its drive's light and without jitter (bootstrap and held-out test)."""
+    """Return every source image of the drives once, in its drive's light, without jitter (bootstrap, held-out test)."""
     frames = []
     for drive in drives:
         for number, image in enumerate(drive.images):
@@ -144,13 +144,13 @@ def still_images(drives: Iterable[Drive]) -> list[DemoFrame]:
 def drive_frames(
     drive: Drive, source: ImageSource, shape: DriveShape, seed: int, journey: str
 ) -> list[DemoFrame]:
-    """The frames that a vehicle sees on one journey over a drive, in order of capture.
+    """Return the frames that a vehicle sees on one journey over a drive, in order of capture.
 
     `journey` seeds the jitter: the same drive driven again gives other pixels of the same scenes.
     """
     frames: list[DemoFrame] = []
     for image in drive.images:
-        copies = 1 if source.has_real_tracks else shape.frames_a_crop
+        copies = 1 if source.has_real_tracks else shape.frames_per_crop
         for copy in range(copies):
             rng = random.Random(_hash(seed, journey, drive.drive_id, image.source_id, copy))  # noqa: S311 - reproducible jitter
             pixels = _in_light(image.pixels, drive.light)
@@ -163,7 +163,7 @@ def drive_frames(
 
 
 def write_drive_file(path: Path, frames: list[DemoFrame], sensor_id: str = "front-camera") -> int:
-    """A Parquet file as `connectors.sensors.parquet_frames` reads it: no label in it. Returns the bytes of all payloads."""
+    """Write a Parquet file for `connectors.sensors.parquet_frames`, without labels; return the bytes of all payloads."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -248,7 +248,7 @@ def _in_light(pixels: Pixels, light: str) -> Pixels:
 
 
 def _jitter(pixels: Pixels, rng: random.Random) -> Pixels:
-    """A shift by at most 4 % of the size and a change of light by at most 12 %."""
+    """Shift by at most 4 % of the size and change the brightness by at most 12 %."""
     height, width = pixels.shape[:2]
     dx, dy = rng.uniform(-0.04, 0.04) * width, rng.uniform(-0.04, 0.04) * height
     moved = Image.fromarray(pixels).transform(
@@ -269,9 +269,9 @@ def _levels(values: NDArray[np.floating[Any]]) -> Pixels:
 def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
     common = (
         "Vehicles are processes on this machine that replay recorded images; there is no camera and no car.",
-        f"Every frame is encoded anew as JPEG (quality {JPEG_QUALITY}), as a camera would.",
+        f"Every frame is encoded again as JPEG (quality {JPEG_QUALITY}), as a camera would.",
         "Capture times are made up: ten frames per second, drive after drive.",
-        "The label desk is a file of the source's own labels that stands for annotators.",
+        "The label desk is a file of the source's own labels, in place of annotators.",
     )
     if source.has_real_tracks:
         return (
@@ -280,7 +280,7 @@ def _statements(source: ImageSource, shape: DriveShape) -> tuple[str, ...]:
             *common,
         )
     return (
-        f"The crops have no sequence: a track is {shape.frames_a_crop} copies of one crop, shifted by at most 4 % "
+        f"The crops have no sequence: a track is {shape.frames_per_crop} copies of one crop, shifted by at most 4 % "
         "and re-lit by at most 12 %.",
         "Night drives are real crops darkened to 16 % with sensor noise added, rain drives are blurred: "
         "the report calls them dark and blurred.",

@@ -1,6 +1,6 @@
-"""The second release: its attacker holds the key that may order rollouts, and signs a model with it.
+"""Forge the second release: an attacker has the key of the role rollouts, and signs a model with it.
 
-Published exactly as a real one would be, plan and all. No vehicle may load it.
+It is published exactly like a real one, including its plan. No vehicle may load it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def publish_forged(place: Workspace, model: Path, vehicles: list[str]) -> Releas
 
 
 def withdraw_forged(place: Workspace) -> None:
-    """What an operator does after the discovery: publish the true indexes again with the right keys."""
+    """Publish the true indexes again with the right keys, as an operator does after the discovery."""
     clock = SystemClock()
     repository = Repository(place.tuf_path, place.keys_path, clock=clock)
     known = RolloutService(repository, place.rollouts_path, clock).plans()

@@ -1,4 +1,4 @@
-"""The vehicles drive: real agents on replayed frames, and the faults that happen to them on the way."""
+"""Run the vehicles: real agents on replayed frames, with faults injected on the way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from foundation.files import write_atomic
 
 FRAME_RATE_HZ = 70.0
 PATROL_RATE_HZ = 25.0
-BYTE_BUDGET_A_DRIVE = 40_000
+BYTE_BUDGET_PER_DRIVE = 40_000
 JOURNEY_DEADLINE_S = 150.0
 STOP_DEADLINE_S = 20.0
 OUTAGE_S = 5.0
@@ -33,7 +33,7 @@ CUT_VEHICLE, KILLED_VEHICLE = VEHICLES[1], VEHICLES[2]
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """Where the vehicles connect to: the broker, and the repository of releases."""
+    """The addresses that the vehicles connect to: the broker and the repository of releases."""
 
     bootstrap: str
     repository_url: str
@@ -41,7 +41,7 @@ class Road:
 
 
 def write_config(lab: Lab, road: Road, vehicle_id: str, journey: str, *, loop: bool, rate_hz: float) -> Path:
-    """The agent's settings for one journey, as a person would write them."""
+    """Write the agent's settings for one journey, as a person would."""
     proxy = f'proxy_url = "{road.uplink.url}"\n' if vehicle_id == CUT_VEHICLE else ""
     text = f"""# Written by the demo for {vehicle_id}. See examples/agent.toml for every key.
 vehicle_id = "{vehicle_id}"
@@ -79,7 +79,7 @@ threshold = 0.12
 probability = 0.06
 seed = {lab.seed}
 [selection.budget]
-per_drive_bytes = {BYTE_BUDGET_A_DRIVE}
+per_drive_bytes = {BYTE_BUDGET_PER_DRIVE}
 
 [spool]
 quota_bytes = 64000000
@@ -101,14 +101,14 @@ backoff_max_s = 2.0
 
 
 class Fleet:
-    """The agents that are under way. Leaves no process behind, whatever happens."""
+    """The running agents. Leaves no process behind, whatever happens."""
 
     def __init__(self, lab: Lab, road: Road) -> None:
         self._lab, self._road = lab, road
         self._running: dict[str, ChildProcess] = {}
         self._words: dict[str, list[str]] = {}
         self.unordered_restarts = 0
-        """How often a supervisor had to start a process again that the demo did not kill."""
+        """How often a supervisor restarted a process that the demo did not kill."""
 
     def __enter__(self) -> Fleet:
         return self
@@ -128,7 +128,7 @@ class Fleet:
         self.restart(vehicle_id)
 
     def restart(self, vehicle_id: str) -> None:
-        """Start a killed vehicle again with the settings that it had."""
+        """Start a killed vehicle again with the same settings."""
         folder, words = self._lab.vehicle(vehicle_id), self._words[vehicle_id]
         receipts = str(self._lab.receipts(vehicle_id))
         self._running[vehicle_id] = self._lab.start(
@@ -137,16 +137,16 @@ class Fleet:
         self._lab.commands.append(" ".join(words).replace(str(self._lab.out), ".."))
 
     def kill(self, vehicle_id: str) -> None:
-        """Power cut: every process of the vehicle at once."""
+        """Kill every process of the vehicle at once, like a power cut."""
         self._running[vehicle_id].kill_group()
 
     def stop(self, vehicle_id: str) -> None:
-        """Clean stop."""
+        """Stop a vehicle cleanly."""
         self._running[vehicle_id].signal(signal.SIGTERM)
         self._wait(vehicle_id, STOP_DEADLINE_S)
 
     def stop_all(self) -> None:
-        """Clean stop of every vehicle."""
+        """Stop every vehicle cleanly."""
         for vehicle_id in tuple(self._running):
             self.stop(vehicle_id)
 
@@ -173,11 +173,11 @@ class Fleet:
         self.unordered_restarts += sum(int(child["restarts"]) for child in children.values())
 
     def status(self, vehicle_id: str) -> dict[str, Any]:
-        """What `fleetloop agent status --json` says."""
+        """Return the document of `fleetloop agent status --json`."""
         return build_status(self._lab.state(vehicle_id))
 
     def frames_seen(self, vehicle_id: str) -> int:
-        """Frames that the vehicle has seen since it was enrolled."""
+        """Return the number of frames that the vehicle has seen since it was enrolled."""
         try:
             return int(self.status(vehicle_id)["frames_seen"])
         except (KeyError, TypeError, ValueError):
@@ -185,7 +185,7 @@ class Fleet:
 
 
 def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) -> list[str]:
-    """Everyone drives; one loses the broker for a while, one is killed and starts again. Returns what happened."""
+    """Run all vehicles; one loses the broker for a while, one is killed and restarted. Returns the faults as text."""
     for vehicle_id in VEHICLES:
         fleet.start(vehicle_id, "first")
     cut_at, kill_at = (
@@ -229,10 +229,10 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
 
 
 def wait_until(is_true: Callable[[], bool], deadline_s: float, what: str) -> None:
-    """Look every 50 ms.
+    """Wait until `is_true`, polled every 50 ms.
 
     Raises:
-        GuaranteeBrokenError: it did not come true in time.
+        GuaranteeBrokenError: it was not true within `deadline_s`.
     """
     end = time.monotonic() + deadline_s
     while not is_true():
@@ -242,15 +242,15 @@ def wait_until(is_true: Callable[[], bool], deadline_s: float, what: str) -> Non
 
 
 def read_truth(lab: Lab) -> dict[str, str]:
-    """frame_id -> class name of every frame of the drives."""
+    """Read frame_id -> true class name of every frame of the drives."""
     data = (lab.drives / "truth.json").read_bytes()
     return build(dict[str, str], parse_json(data, "truth.json", max_bytes=len(data)), "truth.json")
 
 
 def on_vehicle_accuracy(lab: Lab, journey: str, frames: set[str], digests: set[str]) -> dict[str, list[int]]:
-    """Class name to [right, frames] of the vehicles' own predictions on `frames` by the models `digests`.
+    """Return class name -> [correct, frames] of the vehicles' own predictions on `frames` by the models `digests`.
 
-    The truth is the demo's; a vehicle has none. A frame that was predicted twice (after a kill) counts once, its last.
+    Only the demo knows the true classes. Of a frame that was predicted twice (after a kill) the last prediction counts.
     """
     truth = read_truth(lab)
     said: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The demo's bench: its folders, its progress, and the agents and stages that are processes of their own."""
+"""The demo's environment: its folders, its progress, and the agents and stages that it starts as processes."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ REPRO_DEADLINE_S = 900.0
 
 
 class StepFailedError(FleetLoopError):
-    """The stages of the demo failed; the message holds the end of what they said."""
+    """A stage of the demo failed; the message has the end of its output."""
 
 
 @dataclass(slots=True)
 class Lab:
-    """Folders and settings of one demo run, the time of its steps and the commands that do the same by hand."""
+    """Folders and settings of one demo run, the time of its steps and the equivalent commands."""
 
     out: Path
     seed: int
     scale: float
     console: Console
-    """Shows the progress. It has a file of its own: what libraries print during a step goes to demo.log."""
+    """Shows the progress. It has its own file: what libraries print during a step goes to demo.log."""
     seconds: dict[str, float] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     under_way: str = "Starting"
-    """The title of the step that began last."""
+    """The title of the current step."""
 
     @property
     def workspace(self) -> Path:
@@ -51,31 +51,31 @@ class Lab:
 
     @property
     def drives(self) -> Path:
-        """Recorded drives for the vehicles, and what only the label desk knows."""
+        """Recorded drives for the vehicles, and the labels."""
         return self.out / "drives"
 
     @property
     def labels(self) -> Path:
-        """The file that stands for the annotators."""
+        """The file that takes the place of annotators."""
         return self.drives / "labels.jsonl"
 
     def vehicle(self, vehicle_id: str) -> Path:
-        """A vehicle's own disk."""
+        """Return the folder that is a vehicle's disk."""
         return self.out / "vehicles" / vehicle_id
 
     def state(self, vehicle_id: str) -> Path:
-        """The state folder on that disk."""
+        """Return the state folder on that disk."""
         return self.vehicle(vehicle_id) / "state"
 
     def receipts(self, vehicle_id: str) -> Path:
-        """Where a vehicle's spool prints a line for each sample, after its fsync."""
+        """Return the file in which a vehicle's spool writes a line per sample, after its fsync."""
         return self.vehicle(vehicle_id) / "receipts.txt"
 
     @contextmanager
     def step(self, name: str, title: str, *commands: str) -> Iterator[None]:
-        """Time a step, show that it is under way, and commit to the workspace's git what it wrote.
+        """Time a step, show its progress, and commit what it wrote to the workspace's git.
 
-        `commands` are what a person would type in the workspace for the same, without `fleetloop`.
+        `commands` are the equivalent commands in the workspace, without `fleetloop`.
         """
         started = time.monotonic()
         self.under_way = title
@@ -89,11 +89,11 @@ class Lab:
         self.console.print(f"[green]done[/] {title} [dim]({self.seconds[name]:.1f} s)[/]")
 
     def say(self, text: str) -> None:
-        """A line under the current step."""
+        """Print a line below the current step."""
         self.console.print(f"     {text}")
 
     def repro(self, *stages: str) -> None:
-        """Run the stages that changed, in a process group that ends whole when the demo is interrupted.
+        """Run the stages that changed, in a process group that ends with the demo.
 
         Raises:
             StepFailedError: a stage failed, or took longer than REPRO_DEADLINE_S.

@@ -1,4 +1,4 @@
-"""From the broker's log to a better model."""
+"""Turn the ingested samples into a better model: label, curate, train, evaluate, package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.runners import runner_settings
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What the stages made; `again_digest` is of the dataset that two workers made of the same."""
+    """The outputs of the stages; `again_digest` is that of the same dataset made by two workers."""
 
     version: Version
     label: LabelResult
@@ -30,12 +30,12 @@ class Learnt:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Of the dataset version."""
+        """The manifest of the dataset version."""
         return self.version.manifest
 
 
 def learn(lab: Lab, label_budget: int) -> Learnt:
-    """Label within a budget, curate, judge, version, train, quantise, evaluate, pass the gate, package.
+    """Label within a budget, curate, validate, version, train, quantise, evaluate, pass the gate, package.
 
     Raises:
         GuaranteeBrokenError: the gate refused, so there is nothing to release.
@@ -50,7 +50,7 @@ def learn(lab: Lab, label_budget: int) -> Learnt:
         lab.say(f"{labelled.answered} labels at a cost of {labelled.cost:g}")
     with lab.step(
         "curate",
-        "Curating the dataset (Beam) and judging it (Great Expectations)",
+        "Curating the dataset (Beam) and validating it (Great Expectations)",
         "dataset lock",
         "dataset repro curate validate",
     ):
@@ -58,7 +58,7 @@ def learn(lab: Lab, label_budget: int) -> Learnt:
         lab.repro("curate", "validate")
     with lab.step(
         "rebuild",
-        "Curating again with two workers: the same digest, or it is no version",
+        "Curating again with two workers: the digest must be the same",
         "curate --workers 2",
     ):
         shutil.rmtree(place.private_path / "cache", ignore_errors=True)  # nothing measured before is reused

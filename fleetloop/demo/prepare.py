@@ -1,12 +1,12 @@
-"""Everything that exists before the loop starts: recorded drives, the annotators' file, the pictures of v1, the held-out test.
+"""Write what exists before the loop starts: recorded drives, labels, the training images of v1, the held-out test.
 
 Writes under `lab.drives`:
-  VEHICLE/first.parquet     the first journey: drives of the fleet, and roads that are driven again afterwards
-  VEHICLE/patrol.parquet    by daylight, round and round while releases roll out
-  VEHICLE/dusk.parquet      the same roads when it gets dark
-  VEHICLE/second.parquet    the roads again, under the new model
-  bootstrap.parquet         what v1 is trained on
-  reference.parquet         the same, and the held-out test set, for the lake
+  VEHICLE/first.parquet     the first journey: drives of the fleet, and the test drives
+  VEHICLE/patrol.parquet    drives by daylight, repeated while releases roll out
+  VEHICLE/dusk.parquet      the same drives when it gets dark
+  VEHICLE/second.parquet    the test drives again, with the new model
+  bootstrap.parquet         the training images of v1
+  reference.parquet         the same and the held-out test set, for the lake
   labels.jsonl              payload_sha256 and class_name: known to the label desk only
   truth.json                frame_id to class_name: known to the report only
 """
@@ -45,15 +45,15 @@ from schemas.reasons import Split
 
 VEHICLES = ("vehicle-1", "vehicle-2", "vehicle-3")
 MAX_ROAD_FRAMES = 420
-"""Frames of the roads that each vehicle drives before and after."""
+"""Frames of the test drives per vehicle, driven before and after."""
 MAX_TOUR_FRAMES = 500
-"""Frames of the patrol that a vehicle goes round while releases roll out."""
+"""Frames of the patrol that a vehicle repeats while releases roll out."""
 MIN_TEST_IMAGES = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the other steps need to know about the drives."""
+    """Facts about the drives for the other steps."""
 
     source: ImageSource
     plan: DrivePlan
@@ -64,17 +64,17 @@ class Prepared:
 
 
 def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape) -> Prepared:
-    """Plan the drives and write every file of them.
+    """Plan the drives and write all files.
 
     Raises:
-        MisconfiguredError: the data is too small to hold a test set apart.
+        MisconfiguredError: the data is too small for a held-out test set.
     """
     plan = plan_drives(source, lambda drive_id: split_of(drive_id, split), shape, lab.seed)
     plan = _scaled(plan, lab.scale)
     held_out = still_images(plan.test)
     if len(held_out) < MIN_TEST_IMAGES:
         raise MisconfiguredError(
-            f"only {len(held_out)} images hash to test; {MIN_TEST_IMAGES} are needed to prove anything"
+            f"only {len(held_out)} images hash to test, must be at least {MIN_TEST_IMAGES}"
         )
     bootstrap = [
         f
@@ -90,7 +90,7 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
         folder = lab.drives / vehicle_id
         fleet = [d for i, d in enumerate(plan.fleet) if i % len(VEHICLES) == number]
         roads = _roads(plan.test, number)
-        once = replace(shape, frames_a_crop=2)
+        once = replace(shape, frames_per_crop=2)
         most = round(lab.scale * MAX_ROAD_FRAMES)
 
         def drive_all(drives: list[Drive], journey: str, how: DriveShape = once) -> Iterator[DemoFrame]:
@@ -126,23 +126,23 @@ def prepare(lab: Lab, source: ImageSource, split: SplitParams, shape: DriveShape
 
 
 def is_dark(frame: DemoFrame) -> bool:
-    """Whether the product itself would call the frame dark."""
+    """Return whether the product classifies the frame as dark."""
     with Image.open(io.BytesIO(frame.payload)) as image:
         return condition_of(np.asarray(image.convert("RGB"))) == "dark"
 
 
 def _cut_short(frame: DemoFrame) -> DemoFrame:
-    """The frame as a camera fault leaves it: the file ends in the middle."""
+    """Truncate the frame's payload in the middle, like a camera fault."""
     return replace(frame, payload=frame.payload[: len(frame.payload) // 2])
 
 
 def _roads(test: Iterable[Drive], number: int) -> list[Drive]:
-    """The test drives that this vehicle drives before and after: the held-out classes of its share first."""
+    """Return the test drives of this vehicle, driven before and after."""
     return [d for i, d in enumerate(test) if i % len(VEHICLES) == number]
 
 
 def _scaled(plan: DrivePlan, scale: float) -> DrivePlan:
-    """A share of the fleet's drives; v1's pictures and the held-out test stay whole, or nothing could be proven."""
+    """Keep a share of the fleet's drives; v1's images and the held-out test stay whole, so that counts suffice."""
     if any(d.split is Split.TEST for d in plan.fleet):
         raise GuaranteeBrokenError("a drive of the fleet hashes to test")
     ranked = sorted(plan.fleet, key=lambda d: hashlib.sha256(d.drive_id.encode()).digest())

@@ -119,7 +119,7 @@ def judge(facts: Facts) -> list[Verdict]:
     return [
         _accepted_is_durable(facts),
         _ledger_balances(facts),
-        _one_row_an_offset(facts),
+        _one_row_per_offset(facts),
         _pure_dataset(facts),
         _split_holds(facts),
         _releases_are_guarded(facts),
@@ -164,7 +164,7 @@ def _ledger_balances(facts: Facts) -> Verdict:
     )
 
 
-def _one_row_an_offset(facts: Facts) -> Verdict:
+def _one_row_per_offset(facts: Facts) -> Verdict:
     log = facts.arrivals.filter(pc.field("origin") == "log")
     places = set(zip(log["partition"].to_pylist(), log["offset"].to_pylist(), strict=True))
     landed = _landed(facts)

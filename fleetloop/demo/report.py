@@ -1,4 +1,4 @@
-"""report.html: the run as a person wants to read it. One file, no script, no network."""
+"""Write report.html, the readable result of a run: one file, no script, no network."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_report(lab: Lab, result: dict[str, Any]) -> Path:
 
 
 def chart_rows(slices: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows for `accuracy_chart`: the slices that gained most when there are many."""
+    """Return rows for `accuracy_chart`; of more than MAX_CLASS_ROWS slices those that gained most."""
     names = sorted(slices)
     if len(names) > MAX_CLASS_ROWS:
         names = sorted(names, key=lambda n: slices[n]["before"] - slices[n]["after"])[:MAX_CLASS_ROWS]
@@ -75,7 +75,7 @@ def chart_rows(slices: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _chosen_frames(lab: Lab) -> list[dict[str, str]]:
-    """Some landed frames with the rule that chose each, the same ones for the same run."""
+    """Return some landed frames with the rule that selected each, the same ones for the same run."""
     table = LakeTable.open(lab.place.arrivals_uri)
     rows = table.snapshot().read(
         columns=["payload", "payload_sha256", "rule_id", "predicted_class", "score_entropy"],

@@ -1,4 +1,4 @@
-"""result.json: one document that says what the run did, in numbers that a program can read."""
+"""Build result.json: one machine-readable document with all numbers of a run."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _slices(summary: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _on_vehicle(lab: Lab, first: FirstModel, facts: Facts) -> list[dict[str, Any]]:
-    """Accuracy by class of what the vehicles themselves predicted on the roads driven before and after."""
+    """Return the accuracy per class of the vehicles' own predictions on the test drives, before and after."""
     truth = read_truth(lab)
     roads = {f.rsplit(".", 2)[0] for f in truth if ".second." in f}
     before_frames = {f for f in truth if ".first." in f and f.rsplit(".", 2)[0] in roads}

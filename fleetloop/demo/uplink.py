@@ -31,7 +31,7 @@ class Uplink:
 
     @property
     def url(self) -> str:
-        """What a client takes as its proxy."""
+        """The proxy URL for clients."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut(self) -> None:
@@ -126,7 +126,7 @@ class Uplink:
                         self._forward(data, peer[source], is_upward)
 
     def _receive(self, source: socket.socket, is_upward: bool) -> bytes | None:  # noqa: ARG002 - tests differ by it
-        """The bytes to forward now; empty at the end of the connection, None when they stay where they are."""
+        """Return the bytes to forward now; empty at the end of the connection, None to forward nothing yet."""
         return source.recv(CHUNK_BYTES)
 
     def _forward(self, data: bytes, target: socket.socket, is_upward: bool) -> None:  # noqa: ARG002

@@ -79,7 +79,7 @@ def judge(evidence: Evidence) -> dict[str, object]:
     }
 
 
-def one_row_an_offset(evidence: Evidence) -> Iterator[Violation]:
+def one_row_per_offset(evidence: Evidence) -> Iterator[Violation]:
     """Every offset of the log is one row; no row stands for an offset that the log does not have."""
     count = Counter((row.topic_id, row.partition, row.offset) for row in evidence.rows if row.origin == "log")
     for (topic_id, partition, offset), number in count.items():
@@ -240,7 +240,7 @@ def only_what_was_offered_landed(evidence: Evidence) -> Iterator[Violation]:
 
 
 RULES: tuple[Callable[[Evidence], Iterable[Violation]], ...] = (
-    one_row_an_offset,
+    one_row_per_offset,
     every_hash_is_right,
     nothing_landed_twice,
     every_accepted_record_is_accounted_for,

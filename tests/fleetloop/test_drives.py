@@ -38,7 +38,7 @@ def a_source(scenes: int = 60, *, tracks: bool = False, official: int = 0) -> Im
 
 def plan(source: ImageSource, seed: int = 1) -> drives.DrivePlan:
     return drives.plan_drives(
-        source, lambda d: split_of(d, PARAMS), drives.DriveShape(scenes_a_drive=4), seed
+        source, lambda d: split_of(d, PARAMS), drives.DriveShape(scenes_per_drive=4), seed
     )
 
 

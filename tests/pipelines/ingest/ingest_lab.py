@@ -141,7 +141,7 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: (r["topic_id"], r["partition"], r["offset"], r["origin"]))
 
 
-def assert_one_row_an_offset(lab: Lab) -> None:
+def assert_one_row_per_offset(lab: Lab) -> None:
     """Every record of the log has one row with its bytes or its hash; no identity landed twice."""
     rows = lab.rows()
     info = lab.broker.describe(TOPIC)

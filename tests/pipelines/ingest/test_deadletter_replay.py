@@ -12,7 +12,7 @@ from pipelines.ingest.deadletter import ReplayReport, dead_letters, replay
 from pipelines.ingest.decode import headers_json
 from schemas.reasons import RejectReason
 from schemas.wire import StoredRecord
-from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_an_offset
+from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_per_offset
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_after_a_late_enrolment_a_replay_lands_once_and_names_what_it_supersedes
     ]
     assert rows[0]["payload"].startswith(b"picture v9")
     assert [row["reason"] for row in dead_letters(lab.table.snapshot()).to_pylist()] == ["missing_header"]
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_second_replay_does_nothing(lab: Lab) -> None:
@@ -101,7 +101,7 @@ def test_what_landed_before_the_replay_makes_it_a_resend(lab: Lab) -> None:
     assert lab.ingest().once().landed == 1
     report = replayed(lab)
     assert (report.landed, report.resent) == (1, 2)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_what_arrives_after_the_replay_is_a_resend_of_it(lab: Lab) -> None:
@@ -111,7 +111,7 @@ def test_what_arrives_after_the_replay_is_a_resend_of_it(lab: Lab) -> None:
     assert lab.ingest().once().resent == 1
     resent = next(r for r in lab.rows() if r["origin"] == "log" and r["outcome"] == "resent")
     assert resent["resend_of"].endswith("/0/1")
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_conflict_stays_rejected(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_two_dead_letters_in_conflict_land_one_and_leave_one(tmp_path: Path) -> 
     report = replayed(lab)
     assert (report.landed, report.still_rejected) == (1, {"conflict": 1})
     assert dead_letters(lab.table.snapshot()).column("offset").to_pylist() == [1]
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 @pytest.mark.parametrize("label", ["ingest.write", "replay.rename", "replay.commit"])
@@ -154,7 +154,7 @@ def test_a_replay_that_crashes_can_be_done_again(lab: Lab, label: str) -> None:
         p.relative_to(lab.table.folder).as_posix() for p in (lab.table.folder / "replay").rglob("*.parquet")
     }
     assert files <= set(lab.table.snapshot().files().column("path").to_pylist())
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_batch_that_could_not_be_unpacked_is_read_by_a_replay(tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_a_batch_that_could_not_be_unpacked_is_read_by_a_replay(tmp_path: Path) 
     assert report.still_rejected == {"unreadable_batch": 2}
     assert {row["offset"] for row in dead_letters(lab.table.snapshot()).to_pylist()} == {4, 5}
     assert replayed(lab).landed == 0
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)

@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 import pipelines.ingest.commit as committing
 from foundation.errors import MisconfiguredError, RetryLaterError
 from pipelines.ingest.holes import find_holes
-from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_an_offset
+from tests.pipelines.ingest.ingest_lab import TOPIC, Lab, assert_one_row_per_offset
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_table_without_a_hole_has_none(lab: Lab) -> None:
     DeltaTable(str(lab.table.folder)).optimize.compact()
     assert find_holes(lab.table.snapshot()) == []
     assert lab.ingest().once().landed == 4
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_after_a_restore_ingest_names_partition_both_ends_and_the_restore_and_goes_on_when_it_is_undone(
@@ -52,7 +52,7 @@ def test_after_a_restore_ingest_names_partition_both_ends_and_the_restore_and_go
         assert words in str(found.value)
     DeltaTable(str(lab.table.folder)).restore(3)
     assert lab.ingest().once().landed == 4
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 @pytest.mark.parametrize("which", ["offset in (1, 2)", "offset = 11", "true"])
@@ -119,7 +119,7 @@ def test_vacuum_of_another_engine_within_a_run_means_planning_again(
     vacuum_within(lab, monkeypatch, is_logged=True)
     report = lab.ingest().once()
     assert (report.landed, report.replans) == (4, 1)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_files_that_went_away_without_a_word_are_never_committed(
@@ -131,4 +131,4 @@ def test_files_that_went_away_without_a_word_are_never_committed(
         lab.ingest().once()
     assert lab.table.version() == version
     assert lab.ingest().once().landed == 4
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)

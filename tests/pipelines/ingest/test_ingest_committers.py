@@ -13,7 +13,7 @@ from pipelines.ingest.elements import StagedFile
 from pipelines.ingest.plan import make_plan
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.staging import commit_lock
-from tests.pipelines.ingest.ingest_lab import Lab, assert_one_row_an_offset, fake_source, mixed_log
+from tests.pipelines.ingest.ingest_lab import Lab, assert_one_row_per_offset, fake_source, mixed_log
 from tests.pipelines.ingest.test_ingest_crashes import assert_nothing_left_over
 
 
@@ -37,7 +37,7 @@ def test_a_committer_that_was_overtaken_plans_again(lab: Lab) -> None:
     assert others[1].landed > 0
     assert (report.offsets, report.replans) == (0, 1)
     assert lab.table.version() == 1
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_commit_that_sneaks_past_the_lock_makes_the_other_plan_again(lab: Lab) -> None:
@@ -51,11 +51,11 @@ def test_a_commit_that_sneaks_past_the_lock_makes_the_other_plan_again(lab: Lab)
         report = lab.ingest().once()
     assert sneaked == [1]
     assert (report.replans, report.version_after) == (1, 2)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
     assert_nothing_left_over(lab.table)
 
 
-def test_two_ingests_at_once_leave_one_row_an_offset(lab: Lab) -> None:
+def test_two_ingests_at_once_leave_one_row_per_offset(lab: Lab) -> None:
     reports: list[IngestReport] = []
     threads = [threading.Thread(target=lambda: reports.append(lab.ingest().once())) for _ in range(2)]
     for thread in threads:
@@ -64,7 +64,7 @@ def test_two_ingests_at_once_leave_one_row_an_offset(lab: Lab) -> None:
         thread.join(60)
     assert len(reports) == 2
     assert sum(report.offsets for report in reports) == len(lab.outcomes())
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
     assert_nothing_left_over(lab.table)
 
 
@@ -105,7 +105,7 @@ def test_following_goes_on_over_a_broker_that_is_away_and_stops_cleanly(lab: Lab
     assert isinstance(told[1], RetryLaterError)
     assert isinstance(told[2], IngestReport)
     assert told[2].landed == 1
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_topic_made_anew_while_it_is_read_is_planned_again(lab: Lab) -> None:
@@ -121,4 +121,4 @@ def test_a_topic_made_anew_while_it_is_read_is_planned_again(lab: Lab) -> None:
         report = lab.ingest().once()
     assert report.replans == 1
     assert {row["topic_id"] for row in lab.rows()} == {"topic-id-0002"}
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)

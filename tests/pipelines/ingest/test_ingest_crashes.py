@@ -14,7 +14,7 @@ from pipelines.ingest.staging import LOG_FOLDER, STAGING
 from pipelines.runner import PipelineFailedError
 from tests.pipelines.ingest.ingest_lab import (
     Lab,
-    assert_one_row_an_offset,
+    assert_one_row_per_offset,
     load,
     mixed_log,
     save,
@@ -57,7 +57,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[di
     report = lab.ingest().once()
     assert report.rejected == {"conflict": 1, "missing_header": 1, "unknown_vehicle": 1}
     assert (report.resent, report.gap_offsets) == (4, 1)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
     return folder, without_times(lab.rows())
 
 
@@ -84,7 +84,7 @@ def test_an_ingest_that_crashes_after_any_step_and_runs_again_gives_the_same_row
     lab.ingest().once()
     assert without_times(lab.rows()) == undisturbed[1]
     assert lab.table.version() == 1
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
     if label in ("ingest.commit", "ingest.done"):  # the second run had nothing to do, so it did not clean up
         lab.produce(lab.fleet.record("v9", 99), partition=0)
         lab.ingest().once()
@@ -129,7 +129,7 @@ def test_reading_that_breaks_off_costs_no_offset_and_no_marks(tmp_path: Path) ->
     assert report.landed == 5 + 1
     second = lab.ingest().once()
     assert (second.landed, second.resent, second.unread) == (5, 1, ())
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 class _Breaking:

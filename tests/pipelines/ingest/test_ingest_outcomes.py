@@ -11,7 +11,7 @@ from pipelines.ingest import deadletter
 from pipelines.ingest.apply_verdicts import merged_ranges
 from schemas.identity import Identity
 from schemas.wire import MAX_RECORD_BYTES
-from tests.pipelines.ingest.ingest_lab import EPOCH, TOPIC, Lab, assert_one_row_an_offset
+from tests.pipelines.ingest.ingest_lab import EPOCH, TOPIC, Lab, assert_one_row_per_offset
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_every_offset_becomes_one_row_and_the_report_adds_up(lab: Lab) -> None:
     report = lab.ingest().once()
     assert (report.offsets, report.landed, report.resent, report.rejected) == (50, 50, 0, {})
     assert report.balances()
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
     row = next(r for r in lab.rows() if r["vehicle_id"] == "v1" and r["seq"] == 3)
     assert row["payload"] == f"picture v1 {EPOCH} 3".encode()
     assert row["probabilities"] == [0.25, 0.75]
@@ -41,7 +41,7 @@ def test_ingest_goes_on_where_the_lake_ends(lab: Lab) -> None:
     lab.produce(lab.fleet.record("v1", 1), partition=0)
     second = lab.ingest().once()
     assert (second.offsets, second.version_after) == (1, first.version_after + 1)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_resend_points_at_the_row_it_repeats(lab: Lab) -> None:
@@ -57,7 +57,7 @@ def test_a_resend_points_at_the_row_it_repeats(lab: Lab) -> None:
     topic_id = lab.broker.describe(TOPIC).topic_id
     assert [r["resend_of"] for r in resent] == [f"{topic_id}/0/{first}"] * 2
     assert all(r["payload"] is None for r in resent)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_the_same_identity_with_other_bytes_is_a_conflict_that_keeps_its_bytes(lab: Lab) -> None:
@@ -69,7 +69,7 @@ def test_the_same_identity_with_other_bytes_is_a_conflict_that_keeps_its_bytes(l
     assert lab.ingest().once().rejected == {"conflict": 1}
     conflicts = [r for r in lab.rows() if r["outcome"] == "rejected"]
     assert all(r["vehicle_id"] == "v1" and "landed at" in r["detail"] for r in conflicts)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_what_is_not_verified_claims_no_identity(lab: Lab) -> None:
@@ -77,7 +77,7 @@ def test_what_is_not_verified_claims_no_identity(lab: Lab) -> None:
     lab.produce(lab.fleet.record("v1", 0), partition=0)
     report = lab.ingest().once()
     assert (report.landed, report.rejected) == (1, {"bad_signature": 1})
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_poison_is_rejected_with_its_reason_and_bytes_and_stops_nothing(lab: Lab
         "not_single_object",
         "unknown_schema",
     } <= set(report.rejected)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_offsets_that_retention_took_are_a_counted_loss_with_their_interval(lab: Lab) -> None:
@@ -170,7 +170,7 @@ def test_offsets_that_retention_took_are_a_counted_loss_with_their_interval(lab:
         None,
         "retention",
     )
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_records_that_compaction_took_are_a_loss_beside_what_transactions_hide(lab: Lab) -> None:
@@ -185,7 +185,7 @@ def test_records_that_compaction_took_are_a_loss_beside_what_transactions_hide(l
         (5, 7, "compaction"),
         (11, 12, "compaction"),
     }
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_what_an_open_transaction_hides_is_told_as_waiting(lab: Lab) -> None:
@@ -221,7 +221,7 @@ def test_what_transactions_hide_is_counted_but_is_no_loss(lab: Lab) -> None:
     report = lab.ingest().once()
     assert (report.landed, report.gap_offsets, report.lost) == (8, 4, ())
     assert lab.ingest().once().offsets == 0
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_topic_made_anew_is_not_confused_with_the_old_one(lab: Lab) -> None:
@@ -266,7 +266,7 @@ def test_added_partitions_are_read_and_resends_found_across_them(tmp_path: Path)
     lab.produce(lab.fleet.record("v1", 1), partition=1)
     report = lab.ingest().once()
     assert (report.landed, report.resent) == (1, 1)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_log_that_ends_before_the_lake_does_is_said_and_not_guessed(lab: Lab) -> None:
@@ -300,4 +300,4 @@ def test_conflicts_far_apart_keep_each_its_own_bytes(lab: Lab) -> None:
         lab.produce(lab.fleet.record("v1", 100 + seq), partition=0)
     assert lab.ingest().once().rejected == {"conflict": 3}
     assert len({r["raw_value"] for r in lab.rows() if r["outcome"] == "rejected"}) == 3
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)

@@ -13,7 +13,7 @@ from pipelines.ingest.elements import LogBatch, OffsetRange, Unread
 from pipelines.ingest.read import read_range
 from schemas.wire import StoredRecord
 from tests.fakes.kafka import FakeSource
-from tests.pipelines.ingest.ingest_lab import _BROKERS, TOPIC, Lab, assert_one_row_an_offset
+from tests.pipelines.ingest.ingest_lab import _BROKERS, TOPIC, Lab, assert_one_row_per_offset
 
 WANTED = OffsetRange("c", TOPIC, "t", 0, 0, 12, is_lost=False)
 
@@ -75,7 +75,7 @@ def test_an_unknown_loss_is_a_row_and_counted_in_the_report(lab: Lab) -> None:
         (6, 7, "compaction"),
     ]
     assert (report.landed, report.gap_offsets) == (8, 1)
-    assert_one_row_an_offset(lab)
+    assert_one_row_per_offset(lab)
 
 
 def test_a_broker_that_goes_while_a_loss_is_told_leaves_the_rest_unread(lab: Lab) -> None:
