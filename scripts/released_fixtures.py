@@ -21,10 +21,13 @@ from pathlib import Path
 
 def main() -> None:
     """Make the folder that the command line names."""
-    target = Path(sys.argv[1]).resolve()
+    target, parts = Path(sys.argv[1]).resolve(), sys.argv[2:]
     import schemas
 
     print(f"code of {Path(schemas.__file__).parents[1]}")
+    if parts == ["learning"]:
+        add_learning(target / "learning")
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         vehicle(folder / "bench")
@@ -34,8 +37,17 @@ def main() -> None:
         copied(folder / "bench" / "tuf", target / "tuf")
         copied(folder / "work" / "ws", target / "workspace")
     documents(target)
+    add_learning(target / "learning")
     total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{total} bytes in {target}")
+
+
+def add_learning(target: Path) -> None:
+    """Make this part alone, beside what is there."""
+    with tempfile.TemporaryDirectory() as name:
+        learning(Path(name) / "ws")
+        shutil.rmtree(target, ignore_errors=True)
+        copied(Path(name) / "ws", target)
 
 
 def copied(source: Path, target: Path) -> None:
@@ -170,6 +182,63 @@ def workspace(folder: Path) -> None:
     service.advance(reports.newest)
     service.halt("by hand")
     service.start("r-v2", "1,rest", ["car-0", "car-1"])
+
+
+def learning(folder: Path) -> None:
+    """A workspace whose models were really trained: a lake of drawn pictures, a dataset version, a base, a candidate, a package."""
+    import pyarrow as pa
+    import yaml
+    from connectors.lake_schema import ARRIVALS, LABELS
+
+    from connectors.lake import LakeTable
+    from fleetloop.commands.init import make_workspace
+    from fleetloop.commands.train import split_by_params
+    from modelkit.images import condition_of, decode_image
+    from pipelines.dataset.dvc import DvcRepository
+    from pipelines.dataset.lock import write_lock
+    from pipelines.dataset.versions import commit_version
+    from tests.pipelines.curate_lake import CLASSES, fleet_rows, label_rows, picture
+    from training.initial import train_initial
+    from training.params import TrainParams
+    from training.registry import set_serving
+    from training.rows import Row
+
+    place = make_workspace(folder, classes=CLASSES)
+    params = yaml.safe_load(place.params_path.read_text())
+    params["split"] = {"validation_ratio": 0.2, "test_ratio": 0.3}
+    params["curate"]["quality"]["min_sharpness"] = 0.0
+    params["train"]["epochs"] = 1
+    params["evaluate"] |= {"bootstrap_samples": 200, "latency_runs": 10}
+    place.params_path.write_text(yaml.safe_dump(params))
+    rows = fleet_rows(8, 6)
+    for name, schema, part in (("arrivals", ARRIVALS, rows), ("labels", LABELS, label_rows(rows))):
+        LakeTable.create(place.lake_path / name, schema).append(pa.Table.from_pylist(part, schema))
+    split_of = split_by_params(place.params_path)
+    drive = next(f"garage-{n}" for n in range(99) if split_of(f"garage-{n}") == "train")
+    images = [decode_image(picture(20_000 + number)) for number in range(24)]
+    bare = [
+        Row(image, f"{n:064x}", CLASSES[n % 3], drive, f"t{n}", condition_of(image), "reference")
+        for n, image in enumerate(images)
+    ]
+    first = train_initial(
+        place.root / "registry",
+        bare,
+        name="v1",
+        classes=CLASSES,
+        split_of=split_of,
+        params=TrainParams(epochs=1),
+    )
+    set_serving(place.root / "registry", first.record)
+    write_lock(place)
+    repository = DvcRepository(place)
+    repository.repro("curate", "validate")
+    commit_version(place, "first drives")
+    repository.repro()
+    for path in sorted(place.root.rglob("*")):  # what nothing reads again, and is large
+        if (
+            path.suffix in (".png", ".npz", ".onnx") and "registry" not in path.parts
+        ) or path.name == "fp32.onnx":
+            path.unlink()
 
 
 def documents(target: Path) -> None:

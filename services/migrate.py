@@ -8,6 +8,11 @@ whole usable between any two. Nothing is changed while a document cannot be read
 In a vehicle's state folder the files of the role serving move beside those of the other roles, while the agent is stopped.
 An agent of a release before roles that is put back afterwards finds the factory model and serves it. Perceive takes the
 place in each source over into its spool at its first start.
+
+A document that changed only by keys is not rewritten: a missing version is version 1 for ever, and each is written anew by
+whoever changes it next. To add a step, write a function that gives a `Step`: `pending` reads the document and says in words
+what would be done, "" once it is done; `apply` replaces it by one atomic change. Put it behind those whose result it needs:
+of a state folder into `vehicle_steps`, of a workspace into `services.migrate_workspace.workspace_steps`.
 """
 
 from __future__ import annotations
@@ -18,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_agent.state_folder import StateFolder
 from foundation.clock import Clock
 from foundation.errors import FleetLoopError
-from foundation.files import FileLock
+from foundation.files import FileLock, read_document
 
 if TYPE_CHECKING:
     from edge_agent.models.slots import SlotFolder
@@ -89,6 +95,13 @@ def run(steps: Iterable[Step], broken: tuple[Finding, ...], *, is_dry_run: bool)
     return Migration(tuple(done), tuple(by_hand), broken, is_dry_run)
 
 
+def vehicle_steps(state_folder: Path) -> list[Step]:
+    """What has to be done to a vehicle's state folder, in the order in which it is safe."""
+    from edge_agent.models.slots import ROLE_FILES, SlotFolder
+
+    return [_moved(SlotFolder(state_folder), name) for name in ROLE_FILES]
+
+
 def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = False) -> Migration:
     """Read every document of a vehicle's state folder, and move those that lie elsewhere today.
 
@@ -96,12 +109,12 @@ def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = Fals
         RetryLaterError: the agent runs; what was done stays done.
     """
     from edge_agent.durable_progress import check_progress
-    from edge_agent.models.slots import ROLE_FILES, SlotFolder
+    from edge_agent.models.slots import SlotFolder
     from edge_agent.models.trust import SavedTrust
     from edge_agent.models.trust_folder import TrustFolder
     from edge_agent.models.vehicle import read_vehicle
     from edge_agent.spool.snapshot import read_ledger
-    from edge_agent.state_folder import StateFolder
+    from edge_agent.telemetry import START
 
     state, slots = StateFolder(state_folder), SlotFolder(state_folder)
     readers: list[tuple[str, Callable[[], object]]] = [
@@ -117,13 +130,16 @@ def migrate_vehicle(state_folder: Path, clock: Clock, *, is_dry_run: bool = Fals
     ]
     if (state.trust / "targets").is_dir():
         readers.append(("trust", lambda: SavedTrust.load(TrustFolder(state_folder), clock, fresh=False)))
-    steps = [_moved(slots, name) for name in ROLE_FILES]
+    if state.deliver_epochs_path.is_file():
+        readers.append(
+            (state.deliver_epochs_path.name, lambda: read_document(state.deliver_epochs_path, START))
+        )
     with ExitStack() as stack:
         if not is_dry_run:
             state.run.mkdir(exist_ok=True)
             for process in ("perceive", "deliver"):
                 stack.enter_context(FileLock(state.lock_path(process), clock=clock))
-        return run(steps, unreadable(readers), is_dry_run=is_dry_run)
+        return run(vehicle_steps(state_folder), unreadable(readers), is_dry_run=is_dry_run)
 
 
 def _moved(slots: SlotFolder, name: str) -> Step:

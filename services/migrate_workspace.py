@@ -7,23 +7,29 @@ replaced. Old versions of a lake table stay as they are; the newest one gains th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
-from connectors.lake.lock import read_lake_lock
+from connectors.lake.lock import LAKE_LOCK, read_lake_lock
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable
 from foundation.clock import SystemClock
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError
-from foundation.files import FileLock, write_atomic
+from foundation.files import FileLock, read_document, write_atomic
+from pipelines.curate.labelling import LABEL_REQUEST
 from pipelines.curate.params import load_params
+from pipelines.dataset.cut_commit import MARKER
+from pipelines.dataset.manifest import MANIFEST
 from pipelines.dataset.versions import list_versions
 from pipelines.ingest.staging import commit_lock
+from pipelines.validate.stage import VALIDATION
+from rollout.fleet import TAGS
 from rollout.release import read_releases
 from rollout.reports import FleetReports
 from rollout.repository import Repository
@@ -32,7 +38,8 @@ from schemas.predictions import CLASSIFICATION
 from services.init import GIT_IGNORE, LAUNCHER, template
 from services.migrate import Finding, Migration, Step, run, unreadable
 from services.record import Recorded, record_changes
-from training.registry import base_name
+from training.evidence import EVALUATION, GATE, PACKAGE, PARITY, TRAINING
+from training.registry import RECORD, base_name
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 from workspace.params_file import read_params
@@ -40,6 +47,25 @@ from workspace.served_models import move_old_record, served_models, unreadable_r
 
 RELEASED_STAGES: Final = frozenset({"30955b8a957d4ec3194d2ffe544ad0b2af7c23e359cb03f5d7c87a02438fe13a"})
 """sha256 of every dvc.yaml that a release gave to its workspaces: such a file was edited by nobody."""
+
+
+DOCUMENTS: Final[Mapping[str, DocumentType[Any]]] = {
+    "lake/pins/*.json": LAKE_LOCK,
+    "registry/tags.json": TAGS,
+    "registry/models/*/model.json": RECORD,
+    "datasets/current/manifest.json": MANIFEST,
+    "models/candidate/model.json": RECORD,
+    "models/package/model.json": RECORD,
+    "models/package/package.json": PACKAGE,
+    "reports/validation.json": VALIDATION,
+    "reports/training.json": TRAINING,
+    "reports/parity.json": PARITY,
+    "reports/evaluation.json": EVALUATION,
+    "reports/gate.json": GATE,
+    "reports/label_requests/*.json": LABEL_REQUEST,
+    ".fleetloop/commit-under-way.json": MARKER,
+}
+"""Documents that have no reader of their own above, by their place in a workspace."""
 
 
 def migrate_workspace(place: Workspace, *, is_dry_run: bool = False) -> tuple[Migration, Recorded | None]:
@@ -195,8 +221,18 @@ def _unreadable(place: Workspace) -> tuple[Finding, ...]:
             ("registry/tuf: rollouts", lambda: [service.state_of(plan) for plan in service.plans()]),
         ]
     if place.rollouts_path.is_dir():
-        readers.append(("registry/rollouts", lambda: FleetReports(place.rollouts_path, clock)))
+        readers.append(("registry/rollouts", lambda: _all_events(place)))
+    readers += [
+        (path.relative_to(place.root).as_posix(), partial(read_document, path, kind))
+        for pattern, kind in DOCUMENTS.items()
+        for path in sorted(place.root.glob(pattern))
+    ]
     return unreadable(readers)
+
+
+def _all_events(place: Workspace) -> None:
+    for row in FleetReports(place.rollouts_path, SystemClock()).history.unreadable:
+        raise CorruptError(row.why)
 
 
 def _all_served(place: Workspace) -> None:

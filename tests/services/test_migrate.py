@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from connectors.lake.lock import locked_snapshot, read_lake_lock
 from connectors.lake.schema import TABLES
 from connectors.lake.table import LakeTable
 from edge_agent.models.slots import SlotFolder
+from edge_agent.state_folder import StateFolder
 from fleetloop.cli import app
 from foundation import syscalls
 from foundation.clock import ManualClock
@@ -33,6 +35,29 @@ pytestmark = pytest.mark.parametrize("release", NAMES)
 
 class KilledError(BaseException):
     """The process ends here."""
+
+
+def killed_at(change: int, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> bool:
+    """Whether the call was killed at that change of a file, counted from 0."""
+    left = [change]
+
+    def dying(change_file: Callable[..., object]) -> Callable[..., object]:
+        def counted(*given: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KilledError
+            return change_file(*given)
+
+        return counted
+
+    with monkeypatch.context() as faults:
+        for name in ("fsync", "rename", "unlink"):
+            faults.setattr(syscalls, name, dying(getattr(syscalls, name)))
+        try:
+            call()
+        except KilledError:
+            return True
+    return False
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -86,25 +111,7 @@ def test_killed_at_any_change_of_a_file_it_goes_on_to_the_same_end(
     while not is_done:
         folder = tmp_path / str(at)
         place = released(release, folder)
-        left = [at]
-
-        def dying(call: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
-            def counted(*given: object) -> object:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KilledError
-                return call(*given)
-
-            return counted
-
-        with monkeypatch.context() as faults:
-            for name in ("fsync", "rename", "unlink"):
-                faults.setattr(syscalls, name, dying(getattr(syscalls, name)))
-            try:
-                migrate_workspace(place)
-                is_done = True
-            except KilledError:
-                pass
+        is_done = not killed_at(at, monkeypatch, partial(migrate_workspace, place))
         assert migrate_workspace(place, is_dry_run=True)[0].unreadable == (), f"killed at change {at}"
         migrate_workspace(place)
         assert_todays(place)
@@ -180,28 +187,11 @@ def test_a_released_vehicles_files_of_the_role_serving_move_beside_those_of_othe
 def test_a_vehicles_files_move_whole_whenever_the_migration_is_killed(
     release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at, is_done = 0, False
-    while not is_done:
+    at, was_killed = 0, True
+    while was_killed:
         state = copy_of(release, "vehicle", tmp_path / str(at))
-        old, left = serves(state), [at]
-
-        def dying(call: Callable[..., object], left: list[int] = left) -> Callable[..., object]:
-            def counted(*given: object) -> object:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KilledError
-                return call(*given)
-
-            return counted
-
-        with monkeypatch.context() as faults:
-            for name in ("fsync", "rename"):
-                faults.setattr(syscalls, name, dying(getattr(syscalls, name)))
-            try:
-                migrate_vehicle(state, ManualClock())
-                is_done = True
-            except KilledError:
-                pass
+        old = serves(state)
+        was_killed = killed_at(at, monkeypatch, partial(migrate_vehicle, state, ManualClock()))
         assert serves(state) == old, f"killed at change {at}"
         migrate_vehicle(state, ManualClock())
         assert serves(state) == old
@@ -217,6 +207,31 @@ def test_a_running_agent_keeps_its_files(release: str, tmp_path: Path) -> None:
     with FileLock(state / "run" / "perceive.lock"), pytest.raises(RetryLaterError, match=r"perceive\.lock"):
         migrate_vehicle(state, ManualClock())
     assert contents(state / "models") == before
+
+
+def test_a_start_that_cannot_be_read_keeps_a_vehicles_files_where_they_are(
+    release: str, tmp_path: Path
+) -> None:
+    state = copy_of(release, "vehicle", tmp_path)
+    StateFolder(state).deliver_epochs_path.write_text('{"epoch": "1", "must_understand": ["fence"]}')
+    before = contents(state / "models")
+    (found,) = migrate_vehicle(state, ManualClock()).unreadable
+    assert "fence" in found.what
+    assert contents(state / "models") == before
+
+
+def test_a_report_or_a_record_that_cannot_be_read_is_named(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    for name in ("reports/gate.json", "registry/tags.json", "registry/models/v1/model.json"):
+        (place.root / name).write_text('{"format": 9}')
+    path = place.rollouts_path / "history.jsonl"
+    path.write_text("torn\n" + path.read_text())
+    found = {each.name: each.what for each in migrate_workspace(place, is_dry_run=True)[0].unreadable}
+    assert set(found) == {
+        *("reports/gate.json", "registry/tags.json", "registry/models/v1/model.json", "registry/rollouts"),
+    }
+    assert "line 1" in found.pop("registry/rollouts")
+    assert all("format is 9; it must be" in what for what in found.values())
 
 
 def test_the_command_says_what_it_does(release: str, tmp_path: Path) -> None:
