@@ -100,7 +100,7 @@ DOCUMENTS: Mapping[str, Row] = {
         trust_folder.FLOOR, ("edge_agent.models.trust_folder",), "vehicle/trust/floor.json"
     ),
     "registry/models/*/model.json": Row(
-        registry.RECORD, ("training.registry", "training.stages"), "workspace/registry/models/v1/model.json"
+        registry.RECORD, ("training.registry", "training.stages"), "learning/registry/models/v1/model.json"
     ),
     "registry/datasets/v*.json": Row(
         versions.RECORD, ("pipelines.dataset.versions",), "workspace/registry/datasets/v1.json"
@@ -161,42 +161,14 @@ DOCUMENTS: Mapping[str, Row] = {
     "reports/validation.json": Row(
         VALIDATION, ("pipelines.validate.stage",), "workspace/reports/validation.json"
     ),
-    "reports/training.json": Row(
-        evidence.TRAINING,
-        ("training.stages",),
-        {"model_name": "v2", "fp32_digest": DIGEST, "dataset_digest": DIGEST, "best_epoch": 3},
-    ),
-    "reports/parity.json": Row(
-        evidence.PARITY,
-        ("training.stages",),
-        {
-            "int8_digest": DIGEST,
-            "fp32_bytes": 5,
-            "parity": [{"reference": "torch", "compared": "int8", "agreement_ratio": 0.9, "rows": 7}],
-        },
-    ),
+    "reports/training.json": Row(evidence.TRAINING, ("training.stages",), "learning/reports/training.json"),
+    "reports/parity.json": Row(evidence.PARITY, ("training.stages",), "learning/reports/parity.json"),
     "reports/evaluation.json": Row(
-        evidence.EVALUATION,
-        ("training.judge",),
-        {"candidate_digest": DIGEST, "summary": {"overall": {"n": 3}}, "slices": []},
+        evidence.EVALUATION, ("training.judge",), "learning/reports/evaluation.json"
     ),
-    "reports/gate.json": Row(
-        evidence.GATE,
-        ("training.judge",),
-        {"candidate_digest": DIGEST, "passed": True, "reason": "better", "checks": []},
-    ),
+    "reports/gate.json": Row(evidence.GATE, ("training.judge",), "learning/reports/gate.json"),
     "models/package/package.json": Row(
-        evidence.PACKAGE,
-        ("training.stages",),
-        {
-            "format": 1,
-            "model_name": "v2",
-            "model_digest": DIGEST,
-            "base_digest": DIGEST,
-            "gate": {"passed": True, "reason": ""},
-            "evaluation": {},
-            "model_bytes": 5,
-        },
+        evidence.PACKAGE, ("training.stages",), "learning/models/package/package.json"
     ),
     "reports/label_requests/*.json": Row(
         LABEL_REQUEST,
@@ -233,7 +205,7 @@ WITHOUT_TYPE: Mapping[str, str] = {
     "edge_agent.models.trust": "metadata of TUF, which has its own versions",
     "edge_agent.models.frames": "recorded pictures",
     "edge_agent.spool.": "segments and journals: binary frames with a version (tests/edge_agent/spool)",
-    "edge_agent.progress_journal": "progress.journal: binary frames with a version",
+    "edge_agent.durable_progress": "its state is in the spool's ledger, with a format of its own",
     "edge_agent.key_file": "PEM",
     "rollout.keys": "PEM",
     "rollout.metadata_files": "metadata of TUF, which has its own versions",
@@ -265,7 +237,7 @@ OTHER_READERS: Mapping[str, str] = {
     "foundation.documents": "the parser",
     "connectors.labels.label_tables": "label files of other people, up to 500 MB, with their own messages",
     "edge_agent.models.trial": "what a trial process and its parent say to each other",
-    "edge_agent.progress_journal": "a frame whose checksum held, of bounded size",
+    "edge_agent.released_progress": "a frame whose checksum held, of bounded size",
     "edge_agent.spool.": "a frame whose checksum held, of bounded size",
 }
 """Modules (or packages) that call json.loads, and why."""

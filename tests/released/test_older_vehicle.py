@@ -7,12 +7,10 @@ packages of today. Without that commit in the clone, the tests are skipped by na
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +39,8 @@ from services.migrate import migrate_vehicle
 from tests.edge_agent.agent_bench import Vehicle1, make_frame, settings_for
 from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
-from tests.released.released import NAMES
+from tests.released.released import NAMES, code_of
 
-ROOT = Path(__file__).parents[2]
 WALL_NS = 1_790_000_000_000_000_000
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("release", NAMES)]
 
@@ -181,14 +178,8 @@ class Cloud:
 @pytest.fixture(scope="module")
 def released_code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The source tree of each release that this clone holds."""
-    found = {}
-    for name in NAMES:
-        archive = subprocess.run(["git", "archive", name], cwd=ROOT, capture_output=True, check=False)
-        if archive.returncode == 0:
-            found[name] = tmp_path_factory.mktemp(name)
-            with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tree:
-                tree.extractall(found[name], filter="data")
-    return found
+    found = {name: code_of(name, tmp_path_factory.mktemp("released") / name) for name in NAMES}
+    return {name: code for name, code in found.items() if code is not None}
 
 
 def run_released(script: str, words: list[str], code: Path) -> Any:

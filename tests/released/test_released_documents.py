@@ -48,7 +48,9 @@ pytestmark = pytest.mark.parametrize("release", NAMES)
 
 
 def test_there_is_a_release_to_read(release: str) -> None:
-    assert {"vehicle", "workspace", "tuf", "documents"} <= {path.name for path in (ROOT / release).iterdir()}
+    assert {"vehicle", "workspace", "learning", "tuf", "documents"} <= {
+        path.name for path in (ROOT / release).iterdir()
+    }
 
 
 def test_a_vehicle_knows_itself_and_its_settings(release: str) -> None:
