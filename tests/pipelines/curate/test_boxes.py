@@ -91,13 +91,14 @@ def test_a_box_that_cannot_be_used_puts_its_row_into_quarantine(tmp_path: Path) 
     labels[0]["boxes"] = [{**CAR, "class_name": "tram"}]
     labels[1]["boxes"] = [{**CAR, "right": 33.5}]
     labels[4]["boxes"] = [{**CAR, "right": float("nan")}]
+    labels[5]["boxes"] = [{**CAR, "right": None}]
     place = make_workspace(
         tmp_path / "ws", rows, labels, params={**BOXES, "validate": {"max_failing_ratio": 0.2}}
     )
-    assert curate(place).manifest["quarantine"] == {"boxes_usable": 3}
+    assert curate(place).manifest["quarantine"] == {"boxes_usable": 4}
     report = validate(place)
     counted = {rule["rule"]: rule for rule in report["rules"]}["boxes_usable"]
-    assert (counted["failing_rows"], counted["great_expectations_failing_rows"]) == (3, 3)
+    assert (counted["failing_rows"], counted["great_expectations_failing_rows"]) == (4, 4)
     assert counted["failing_in_shards"] == 0
 
 
