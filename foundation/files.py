@@ -6,10 +6,13 @@ Steps: temporary file in the same folder, fsync, rename, fsync of the folder.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -21,6 +24,7 @@ from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
 
 T = TypeVar("T")
 _LOCK_POLL_S = 0.05
+_PIECE_BYTES = 1024 * 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Bound of a JSON file; it holds the reports of a fleet of several hundred thousand vehicles."""
@@ -41,22 +45,42 @@ def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         OSError: writing failed; the old file is unchanged and the temporary file is removed (unless that failed too).
     """
-    target = Path(path)
+    _replace(Path(path), [data], mode)
+
+
+def copy_atomic(source: Path, target: Path, *, mode: int = 0o644) -> str:
+    """Make `target` a copy of a file of any size, a piece at a time, as durable as `write_atomic`. Returns its sha256.
+
+    Raises:
+        OSError: it cannot be read, or the disk refused; `target` is as it was.
+    """
+    digest = hashlib.sha256()
+
+    def pieces() -> Iterator[bytes]:
+        while piece := stream.read(_PIECE_BYTES):
+            digest.update(piece)
+            yield piece
+
+    with source.open("rb") as stream:
+        _replace(target, pieces(), mode)
+    return digest.hexdigest()
+
+
+def _replace(target: Path, pieces: Iterable[bytes], mode: int) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     fd = syscalls.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         try:
             os.fchmod(fd, mode)
-            syscalls.write_all(fd, data)
+            for piece in pieces:
+                syscalls.write_all(fd, piece)
             syscalls.fsync(fd)
         finally:
             syscalls.close(fd)
         syscalls.rename(temporary, target)
     except BaseException:
-        try:
+        with suppress(OSError):  # the first failure is the one to report
             syscalls.unlink(temporary)
-        except OSError:
-            pass  # the first failure is the one to report
         raise
     fsync_folder(target.parent)
 

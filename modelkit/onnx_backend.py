@@ -1,4 +1,6 @@
-"""ONNX Runtime behind the port: loads from verified bytes, never from a path, and tells where each node runs.
+"""ONNX Runtime behind the port: loads a graph from verified bytes, never from a path, and tells where each node runs.
+
+Tensors outside the graph are read by the runtime from the folder of the bundle, whose files were verified.
 
 The old trap: asking for a provider that cannot take the graph yields a session on the CPU without a word.
 So the session records which provider got which node, and a contract that forbids the fall-back is refused
@@ -8,6 +10,7 @@ on that record.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from numpy.typing import NDArray
@@ -43,7 +46,7 @@ class OnnxRuntimeBackend:
         try:
             session = onnxruntime.InferenceSession(
                 model.data,
-                _session_options(options),
+                _session_options(options, model.folder),
                 providers=providers,
                 provider_options=[dict(options.provider_options.get(name, {})) for name in providers],
             )
@@ -132,7 +135,7 @@ def _choose(contract: ModelContract, options: RuntimeOptions, available: list[st
     return chosen, is_missing
 
 
-def _session_options(options: RuntimeOptions) -> ort.SessionOptions:
+def _session_options(options: RuntimeOptions, folder: Path | None) -> ort.SessionOptions:
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
@@ -150,6 +153,10 @@ def _session_options(options: RuntimeOptions) -> ort.SessionOptions:
         "session.intra_op.allow_spinning", "1" if options.allow_spinning else "0"
     )
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if folder is not None:
+        settings.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        )
     # Bytes that are at once ONNX and the runtime's own format must be read as what was verified.
     settings.add_session_config_entry("session.load_model_format", "ONNX")
     return settings

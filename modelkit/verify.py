@@ -1,13 +1,15 @@
 """Model bytes become a `VerifiedModel` only here, and nothing else can be given to a backend (G10).
 
-Nothing is executed and no other file is opened: a tensor that points outside the bytes, an operator of a
-foreign domain, a tensor whose header claims more than its bytes, or a graph that is not what its contract
+Nothing is executed and no other file is opened: a tensor that points outside the bytes and the files of its bundle, an
+operator of a foreign domain, a tensor whose header claims more than its bytes, or a graph that is not what its contract
 says is refused with a reason. What only running can show (NaN, time, memory) is the trial's business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from foundation.errors import GuaranteeBrokenError, RejectedError
@@ -17,7 +19,8 @@ from modelkit.embed import contract_of, parse_model
 from modelkit.specs import InputSpec
 from modelkit.tasks import TASKS
 from modelkit.tasks.task import wrong_io
-from modelkit.tensor_checks import check_sparse_tensor, check_tensor
+from modelkit.tensor_checks import NOWHERE, check_sparse_tensor, check_tensor
+from schemas.bundle import GRAPH, KIND_LIMITS
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
@@ -31,12 +34,12 @@ _NUMBERS: Final = frozenset({1, 2, 3, 6, 7, 10, 11})
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
-    """Bounds of a model file. Bytes are bytes; opset and IR versions are inclusive.
+    """Bounds of a graph's file. Bytes are bytes; opset and IR versions are inclusive.
 
     `allowed_domains` is the most that any contract may ask for besides the standard domain.
     """
 
-    max_bytes: int = 64 * 1024 * 1024
+    max_bytes: int = KIND_LIMITS[GRAPH]
     max_nodes: int = 20_000
     max_graph_depth: int = 8
     min_opset: int = 7
@@ -47,12 +50,16 @@ class ModelLimits:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel:
-    """Bytes that passed `verify_model`, with their digest and contract. Nobody else can make one."""
+    """Bytes that passed `verify_model`, with their digest and contract. Nobody else can make one.
+
+    Of a bundle `data` are the graph's bytes, `digest` is the bundle's, and tensors outside lie below `folder`.
+    """
 
     data: bytes
     digest: str
     contract: ModelContract
     seal: object = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.seal is not _SEAL:
@@ -60,17 +67,24 @@ class VerifiedModel:
                 "a VerifiedModel is made by modelkit.verify.verify_model, by nobody else"
             )
 
+    def in_bundle(self, digest: str, folder: Path) -> VerifiedModel:
+        """The same graph as the one of a bundle whose files were verified; `folder` holds the graph."""
+        return replace(self, digest=digest, folder=folder)
+
     def __repr__(self) -> str:
         return f"VerifiedModel({self.contract.name}, {len(self.data)} bytes, sha256 {self.digest[:12]})"
 
 
 def verify_model(
-    data: bytes, expected_digest: str | None, limits: ModelLimits | None = None
+    data: bytes,
+    expected_digest: str | None,
+    limits: ModelLimits | None = None,
+    external: Mapping[str, int] = NOWHERE,
 ) -> VerifiedModel:
     """Say that these bytes may be loaded, or why not. Runs nothing, opens nothing.
 
     `expected_digest` is what a signed document said; None only where the bytes were made by this very
-    process.
+    process. `external`: where tensors may lie outside, see `modelkit.bundle`.
 
     Raises:
         RejectedError: reason is one of `too_large`, `wrong_hash`, `not_onnx`, `no_contract`, `bad_contract`,
@@ -89,7 +103,7 @@ def verify_model(
         )
     model = parse_model(data)
     contract = contract_of(model)
-    _Walk(bounds, _domains(contract, bounds)).model(model)
+    _Walk(bounds, _domains(contract, bounds), external).model(model)
     _check_versions(model, bounds)
     _check_io(model.graph, contract)
     return VerifiedModel(bytes(data), digest, contract, _SEAL)
@@ -108,9 +122,10 @@ def _domains(contract: ModelContract, bounds: ModelLimits) -> frozenset[str]:
 class _Walk:
     """Visits every node and every tensor, wherever ONNX lets one hide."""
 
-    def __init__(self, bounds: ModelLimits, domains: frozenset[str]) -> None:
+    def __init__(self, bounds: ModelLimits, domains: frozenset[str], external: Mapping[str, int]) -> None:
         self._bounds = bounds
         self._domains = domains
+        self._external = external
         self._nodes = 0
 
     def model(self, model: ModelProto) -> None:
@@ -120,6 +135,8 @@ class _Walk:
             self._domain(opset.domain, "opset import")
         for function in model.functions:
             self._function(function)
+        for tensor in model.graph.initializer:
+            check_tensor(tensor, self._bounds.max_bytes, self._external)
         self._graph(model.graph, 1)
 
     def _function(self, function: FunctionProto) -> None:
@@ -135,7 +152,7 @@ class _Walk:
         if depth > self._bounds.max_graph_depth:
             limit = self._bounds.max_graph_depth
             raise RejectedError(f"graphs nested deeper than {limit}", reason=RefuseReason.TOO_COMPLEX)
-        for tensor in graph.initializer:
+        for tensor in graph.initializer if depth > 1 else ():  # those of the outermost graph were looked at
             check_tensor(tensor, self._bounds.max_bytes)
         for sparse in graph.sparse_initializer:
             check_sparse_tensor(sparse, self._bounds.max_bytes)

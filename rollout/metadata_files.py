@@ -8,8 +8,8 @@ from typing import Any
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
-from foundation.errors import MisconfiguredError, UntrustedError
-from foundation.files import write_atomic
+from foundation.errors import MisconfiguredError, RetryLaterError, UntrustedError
+from foundation.files import copy_atomic, write_atomic
 from rollout.keys import DELEGATED_ROLES, ROOT
 
 
@@ -75,11 +75,23 @@ class MetadataFiles:
         info.verify_length_and_hashes(data)
         return data
 
-    def write_target(self, role: str, sha256: str, name: str, data: bytes) -> None:
-        """Write a target; clients see it once a published document refers to it."""
+    def write_target(self, role: str, sha256: str, name: str, data: bytes | Path) -> None:
+        """Write a target, from bytes or by copying a file; clients see it once a published document refers to it.
+
+        Raises:
+            RetryLaterError: the file changed while it was copied.
+        """
         path = self.target_path(role, sha256, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        if isinstance(data, bytes):
+            write_atomic(path, data)
+        elif not path.exists():  # a file of an earlier release too
+            found = copy_atomic(data, path)
+            if found != sha256:
+                path.unlink()
+                raise RetryLaterError(
+                    f"{data} changed while it was published: sha256 {found}, before {sha256}"
+                )
 
     def write_signed(self, name: str, document: Any, signers: list[Any]) -> bytes:
         """Sign a document with every signer, write it and return its bytes."""

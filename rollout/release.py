@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from foundation.clock import Clock
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
+from modelkit.bundle import Bundle
 from modelkit.verify import ModelLimits, verify_model
 from rollout.repository import Repository
-from schemas.documents import RELEASE, Gate, Override, Release, read_index
+from schemas.bundle import bundle_bytes, graph_of
+from schemas.documents import RELEASE, Gate, Override, Release, bundle_target, read_index
 from schemas.downlink import RELEASES_KEY, index_targets
 from schemas.roles import SERVING
 
@@ -35,7 +38,7 @@ NO_GATE = GateReport(False, "no gate evaluated this model")
 
 def publish_release(
     repository: Repository,
-    model_bytes: bytes,
+    model: bytes | Bundle,
     gate: GateReport,
     clock: Clock,
     *,
@@ -46,7 +49,7 @@ def publish_release(
     limits: ModelLimits | None = None,
     signing_role: str | None = None,
 ) -> Release:
-    """Sign and publish one model. Repeating the call, also after a crash, publishes nothing new.
+    """Sign and publish one model, of one file or a bundle. Repeating the call, also after a crash, publishes nothing new.
 
     Args:
         release_id: the id; by default made of the model's name and digest.
@@ -59,7 +62,8 @@ def publish_release(
             model), or the reason why the model is not acceptable.
         RetryLaterError: another writer holds the repository.
     """
-    verified = verify_model(model_bytes, None, limits)
+    files = model.files if isinstance(model, Bundle) and len(model.files) > 1 else ()
+    verified = verify_model(model, None, limits) if isinstance(model, bytes) else model.verified(limits)
     if gate.model_digest and gate.model_digest != verified.digest:
         raise RejectedError(
             f"the gate evaluated model {gate.model_digest}; this model is {verified.digest}",
@@ -75,18 +79,19 @@ def publish_release(
         release_id=chosen,
         model_name=verified.contract.name,
         model_digest=verified.digest,
-        model_target=f"models/{chosen}.onnx",
-        model_bytes=len(model_bytes),
+        model_target=bundle_target(graph_of(files)) if files else f"models/{chosen}.onnx",
+        model_bytes=bundle_bytes(files) if files else len(verified.data),
         contract_digest=verified.contract.digest,
         gate=Gate(gate.passed, gate.reason, None if gate.passed else override),
         created_time_ns=clock.now_ns(),
         notes=notes,
         role=role,
+        files=files,
     )
     release.to_json()  # refuses a malformed id before anything is written
     published = [release]
 
-    def build() -> Mapping[str, bytes]:
+    def build() -> Mapping[str, bytes | Path]:
         known = {each.release_id: each for each in read_releases(repository)}
         before = known.get(chosen)
         if before is not None:
@@ -98,7 +103,12 @@ def publish_release(
                 )
             published[0] = before
             return {}
-        return {f"{chosen}.onnx": model_bytes, **index_targets(RELEASES_KEY, [*known.values(), release])}
+        targets: dict[str, bytes | Path] = {f"{chosen}.onnx": verified.data}
+        if isinstance(model, Bundle) and files:
+            targets = {
+                bundle_target(file).removeprefix("models/"): model.folder / file.path for file in files
+            }
+        return {**targets, **index_targets(RELEASES_KEY, [*known.values(), release])}
 
     repository.transact("models", build, signing_role=signing_role)
     return published[0]

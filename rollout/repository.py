@@ -168,16 +168,17 @@ class Repository:
         timestamp = Timestamp(version=1, expires=self._expiry("timestamp"))
         self._write_timestamp(timestamp, 1, self.keys.signers("timestamp"))
 
-    def publish(self, role: str, add: Mapping[str, bytes], *, signing_role: str | None = None) -> int:
+    def publish(self, role: str, add: Mapping[str, bytes | Path], *, signing_role: str | None = None) -> int:
         """Publish the targets `role/<name>` and return the new version of the role; see `transact`."""
         return self.transact(role, lambda: add, signing_role=signing_role)
 
     def transact(
-        self, role: str, build: Callable[[], Mapping[str, bytes]], *, signing_role: str | None = None
+        self, role: str, build: Callable[[], Mapping[str, bytes | Path]], *, signing_role: str | None = None
     ) -> int:
         """Run a read-modify-publish cycle under the writer's lock and return the version of the role.
 
-        `build` is called with the lock held and returns the bytes of new targets by name; if empty, nothing is published.
+        `build` is called with the lock held and returns new targets by name, each as bytes or as a file to copy; if empty,
+        nothing is published.
 
         Args:
             signing_role: the role whose key signs; the role itself, except to demonstrate the attack "a key of the wrong
@@ -200,7 +201,11 @@ class Repository:
                     raise RejectedError(
                         f"target name is {name!r}; it must match {_NAME.pattern}", reason="invalid_value"
                     )
-                info = TargetFile.from_data(f"{role}/{name}", data, ["sha256"])
+                path = f"{role}/{name}"
+                if isinstance(data, Path):
+                    info = TargetFile.from_file(path, str(data), ["sha256"])
+                else:
+                    info = TargetFile.from_data(path, data, ["sha256"])
                 self._files.write_target(role, info.hashes["sha256"], name, data)
                 published.targets[info.path] = info
             self._on_step("targets")

@@ -132,6 +132,7 @@ class RolloutService:
                 role=release.role,
                 model_digest=release.model_digest,
                 model_bytes=release.model_bytes,
+                is_bundle=bool(release.files),
             )
             now_ns = self._clock.now_ns()
             state = PlanState(plan.plan_id, tuple(waves), (now_ns,), sum(counts) == len(names), plan.exclude)

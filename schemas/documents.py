@@ -31,6 +31,16 @@ from foundation.documents import (
     version_of,
 )
 from foundation.errors import RejectedError
+from schemas.bundle import (
+    GRAPH,
+    MAX_FILES,
+    BundleFile,
+    Sha256Hex,
+    bundle_bytes,
+    bundle_digest,
+    check_bundle,
+    graph_of,
+)
 from schemas.reasons import RejectReason
 from schemas.roles import ROLE_PATTERN, SERVING
 
@@ -44,7 +54,6 @@ COMPLETE: Final = "complete"
 DocumentId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$(?!\n)")]
 RoleName = Annotated[str, Meta(pattern=rf"^{ROLE_PATTERN}$(?!\n)")]
 VehicleId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
-Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Remark = Annotated[str, Meta(max_length=4096)]
 TimeNs = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -80,7 +89,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One model that may be offered to vehicles. `model_target` is the name of its TUF target."""
+    """One model that may be offered to vehicles. `model_target` is the name of the TUF target of its graph.
+
+    A model of several files lists them in `files`; `model_digest` and `model_bytes` are then of the bundle. Agents of the first
+    release are not shown such a release.
+    """
 
     release_id: DocumentId
     model_name: Name
@@ -92,14 +105,25 @@ class Release:
     created_time_ns: TimeNs
     notes: Remark = ""
     role: RoleName = SERVING
+    files: Annotated[tuple[BundleFile, ...], Meta(max_length=MAX_FILES)] = ()
+    """The files of a bundle, sorted by path; empty for a model of one file."""
+
+    @property
+    def bundle(self) -> tuple[BundleFile, ...]:
+        """The files of the model; a model of one file is a bundle of one."""
+        return self.files or (BundleFile("model.onnx", GRAPH, self.model_bytes, self.model_digest),)
+
+    def target_of(self, file: BundleFile) -> str:
+        """Return the target of one of its files. In a bundle it is named by sha256, so releases share equal files."""
+        return bundle_target(file) if self.files else self.model_target
 
     def to_json(self) -> bytes:
         """Encode as JSON of version 2. Raises RejectedError (invalid_value)."""
         return _written(self, RELEASE)
 
     def to_json_1(self) -> bytes:
-        """Encode as JSON of version 1, which knew only the role serving."""
-        return _written_1(self, RELEASE, {"role"})
+        """Encode as JSON of version 1, which knew only the role serving and models of one file."""
+        return _written_1(self, RELEASE, {"role", "files"})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
@@ -107,9 +131,23 @@ class Release:
         return RELEASE.read(data)  # type: ignore[return-value]
 
     def checked(self) -> Self:
-        """Return this release. Raises RejectedError (invalid_value) if its gate did not pass and has no override."""
+        """Return this release.
+
+        Raises:
+            RejectedError: `invalid_value` if its gate did not pass and has no override, or if digest, length or target are not
+                those of its files; or as `check_bundle`.
+        """
         if not self.gate.passed and self.gate.override is None:
             raise _invalid("release.gate.override", None, "given, because the gate did not pass")
+        if not self.files:
+            return self
+        check_bundle(self.files)
+        said = (self.model_digest, self.model_bytes, self.model_target)
+        found = (bundle_digest(self.files), bundle_bytes(self.files), bundle_target(graph_of(self.files)))
+        if len(self.files) < 2 or said != found:
+            raise _invalid(
+                "release.files", said, f"two or more files with digest, bytes and graph's target {found}"
+            )
         return self
 
 
@@ -150,6 +188,8 @@ class RolloutPlan:
     model_digest: Sha256Hex | None = None
     """With `model_bytes`, the model that the plan rolls out, so that no other release can replace it; None in version 1."""
     model_bytes: Annotated[int, Meta(ge=1, le=2**40)] | None = None
+    is_bundle: bool = False
+    """Of several files: vehicles of an earlier release are not shown such a plan, as they are not shown its release."""
 
     def wave_of(self, vehicle_id: str, tags: Collection[str] = ()) -> int | None:
         """Return the number of the vehicle's wave; None if it is in no wave that was opened.
@@ -179,7 +219,7 @@ class RolloutPlan:
 
     def to_json_1(self) -> bytes:
         """Encode as JSON of version 1, which knew only the role serving and named the model by its release."""
-        return _written_1(self, ROLLOUT_PLAN, {"role", "model_digest", "model_bytes"})
+        return _written_1(self, ROLLOUT_PLAN, {"role", "model_digest", "model_bytes", "is_bundle"})
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
@@ -200,6 +240,11 @@ class RolloutPlan:
         return self
 
 
+def bundle_target(file: BundleFile) -> str:
+    """The target of a file of a bundle."""
+    return f"models/{file.sha256}.bin"
+
+
 def rollout_position(release_id: str, vehicle_id: str) -> str:
     """Return the position of a vehicle in the order of a release: sha256 hex of "release_id/vehicle_id"."""
     return hashlib.sha256(f"{release_id}/{vehicle_id}".encode()).hexdigest()
@@ -210,11 +255,11 @@ def _rejected(message: str) -> RejectedError:
 
 
 def _release_1(release: Release) -> Release:
-    return replace(release.checked(), role=SERVING)
+    return replace(release, role=SERVING, files=()).checked()
 
 
 def _plan_1(plan: RolloutPlan) -> RolloutPlan:
-    return replace(plan.checked(), role=SERVING, model_digest=None, model_bytes=None)
+    return replace(plan.checked(), role=SERVING, model_digest=None, model_bytes=None, is_bundle=False)
 
 
 RELEASE: Final = DocumentType(

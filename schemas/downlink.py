@@ -1,7 +1,7 @@
 """Names in the TUF repository that vehicles read: list targets, their keys, and the signed time of a timestamp.
 
-Each list is in two targets. Agents of the first release read `index.json`, know only the role serving and refuse unknown
-keys, so its format never changes. Later agents read `index-2.json`.
+Each list is in two targets. Agents of the first release read `index.json`, know only the role serving and models of one
+file, and refuse unknown keys, so its format never changes. Later agents read `index-2.json`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ PLANS_KEY: Final = "plans"
 def index_targets(key: str, documents: Sequence[Release] | Sequence[RolloutPlan]) -> Mapping[str, bytes]:
     """Return the bytes of the list `key`, oldest first, by target name, for agents of every release."""
     rows = [parse_json(each.to_json(), key) for each in documents]
-    rows_1 = [parse_json(each.to_json_1(), key) for each in documents if each.role == SERVING]
+    rows_1 = [parse_json(each.to_json_1(), key) for each in documents if _is_known_to_the_first(each)]
     return {INDEX: _bytes(key, 2, rows), INDEX_1: _bytes(key, 1, rows_1)}
+
+
+def _is_known_to_the_first(document: Release | RolloutPlan) -> bool:
+    is_bundle = document.is_bundle if isinstance(document, RolloutPlan) else bool(document.files)
+    return document.role == SERVING and not is_bundle
 
 
 def _bytes(key: str, format_: int, rows: list[object]) -> bytes:

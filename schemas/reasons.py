@@ -193,6 +193,8 @@ class RefuseReason(StrEnum):
 
     TOO_LARGE = "too_large"
     WRONG_HASH = "wrong_hash"
+    BAD_BUNDLE = "bad_bundle"
+    """Its list of files, or what lies there: a name, a link, a length, no graph."""
     NOT_ONNX = "not_onnx"
     NO_CONTRACT = "no_contract"
     BAD_CONTRACT = "bad_contract"

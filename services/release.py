@@ -8,6 +8,7 @@ from pathlib import Path
 from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError
 from foundation.files import read_document
+from modelkit.bundle import read_bundle
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository
 from schemas.documents import Release
@@ -26,7 +27,7 @@ class ReleaseRequest:
     package: Path | None = None
     """Folder made by `fleetloop package`."""
     model: Path | None = None
-    """An ONNX file with its contract, instead of a package."""
+    """An ONNX file with its contract, instead of a package; or a folder that holds one and the files beside it."""
     gate: Path | None = None
     """gate.json that judged the bare file; none: no gate judged it."""
     release_id: str = ""
@@ -60,15 +61,16 @@ def create_release(place: Workspace, request: ReleaseRequest) -> Published:
     clock = SystemClock()
     folder = (request.package or place.package_path) if request.model is None else None
     source = folder / MODEL_FILE if folder is not None else request.model
-    if source is None or not source.is_file():
+    is_bundle = source is not None and folder is None and source.is_dir()
+    if source is None or not (is_bundle or source.is_file()):
         raise MisconfiguredError(
             f"there is no model {source}; run `fleetloop package` or name one with --model"
         )
     report = read_gate(folder / "package.json" if folder is not None else request.gate)
-    data = source.read_bytes()
+    data = b"" if is_bundle else source.read_bytes()
     done = publish_release(
         Repository(place.tuf_path, place.keys_path, clock=clock),
-        data,
+        read_bundle(source) if is_bundle else data,
         report,
         clock,
         release_id=request.release_id,

@@ -18,7 +18,8 @@ from foundation.documents import DocumentType, Meta, UnreadableRow, build, plain
 from foundation.errors import CorruptError, MisconfiguredError
 from foundation.files import FileLock
 from foundation.row_file import RowFile
-from schemas.documents import Name, RoleName, Sha256Hex
+from schemas.bundle import Sha256Hex
+from schemas.documents import Name, RoleName
 from schemas.roles import SERVING
 from workspace.layout import Workspace
 from workspace.model_name import ModelName, read_model_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edge_agent.models.slots import SlotRef
@@ -12,6 +12,7 @@ from edge_agent.models.vehicle import Vehicle
 from foundation.clock import Clock
 from foundation.documents import read_rows
 from foundation.errors import RetryLaterError, UntrustedError
+from schemas.bundle import BundleFile
 from schemas.documents import HALTED, RELEASE, ROLLOUT_PLAN, Release, RolloutPlan
 from schemas.downlink import PLANS_KEY, RELEASES_KEY
 from schemas.roles import SERVING
@@ -99,22 +100,30 @@ def check_plan(plan: RolloutPlan | None, release: Release) -> None:
         )
 
 
-def check_release(release: Release, info: TargetInfo | None) -> TargetInfo:
-    """The role's own word on the model file, which must be what the release says.
+def check_release(
+    release: Release, target: Callable[[str], TargetInfo | None]
+) -> tuple[tuple[BundleFile, TargetInfo], ...]:
+    """The role's own word on each file of the model, which must be what the release says.
+
+    Args:
+        target: what the role `models` says of a target by its flat name.
 
     Raises:
         UntrustedError: not listed, or with another digest or length.
     """
-    if info is None:
-        raise UntrustedError(
-            f"release {release.release_id} names {release.model_target}, which the role does not list"
-        )
-    if info.sha256 != release.model_digest or info.length_bytes != release.model_bytes:
-        raise UntrustedError(
-            f"release {release.release_id} says {release.model_bytes} bytes, sha256 {release.model_digest}; "
-            f"the role says {info.length_bytes} bytes with {info.sha256}"
-        )
-    return info
+    found = []
+    for file in release.bundle:
+        name = release.target_of(file)
+        info = target(name.removeprefix("models/"))
+        if info is None:
+            raise UntrustedError(f"release {release.release_id} names {name}, which the role does not list")
+        if info.sha256 != file.sha256 or info.length_bytes != file.length_bytes:
+            raise UntrustedError(
+                f"release {release.release_id} says {file.length_bytes} bytes, sha256 {file.sha256} of {file.path}; "
+                f"the role says {info.length_bytes} bytes with {info.sha256}"
+            )
+        found.append((file, info))
+    return tuple(found)
 
 
 def authorise(
@@ -134,12 +143,7 @@ def authorise(
     if release is None or release.model_digest != slot.digest:
         raise UntrustedError(f"no signed release {slot.release_id} with model {slot.digest}")
     check_plan(intent.plan, release)
-    check_release(release, trust.target("models", target_name(release)))
-
-
-def target_name(release: Release) -> str:
-    """The flat name of the model's target below `models/`."""
-    return release.model_target.removeprefix("models/")
+    check_release(release, lambda name: trust.target("models", name))
 
 
 def _plan(row: object) -> RolloutPlan | UnreadablePlan:

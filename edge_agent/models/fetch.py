@@ -10,12 +10,13 @@ perceive's.
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edge_agent.models.bundle_fetch import BundleFetch, FreeBytes, free_bytes
 from edge_agent.models.desired import (
     Intent,
     UnreadablePlan,
@@ -24,7 +25,6 @@ from edge_agent.models.desired import (
     desired,
     plans_of,
     releases_of,
-    target_name,
 )
 from edge_agent.models.fetch_journal import FetchJournal
 from edge_agent.models.http import BoundedFetcher, StagedDownload, Transport, UrlTransport
@@ -32,8 +32,8 @@ from edge_agent.models.settings import FetchSettings
 from edge_agent.models.slots import NO_MODEL, Candidate, SlotFolder, SlotRef
 from edge_agent.models.trial import TrialResult
 from edge_agent.models.trial_run import TrialRun
-from edge_agent.models.trust import OnlineTrust, TargetInfo
-from edge_agent.models.trust_folder import TrustFolder, our_errors
+from edge_agent.models.trust import OnlineTrust
+from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import read_vehicle
 from foundation.clock import Clock
 from foundation.errors import (
@@ -46,8 +46,9 @@ from foundation.errors import (
 )
 from foundation.events import EventLog
 from foundation.retry import Backoff
-from modelkit.digest import sha256_hex
-from modelkit.verify import ModelLimits, verify_model
+from modelkit.bundle import Bundle
+from modelkit.verify import verify_model
+from schemas.bundle import check_bundle
 from schemas.documents import Release, RolloutPlan
 from schemas.reasons import RefuseReason
 
@@ -84,9 +85,9 @@ class _Work:
     """The release that is being brought in."""
 
     release: Release
-    info: TargetInfo
+    fetch: BundleFetch
     slots: SlotFolder
-    staged_bytes: int = 0
+    has_room: bool = False
     trial: TrialRun | None = None
     result: TrialResult | None = None
     """Of the trial, which says it once; kept while the disk refuses what follows from it."""
@@ -116,6 +117,7 @@ class ModelFetcher:
         other_roles: tuple[str, ...] = (),
         transport: Transport | None = None,
         start_trial: StartTrial | None = None,
+        free: FreeBytes = free_bytes,
         rng: random.Random | None = None,
     ) -> None:
         if not settings.base_url:
@@ -133,6 +135,7 @@ class ModelFetcher:
         self._transport: Transport = transport or UrlTransport(settings.download)
         self._download = StagedDownload(self._transport, settings.download, clock)
         self._start_trial: StartTrial = start_trial or self._start_real_trial
+        self._free_bytes = free
         self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
         self._work: _Work | None = None
         self._not_before_ns = 0
@@ -180,7 +183,7 @@ class ModelFetcher:
         return FetchStatus(
             phase,
             work.release.release_id,
-            work.staged_bytes,
+            work.fetch.bytes_staged,
             work.release.model_bytes,
             self._last_error,
             self._refreshes,
@@ -248,14 +251,15 @@ class ModelFetcher:
             if candidate is not None:
                 slots.write_candidate(None)
             return None
-        if candidate is not None and slots.slot_path(candidate.slot.digest).exists():
+        if candidate is not None and slots.find(candidate.slot.digest) is not None:
             return None  # perceive has it
         release = releases.get(wanted)
         if release is None:
             raise RetryLaterError(f"a plan names release {wanted}, which the role models does not list")
         check_plan(intent.plan, release)
-        info = check_release(release, online.target("models", target_name(release)))
-        return _Work(release, info, slots)
+        files = check_release(release, lambda name: online.target("models", name))
+        base_url = self._settings.base_url.rstrip("/")
+        return _Work(release, BundleFetch(files, self._slots, base_url, self._download, self._clock), slots)
 
     def _look_again_during_a_side_download(self) -> None:
         """A halt or a release of the role serving does not wait until a large file of another role is here."""
@@ -271,54 +275,54 @@ class ModelFetcher:
     def _bring(self, work: _Work) -> FetchStep:
         if work.trial is not None:
             return self._ask_trial(work, work.trial)
+        check_bundle(work.fetch.files)
         if work.release.model_bytes > self._settings.max_model_bytes:
             limit = self._settings.max_model_bytes
             raise RejectedError(
                 f"{work.release.model_bytes} bytes, the limit is {limit}", reason=RefuseReason.TOO_LARGE
             )
-        data = self._slot_bytes(work)
-        if data is None:
-            data = self._slice(work)
-            if data is None:
-                detail = f"{work.staged_bytes} of {work.release.model_bytes} bytes"
+        path = self._slot(work)
+        if path is None:
+            if not work.has_room:
+                work.fetch.check_room(self._free_bytes(self._slots.path), self._settings.min_free_bytes)
+                work.has_room = True
+            if not work.fetch.advance(self._settings.slice_s):
+                detail = f"{work.fetch.bytes_staged} of {work.release.model_bytes} bytes"
                 return FetchStep("ok", detail, 0.0)
-            verify_model(
-                data, work.release.model_digest, ModelLimits(max_bytes=self._settings.max_model_bytes)
-            )
-            self._slots.add_slot(data)
-            self._staged(work).unlink(missing_ok=True)
+            path = self._fill(work)
         self._journal.count_attempt(work.slots, work.release.release_id)
-        slot_path = self._slots.slot_path(work.release.model_digest)
         try:
-            work.trial = self._start_trial(
-                slot_path, work.release.model_digest, self._slots.path / "trial_frames"
-            )
+            work.trial = self._start_trial(path, work.release.model_digest, self._slots.path / "trial_frames")
         except (OSError, MemoryError) as error:  # a full process table, say: nothing that the model did
             self._journal.forget_attempt(work.slots, work.release.release_id)
             raise RetryLaterError(f"the trial cannot be started: {error}") from error
         return FetchStep("ok", "trial started", _TRIAL_POLL_S)
 
-    def _slot_bytes(self, work: _Work) -> bytes | None:
-        """The slot's bytes when an earlier start brought them; a damaged slot is fetched again."""
+    def _slot(self, work: _Work) -> Path | None:
+        """The slot when an earlier start filled it; a damaged one is fetched again."""
+        digest = work.release.model_digest
+        if work.fetch.bytes_staged or self._slots.find(digest) is None:
+            return None
         try:
-            return self._slots.read_slot(work.release.model_digest)
+            self._slots.verified(digest)
         except CorruptError:
             return None
+        return self._slots.find(digest)
 
-    def _slice(self, work: _Work) -> bytes | None:
-        """Download for a while; the whole file once its hash is right, else None."""
-        staged = self._staged(work)
-        url = work.info.url(self._settings.base_url.rstrip("/"))
-        with our_errors():
-            got = self._download.advance(url, staged, work.info.length_bytes, self._settings.slice_s)
-        work.staged_bytes = got.bytes_total
-        if not got.is_complete:
-            return None
+    def _fill(self, work: _Work) -> Path:
+        """Put what was fetched into its slot, when it is an acceptable model."""
+        files = work.fetch.files
+        if len(files) > 1:
+            folder = self._slots.path / "staging" / work.release.model_digest
+            Bundle(folder, files).verified(is_hashed=True)
+            self._slots.add_bundle(files)
+            return self._slots.bundle_path(work.release.model_digest)
+        staged = work.fetch.staged(files[0])
         data = staged.read_bytes()
-        if sha256_hex(data) != work.info.sha256:
-            staged.unlink()
-            raise UntrustedError(f"{work.info.path}: {len(data)} bytes came, but not those that were signed")
-        return data
+        verify_model(data, work.release.model_digest)
+        self._slots.add_slot(data)
+        staged.unlink(missing_ok=True)
+        return self._slots.slot_path(work.release.model_digest)
 
     def _ask_trial(self, work: _Work, trial: TrialRun) -> FetchStep:
         result = work.result = work.result or trial.poll()
@@ -344,8 +348,7 @@ class ModelFetcher:
         if work is None:
             return self._fail(UntrustedError(detail))
         self._journal.add(work.slots, work.slot, "refused", f"{reason}: {detail}"[:500], refused=reason)
-        with suppress(OSError):  # it goes when nothing is wanted, see _tidy
-            self._staged(work).unlink(missing_ok=True)
+        work.fetch.drop()
         self._log.emit(
             "model_refused", level="warning", release_id=work.release.release_id, reason=reason, detail=detail
         )
@@ -380,13 +383,13 @@ class ModelFetcher:
     def _start_real_trial(self, slot_path: Path, digest: str, frames: Path) -> TrialRun:
         return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock, self._providers)
 
-    def _staged(self, work: _Work) -> Path:
-        return self._slots.path / "staging" / f"{work.release.model_digest}.part"
-
     def _tidy(self) -> None:
         """Nothing is wanted: what was staged and slots that nothing names can go."""
-        for path in (self._slots.path / "staging").glob("*.part"):
-            path.unlink(missing_ok=True)
+        for path in (self._slots.path / "staging").glob("*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         trust = self._trust.path
         for folder in (self._slots.path / "slots", trust, self._trust.metadata, trust / "targets"):
             for path in folder.glob(".*.tmp"):  # left by a crash; only deliver writes in these folders

@@ -1,4 +1,4 @@
-"""Bytes of a slot become a predictor that has run once, or a refusal with its reason; what runs where is told.
+"""A verified model becomes a predictor that has run once, or a refusal with its reason; what runs where is told.
 
 The vehicle's own wish for providers is narrowed to what the model's contract allows; it never widens it.
 """
@@ -16,7 +16,7 @@ from modelkit.images import Pixels
 from modelkit.placement import PlacementStatement, state_placement
 from modelkit.predictor import Prediction, Predictor
 from modelkit.runtime import Backend, RuntimeOptions
-from modelkit.verify import verify_model
+from modelkit.verify import VerifiedModel
 from schemas.reasons import RefuseReason
 
 _GREY_PIXELS = 64
@@ -59,23 +59,20 @@ def ask(predictor: Predictor, images: Sequence[Pixels]) -> list[Prediction]:
 
 
 class ModelLoader:
-    """Verifies, loads and runs once on grey."""
+    """Loads and runs once on grey."""
 
-    def __init__(self, backend: Backend, settings: ServingSettings, on_step: OnStep) -> None:
+    def __init__(self, backend: Backend, settings: ServingSettings) -> None:
         self._backend = backend
         self._settings = settings
-        self._on_step = on_step
 
-    def load(self, data: bytes, digest: str) -> Predictor:
+    def load(self, verified: VerifiedModel) -> Predictor:
         """A predictor that can serve.
 
         Raises:
-            RejectedError: not acceptable, not loadable, not allowed to run where it would, or it fails on
+            RejectedError: not loadable, not allowed to run where it would, or it fails on
                 grey.
             MisconfiguredError: the runtime library is missing.
         """
-        verified = verify_model(data, digest)
-        self._on_step("verified")
         providers = wanted_providers(self._settings.providers, verified.contract)
         options = RuntimeOptions(threads=self._settings.threads, providers=providers)
         predictor = Predictor(self._backend.load(verified, options), verified.contract)

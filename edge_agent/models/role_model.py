@@ -100,7 +100,7 @@ class RoleModel:
         self._clock = clock
         self._log = events
         self._on_step: OnStep = on_step or (lambda _step: None)
-        self._loader = ModelLoader(backend, settings, self._on_step)
+        self._loader = ModelLoader(backend, settings)
         self._watch = HealthWatch(settings.health)
         self._next_poll_ns = clock.monotonic_ns()
         self._plan_seen: tuple[tuple[int, int], ...] = ()
@@ -388,7 +388,9 @@ class RoleModel:
         return self._predictor
 
     def _load(self, digest: str) -> Predictor:
-        return self._loader.load(self._slots.read_slot(digest), digest)
+        verified = self._slots.verified(digest)
+        self._on_step("verified")
+        return self._loader.load(verified)
 
 
 def _is_of_the_machine(error: Exception) -> bool:

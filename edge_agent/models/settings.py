@@ -8,6 +8,7 @@ from typing import Final
 
 from foundation.errors import MisconfiguredError
 from foundation.settings import setting
+from schemas.bundle import MAX_BUNDLE_BYTES
 from schemas.roles import MAX_ROLES, ROLE_PATTERN, SERVING, SHADOW, is_role
 
 _PROVIDER: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
@@ -114,7 +115,13 @@ class FetchSettings:
         300.0, min=0.001, max=86_400.0, help="ceiling of any pause after a failure"
     )
     max_model_bytes: int = setting(
-        67_108_864, min=1, max=67_108_864, help="a larger release is refused before download"
+        MAX_BUNDLE_BYTES,
+        min=1,
+        max=MAX_BUNDLE_BYTES,
+        help="a release with more bytes in all its files is refused before download",
+    )
+    min_free_bytes: int = setting(
+        67_108_864, min=0, max=2**50, help="left free on the disk, else a download does not begin"
     )
     download: DownloadSettings = field(default_factory=DownloadSettings)
     trial: TrialLimits = field(default_factory=TrialLimits)

@@ -1,7 +1,8 @@
 """Model slots: immutable files named by digest; one atomically replaced file per role names the slot that has it.
 
-    models/slots/<sha256>.onnx   verified bytes, never written twice   (writer: deliver; enrolment for the
-    first)
+    models/slots/<digest>.onnx   a model of one file: verified bytes, never written twice (writer: deliver;
+                                 enrolment for the first)
+    models/slots/<digest>/       a bundle: its files, and their list in .bundle.json      (writer: deliver)
     models/factory.json          the model of enrolment, never changed (writer: enrolment)
     models/roles/<role>/
         active.json              the role's model, the one before it, blocked, events (writer: perceive)
@@ -16,10 +17,11 @@ back to. Unreferenced slots are removed under the folder's lock.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from foundation import syscalls
 from foundation.clock import Clock
@@ -27,12 +29,18 @@ from foundation.documents import DocumentType, Meta
 from foundation.errors import CorruptError, RejectedError
 from foundation.files import FileLock, fsync_folder, read_document, write_atomic, write_document
 from modelkit.digest import sha256_hex
-from schemas.reasons import ModelState
+from schemas.bundle import MAX_FILES, BundleFile, bundle_digest
+from schemas.reasons import ModelState, RefuseReason
 from schemas.records import MAX_MODEL_EVENTS, ModelEvent
 from schemas.roles import SERVING, is_role
 
+if TYPE_CHECKING:
+    from modelkit.verify import VerifiedModel
+
 T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+BUNDLE_LIST: Final = ".bundle.json"
+_GONE: Final = ".gone"
 ROLE_FILES: Final = ("fetch.json", "candidate.json", "active.json")
 Tally = Annotated[int, Meta(ge=0)]
 
@@ -92,10 +100,18 @@ class FetchState:
     events: tuple[ModelEvent, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BundleList:
+    """The files of a bundle in its slot."""
+
+    files: Annotated[tuple[BundleFile, ...], Meta(max_length=MAX_FILES)]
+
+
 FACTORY: Final = DocumentType.first("factory model", SlotRef)
 ACTIVE: Final = DocumentType.first("active models", ActiveState)
 CANDIDATE: Final = DocumentType.first("candidate", Candidate)
 FETCH: Final = DocumentType.first("fetch state", FetchState)
+FILES: Final = DocumentType.first("bundle", BundleList)
 
 
 class SlotFolder:
@@ -150,6 +166,51 @@ class SlotFolder:
         if _DIGEST.fullmatch(digest) is None:
             raise RejectedError(f"{digest[:100]!r} is not a lower-case sha256", reason="invalid_value")
         return self.path / "slots" / f"{digest}.onnx"
+
+    def bundle_path(self, digest: str) -> Path:
+        """The folder of the bundle of `digest`. Raises RejectedError for anything but a digest."""
+        return self.slot_path(digest).with_suffix("")
+
+    def staging_path(self, files: Sequence[BundleFile], file: BundleFile) -> Path:
+        """Where a file is until all of its model are here and verified."""
+        if len(files) == 1:
+            return self.path / "staging" / f"{file.sha256}.part"
+        return self.path / "staging" / bundle_digest(files) / file.path
+
+    def find(self, digest: str) -> Path | None:
+        """The file or folder of a slot, or None; what is in it is not looked at."""
+        for path in (self.slot_path(digest), self.bundle_path(digest)):
+            if path.exists():
+                return path
+        return None
+
+    def verified(self, digest: str) -> VerifiedModel:
+        """The model of a slot, its bytes verified.
+
+        Raises:
+            CorruptError: the slot is missing, or its bytes are not those of its name.
+            RejectedError: they are no acceptable model.
+        """
+        from modelkit.verify import verify_model
+
+        path = self.bundle_path(digest)
+        if path.is_dir():
+            return verified_bundle(path, digest)
+        return verify_model(self.read_slot(digest), digest)
+
+    def add_bundle(self, files: Sequence[BundleFile]) -> None:
+        """Make the staged folder of a bundle its slot, durably: all of it, or nothing."""
+        digest = bundle_digest(files)
+        path, staged = self.bundle_path(digest), self.path / "staging" / digest
+        write_document(staged / BUNDLE_LIST, FILES, BundleList(tuple(files)))
+        for folder in {staged / parent for file in files for parent in Path(file.path).parents}:
+            fsync_folder(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():  # damaged: what is in it was fetched again
+            shutil.rmtree(path)
+        syscalls.rename(staged, path)
+        fsync_folder(path.parent)
+        fsync_folder(staged.parent)
 
     def read_slot(self, digest: str) -> bytes:
         """The bytes of a slot.
@@ -238,8 +299,17 @@ class SlotFolder:
         with self.lock(clock, wait_s):
             keep = self._referenced()
             removed = []
-            for path in sorted((self.path / "slots").glob("*.onnx")):
-                if path.stem not in keep:
+            for path in sorted((self.path / "slots").glob("*")):
+                if path.suffix == _GONE:
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.suffix not in ("", ".onnx") or path.stem in keep:
+                    continue
+                elif path.is_dir() and not path.is_symlink():
+                    gone = path.with_suffix(_GONE)
+                    syscalls.rename(path, gone)  # never half a bundle under its name
+                    shutil.rmtree(gone, ignore_errors=True)
+                    removed.append(path.stem)
+                else:
                     syscalls.unlink(path)
                     removed.append(path.stem)
             return removed
@@ -256,6 +326,22 @@ class SlotFolder:
             except CorruptError:
                 continue  # what it named is fetched again
         return {ref.digest for ref in refs if ref is not None}
+
+
+def verified_bundle(folder: Path, digest: str) -> VerifiedModel:
+    """The model in the folder of a slot. Raises as `SlotFolder.verified`."""
+    from modelkit.bundle import Bundle
+
+    path = folder / BUNDLE_LIST
+    files = _read(path, FILES).files
+    if not files or bundle_digest(files) != digest:
+        raise CorruptError(f"lists other files than those of {digest}", path=path)
+    try:
+        return Bundle(folder, files).verified()
+    except RejectedError as error:
+        if error.reason in (RefuseReason.WRONG_HASH, RefuseReason.BAD_BUNDLE):
+            raise CorruptError(f"model slot: {error}", path=folder) from error
+        raise
 
 
 def install_initial(state_folder: Path, model_bytes: bytes, clock: Clock) -> SlotRef:

@@ -3,9 +3,10 @@
     python -m edge_agent.models.trial '{"digest": ..., "frames": FOLDER, "limits": {...}, "providers": [...]}' < model.onnx
 
 The model comes in by an inherited file descriptor and is verified again from those bytes; no path of it is
-ever opened. Limits (address space, CPU time, open files, file size, wall time) are set before any library is
-loaded; Python's sockets and subprocesses are closed off. The frames are those that this vehicle recorded
-lately. The answer is one JSON object on standard output; no answer is a refusal too.
+ever opened. A bundle is named by the folder of its slot, "bundle", and all of its files are verified again. Limits
+(address space, CPU time, open files, file size, wall time) are set before any library is loaded; Python's sockets and
+subprocesses are closed off. The frames are those that this vehicle recorded lately. The answer is one JSON object on
+standard output; no answer is a refusal too.
 """
 
 from __future__ import annotations
@@ -67,24 +68,25 @@ def confine(limits: TrialLimits) -> None:
 
 
 def run_trial(
-    model_bytes: bytes,
+    model: bytes | Path,
     digest: str,
     frames_folder: Path,
     limits: TrialLimits,
     providers: tuple[str, ...] = (),
 ) -> TrialResult:
-    """Verify, load and run the model on the recorded frames (a grey one when there are none).
+    """Verify, load and run the model (its bytes, or the folder of a bundle) on the recorded frames, or on a grey one.
 
     `providers` are those of `serving.model`, so that the trial runs where the model would serve.
     """
     from edge_agent.models.loading import stated, wanted_providers
+    from edge_agent.models.slots import verified_bundle
     from foundation.errors import FleetLoopError, RejectedError
     from modelkit.runtime import RuntimeOptions
     from modelkit.runtimes import open_predictor
     from modelkit.verify import verify_model
 
     try:
-        verified = verify_model(model_bytes, digest)
+        verified = verified_bundle(model, digest) if isinstance(model, Path) else verify_model(model, digest)
         wanted = wanted_providers(providers, verified.contract)
         predictor = open_predictor(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
         nodes = dict(stated(predictor, providers).nodes)
@@ -186,9 +188,9 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)  # whatever a library prints is not the answer
     confine(limits)
     try:
-        model_bytes = sys.stdin.buffer.read()
+        folder = specification["bundle"]
         result = run_trial(
-            model_bytes,
+            Path(folder) if folder else sys.stdin.buffer.read(),
             specification["digest"],
             Path(specification["frames"]),
             limits,

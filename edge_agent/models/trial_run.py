@@ -39,8 +39,10 @@ class TrialRun:
         self.digest = digest
         self._limits = limits
         self._clock = clock
+        is_bundle = slot_path.is_dir()
         specification = {
             "digest": digest,
+            "bundle": str(slot_path.absolute()) if is_bundle else "",
             "frames": str(frames),
             "limits": asdict(limits),
             "providers": providers,
@@ -52,7 +54,7 @@ class TrialRun:
             "OMP_NUM_THREADS": str(limits.threads),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        with slot_path.open("rb") as model:
+        with Path(os.devnull if is_bundle else slot_path).open("rb") as model:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "edge_agent.models.trial", json.dumps(specification)],
                 stdin=model,

@@ -18,7 +18,11 @@ _PACKAGE = typer.Option(
     "--package",
     help="Folder made by `fleetloop package`; models/package of the workspace by default.",
 )
-_MODEL = typer.Option(None, "--model", help="An ONNX file with its contract, instead of a package.")
+_MODEL = typer.Option(
+    None,
+    "--model",
+    help="An ONNX file with its contract, or a folder of one and the files beside it, instead of a package.",
+)
 _GATE = typer.Option(None, "--gate", help="gate.json that judged the file of --model.")
 
 

@@ -54,12 +54,14 @@ def read_targets(repository: Path, client: Path, trusted_root: bytes) -> dict[st
         for row in json.loads(data)[key]:
             if "model_target" not in row:
                 continue
-            target = _download(updater, row["model_target"])
-            if target is None:
-                raise ValueError(f"{index} names {row['model_target']}, which no role lists")
-            found[row["model_target"]] = hashlib.sha256(target).hexdigest()
-            if found[row["model_target"]] != row["model_digest"]:
-                raise ValueError(f"{row['model_target']} is not the model that {index} says")
+            wanted = {f"models/{file['sha256']}.bin": file["sha256"] for file in row.get("files", ())}
+            for name, digest in (wanted or {row["model_target"]: row["model_digest"]}).items():
+                target = _download(updater, name)
+                if target is None:
+                    raise ValueError(f"{index} names {name}, which no role lists")
+                found[name] = hashlib.sha256(target).hexdigest()
+                if found[name] != digest:
+                    raise ValueError(f"{name} is not the file that {index} says")
     return found
 
 

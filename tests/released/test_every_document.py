@@ -95,6 +95,14 @@ DOCUMENTS: Mapping[str, Row] = {
     "models/**/*.json of a vehicle: fetch": Row(
         slots.FETCH, ("edge_agent.models.slots",), {"refused": {"r2": "too_slow"}, "events": [], "format": 1}
     ),
+    "models/slots/*/.bundle.json of a vehicle": Row(
+        slots.FILES,
+        ("edge_agent.models.slots",),
+        {
+            "files": [{"path": "model.onnx", "kind": "onnx", "length_bytes": 5, "sha256": DIGEST}],
+            "format": 1,
+        },
+    ),
     "vehicle.json": Row(vehicle.VEHICLE, ("edge_agent.models.vehicle",), "vehicle/vehicle.json"),
     "trust/floor.json of a vehicle": Row(
         trust_folder.FLOOR, ("edge_agent.models.trust_folder",), "vehicle/trust/floor.json"

@@ -39,6 +39,7 @@ from services.migrate import migrate_vehicle
 from tests.edge_agent.agent_bench import Vehicle1, make_frame, settings_for
 from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
+from tests.modelkit.bundle_rig import write_bundle
 from tests.released.released import NAMES, code_of
 
 WALL_NS = 1_790_000_000_000_000_000
@@ -234,6 +235,26 @@ def test_facts_that_an_older_vehicle_does_not_know_do_not_stop_it(
     cloud.repository.publish("models", {"tomorrow.json": tomorrow})
     cloud.repository.publish("rollouts", {"tomorrow.json": tomorrow})
     cloud.service.start("r2", "rest", ["car-1"])
+    said = run_agent(cloud, release, released_code)
+    assert said["serving"] == ["r2", "r2"], said["steps"]
+
+
+def test_an_older_vehicle_is_not_shown_a_release_of_several_files(
+    release: str, released_code: dict[str, Path], tmp_path: Path
+) -> None:
+    cloud = Cloud(tmp_path)
+    cloud.publish("r2", 2)
+    cloud.service.start("r2", "rest", ["car-1", "car-2"], exclude=["car-2"])
+    bundle = write_bundle(tmp_path / "bundle")
+    publish_release(cloud.repository, bundle, GateReport(True, ""), cloud.clock, release_id="b1")
+    cloud.service.start("b1", "rest", ["car-1", "car-2"], exclude=["car-1"])
+    lists = {
+        role: json.loads(cloud.repository.read_target(role, "index.json") or b"{}")
+        for role in ("models", "rollouts")
+    }
+    assert [row["release_id"] for row in lists["models"]["releases"]] == ["r2"]
+    assert {row["release_id"] for row in lists["rollouts"]["plans"]} == {"r2"}
+    assert all("files" not in row for row in lists["models"]["releases"])
     said = run_agent(cloud, release, released_code)
     assert said["serving"] == ["r2", "r2"], said["steps"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,9 @@ from foundation.errors import MisconfiguredError, RejectedError, RetryLaterError
 from rollout.keys import ONLINE_ROLES, PASSPHRASE_VARIABLE
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository, init_repository
-from schemas.documents import Override
+from schemas.documents import Override, Release
 from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
+from tests.modelkit.bundle_rig import write_bundle
 from tests.rollout.rollout_lab import PASSED, Lab
 
 REFUSED = GateReport(False, "worse on class:yellow")
@@ -173,3 +176,53 @@ def test_only_delegated_roles_publish_targets(lab: Lab) -> None:
         lab.repository.publish("targets", {"x": b"1"})
     with pytest.raises(MisconfiguredError, match="no repository"):
         Repository(lab.folder / "nowhere", lab.folder / "keys", clock=lab.clock).load("models")
+
+
+def test_a_bundle_is_one_release_and_a_file_that_two_releases_share_lies_there_once(
+    lab: Lab, tmp_path: Path
+) -> None:
+    first = write_bundle(tmp_path / "first", "b1", 3)
+    done = publish_release(lab.repository, first, PASSED, lab.clock, release_id="b1")
+    assert done.files == first.files
+    assert (done.model_digest, done.model_bytes) == (
+        first.digest,
+        sum(file.length_bytes for file in first.files),
+    )
+    assert publish_release(lab.repository, first, PASSED, lab.clock, release_id="b1") == done
+    second = write_bundle(tmp_path / "second", "b2", 3)
+    publish_release(lab.repository, second, PASSED, lab.clock, release_id="b2")
+    shared = {file.sha256 for file in first.files} & {file.sha256 for file in second.files}
+    assert len(shared) == 2, "the tensors and the tokenizer; the graph holds its name"
+    held = sorted(path.name for path in (lab.repository.path / "targets" / "models").glob("*.bin"))
+    assert held == sorted(f"{d}.{d}.bin" for d in {f.sha256 for f in (*first.files, *second.files)})
+    for bundle in (first, second):
+        for file in bundle.files:
+            signed = lab.repository.read_target("models", f"{file.sha256}.bin")
+            assert signed == (bundle.folder / file.path).read_bytes()
+    wrong = replace(second, files=first.files)
+    with pytest.raises(RejectedError, match="sha256"):
+        publish_release(lab.repository, wrong, PASSED, lab.clock, release_id="b3")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_digest": "a" * 64},
+        {"model_bytes": 1},
+        {"model_target": "models/other.onnx"},
+        {"files": ()},
+        {"files": "first"},
+        {"files": "reversed"},
+    ],
+)
+def test_a_release_whose_facts_are_not_those_of_its_files_is_no_release(
+    lab: Lab, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    done = publish_release(lab.repository, write_bundle(tmp_path / "b1"), PASSED, lab.clock, release_id="b1")
+    files = {"first": done.files[:1], "reversed": done.files[::-1]}.get(str(change.get("files")))
+    changed = replace(done, **({"files": files} if files else change))
+    if change == {"files": ()}:
+        assert Release.from_json(changed.to_json()).bundle[0].sha256 == done.model_digest, "another model"
+        return
+    with pytest.raises(RejectedError):
+        changed.to_json()

@@ -34,6 +34,7 @@ from services import release as release_service
 from services import rollout as rollout_service
 from services.notices import Notified
 from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
+from tests.modelkit.bundle_rig import write_bundle
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import CONFIG_NAME, Workspace
 from workspace.served_models import served_models, serving_name
@@ -373,6 +374,21 @@ def test_a_completed_rollout_of_another_role_is_recorded_in_that_role_once(desk:
     assert status["serving"] == {}
     assert status["other_roles"]["shadow"]["model"] == {"name": "v2", "digest": sha256_hex(V2)}
     assert status["rollouts"] == ["s1.1: running (shadow)"]
+
+
+def test_a_folder_of_several_files_is_released_as_one_model(desk: Desk) -> None:
+    bundle = write_bundle(desk.folder / "made")
+    why = ("--override-by", "ana", "--override-why", "bench")
+    done = desk.json("release", "create", "--model", str(bundle.folder), "--id", "b1", *why)
+    assert [file["path"] for file in done["files"]] == ["model.onnx", "model.onnx.data", "tokenizer.json"]
+    assert done["model_digest"] == bundle.digest
+    desk.enrol("car-1")
+    desk.run("rollout", "start", "b1")
+    (plan,) = rollout_service.open_service(desk.place).plans()
+    assert (plan.is_bundle, plan.model_digest) == (True, bundle.digest)
+    (desk.folder / "made" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(RejectedError, match="link is a link"):
+        desk.run("release", "create", "--model", str(bundle.folder), "--id", "b2", *why)
 
 
 def test_the_status_of_rollouts_shows_every_role(desk: Desk) -> None:

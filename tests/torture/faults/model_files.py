@@ -99,8 +99,8 @@ FAULTS = (
             BrokenBuild(
                 "a tensor may keep its data outside",
                 "modelkit/tensor_checks.py",
-                "    if tensor.data_location == _EXTERNAL or tensor.external_data:\n",
-                "    if tensor.data_location == _EXTERNAL:\n        return\n    if tensor.external_data:\n",
+                "    is_outside = tensor.data_location == _EXTERNAL or bool(tensor.external_data)\n",
+                "    if tensor.data_location == _EXTERNAL:\n        return\n    is_outside = bool(tensor.external_data)\n",
                 tries=15,
             ),
             BrokenBuild(

@@ -224,8 +224,8 @@ FAULTS = (
             BrokenBuild(
                 "a file is renamed into place before its bytes are synced",
                 "foundation/files.py",
-                "            syscalls.write_all(fd, data)\n            syscalls.fsync(fd)\n",
-                "            syscalls.write_all(fd, data)\n",
+                "                syscalls.write_all(fd, piece)\n            syscalls.fsync(fd)\n",
+                "                syscalls.write_all(fd, piece)\n",
                 tries=180,
             ),
             BrokenBuild(

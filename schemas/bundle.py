@@ -1,0 +1,125 @@
+"""What files a model is made of: their names, kinds and sizes, and the one digest that stands for all. Touches no files.
+
+A bundle of one file is that file: its digest is the file's. The digest of several is that of their sorted list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+
+from foundation.document_messages import brief
+from foundation.documents import Meta, plain
+from foundation.errors import RejectedError
+from schemas.reasons import RefuseReason
+
+MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
+FileKind = Literal["onnx", "external_data", "tokenizer", "weights"]
+GRAPH: Final = "onnx"
+"""A graph with its contract; each bundle has exactly one. It is read into memory, all others are streamed."""
+EXTERNAL_DATA: Final = "external_data"
+"""Tensors of the graph that are kept beside it."""
+KIND_LIMITS: Final[Mapping[str, int]] = MappingProxyType(
+    {GRAPH: 64 * MIB, EXTERNAL_DATA: 16 * GIB, "tokenizer": 64 * MIB, "weights": 16 * GIB}
+)
+"""Most bytes of one file, by its kind."""
+MAX_BUNDLE_BYTES: Final = 32 * GIB
+MAX_FILES: Final = 64
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+PATH_PATTERN: Final = rf"^{_PART}(/{_PART}){{0,3}}$(?!\n)"
+"""Of a path inside a bundle: no part begins with a dot, so none leads out or is hidden; at most three folders."""
+
+Sha256Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFile:
+    """One file of a bundle, by its path inside."""
+
+    path: Annotated[str, Meta(pattern=PATH_PATTERN)]
+    kind: FileKind
+    length_bytes: Annotated[int, Meta(ge=1, le=2**40)]
+    sha256: Sha256Hex
+
+
+def check_bundle(files: Sequence[BundleFile]) -> None:
+    """Whether these files may be a bundle.
+
+    Raises:
+        RejectedError: reason `too_large` (a file for its kind, or all of them), or `bad_bundle`: none or too many files, not
+            sorted by path, a path that differs from another only in case or is another one's folder, not one graph.
+    """
+    if not 1 <= len(files) <= MAX_FILES:
+        raise _bad(f"{len(files)} files; a bundle has 1 to {MAX_FILES}")
+    paths = [file.path for file in files]
+    if paths != sorted(paths):
+        raise _bad(f"paths {brief(paths)} are not sorted")
+    taken: dict[str, str] = {}
+    for path in paths:
+        folded = path.lower()
+        if folded in taken:
+            raise _bad(f"paths {taken[folded]!r} and {path!r} are the same in lower case")
+        taken[folded] = path
+    for path in paths:
+        for folder in _folders(path.lower()):
+            if folder in taken:
+                raise _bad(f"path {taken[folder]!r} is a file, and a folder of {path!r}")
+    graphs = [file.path for file in files if file.kind == GRAPH]
+    if len(graphs) != 1:
+        raise _bad(f"{len(graphs)} graphs ({brief(graphs)}); a bundle has one")
+    for file in files:
+        if file.length_bytes > KIND_LIMITS[file.kind]:
+            limit = KIND_LIMITS[file.kind]
+            raise RejectedError(
+                f"{file.path} has {file.length_bytes} bytes, the limit of its kind {file.kind} is {limit}",
+                reason=RefuseReason.TOO_LARGE,
+            )
+    if bundle_bytes(files) > MAX_BUNDLE_BYTES:
+        raise RejectedError(
+            f"{bundle_bytes(files)} bytes in {len(files)} files, the limit is {MAX_BUNDLE_BYTES}",
+            reason=RefuseReason.TOO_LARGE,
+        )
+
+
+def bundle_digest(files: Sequence[BundleFile]) -> str:
+    """The file's own sha256 for one file, else that of the list sorted by path (canonical JSON)."""
+    if len(files) == 1:
+        return files[0].sha256
+    rows = [plain(file) for file in sorted(files, key=lambda file: file.path)]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def bundle_bytes(files: Sequence[BundleFile]) -> int:
+    """Of all files together."""
+    return sum(file.length_bytes for file in files)
+
+
+def graph_of(files: Sequence[BundleFile]) -> BundleFile:
+    """The graph of a checked bundle."""
+    return next(file for file in files if file.kind == GRAPH)
+
+
+def external_data_of(files: Sequence[BundleFile]) -> dict[str, int]:
+    """Where the graph's tensors may lie: location as the graph says it, below its own folder -> bytes."""
+    folder = graph_of(files).path.rpartition("/")[0]
+    below = f"{folder}/" if folder else ""
+    return {
+        file.path.removeprefix(below): file.length_bytes
+        for file in files
+        if file.kind == EXTERNAL_DATA and file.path.startswith(below)
+    }
+
+
+def _folders(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _bad(message: str) -> RejectedError:
+    return RejectedError(message, reason=RefuseReason.BAD_BUNDLE)
