@@ -164,7 +164,7 @@ BREAKS = (
     Break(
         "G9",
         "one event that cannot be read takes the whole history with it",
-        "rollout/row_file.py",
+        "foundation/row_file.py",
         "                if self._is_strict:\n",
         "                if True:\n",
         "tests/released/test_every_document.py::test_one_row_that_cannot_be_read_spoils_no_other",

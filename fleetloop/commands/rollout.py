@@ -214,6 +214,8 @@ def history(
             for run in found.runs
         ]  # fmt: skip
     show_table("which vehicle ran which model when (vehicles' clocks)", headings, rows)
+    for trouble in found.unreadable:
+        typer.echo(f"not read: {trouble.why}", err=True)
 
 
 def _document(found: RolloutStatus) -> dict[str, Any]:

@@ -258,6 +258,11 @@ def test_a_rollout_is_halted_by_hand_and_history_is_one_document(desk: Desk) -> 
     desk.run("rollout", "start", "r2")
     assert desk.json("rollout", "halt", "--why", "rain")["state"] == "halted"
     assert desk.json("rollout", "history", "--offline") == {"events": [], "runs": [], "unreadable": []}
+    desk.place.rollouts_path.mkdir(exist_ok=True)
+    (desk.place.rollouts_path / "history.jsonl").write_text("torn\n")
+    assert "line 1 is not JSON" in desk.json("rollout", "history", "--offline")["unreadable"][0]["why"]
+    shown = CliRunner().invoke(app, ["rollout", "history", "--offline", "--workspace", str(desk.root)])
+    assert "not read: " in shown.stderr
 
 
 def test_late_enrolment_is_held_out_of_a_running_rollout(desk: Desk) -> None:
