@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0: every step was measured or says why it cannot be; 1: a step failed; 2: no such step.
 
-    An aim that is missed is a result, not a failure: the page says what holds it.
+    A missed target is a result, not a failure: the page says what limits it.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--seed", type=int, default=7)

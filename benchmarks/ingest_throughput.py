@@ -1,11 +1,11 @@
 """Ingest beside a plain loop that consumes, verifies, parses and writes the same records in one process, and beside Beam
-with one Python element a record.
+with one Python element per record.
 
 All three read the same records from the embedded broker over the same connector, check every signature, decode every
 sample with the same codec and write Parquet with the same settings. The plain loop does nothing else: no rows by offset,
 no resend marks, no dead letters, no commit. The Beam peer does the plain loop's work as Beam pipelines are usually
-written: offsets -> one element a record -> verify -> decode -> a row -> the first row of each identity -> WriteToParquet;
-on Beam's own local runner, as the product is. It is measured on fewer records and compared by records a second.
+written: offsets -> one element per record -> verify -> decode -> a row -> the first row of each identity -> WriteToParquet;
+on Beam's own local runner, as the product is. It is measured on fewer records and compared by records per second.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def _measures(
         told.append(
             Measure(
                 f"ingest, signatures verified, {payload_bytes // 1000} kB, one worker",
-                "Beam's local runner, one Python element a record, same work",
+                "Beam's local runner, one Python element per record, same work",
                 ratio,
                 ">= 50",
                 ratio >= 50,

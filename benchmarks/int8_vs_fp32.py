@@ -149,7 +149,7 @@ def run(seed: int, quick: bool) -> Sequence[Measure]:
                 figures={name: found[name] for name in ("fp32_p50_us", "int8_p50_us")},
                 note=(
                     "below 32 x 32 pixels and a batch of one, calls, quantising the input and pooling are a fixed part;"
-                    " QOperator, unsigned weights and weights a tensor were tried on a busy machine and differed by a few percent"
+                    " QOperator, unsigned weights and weights per tensor differed by a few percent, on a busy machine"
                 ),
             )
         )

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, as Markdown, from what a whole run measured."""
+"""Render docs/benchmarks.md from the measurements of a whole run."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from benchmarks.port import Measure
 ROOT = Path(__file__).resolve().parents[1]
 INTRODUCTION = """# Benchmarks
 
-Speed beside the raw limit, or a peer, in the same run on the same machine. `make bench` measured it and wrote this page. Rounds
-of both sides alternate; a ratio is the median of the paired rounds' ratios, larger is better, with the least and the largest of
-them beside it. Nothing here is a timed test: a figure says something of this machine on this day, the ratio travels better.
+Speed compared with the raw limit, or with a peer, in the same run on the same machine, as `make bench` measured it. Rounds of
+both sides alternate; the ratio is the median of the ratios of paired rounds (larger is better), the range is their smallest and
+largest. None of this is a timed test: absolute figures hold for this machine on this day, ratios are more portable.
 """
 
-WHAT_HOLDS = {
+LIMITS = {
     "learning, all": "a label of every frame of the pool is that much above the other arm (`whole pool above it`): no choice of"
-    " 1,000 labels can be expected to win more, and an aim of 3 points is more than half of it. One training differs from the"
+    " 1,000 labels can be expected to win more, and a target of 3 points is more than half of it. One training differs from the"
     " next by about 2 points, which five seeds do not average out",
     "learning, rare": "as for all classes; the ten rare classes have 360 test pictures, of few tracks: the interval is wide",
     "adding 1 %": "reading and writing the cache costs the same however little is added; it was not taken apart further",
     "near-duplicates, 10,800 images from 675 traffic lights": "shifts and crops of 5 % of pictures of 20 to 40 pixels change more"
     " bits than the bound allows; a wider bound finds them at the price of false pairs (by threshold, above)",
     "perceive loop, the demo": "for each frame FleetLoop adds a fixed part (the difference of the p50: source, hash, scores,"
-    " selection, prediction log, journal of the place, and encoding and signing of what is kept); a model of 0.2 ms a picture"
+    " selection, prediction log, journal of the place, and encoding and signing of what is kept); a model of 0.2 ms per picture"
     " shows it, one of 13 ms does not",
     "perceive loop, efficientnet_lite0: added p99": "the thread that commits and the process that delivers want a core now and"
     " then, and there are two for three busy processes; the median of a frame is 1 ms longer",
     "spool append, 50 kB, 1 ": "a commit writes and syncs a segment and then writes the ledger; the raw side makes one write",
 }
-"""By the beginning of a step's name: why its aim is missed, as far as it is known. Shown only where it is."""
+"""By the beginning of a measurement's name: why its target is missed, as far as known. Shown only where it is missed."""
 
 
 def benchmarks_page(measures: Sequence[Measure], seed: int) -> str:
-    """The table, then for each row its figures and what holds it."""
+    """Return the page: the table, then for each row its figures and what limits it."""
     lines = [
         INTRODUCTION,
         f"Command `make bench SEED={seed}`, {datetime.now(UTC).date().isoformat()}, {machine()}.",
         "",
-        "| step | beside | ratio | spread | aim | met |",
+        "| measurement | baseline | ratio | range | target | met |",
         "|---|---|---|---|---|---|",
     ]
     for each in measures:
@@ -52,7 +52,7 @@ def benchmarks_page(measures: Sequence[Measure], seed: int) -> str:
         met = {
             True: "yes",
             False: "**no**",
-            None: "no aim" if each.aim == "-" and each.figures else "not measured",
+            None: "no target" if each.aim == "-" and each.figures else "not measured",
         }[each.met]
         lines.append(f"| {each.step} | {each.beside} | {ratio} | {spread} | {each.aim} | {met} |")
     lines += ["", "## Figures", ""]
@@ -60,16 +60,14 @@ def benchmarks_page(measures: Sequence[Measure], seed: int) -> str:
         figures = "; ".join(
             f"{name.replace('_', ' ')} {_number(value)}" for name, value in each.figures.items()
         )
-        held = _what_holds(each) if each.met is False else ""
+        held = _limit_of(each) if each.met is False else ""
         told = ". ".join(part for part in (figures, each.note, held) if part)
-        lines.append(f"- **{each.step}**, beside {each.beside}: {told or 'no figures'}")
+        lines.append(f"- **{each.step}**, compared with {each.beside}: {told or 'no figures'}")
     return "\n".join(lines) + "\n"
 
 
-def _what_holds(each: Measure) -> str:
-    return next(
-        (f"What holds it: {why}" for name, why in WHAT_HOLDS.items() if each.step.startswith(name)), ""
-    )
+def _limit_of(each: Measure) -> str:
+    return next((f"Limited by: {why}" for name, why in LIMITS.items() if each.step.startswith(name)), "")
 
 
 def _number(value: float) -> str:
@@ -77,7 +75,7 @@ def _number(value: float) -> str:
 
 
 def machine() -> str:
-    """Processor, cores, system, Python and the commit."""
+    """Return processor, cores, system, Python and the commit."""
     said = subprocess.run(
         ["git", "describe", "--always", "--dirty=+", "--abbrev=9"],
         cwd=ROOT,

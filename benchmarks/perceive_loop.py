@@ -133,7 +133,7 @@ def measure(
             figures,
         ),
         Measure(
-            f"perceive loop, {name}: added p99 a frame",
+            f"perceive loop, {name}: added p99 per frame",
             beside,
             None,
             f"<= {AIM_ADDED_P99_MS:g} ms",

@@ -12,7 +12,7 @@ class Measure:
     """One row of `make bench`. A ratio is a median of paired rounds: each round runs both sides, one after the other."""
 
     step: str
-    """What of the product: `spool append, 50 kB, one a commit`."""
+    """What was measured: `spool append, 50 kB, one per commit`."""
     beside: str
     """The limit or peer in the same run: `raw write + fsync`."""
     ratio: float | None
@@ -26,7 +26,7 @@ class Measure:
     figures: dict[str, float] = field(default_factory=dict)
     """Medians with the unit in the name: `product_records_per_s`."""
     note: str = ""
-    """What holds it where it falls short, or what must be known to read it."""
+    """What limits it where it misses its target, or what is needed to read it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def _rate(
 def measure(
     folder: Path | None, per_commit: int, rounds: int, seconds: float, record_bytes: int, seed: int
 ) -> Measure:
-    """One row: `per_commit` records a commit."""
+    """One row: `per_commit` records per commit."""
     raw: list[float] = []
     ours: list[float] = []
     ready: list[float] = []
@@ -135,7 +135,7 @@ def measure(
     signing_us = _signing_us(sample)
     aim = AIMS[per_commit]
     return Measure(
-        step=f"spool append, {record_bytes // 1000} kB, {per_commit} a commit",
+        step=f"spool append, {record_bytes // 1000} kB, {per_commit} per commit",
         beside="raw write + fsync",
         ratio=ratio,
         aim=f">= {aim:.2f}",
@@ -146,7 +146,7 @@ def measure(
             "raw_records_per_s": statistics.median(raw),
             "signed_already_records_per_s": statistics.median(ready),
             "signed_already_ratio": paired_ratio(ready, raw)[0],
-            "encode_and_sign_us_a_record": signing_us,
+            "encode_and_sign_us_per_record": signing_us,
         },
         note=(
             "encoding and signing run in the caller's thread while the thread that commits writes and syncs; one"

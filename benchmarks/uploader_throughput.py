@@ -51,10 +51,10 @@ from schemas.wire import WireRecord
 AIM = 0.80
 UPLOADER_NOTE = (
     "the uploader reads each record from its segment, checks it by its CRCs, and journals and syncs each lease: 70 to"
-    " 110 us of CPU a record, beside the 150 us of the client in the same process. On two cores that client and broker"
+    " 110 us of CPU per record, beside the 150 us of the client in the same process. On two cores that client and broker"
     " fill, this CPU is what it costs; waits for answers and fsyncs go on while the rest is in flight"
 )
-SINK_NOTE = "KafkaSink with a callback a record and its cap on bytes in flight; the spool is not in it"
+SINK_NOTE = "KafkaSink with a callback per record and its cap on bytes in flight; the spool is not in it"
 DEADLINE_S = 300.0
 SPOOL = SpoolSettings(quota_bytes=10_000_000_000)
 

@@ -3,7 +3,7 @@ Pandera; and the verdicts of Great Expectations on mutated batches.
 
 Rules: identity not null and unique, class in set, scores and luma in range, time rising within an epoch, hash well formed.
 The product's side is `rules.with_derived` and `failing_counts`, the code of `fleetloop validate`. Great Expectations works
-on pandas objects and is timed on a slice, by rows a second; Pandera (not in the lock) only where it can be imported.
+on pandas objects and is timed on a slice, by rows per second; Pandera (not in the lock) only where it can be imported.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _peer(
             "product_rows_per_s_on_all_rows": whole_rate,
             "peer_rows_per_s": statistics.median(theirs),
         },
-        "a peer, no aim" + ("; the same counts" if same_as is not None else ""),
+        "a peer, no target" + ("; the same counts" if same_as is not None else ""),
     )
 
 

@@ -61,7 +61,7 @@ def term(field: pa.Field, asked: str, number: int) -> Term:
 
 
 def lake_table(folder: Path, table: str, files: list[list[dict[str, int]]]) -> Snapshot:
-    """A table of these files, each with its rows (column to the number of its value), two rows a row group."""
+    """A table of these files, each with its rows (column to the number of its value), two rows per row group."""
     schema = TABLES[table]
     made = LakeTable.create(folder / table, schema)
     for number, rows in enumerate(files):

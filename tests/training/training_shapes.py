@@ -50,7 +50,7 @@ def labelled(
     dark_ratio: float = 0.3,
     origin: str = "fleet",
 ) -> list[tuple[Row, bytes]]:
-    """`count` rows a class, in drives of about ten."""
+    """`count` rows per class, in drives of about ten."""
     rng = np.random.default_rng([seed, list(Split).index(split)])
     rows = []
     for number in range(count):
