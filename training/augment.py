@@ -1,4 +1,4 @@
-"""What a camera may do to the same scene: shifts, zoom, other light, blur, noise. No flips: signs have sides."""
+"""Random augmentation: shift, zoom, brightness, blur, noise. No flips: traffic signs are not symmetric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class AugmentParams:
-    """Bounds of the random changes. Pixels of 0 to 255."""
+    """Bounds of the random changes, for pixel values of 0 to 255."""
 
     max_shift_pixels: int = 3
     min_gain: float = 0.3
@@ -25,7 +25,7 @@ class AugmentParams:
 def augment(
     pixels: NDArray[np.uint8], rng: np.random.Generator, params: AugmentParams | None = None
 ) -> NDArray[np.float32]:
-    """Changed copies, float32 (N, H, W, 3) in 0 to 255; equal `rng` states give equal pictures."""
+    """Return changed copies, float32 (N, H, W, 3) in 0 to 255; equal `rng` states give equal pictures."""
     p = params if params is not None else AugmentParams()
     count, height, width, _ = pixels.shape
     out = _shift(pixels, rng, p.max_shift_pixels)
@@ -49,13 +49,13 @@ class Zoom:
     down: float
 
     def edges(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes (N, 4) as edges of the picture before -> of the picture after; not clipped."""
+        """Convert boxes (N, 4; edges in pixels) of the picture before to those of the picture after; not clipped."""
         offset = np.array([self.right, self.down, self.right, self.down], dtype=np.float32)
         return np.asarray(boxes * np.float32(self.scale) + offset)
 
 
 def draw_zooms(count: int, height: int, width: int, rng: np.random.Generator, most: float) -> list[Zoom]:
-    """Magnifications from 1 / sqrt(most) to `most`, each at a place where the picture still fills most of the input."""
+    """Draw magnifications from 1 / sqrt(most) to `most`, each placed so that the picture fills most of the input."""
     found = []
     for scale in np.exp(rng.uniform(-np.log(most) / 2, np.log(most), count)):
         slack_x, slack_y = width * (1.0 - scale), height * (1.0 - scale)
@@ -65,7 +65,7 @@ def draw_zooms(count: int, height: int, width: int, rng: np.random.Generator, mo
 
 
 def zoomed(pixels: NDArray[np.uint8], zooms: Sequence[Zoom]) -> NDArray[np.uint8]:
-    """Each picture (N, H, W, 3) under its zoom, by the nearest pixel; the border repeats."""
+    """Return each picture (N, H, W, 3) zoomed, by the nearest pixel; the border repeats."""
     count, height, width, _ = pixels.shape
     scale, right, down = (
         np.array([getattr(z, n) for z in zooms])[:, None] for n in ("scale", "right", "down")
@@ -76,7 +76,7 @@ def zoomed(pixels: NDArray[np.uint8], zooms: Sequence[Zoom]) -> NDArray[np.uint8
 
 
 def _shift(pixels: NDArray[np.uint8], rng: np.random.Generator, most: int) -> NDArray[np.float32]:
-    """Each picture moved by up to `most` pixels; the border repeats."""
+    """Return each picture moved by up to `most` pixels; the border repeats."""
     count, height, width, _ = pixels.shape
     down, right = rng.integers(-most, most + 1, (2, count))
     rows = np.clip(np.arange(height)[None, :] + down[:, None], 0, height - 1)
@@ -86,7 +86,7 @@ def _shift(pixels: NDArray[np.uint8], rng: np.random.Generator, most: int) -> ND
 
 
 def _blur(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A 3 x 3 mean, twice."""
+    """Return the 3 x 3 mean, applied twice."""
     for _ in range(2):
         padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]

@@ -1,8 +1,8 @@
-"""Base and candidate on the same held-out rows, through the vehicle's own code and the shipped bytes.
+"""Evaluate base and candidate on the same held-out rows, with the vehicle's own code and the shipped bytes.
 
-A row that a model gives no answer to (NaN) counts as wrong and is counted beside it. What is measured is the
-task's metric. Every slice has both models' values and their paired difference with intervals of a bootstrap
-over clusters; where rows are right or wrong, the wider of it and of Wilson's and Newcombe's intervals.
+A row without an answer (NaN) counts as wrong and is also counted separately. The metric is the task's. Every slice has
+both models' values and their paired difference with bootstrap intervals over clusters; where rows are either right or
+wrong, the wider of the bootstrap's and Wilson's or Newcombe's interval.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Labels and what both models said, row by row; None is no answer. Labels and outputs are the task's."""
+    """Labels and both models' outputs, row by row; None is no answer. Labels and outputs are the task's."""
 
     task: str
     labels: tuple[Any, ...]
@@ -53,7 +53,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """One slice. The metric and its differences are ratios of 1; `n` counts labelled things.
+    """One slice. The metric and its differences are ratios (0..1, -1..1); `n` counts labels (rows or boxes).
 
     `difference` is two-sided; `difference_bound` is the pair of one-sided bounds that the gate uses, each
     of the same confidence; `p_better` is one-sided for "the candidate is better": McNemar's where rows are
@@ -73,7 +73,7 @@ class SliceResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All slices (overall, `class:<name>`, `condition:<name>`), no-answers and what only the task reports."""
+    """All slices (overall, `class:<name>`, `condition:<name>`), rows without an answer, and details of the task."""
 
     metric: str
     slices: tuple[SliceResult, ...]
@@ -85,11 +85,11 @@ class Evaluation:
     confidence: float
 
     def by_name(self, name: str) -> SliceResult | None:
-        """The slice of this name, or None when no test row is in it."""
+        """Return the slice of this name, or None when it has no test row."""
         return next((found for found in self.slices if found.name == name), None)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for evaluation.json."""
+        """Return plain values for evaluation.json."""
         return asdict(self)
 
 
@@ -103,7 +103,7 @@ class Latency:
 
     @property
     def ratio(self) -> float:
-        """Candidate over base."""
+        """The candidate's time divided by the base's."""
         return self.candidate_p50_s / self.base_p50_s
 
 
@@ -121,7 +121,7 @@ def answer(
     classes, task = candidate.contract.classes, TASKS[candidate.contract.task]
     if base.contract.classes != classes or base.contract.task != task.name:
         raise MisconfiguredError(
-            f"base and candidate have other classes or tasks: {base.contract.task} of {base.contract.classes} "
+            f"base and candidate differ in classes or task: {base.contract.task} of {base.contract.classes} "
             f"and {task.name} of {classes}"
         )
     labels: list[Any] = []
@@ -141,7 +141,7 @@ def answer(
         for predictor, found in zip((base, candidate), said, strict=True):
             found.extend(p.output for p in predictor.predict(images))
     if not labels:
-        raise MisconfiguredError("the test split is empty: nothing can be proven on it")
+        raise MisconfiguredError("the test split is empty: nothing can be evaluated on it")
     numbers_of = np.array(numbers, dtype=np.int64)
     return Answers(
         task.name, tuple(labels), tuple(said[0]), tuple(said[1]), classes, tuple(conditions), numbers_of
@@ -157,7 +157,7 @@ def _cluster(row: Row, cluster: str) -> str:
 
 
 def evaluate(answers: Answers, params: EvaluateParams) -> Evaluation:
-    """Every slice that has at least one labelled thing."""
+    """Return every slice that has at least one label."""
     task = TASKS[answers.task]
     base, candidate = (
         task.judge(answers.labels, said, answers.classes) for said in (answers.base, answers.candidate)
@@ -195,7 +195,7 @@ def _slice(
     right = [each.right(class_name) for each in judged]
     if right[0] is None or right[1] is None:
         return _drawn_again(name, class_name, rows, judged, clusters, params)
-    used = evidence > 0  # a row without evidence says nothing of right and wrong
+    used = evidence > 0  # a row without evidence is neither right nor wrong
     a, b = right[0][used], right[1][used]
     pairs = PairedCounts(int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()))
     z = z_of(params.confidence, two_sided=True)
@@ -226,7 +226,7 @@ def _drawn_again(
     clusters: NDArray[np.int64],
     params: EvaluateParams,
 ) -> SliceResult:
-    """A slice of a metric that is no mean of rows: it is computed anew for every draw of clusters."""
+    """Evaluate a slice by a metric that is not a mean of rows: it is recomputed for every draw of clusters."""
     drawn = np.zeros((params.bootstrap_samples, len(rows)))
     drawn[:, rows] = cluster_weights(clusters[rows], params.bootstrap_samples, params.seed)
     once = rows[None].astype(np.float64)
@@ -252,13 +252,13 @@ def _point(estimate: float) -> Interval:
 
 
 def _wider(closed: Interval, draws: NDArray[np.float64], tail: float) -> Interval:
-    """Neither the closed form (blind to tracks) nor the bootstrap (blind where all agree) may flatter."""
+    """Return the wider interval: the closed form ignores tracks, the bootstrap has no width where all rows agree."""
     low, high = np.quantile(draws, [tail, 1.0 - tail])
     return Interval(closed.estimate, min(closed.low, float(low)), max(closed.high, float(high)))
 
 
 def measure_latency(base: LoadedModel, candidate: LoadedModel, row: Row, runs: int) -> Latency:
-    """Time both models on one picture in turn, so that a busy machine is equally busy for both."""
+    """Time both models on one picture in turn, so that other load affects both equally."""
     inputs = [(m, {m.contract.input.name: preprocess([row.image], m.contract)}) for m in (base, candidate)]
     for model, batch in inputs:
         for _ in range(5):

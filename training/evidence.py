@@ -1,8 +1,10 @@
-"""What the stages write about a candidate, and what of it the next ones read; every other key of a file is for people.
+"""The documents that the stages write about a candidate, and the keys of them that later stages read.
 
-reports/training.json, parity.json   from training and quantisation
-reports/evaluation.json, gate.json   what was measured, and the gate's word on it
-models/package/package.json          all of it in short, beside the model that is shipped
+All other keys are for people.
+
+reports/training.json, parity.json   of training and quantisation
+reports/evaluation.json, gate.json   the measurements, and the gate's verdict
+models/package/package.json          a summary of all, beside the model that is shipped
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from foundation.files import read_document, read_json
 
 @dataclass(frozen=True, slots=True)
 class TrainingReport:
-    """Digests of what was trained from what; for people."""
+    """Digests of the trained model and its dataset; for people."""
 
     model_name: str
     fp32_digest: str
@@ -26,7 +28,7 @@ class TrainingReport:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many answers of one form of a model agree with those of another, 0 to 1."""
+    """The share of answers of one form of a model that agree with those of another, 0 to 1."""
 
     reference: str
     compared: str
@@ -35,7 +37,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """The forms of a candidate beside each other."""
+    """The agreement between the forms of a candidate."""
 
     int8_digest: str
     parity: tuple[Agreement, ...]
@@ -43,7 +45,7 @@ class ParityReport:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """`summary` is what package.json repeats."""
+    """The evaluation of a candidate; `summary` is repeated in package.json."""
 
     candidate_digest: str
     summary: dict[str, Any]
@@ -51,7 +53,7 @@ class EvaluationReport:
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """The gate's word on one artefact."""
+    """The gate's verdict on one artefact."""
 
     candidate_digest: str
     passed: bool
@@ -60,7 +62,7 @@ class GateVerdict:
 
 @dataclass(frozen=True, slots=True)
 class GateWord:
-    """The gate's word inside a package."""
+    """The gate's verdict inside a package."""
 
     passed: bool
     reason: str
@@ -68,7 +70,7 @@ class GateWord:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """`base_digest` is that of the model that the candidate was compared with; "" where there was none."""
+    """A package; `base_digest` is that of the model that the candidate was compared with, "" for none."""
 
     model_digest: str
     gate: GateWord
@@ -85,7 +87,7 @@ PACKAGE: Final = DocumentType.first("package", Package)
 
 
 def read_verdict(path: Path) -> GateVerdict:
-    """The gate's word in a package.json or a gate.json. Raises CorruptError."""
+    """Read the gate's verdict from a package.json or a gate.json. Raises CorruptError."""
     document = read_json(path)
     if not isinstance(document, dict) or "gate" not in document:
         return read_document(path, GATE)

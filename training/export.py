@@ -1,4 +1,4 @@
-"""The trained network as one ONNX file with its contract inside, and nothing of the machine it came from."""
+"""Export the trained network as one ONNX file with its contract, and without traces of this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.network import Network
 
 
 def export_onnx(network: Network, contract: ModelContract) -> bytes:
-    """ONNX bytes with a free batch dimension, verified as a vehicle would verify them.
+    """Return ONNX bytes with a free batch dimension, verified as a vehicle would verify them.
 
     Raises:
         RejectedError: the exported graph does not fit the contract.
@@ -47,7 +47,7 @@ def export_onnx(network: Network, contract: ModelContract) -> bytes:
 
 
 def _without_traces(model: Any) -> bytes:
-    """The exporter writes stack traces with this machine's paths beside every node: none of it leaves."""
+    """Remove the stack traces with this machine's paths that the exporter writes beside every node."""
     graph = model.graph
     for part in (
         model,

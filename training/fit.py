@@ -1,7 +1,7 @@
 """Train a network on the CPU so that the same rows, parameters and seed give the same weights.
 
-Deterministic algorithms, a fixed number of threads, and one generator for everything random; the epoch that
-is best on the validation rows is kept. Nothing here has ever seen a test row.
+Deterministic algorithms, a fixed number of threads, and one generator for everything random; the best epoch on the
+validation rows is kept. No test row is used here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EpochReport:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The chosen weights, their epoch, and how it went. `selected_by` is `validation` or `last epoch`."""
+    """The chosen weights, their epoch, and all epochs. `selected_by` is `validation` or `last epoch`."""
 
     weights: Weights
     epochs: tuple[EpochReport, ...]
@@ -61,10 +61,10 @@ def fit(
     """Train `network` in place and return its best weights.
 
     Raises:
-        MisconfiguredError: there are no rows to train on, or the loss is no longer a number.
+        MisconfiguredError: fewer than 2 rows to train on, or the loss is not finite.
     """
     if len(train) < 2:
-        raise MisconfiguredError(f"{len(train)} training rows: at least 2 are needed")
+        raise MisconfiguredError(f"there are {len(train)} training rows, must be at least 2")
     started = time.monotonic()
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(params.threads)
@@ -122,7 +122,7 @@ def fit(
 def sampling_chances(
     train: TrainingSet, groups: NDArray[np.int64], params: TrainParams
 ) -> NDArray[np.float64]:
-    """How likely each row is drawn: rare groups more often, reference rows `replay_ratio` of the time."""
+    """Return each row's probability of being drawn: rare groups more, reference rows `replay_ratio` in sum."""
     counts = np.bincount(groups)
     chances = 1.0 / counts[groups].astype(np.float64) ** params.balance_power
     reference = train.is_reference
@@ -133,7 +133,7 @@ def sampling_chances(
 
 
 def infer(network: Network, pixels: NDArray[np.uint8], contract: ModelContract) -> dict[str, NDArray[Any]]:
-    """Raw outputs by role of the network in evaluation mode, on pictures inside the input; leaves it in that mode."""
+    """Return raw outputs by role, in evaluation mode (which stays on); `pixels` uint8 (N, H, W, 3) at the input's size."""
     network.eval()
     parts: list[dict[str, NDArray[Any]]] = []
     with torch.no_grad():

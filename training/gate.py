@@ -1,10 +1,9 @@
 """The gate: a candidate passes only on evidence, and a refusal names every reason.
 
-Non-inferior: on every slice with at least n_min rows, the one-sided bound of the paired difference is no
-lower than minus the margin. A smaller slice is listed as insufficient evidence, and refuses only when harm
-beyond the margin is proven on it. Better: a target slice (what the base was not trained on) must be shown
-better; one with fewer than n_min rows may stay unproven, but at least one target must be proven. Then size,
-latency and parity.
+Non-inferiority: on every slice with at least n_min rows, the one-sided bound of the paired difference is no lower than
+minus the margin. A smaller slice is listed as insufficient evidence, and refuses only if it is proven worse by more
+than the margin. Superiority: each target slice (what the base was not trained on) must be proven better; one with
+fewer than n_min rows may stay unproven, but at least one target must be proven. Then size, latency and parity.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Outcome = Literal["passed", "failed", "insufficient evidence"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question to the evidence, with the value and the bound it was held against."""
+    """One check of the evidence, with the value and its bound."""
 
     name: str
     outcome: Outcome
@@ -31,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What the shipped artefact costs, and how close it is to the trained network."""
+    """Size and latency of the shipped artefact, and its agreement with the trained network."""
 
     model_bytes: int
     latency_ratio: float
@@ -48,16 +47,16 @@ class GateResult:
 
     @property
     def insufficient(self) -> tuple[str, ...]:
-        """Names of the checks for which there were too few rows."""
+        """The names of the checks with too few rows."""
         return tuple(check.name for check in self.checks if check.outcome == "insufficient evidence")
 
     def to_json(self) -> dict[str, object]:
-        """Plain values for gate.json."""
+        """Return plain values for gate.json."""
         return {**asdict(self), "insufficient": list(self.insufficient)}
 
 
 def target_slices(base: ModelContract, params: GateParams) -> tuple[str, ...]:
-    """Slices that must get better: the parameters', or what the base was not trained on."""
+    """Return the slices that must get better: those of the parameters, or what the base was not trained on."""
     if params.target_slices:
         return params.target_slices
     return (
@@ -69,7 +68,7 @@ def target_slices(base: ModelContract, params: GateParams) -> tuple[str, ...]:
 def decide(
     evaluation: Evaluation, targets: Sequence[str], budgets: Budgets, params: GateParams
 ) -> GateResult:
-    """Hold the evidence against the parameters. Pure: equal arguments give equal results."""
+    """Compare the evidence with the parameters. Pure: equal arguments give equal results."""
     checks = [_not_worse(found, params) for found in evaluation.slices]
     checks += _better(evaluation, targets, params)
     checks += _budgets(evaluation, budgets, params)

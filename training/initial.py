@@ -1,4 +1,4 @@
-"""A first model from given pictures: its contract lists every class and says which it never saw."""
+"""Train a first model on given pictures; its contract lists every class and those without a training row."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def train_initial(
 ) -> InitialModel:
     """Train, export, quantise and register `name`; rows of excluded classes and conditions are left out.
 
-    The contract says what the kept rows really had: `trained_classes`, and as `untrained_conditions` every
-    condition without a row. The int8 artefact for the CPU is what is registered; fp32.onnx lies beside.
+    The contract records what the kept rows had: `trained_classes`, and as `untrained_conditions` every condition
+    without a row. The int8 artefact for the CPU is registered, with fp32.onnx beside it.
     `like` gives task, head, input and preprocessing (default: classification of 32 x 32 pixels).
 
     Raises:

@@ -27,7 +27,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedCounts:
-    """How two models did on the same n rows, row by row."""
+    """The results of two models on the same n rows, counted by pair."""
 
     both_right: int
     only_base_right: int
@@ -36,24 +36,24 @@ class PairedCounts:
 
     @property
     def n(self) -> int:
-        """All rows."""
+        """The number of rows."""
         return self.both_right + self.only_base_right + self.only_candidate_right + self.both_wrong
 
     @property
     def difference(self) -> float:
-        """Accuracy of the candidate minus that of the base."""
+        """The accuracy of the candidate minus that of the base."""
         return (self.only_candidate_right - self.only_base_right) / self.n
 
 
 def z_of(confidence: float, *, two_sided: bool) -> float:
-    """The normal quantile for an interval (two-sided) or a bound (one-sided) of this confidence."""
+    """Return the normal quantile for an interval (two-sided) or a bound (one-sided) of this confidence."""
     if not 0.0 < confidence < 1.0:
         raise RejectedError(f"confidence {confidence} is not between 0 and 1", reason="invalid_value")
     return NormalDist().inv_cdf((1.0 + confidence) / 2.0 if two_sided else confidence)
 
 
 def wilson(right: int, n: int, z: float) -> Interval:
-    """Wilson's score interval of right / n. For n = 0 it is everything: [0, 1] around 0."""
+    """Return Wilson's score interval of right / n; for n = 0 it is [0, 1] around 0."""
     if n == 0:
         return Interval(0.0, 0.0, 1.0)
     p = right / n
@@ -63,7 +63,7 @@ def wilson(right: int, n: int, z: float) -> Interval:
 
 
 def paired_difference(counts: PairedCounts, z: float) -> Interval:
-    """Newcombe's interval of candidate minus base on the same rows; low <= estimate <= high always holds."""
+    """Return Newcombe's interval of candidate minus base on the same rows; low <= estimate <= high always holds."""
     if counts.n == 0:
         return Interval(0.0, -1.0, 1.0)
     a, b, c, d = counts.both_right, counts.only_base_right, counts.only_candidate_right, counts.both_wrong
@@ -78,7 +78,7 @@ def paired_difference(counts: PairedCounts, z: float) -> Interval:
 
 
 def _phi(a: int, b: int, c: int, d: int) -> float:
-    """Newcombe's correlation of the two columns, with his continuity correction."""
+    """Return Newcombe's correlation of the two columns, with his continuity correction."""
     margins = float(a + b) * (c + d) * (a + c) * (b + d)
     if margins == 0.0:
         return 0.0
@@ -92,7 +92,7 @@ def _phi(a: int, b: int, c: int, d: int) -> float:
 
 
 def mcnemar_p(counts: PairedCounts) -> float:
-    """One-sided exact p-value for "the candidate is better"."""
+    """Return the one-sided exact p-value for "the candidate is better"."""
     b, c = counts.only_base_right, counts.only_candidate_right
     pairs = b + c
     return sum(comb(pairs, k) for k in range(c, pairs + 1)) / 2**pairs
@@ -101,10 +101,10 @@ def mcnemar_p(counts: PairedCounts) -> float:
 def bootstrap_difference(
     difference: NDArray[np.float64], clusters: NDArray[np.int64], samples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Sorted means of row values (0, 1 or their differences) over `samples` draws of whole clusters with replacement.
+    """Return the sorted means of row values over `samples` draws of whole clusters with replacement, (samples,).
 
-    Frames of one track are not independent, so clusters are drawn, never single rows. Cost: samples *
-    clusters.
+    Values are 0, 1 or their differences. Frames of one track are not independent, so clusters are drawn, never single
+    rows. Cost: samples * clusters.
     """
     _, numbers = np.unique(clusters, return_inverse=True)
     sums = np.bincount(numbers, weights=difference)
@@ -119,7 +119,7 @@ def bootstrap_difference(
 
 
 def cluster_weights(clusters: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.float64]:
-    """How often each row counts in `samples` draws of whole clusters with replacement, (samples, rows).
+    """Return how often each row counts in `samples` draws of whole clusters with replacement, (samples, rows).
 
     Frames of one track are not independent, so clusters are drawn, never single rows.
     """

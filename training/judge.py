@@ -1,4 +1,4 @@
-"""The stage evaluate: both served artefacts on the test split, the gate's verdict and the plot."""
+"""Run the stage evaluate: both served artefacts on the test split, the gate's verdict, and the plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from workspace.layout import Workspace
 
 
 def run_evaluate(place: Workspace, params: EvaluateParams, gate_params: GateParams) -> dict[str, Any]:
-    """Write evaluation.json, gate.json and accuracy_by_class.png; returns both documents.
+    """Write evaluation.json, gate.json and accuracy_by_class.png; return both documents.
 
     A refusal of the gate is a result, not an error: package and release act on it.
 
@@ -46,7 +46,7 @@ def run_evaluate(place: Workspace, params: EvaluateParams, gate_params: GatePara
     first = next(rows, None)
     if not first:
         raise MisconfiguredError(
-            f"the test split of {place.dataset_path} is empty: nothing can be proven on it"
+            f"the test split of {place.dataset_path} is empty: nothing can be evaluated on it"
         )
     batches: Iterator[Sequence[Row]] = chain([first], rows)
     evaluation = evaluate(answer(batches, *predictors, params.cluster), params)
@@ -71,12 +71,12 @@ def _predictor(model: VerifiedModel) -> Predictor:
 
 
 def _agreement(path: Path, digest: str) -> float:
-    """Agreement of the int8 artefact with the trained network, from parity.json of this very artefact."""
+    """Return the agreement of the int8 artefact with the trained network, from the parity.json of this artefact."""
     found = read_document(path, PARITY) if path.is_file() else None
     for entry in found.parity if found is not None and found.int8_digest == digest else ():
         if (entry.reference, entry.compared) == ("torch", "int8"):
             return entry.agreement_ratio
-    raise MisconfiguredError(f"{path} says nothing about {digest}; run `fleetloop quantise` again")
+    raise MisconfiguredError(f"{path} is not about the model {digest}; run `fleetloop quantise` again")
 
 
 def _documents(

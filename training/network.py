@@ -1,4 +1,4 @@
-"""The project's own networks: a small plain convnet with an embedding, and a head per task upon it."""
+"""The project's own networks: a small convolutional network with an embedding, and a head per task."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from modelkit.specs import HeadSpec, InputSpec, Preprocessing
 
 Weights = dict[str, NDArray[np.generic]]
 GRID_STRIDE: Final = 8
-"""Pixels of the input per cell of the last features: the stem halves, and so do two poolings."""
+"""Pixels of the input per cell of the last features: stem and two poolings halve the resolution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """All that is needed to build the network again, beside its weights. Written into model.json.
+    """All that is needed to rebuild the network, except its weights. Written to model.json.
 
-    `kind` is a key of NETWORKS; `height` and `width` of the input are 0 where the network takes any.
+    `kind` is a key of NETWORKS; `height` and `width` of the input are 0 where the network accepts any.
     """
 
     widths: tuple[int, ...] = (32, 48, 96, 128)
@@ -36,13 +36,13 @@ class Architecture:
     width: int = 0
 
     def as_json(self) -> dict[str, object]:
-        """Plain values for model.json."""
+        """Return plain values for model.json."""
         found = {**asdict(self), "widths": list(self.widths)}
         return found if self.height else {k: v for k, v in found.items() if k not in ("height", "width")}
 
     @classmethod
     def from_json(cls, document: object) -> Architecture:
-        """Raises RejectedError(bad_architecture) for anything but what `as_json` wrote."""
+        """Read what `as_json` wrote; raises RejectedError(bad_architecture) for anything else."""
         match document:
             case {
                 "widths": [*widths],
@@ -81,13 +81,13 @@ class TrafficNet(Network):
         self.classify = nn.Linear(architecture.embedding_size, architecture.classes)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and embedding."""
+        """Return logits and embedding."""
         embedding = self.embed(self.features(image).mean(dim=(2, 3)))
         return self.classify(torch.relu(embedding)), embedding
 
 
 class GridNet(Network):
-    """An anchor-free detector: every cell of a grid says where the object at its centre ends, and what it is.
+    """An anchor-free detector: every cell of a grid predicts edges and class of the object at its centre.
 
     Returns boxes (N, cells, 4) as edges in pixels of the input, scores (N, cells, classes) in (0, 1) and
     embedding (N, embedding_size), the mean of the features.
@@ -99,7 +99,7 @@ class GridNet(Network):
         super().__init__()
         width = architecture.widths[-1]
         self.features = _backbone(architecture.widths)
-        # Dilated: a cell must see more than its own 36 pixels to say where a large object ends.
+        # Dilated: to find the edges of a large object, a cell needs more than its own 36 pixels.
         self.context = nn.Sequential(*_block(width, width, dilation=2), *_block(width, width, dilation=3))
         self.edges = nn.Conv2d(width, 4, 1)
         self.classify = nn.Conv2d(width, architecture.classes, 1)
@@ -111,7 +111,7 @@ class GridNet(Network):
         self.register_buffer("centres", centres, persistent=False)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Boxes, scores and embedding."""
+        """Return boxes, scores and embedding."""
         features = self.features(image)
         seen = self.context(features)
         far = torch.nn.functional.softplus(self.edges(seen)).flatten(2).transpose(1, 2) * GRID_STRIDE
@@ -128,13 +128,13 @@ _DETECTOR_WIDTHS: Final = (16, 24, 48, 64)
 DETECTOR_STEP: Final = 32
 """Sides of a detector's input are multiples of it, in pixels."""
 DETECTOR_MIN_SCORE: Final = 0.05
-"""Low, because average precision counts also the boxes that a model is not sure of."""
+"""Low, because average precision also counts boxes of low confidence."""
 
 
 def first_contract(
     task: str, classes: Sequence[str], sizes: Sequence[tuple[int, ...]], input_pixels: int
 ) -> ModelContract | None:
-    """Head, input and preprocessing of the project's own network for pictures of these (height, width) in pixels.
+    """Return head, input and preprocessing of the project's own network for pictures of these (height, width) in pixels.
 
     None: as `train_initial` does without. A detector's input has the pictures' shape and about `input_pixels` pixels, or
     their size where they are smaller.
@@ -157,7 +157,7 @@ def first_contract(
 
 
 def architecture_for(contract: ModelContract) -> Architecture:
-    """The project's own network for this task and input.
+    """Return the project's own network for this task and input.
 
     Raises:
         MisconfiguredError: there is none for the task, its head or the size of its input.
@@ -171,7 +171,7 @@ def architecture_for(contract: ModelContract) -> Architecture:
         size = _DETECTOR_WIDTHS[-1]
         return Architecture(_DETECTOR_WIDTHS, size, len(contract.classes), kind, spec.height, spec.width)
     raise MisconfiguredError(
-        f"no network of ours is trained for {contract.task} with the head {contract.head.kind} on "
+        f"FleetLoop has no network for {contract.task} with the head {contract.head.kind} on "
         f"{spec.width} x {spec.height} pixels (sides must be multiples of {GRID_STRIDE})"
     )
 
@@ -196,12 +196,12 @@ def _block(channels: int, width: int, dilation: int = 1) -> list[nn.Module]:
 
 
 def weights_of(network: Network) -> Weights:
-    """A copy of every weight and statistic, as numpy arrays by name."""
+    """Return a copy of every weight and statistic, as numpy arrays by name."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
 
 
 def build(architecture: Architecture, weights: Weights | None = None, seed: int = 0) -> Network:
-    """The network with these weights, or with fresh ones drawn from `seed`.
+    """Build the network with these weights, or with new ones drawn from `seed`.
 
     Raises:
         RejectedError: reason `wrong_weights`; names, shapes or types are not this architecture's.

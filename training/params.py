@@ -1,6 +1,6 @@
-"""The sections of params.yaml that training reads: checked once, then never changed.
+"""The sections of params.yaml that training reads: checked once, immutable.
 
-Each stage reads its own section only, so that DVC re-runs exactly what a change concerns.
+Each stage reads its own section only, so that DVC re-runs exactly the stages that a change affects.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PROVIDER = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
 
 @dataclass(frozen=True, slots=True)
 class TrainParams:
-    """Stage `train`. One thread and one seed make the weights repeatable on one machine."""
+    """Stage `train`. One thread and one seed make the weights reproducible on one machine."""
 
     seed: int = setting(0, min=0, max=2**31 - 1)
     epochs: int = setting(20, min=1, max=1000)
@@ -44,7 +44,7 @@ class TrainParams:
 
 @dataclass(frozen=True, slots=True)
 class QuantiseParams:
-    """Stage `quantise`: one artefact a target. Calibration rows are of the train split, never of test.
+    """Stage `quantise`: one artefact per target. Calibration rows are of the train split, never of test.
 
     `allowed_providers` and `cpu_fallback` go into the model's contract, which every vehicle obeys. Without a list
     they are the target's: the CPU for `cpu`; QNN for `npu`, and the CPU after it unless a fall-back is refused.
@@ -88,7 +88,7 @@ class EvaluateParams:
 
 @dataclass(frozen=True, slots=True)
 class GateParams:
-    """The gate. Ratios are of 1; `margin` is how much worse a slice may be, in the task's metric."""
+    """The gate. Ratios are 0..1; `margin` is how much worse a slice may be, in the task's metric."""
 
     margin: float = setting(0.05, min=0.0, max=0.5)
     n_min: int = setting(50, min=2, max=1_000_000)

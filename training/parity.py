@@ -1,4 +1,4 @@
-"""The same pictures through the trained network, its fp32 export and its int8 form: how far apart."""
+"""Compare the outputs of the trained network, its fp32 export and its int8 form on the same pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Raw = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Two forms of one model on `rows` pictures. Differences are of raw outputs; agreement is the task's, mean of rows."""
+    """Two forms of one model on `rows` pictures. Differences are of raw outputs; agreement is the task's, as row mean."""
 
     reference: str
     compared: str
@@ -35,7 +35,7 @@ class Parity:
 def compare(
     reference: str, a: Raw, compared: str, b: Raw, contract: ModelContract, placed: Sequence[Placed]
 ) -> Parity:
-    """Parity of two sets of raw outputs; one that is not finite is infinitely different and agrees with nothing."""
+    """Return the parity of two sets of raw outputs; one that is not finite differs infinitely and agrees with nothing."""
     roles = sorted(set(a) - {"embedding"})
     if not placed or any(a[role].shape != b[role].shape for role in roles):
         return Parity(reference, compared, 0, float("inf"), float("inf"), 0.0)
@@ -56,7 +56,7 @@ def compare(
 
 
 def outputs_of(model: VerifiedModel, pixels: NDArray[np.uint8], threads: int = 1) -> dict[str, NDArray[Any]]:
-    """Raw outputs by role through the vehicle's own runtime; pixels uint8 (N, H, W, 3) inside the input, N at least 1."""
+    """Return raw outputs by role of the vehicle's runtime; pixels uint8 (N, H, W, 3) at the input's size, N at least 1."""
     loaded = open_runtime().load(model, RuntimeOptions(threads=threads, off_vehicle=True))
     name = model.contract.input.name
     found = [

@@ -1,13 +1,12 @@
-"""The int8 artefact of one target: QDQ, unsigned activations, per-channel weights, calibrated on training rows.
+"""Make the int8 artefact of one target: QDQ, unsigned activations, per-channel weights, calibrated on training rows.
 
-For a CPU a small head stays fp32: in int8 it costs more than it saves.
+For a CPU a small head stays fp32: int8 would cost more than it saves.
 
-Weights for a CPU are of -64 to 64: x86 without VNNI adds two products of 8 bits in 16, and 2 x 255 x 127 is more
-than 16 bits hold. With this range the sums are exact on every processor, so one artefact is right on all of them,
-and the parity that is measured here holds there (ADR 9).
+Weights for a CPU are limited to -64..64: x86 without VNNI adds two 8-bit products in 16 bits, where 2 x 255 x 127
+overflows. In this range the sums are exact on every processor, so one artefact is correct on all of them, and the
+parity that is measured here holds there (ADR 9).
 
-Symmetric int8 activations are refused by construction: they run right on a CPU and wrong on an NPU, without
-an error.
+Symmetric int8 activations are excluded by construction: correct on a CPU, they are wrong on an NPU without an error.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _PROVIDERS: Final[dict[str, tuple[str, ...]]] = {
 def providers_for(
     target: Literal["cpu", "npu"], wanted: tuple[str, ...], cpu_fallback: Literal["allow", "refuse"]
 ) -> tuple[str, ...]:
-    """What the contract allows: `wanted`, or the target's own; a fall-back that is refused is not listed."""
+    """Return the execution providers for the contract: `wanted`, or the target's own without a refused fall-back."""
     if wanted:
         return wanted
     own = _PROVIDERS[target]
@@ -60,7 +59,7 @@ def quantise(
     allowed_providers: tuple[str, ...] = (),
     cpu_fallback: Literal["allow", "refuse"] = "allow",
 ) -> VerifiedModel:
-    """The int8 form of a verified fp32 model for `target`; pixels are uint8 (N, H, W, 3) at the input's size.
+    """Return the int8 form of a verified fp32 model for `target`; pixels are uint8 (N, H, W, 3) at the input's size.
 
     The contract says where it may run: `allowed_providers` (empty: the target's own) and `cpu_fallback`.
 
@@ -107,10 +106,10 @@ def quantise(
 
 
 def _folded(data: bytes, scratch: Path) -> ModelProto:
-    """The graph with its constants computed and paddings taken into convolutions, by standard operators only.
+    """Return the graph with constants folded and paddings merged into convolutions, by standard operators only.
 
-    The quantiser sees what is written, not what a runtime would make of it: bounds of a Clip that are computed stand
-    between a convolution and its int8 form (efficientnet_lite0: as slow as fp32, and 1.9 times as fast once folded).
+    The quantiser sees the graph as written, not as a runtime optimises it: computed bounds of a Clip keep a convolution
+    from its int8 form (efficientnet_lite0: as slow as fp32, and 1.9 times as fast once folded).
     """
     import onnxruntime
 
@@ -129,11 +128,10 @@ def _folded(data: bytes, scratch: Path) -> ModelProto:
 
 
 def small_head(model: ModelProto) -> list[str]:
-    """Names of the nodes from the global pooling behind the last convolution on, when their weights are few.
+    """Return the names of the nodes from the global pooling after the last convolution on, if their weights are few.
 
-    On a CPU they take longer in int8 than in fp32: a few hundred numbers are quantised and back for a product that
-    takes a microsecond. Empty when the weights behind the pooling are worth their int8 form, or there is no such
-    pooling.
+    On a CPU they take longer in int8 than in fp32: a few hundred numbers are quantised and dequantised for a product
+    that takes a microsecond. Empty when there are more weights than SMALL_HEAD_WEIGHTS, or no such pooling.
     """
     nodes = list(model.graph.node)
     last = max((place for place, node in enumerate(nodes) if node.op_type == "Conv"), default=-1)
@@ -146,7 +144,7 @@ def small_head(model: ModelProto) -> list[str]:
 
 
 def pick_rows(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
-    """At most `wanted` of `count` row numbers, drawn by `seed`, in order."""
+    """Return at most `wanted` of `count` row numbers, drawn by `seed`, in order."""
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(count, size=min(count, wanted), replace=False)).astype(np.int64)
 
@@ -161,7 +159,7 @@ def _reader(contract: ModelContract, pixels: NDArray[np.uint8]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
-        """Hands the pictures out in batches, as the vehicle would prepare them."""
+        """Yields the pictures in batches, preprocessed as on the vehicle."""
 
         def __init__(self) -> None:
             self.starts = iter(range(0, len(pixels), CALIBRATION_BATCH))
@@ -178,7 +176,7 @@ def _reader(contract: ModelContract, pixels: NDArray[np.uint8]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser advises a pre-processing step on the root logger; the exporter has already done it."""
+    """Silence the quantiser's advice to pre-process the model, which the exporter has already done."""
     root = logging.getLogger()
 
     def keep(record: logging.LogRecord) -> bool:

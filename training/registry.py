@@ -1,7 +1,7 @@
-"""Models on disk with their record: what they were trained on, from which base, with which weights.
+"""Store models on disk with their record: what they were trained on, from which base, with which weights.
 
 registry/base.json                    {"name", "digest"} of the model that training starts from and evaluation compares
-                                      with: written on purpose only, so that a rollout makes no trained model stale
+                                      with: never written by a rollout, which would make trained models stale
 registry/models/<name>/model.onnx     the served artefact (int8), contract inside
                        weights.npz    the weights that fine-tuning starts from
                        model.json     the record: architecture, training drives, digests
@@ -37,7 +37,7 @@ _NAME = re.compile(MODEL_NAME_PATTERN)
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """What model.json says. Digests are lower-case hex SHA-256; `digest` is that of the served artefact.
+    """The contents of model.json. Digests are lower-case hex SHA-256; `digest` is that of the served artefact.
 
     `training_drives` is every drive that this model or an ancestor was trained or selected on, sorted: the
     contract inside the model binds it by its digest.
@@ -57,20 +57,20 @@ class ModelRecord:
 
     @classmethod
     def read(cls, path: Path) -> ModelRecord:
-        """The record in a file.
+        """Read the record in a file.
 
         Raises:
-            RejectedError: reason `no_training_record`; there is none, so nobody knows what the model saw.
+            RejectedError: reason `no_training_record`; there is none, so its training data is unknown.
             CorruptError: the file is not a record.
         """
         if not path.exists():
             raise RejectedError(
-                f"there is no {path}: a model that does not say what it saw is not trained further",
+                f"there is no {path}: a model without a record of its training data is not trained further",
                 reason="no_training_record",
             )
         document = read_json(path)
         if isinstance(document, dict) and "training_drives" not in document:
-            raise RejectedError(f"{path} does not say training_drives", reason="no_training_record")
+            raise RejectedError(f"{path} has no training_drives", reason="no_training_record")
         return RECORD.of(document, family=partial(CorruptError, path=path))
 
 
@@ -79,19 +79,19 @@ RECORD: Final = DocumentType.first("model record", ModelRecord)
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A registered model with its record; weights are read when they are asked for."""
+    """A registered model with its record; weights are read on demand."""
 
     folder: Path
     model: VerifiedModel
     record: ModelRecord
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """The weights that fine-tuning starts from. Raises CorruptError when they are others."""
+        """Read the weights that fine-tuning starts from. Raises CorruptError for another digest."""
         return load_weights(self.folder / WEIGHTS_FILE, self.record.weights_digest)
 
 
 def base_name(registry: Path) -> tuple[str, str]:
-    """Name and digest of the base model, from base.json.
+    """Return name and digest of the base model, from base.json.
 
     Raises:
         MisconfiguredError: no base was chosen yet. CorruptError: the file is not of that form.
@@ -107,12 +107,12 @@ def base_name(registry: Path) -> tuple[str, str]:
 
 
 def load_base(registry: Path) -> BaseModel:
-    """The base model: its bytes are those that base.json and its record name."""
+    """Load the base model, whose digest is that of base.json and of its record."""
     return load_model(registry, *base_name(registry))
 
 
 def load_model(registry: Path, name: str, digest: str) -> BaseModel:
-    """The registered model of this name, if its bytes have this digest.
+    """Load the registered model of this name, which must have this digest.
 
     Raises:
         MisconfiguredError: there is no such model here.
@@ -132,7 +132,7 @@ def load_model(registry: Path, name: str, digest: str) -> BaseModel:
 
 
 def why_not_registered(registry: Path, name: str, digest: str) -> str:
-    """Why the registry does not have this model, in words; "" when it does (its bytes are not looked at).
+    """Return why the registry does not have this model; "" when it does (its bytes are not checked).
 
     Raises:
         CorruptError: the record cannot be read.
@@ -147,7 +147,7 @@ def why_not_registered(registry: Path, name: str, digest: str) -> str:
 
 
 def check_lineage(base: BaseModel, split_of: SplitOf, test_drives: Iterable[str] = ()) -> None:
-    """Guarantee 5: this base may be trained further only if it provably never saw a test drive.
+    """Check that the base was provably never trained on a test drive (guarantee 5).
 
     Raises:
         RejectedError: reason `no_training_record` (the record is not the one its contract binds) or
@@ -164,16 +164,16 @@ def check_lineage(base: BaseModel, split_of: SplitOf, test_drives: Iterable[str]
     seen = [drive for drive in drives if drive in held_out or split_of(drive) is Split.TEST]
     if seen:
         raise RejectedError(
-            f"the base model {base.record.name!r} saw {len(seen)} test drives, first {seen[:3]}",
+            f"the base model {base.record.name!r} was trained on {len(seen)} test drives, first {seen[:3]}",
             reason="saw_test_drive",
         )
 
 
 def check_training_drives(drives: Iterable[str], split_of: SplitOf) -> None:
-    """Guarantee 5, the other half: no row to train or select on is of a test drive, whatever its shard.
+    """Check that no row to train or select on is of a test drive, whatever its shard (guarantee 5).
 
     Raises:
-        GuaranteeBrokenError: one is; the dataset is not what curation promises.
+        GuaranteeBrokenError: one is; the dataset breaks the guarantee of curation.
     """
     wrong = sorted({drive for drive in drives if split_of(drive) is Split.TEST})
     if wrong:
@@ -185,13 +185,13 @@ def check_training_drives(drives: Iterable[str], split_of: SplitOf) -> None:
 
 
 def next_name(base_name: str) -> str:
-    """The base's name with its last number raised by one, or with `-2` behind it."""
+    """Return the base's name with its last number raised by one, or with `-2` appended."""
     match = re.fullmatch(r"(.*?)(\d+)", base_name)
     return f"{match[1]}{int(match[2]) + 1}" if match else f"{base_name}-2"
 
 
 def register_model(registry: Path, model: bytes, weights: bytes, record: ModelRecord) -> Path:
-    """Put a model into the registry under its record's name; the same model twice is no change.
+    """Add a model to the registry under its record's name; adding it again changes nothing.
 
     Raises:
         RejectedError: reason `name_taken`; another model has this name, or the bytes are not the record's.
@@ -209,5 +209,5 @@ def register_model(registry: Path, model: bytes, weights: bytes, record: ModelRe
 
 
 def set_base(registry: Path, record: ModelRecord) -> None:
-    """From now on fine-tuning starts from this model, and evaluation compares with it."""
+    """Make this model the base: fine-tuning starts from it, and evaluation compares with it."""
     write_model_name(registry / "base.json", ModelName(record.name, record.digest))

@@ -1,4 +1,4 @@
-"""Rows of a dataset version, as training and evaluation read them, each payload checked by its hash."""
+"""Read the rows of a dataset version for training and evaluation, each payload checked by its hash."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REFERENCE: Final = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled picture of a dataset, at the size at which the vehicle saw it; the label is the task's."""
+    """One labelled picture of a dataset, at its original size; the label is the task's."""
 
     image: Pixels
     payload_sha256: str
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """Pictures inside the input: pixels uint8 (N, H, W, 3); labels of the task and where each picture lies, N of each."""
+    """N pictures at the input's size: pixels uint8 (N, H, W, 3); the task's labels and each picture's placement."""
 
     pixels: NDArray[np.uint8]
     labels: tuple[Any, ...]
@@ -54,7 +54,7 @@ class TrainingSet:
         return len(self.drives)
 
     def take(self, rows: Sequence[int]) -> TrainingSet:
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         index = np.array(rows, dtype=np.int64)
         return TrainingSet(
             self.pixels[index],
@@ -66,7 +66,7 @@ class TrainingSet:
         )
 
     def joined(self, other: TrainingSet) -> TrainingSet:
-        """These rows and then the others."""
+        """Return these rows and then the others."""
         return TrainingSet(
             np.concatenate([self.pixels, other.pixels]),
             self.labels + other.labels,
@@ -78,7 +78,7 @@ class TrainingSet:
 
 
 def shards_of(dataset: Path, split: Split) -> list[Path]:
-    """The split's shards, in order of name; none when the split is empty.
+    """Return the split's shards, in order of name; none when the split is empty.
 
     Raises:
         MisconfiguredError: there is no dataset at this path.
@@ -92,7 +92,7 @@ def shards_of(dataset: Path, split: Split) -> list[Path]:
 def iter_rows(
     dataset: Path, split: Split, batch_rows: int = 512, task: str = CLASSIFICATION
 ) -> Iterator[list[Row]]:
-    """Every row of a split, in batches, in the order of the shards, with labels of the task.
+    """Yield every row of a split, in batches, in the order of the shards, with labels of the task.
 
     Raises:
         CorruptError: a shard cannot be read, a payload is not what its hash says, or a row has no label.
@@ -133,7 +133,7 @@ def _row(values: dict[str, object], shard: Path, task: Task[Any, Any]) -> Row:
 
 
 def load_training_set(dataset: Path, split: Split, contract: ModelContract) -> TrainingSet:
-    """A whole split at the input's size, for training; refuses the test split.
+    """Load a whole split at the input's size, for training; refuses the test split.
 
     Raises:
         MisconfiguredError: `split` is test, or a row's class is not among `classes`.
@@ -147,7 +147,7 @@ def load_training_set(dataset: Path, split: Split, contract: ModelContract) -> T
 
 
 def make_training_set(rows: Iterable[Row], contract: ModelContract) -> TrainingSet:
-    """These rows inside the contract's input."""
+    """Return these rows at the size of the contract's input."""
     spec, classes, how = contract.input, contract.classes, contract.preprocessing
     task = TASKS[contract.task]
     pixels: list[Pixels] = []
@@ -179,7 +179,7 @@ def make_training_set(rows: Iterable[Row], contract: ModelContract) -> TrainingS
 
 
 def drives_of(dataset: Path, split: Split) -> tuple[str, ...]:
-    """The drives of a split, sorted; reads no payload."""
+    """Return the drives of a split, sorted; reads no payload."""
     import pyarrow.parquet as pq
 
     found: set[str] = set()
@@ -189,14 +189,14 @@ def drives_of(dataset: Path, split: Split) -> tuple[str, ...]:
 
 
 def dataset_digest(dataset: Path) -> str:
-    """The digest that the dataset's manifest states, or an empty string for a dataset without one."""
+    """Return the digest in the dataset's manifest, or an empty string for a dataset without one."""
     path = dataset / "manifest.json"
     return read_document(path, MANIFEST).digest if path.exists() else ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What training reads of a dataset's manifest."""
+    """The keys of a dataset's manifest that training reads."""
 
     digest: str
 

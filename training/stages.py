@@ -1,4 +1,4 @@
-"""The stages train, quantise and package as functions of paths and parameters; files are written last.
+"""Run the stages train, quantise and package, as functions of paths and parameters; files are written last.
 
 models/candidate/   fp32.onnx, weights.npz, model.json (train), int8.onnx (quantise)
 models/package/     model.onnx, weights.npz, model.json, package.json (package)
@@ -52,7 +52,7 @@ INT8_FILE = "int8.onnx"
 
 
 def read_candidate(place: Workspace, file: str) -> VerifiedModel:
-    """A candidate's artefact, verified. Raises MisconfiguredError when its stage has not run yet."""
+    """Read a candidate's artefact, verified. Raises MisconfiguredError when its stage has not run yet."""
     path = place.candidate_path / file
     if not path.is_file():
         raise MisconfiguredError(
@@ -62,10 +62,10 @@ def read_candidate(place: Workspace, file: str) -> VerifiedModel:
 
 
 def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[str, object]:
-    """Fine-tune the base model on the dataset's train split; returns what it wrote into training.json.
+    """Fine-tune the base model on the dataset's train split; return training.json and the `seconds` it took.
 
     Raises:
-        RejectedError: the base saw a test drive, or does not say what it saw (guarantee 5).
+        RejectedError: the base was trained on a test drive, or does not record its training data (guarantee 5).
         GuaranteeBrokenError: a training row is of a test drive.
     """
     from training.export import export_onnx
@@ -128,7 +128,7 @@ def run_train(place: Workspace, params: TrainParams, split_of: SplitOf) -> dict[
 def _fine_tuned_contract(
     base: BaseModel, train: TrainingSet, drives: list[str], params: TrainParams
 ) -> ModelContract:
-    """The base's contract with what the new model has seen besides."""
+    """Return the base's contract, extended by what the new model was trained on."""
     old = base.model.contract
     found = (TASKS[old.task].classes_of(label) for label in train.labels)
     seen = {name for names in found for name in names} | set(old.trained_classes)
@@ -146,7 +146,7 @@ def _fine_tuned_contract(
 
 
 def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
-    """Make the target's int8 artefact from the fp32 candidate; returns what it wrote into parity.json."""
+    """Make the target's int8 artefact from the fp32 candidate; return parity.json."""
     from training.fit import infer
     from training.network import Architecture, build
     from training.parity import compare, outputs_of
@@ -172,7 +172,7 @@ def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
         cpu_fallback=params.cpu_fallback,
     )
     validation = load_training_set(place.dataset_path, Split.VALIDATION, contract)
-    # Validation first, filled up from train: agreement of thirty rows would say little.
+    # Validation first, filled up from train: the agreement of thirty rows would mean little.
     filled_up = pick_rows(len(train), max(0, params.parity_rows - len(validation)), params.seed + 1)
     held_out = validation.take(range(min(len(validation), params.parity_rows)))
     rows = held_out.joined(train.take(filled_up.tolist()))
@@ -203,7 +203,7 @@ def run_quantise(place: Workspace, params: QuantiseParams) -> dict[str, object]:
 
 
 def run_package(place: Workspace) -> dict[str, object]:
-    """Put the shipped artefact and its evidence side by side; refuses evidence of another model.
+    """Put the shipped artefact and its evidence into one folder; refuses evidence about another model.
 
     Raises:
         CorruptError: evaluation.json, gate.json or model.json is about other bytes than int8.onnx.

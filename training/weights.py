@@ -1,4 +1,4 @@
-"""Weights on disk: an .npz of plain arrays, never a pickle, with a digest over names, types and bytes."""
+"""Store weights on disk: an .npz of plain arrays, never a pickle, with a digest over names, types and bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_WEIGHTS_BYTES: Final = 1_000_000_000
 
 
 def weights_digest(weights: Mapping[str, NDArray[Any]]) -> str:
-    """One digest for equal weights, in whatever file or order they are."""
+    """Return the digest of the weights, independent of file and order."""
     found = hashlib.sha256()
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])
@@ -28,7 +28,7 @@ def weights_digest(weights: Mapping[str, NDArray[Any]]) -> str:
 
 
 def pack_weights(weights: Mapping[str, NDArray[Any]]) -> bytes:
-    """The .npz file of these weights; equal weights give equal bytes."""
+    """Return the .npz file of these weights; equal weights give equal bytes."""
     out = io.BytesIO()
     np.savez(out, allow_pickle=False, **{name: weights[name] for name in sorted(weights)})
     return out.getvalue()
@@ -37,21 +37,20 @@ def pack_weights(weights: Mapping[str, NDArray[Any]]) -> bytes:
 def load_weights(
     path: Path, expected_digest: str, max_bytes: int = MAX_WEIGHTS_BYTES
 ) -> dict[str, NDArray[Any]]:
-    """The weights, if they are those that `expected_digest` names.
+    """Read the weights, which must have `expected_digest`.
 
     Raises:
-        CorruptError: missing, damaged, unpacking to more than `max_bytes`, holding an object, or other
-        weights.
+        CorruptError: missing, damaged, larger than `max_bytes` unpacked, holding an object, or of another digest.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked_bytes = sum(entry.file_size for entry in archive.infolist())
         if unpacked_bytes > max_bytes:
-            raise CorruptError(f"unpacks to {unpacked_bytes} bytes, the limit is {max_bytes}", path=path)
+            raise CorruptError(f"unpacks to {unpacked_bytes} bytes, must be at most {max_bytes}", path=path)
         with np.load(path, allow_pickle=False) as archive:
             weights = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise CorruptError(f"no weights can be read: {error}", path=path) from error
+        raise CorruptError(f"cannot be read as weights: {error}", path=path) from error
     digest = weights_digest(weights)
     if digest != expected_digest:
         raise CorruptError(f"weights have digest {digest}, expected {expected_digest}", path=path)
