@@ -49,7 +49,7 @@ class Heartbeat:
         self._count = 0
         self.error = ""
         try:
-            self._words = _map(path)
+            self._words = map_file(path, _LAYOUT.size).cast("Q")
         except OSError as error:
             self.error = f"{path}: {error.strerror}"
             return
@@ -81,18 +81,18 @@ def read_beat(path: Path) -> Beat | None:
         return None
 
 
-def _map(path: Path) -> memoryview:
-    """Begin the file anew: a reader of the old one never sees it change."""
+def map_file(path: Path, size_bytes: int) -> memoryview:
+    """Begin the file anew, zeros in memory: a reader of the old one never sees it change. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         # Why not a sparse file? A store to a page without a block on a full disk ends the process (SIGBUS).
-        os.posix_fallocate(descriptor, 0, _LAYOUT.size)
-        mapped = mmap.mmap(descriptor, _LAYOUT.size)
+        os.posix_fallocate(descriptor, 0, size_bytes)
+        mapped = mmap.mmap(descriptor, size_bytes)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
-    return memoryview(mapped).cast("Q")
+    return memoryview(mapped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from connectors.sensors.ports import Observation
 from edge_agent.config import CaptureSettings
+from edge_agent.crash_mark import CrashMark, observation_key
 from edge_agent.look import Looked, Viewer
 from edge_agent.place_keeper import PlaceKeeper, kept_frame
 from edge_agent.prediction_log import PredictionLog
@@ -38,6 +39,7 @@ class ObservationLoop:
         capture: CaptureSettings,
         writer: SpoolWriter,
         keeper: PlaceKeeper,
+        mark: CrashMark,
         running: Progress,
         tail: WindowTail,
         prediction_log: PredictionLog,
@@ -50,6 +52,7 @@ class ObservationLoop:
         self._policy = policy
         self._writer = writer
         self._keeper = keeper
+        self._mark = mark
         self._running = running
         self._log = prediction_log
         self._clock = clock
@@ -78,7 +81,7 @@ class ObservationLoop:
         self.poll_model()
         now_ns = self._clock.monotonic_ns()
         quality = self._wall.judge(observation.capture_time_ns, observation.provenance)
-        looked = self._viewer.look(observation, lap)
+        looked = self._look(observation, lap, source_id)
         seen = Seen(observation, source_id, lap, now_ns, quality, looked.predictions)
         left = self.window.offer(
             seen,
@@ -92,6 +95,21 @@ class ObservationLoop:
         for outcome in left:
             self._settle(outcome)
         self.tick()
+
+    def _look(self, observation: Observation, lap: int, source_id: str) -> Looked:
+        """Show it to the models, unless the process crashed twice while it did so."""
+        if self._mark.begin(observation_key(source_id, observation.resume_place, lap)):
+            looked = self._viewer.look(observation, lap)
+            self._mark.end()
+            return looked
+        self._events.emit(
+            "observation_passed_over",
+            level="error",
+            source=source_id,
+            frame_id=observation.frame_id,
+            reason="the process crashed twice while it looked at it",
+        )
+        return Looked(failed_for=NotAcceptedReason.CRASHED)
 
     def poll_model(self) -> None:
         """Between two observations: let a waiting model take over, or a halted one go."""

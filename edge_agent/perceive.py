@@ -12,6 +12,7 @@ import sys
 
 from edge_agent.align import Aligner
 from edge_agent.config import AgentSettings, source_id
+from edge_agent.crash_mark import CrashMark
 from edge_agent.durable_progress import DurableProgress
 from edge_agent.key_file import load_key
 from edge_agent.look import Viewer
@@ -108,6 +109,9 @@ class Perceive:
             capture=settings.capture,
             writer=self.writer,
             keeper=PlaceKeeper(progress),
+            mark=CrashMark(
+                state.crash_mark_path, has_crashed=context.after_crash and not self.models.is_suspect
+            ),
             running=running,
             tail=progress.tail,
             prediction_log=self.log,

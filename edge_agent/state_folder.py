@@ -67,6 +67,11 @@ class StateFolder:
         """run/<process>.beat: the process's sign of life (`heartbeat.py`)."""
         return self.run / f"{process}.beat"
 
+    @property
+    def crash_mark_path(self) -> Path:
+        """run/perceive.mark: the observation at work, and those that crashed the process (`crash_mark.py`)."""
+        return self.run / "perceive.mark"
+
     def lock_path(self, process: str) -> Path:
         """run/<process>.lock: one process of a kind at a time."""
         return self.run / f"{process}.lock"

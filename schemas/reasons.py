@@ -18,6 +18,7 @@ class NotAcceptedReason(StrEnum):
     ENCODE_ERROR = "encode_error"
     MODEL_ERROR = "model_error"
     EMPTY_DRIVE = "empty_drive"
+    CRASHED = "crashed"
 
 
 class EvictReason(StrEnum):

@@ -49,7 +49,7 @@ class Sample:
 
     `payload_sha256` and `payload_bytes` describe the payload, which is inline in `payload`, or stored at `payload_uri` (then
     `payload` is empty). The spool assigns `seq` and `epoch`. Times are in nanoseconds; wall times may be wrong, and
-    `time_quality` says how far they can be trusted.
+    `time_quality` says how far they can be trusted. No vehicle sets `campaign_id` yet: it is read and kept.
     """
 
     vehicle_id: str

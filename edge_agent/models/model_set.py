@@ -24,6 +24,7 @@ from modelkit.images import Pixels
 from modelkit.predictor import to_wire
 from modelkit.runtime import Backend
 from schemas.predictions import ModelPrediction, check_predictions
+from schemas.reasons import ModelState
 from schemas.roles import SERVING
 
 
@@ -80,6 +81,11 @@ class ModelSet:
             with suppress(RejectedError):  # counted in its health
                 answers.append(other.predict(images))
         return answers
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a crash may be the fault of a model: one beside serving was there, or serving is on probation."""
+        return self.serving.state is ModelState.TRIAL or any(other.had_model for other in self._others)
 
     def remember(self, payload: bytes) -> bool:
         """Perhaps keep this encoded frame for the trial of the next candidate."""

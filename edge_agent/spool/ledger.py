@@ -26,6 +26,10 @@ MAX_EPOCHS = 1_000
 """Beyond so many epochs, the oldest are added up in one row."""
 
 
+LATER_REASONS = frozenset({str(NotAcceptedReason.CRASHED)})
+"""Reasons that the first released agents refuse: they stand in a key that those pass over."""
+
+
 class LedgerKind(IntEnum):
     """The kinds of frame in `ledger.journal`."""
 
@@ -212,9 +216,8 @@ class LedgerState:
                 self.carried.apply(state, is_accepted=bool(is_accepted))
 
     def _counts(self, value: dict[str, Any]) -> None:
-        self.not_accepted = {
-            str(NotAcceptedReason(reason)): int(count) for reason, count in value["not_accepted"].items()
-        }
+        rows = {**value["not_accepted"], **value.get("later", {})}
+        self.not_accepted = {str(NotAcceptedReason(reason)): int(count) for reason, count in rows.items()}
         self.not_accepted_bytes = int(value["bytes"])
 
     def _evicting(self, value: dict[str, Any]) -> None:
@@ -302,7 +305,7 @@ class LedgerState:
             "removals": self.removals,
             "unadopted": sorted(self.unadopted),
             "accepted_bytes": self.accepted_bytes,
-            "counts": {"not_accepted": self.not_accepted, "bytes": self.not_accepted_bytes},
+            "counts": refused_to_json(self.not_accepted, self.not_accepted_bytes),
             "never_written": self.never_written,
             "older": self.older.to_json(),
             "epochs": [
@@ -354,3 +357,13 @@ class LedgerState:
             number: LiveSegment(number, ValueClass(rank), epoch, end, RangeSet.from_json(seqs), evicting)
             for number, rank, epoch, end, seqs, evicting in value["segments"]
         }
+
+
+def refused_to_json(counts: Mapping[str, int], size_bytes: int) -> dict[str, object]:
+    """The counts of refused frames by reason, and their bytes, as the object that frames of the ledger have."""
+    found: dict[str, object] = {
+        "not_accepted": {reason: count for reason, count in counts.items() if reason not in LATER_REASONS},
+        "bytes": size_bytes,
+    }
+    later = {reason: count for reason, count in counts.items() if reason in LATER_REASONS}
+    return {**found, "later": later} if later else found

@@ -6,7 +6,7 @@ refused: of those the ledger knows the numbers.
 
 from __future__ import annotations
 
-from edge_agent.spool.ledger import LedgerState
+from edge_agent.spool.ledger import LedgerState, refused_to_json
 from schemas.reasons import NotAcceptedReason
 
 
@@ -30,4 +30,4 @@ class RefusedCounts:
         if not self.has_changed:
             return None
         self.has_changed = False
-        return {"not_accepted": dict(self._counts), "bytes": self._bytes}
+        return refused_to_json(self._counts, self._bytes)

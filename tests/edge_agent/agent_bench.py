@@ -11,6 +11,7 @@ from PIL import Image
 
 from connectors.sensors.ports import Observation
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
+from edge_agent.crash_mark import CrashMark
 from edge_agent.durable_progress import DurableProgress
 from edge_agent.key_file import load_key, save_key
 from edge_agent.look import Viewer
@@ -83,6 +84,8 @@ class Vehicle1:
     settings: AgentSettings
     backend: Backend = field(default_factory=FakeBackend)
     clock: ManualClock = field(default_factory=lambda: ManualClock(WALL_NS))
+    has_crashed: bool = False
+    """Whether the life before the next `start` ended by a fault signal."""
 
     def __post_init__(self):
         self.state = StateFolder(self.settings.state_folder)
@@ -111,6 +114,9 @@ class Vehicle1:
             capture=settings.capture,
             writer=self.writer,
             keeper=PlaceKeeper(self.progress),
+            mark=CrashMark(
+                state.crash_mark_path, has_crashed=self.has_crashed and not self.models.is_suspect
+            ),
             running=self.running,
             tail=self.progress.tail,
             prediction_log=log,

@@ -1,0 +1,75 @@
+"""Which observation was being looked at when the process crashed, so that one that crashes it again is passed over.
+
+A mark is a store to a file that is mapped into memory: it costs no system call and outlives the process. An observation
+during which the process crashed twice (ended by a fault signal, or ended because it hung) is passed over from then on. A
+crash that a model may have caused is not held against the observation: see `ModelSet.is_suspect`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+from edge_agent.heartbeat import map_file
+
+CRASHES_AT_MOST = 1
+"""One more, and the observation is passed over. Why not at the first? A crash may have had any cause."""
+REMEMBERED = 8
+_DIGEST_BYTES = 16
+_ROW = struct.Struct(f"<{_DIGEST_BYTES}sQ")
+_NONE = bytes(_DIGEST_BYTES)
+
+
+def observation_key(source_id: str, place: str, lap: int) -> bytes:
+    """What names one playing of one observation here; 16 bytes."""
+    return hashlib.sha256(f"{source_id}\0{place}\0{lap}".encode()).digest()[:_DIGEST_BYTES]
+
+
+class CrashMark:
+    """One thread only. Without room for its file it does nothing: `error` says why.
+
+    The file: the key of the observation that is looked at now (zeros for none), then rows of key and crashes, oldest first.
+    """
+
+    def __init__(self, path: Path, *, has_crashed: bool) -> None:
+        """`has_crashed`: the process before crashed, and nothing else is to blame."""
+        self.error = ""
+        self._at_work: memoryview | None = None
+        at_work, self._crashes = _read(path)
+        if has_crashed and at_work != _NONE:
+            self._crashes[at_work] = self._crashes.pop(at_work, 0) + 1
+            while len(self._crashes) > REMEMBERED:
+                del self._crashes[next(iter(self._crashes))]
+        try:
+            mapped = map_file(path, _DIGEST_BYTES + REMEMBERED * _ROW.size)
+        except OSError as error:
+            self.error = f"{path}: {error.strerror}"
+            return
+        for number, row in enumerate(self._crashes.items()):
+            _ROW.pack_into(mapped, _DIGEST_BYTES + number * _ROW.size, *row)
+        self._at_work = mapped[:_DIGEST_BYTES]
+
+    def begin(self, key: bytes) -> bool:
+        """Mark the observation that is looked at from now on; False when it is to be passed over instead."""
+        if self._crashes and self._crashes.get(key, 0) > CRASHES_AT_MOST:
+            return False
+        if self._at_work is not None:
+            self._at_work[:] = key
+        return True
+
+    def end(self) -> None:
+        """It was looked at."""
+        if self._at_work is not None:
+            self._at_work[:] = _NONE
+
+
+def _read(path: Path) -> tuple[bytes, dict[bytes, int]]:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b""
+    if len(data) != _DIGEST_BYTES + REMEMBERED * _ROW.size:
+        return _NONE, {}
+    rows = dict(_ROW.iter_unpack(data[_DIGEST_BYTES:]))
+    return data[:_DIGEST_BYTES], {key: crashes for key, crashes in rows.items() if key != _NONE}
