@@ -104,11 +104,16 @@ def test_no_data_of_others_and_nothing_large_is_in_the_repository() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode != 0:
         pytest.skip("not a git checkout")
+    released_bytes = 0
     for name in filter(None, tracked.stdout.split("\0")):
         path = ROOT / name
         if path.is_file():
-            if name.startswith(RELEASED):  # what our own released commits wrote, small
-                assert path.stat().st_size < 100_000, name
+            if name.startswith(
+                RELEASED
+            ):  # what our own released commits wrote; the largest are a model's weights
+                released_bytes += path.stat().st_size
+                assert path.stat().st_size < 800_000, name
                 continue
             assert path.suffix not in {".parquet", ".onnx", ".whl", ".npz", ".jpg"}, name
             assert path.stat().st_size < 2_000_000, name
+    assert released_bytes < 3_000_000
