@@ -98,9 +98,19 @@ class ModelSet:
             other.poll()
 
     def other_roles(self) -> dict[str, dict[str, object]]:
-        """For perceive's status: role -> frames, answers that no record may hold, health; since the process started."""
+        """For perceive's status: role -> its model, and since the process started frames, unrecorded answers and health."""
         return {
             other.role: {
+                "model": {
+                    "name": other.name,
+                    "digest": other.digest,
+                    "state": other.state.value,
+                    "release_id": other.release_id,
+                }
+                if other.has_model
+                else None,
+                "swaps": other.swaps,
+                "rollbacks": other.rollbacks,
                 "frames": other.frames,
                 "unrecorded": self._unrecorded[other.role],
                 "health": asdict(other.health()),

@@ -76,6 +76,12 @@ def test_a_shadow_model_answers_beside_the_serving_one_and_says_so_in_telemetry(
     assert bench.slots.read_active().active.release_id == ""
     (said,) = models.recorded(models.predict([FRAME])[1:])
     assert (said.role, said.model_name) == ("shadow", "s1")
+    assert models.other_roles()["shadow"]["model"] == {
+        "name": "s1",
+        "digest": bench.releases[0].model_digest,
+        "state": "shadow",
+        "release_id": "s1",
+    }
     (report,) = read_other_roles(bench.state, models.other_roles(), OTHERS)
     assert (report.role, report.release_id, report.model_state) == ("shadow", "s1", ModelState.SHADOW)
     assert report.frames == 7
