@@ -1,6 +1,6 @@
-"""A folder of files becomes a verified model, or a refusal. Files are hashed as streams: only the graph is read whole.
+"""Verify a model that is a folder of files (a bundle). Files are hashed as streams: only the graph is read whole.
 
-Links and whatever else is no file of its own are refused, so that no bundle reaches outside its folder.
+Links and anything else that is not a regular file are refused, so that no bundle reaches outside its folder.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Bundle:
         return bundle_digest(self.files)
 
     def verified(self, limits: ModelLimits | None = None, *, is_hashed: bool = False) -> VerifiedModel:
-        """The model, if all files hold what the list says and the graph passes `verify_model`. Runs nothing.
+        """Return the model, if all files match their list and the graph passes `verify_model`. Runs nothing.
 
         Args:
             is_hashed: the caller has just compared every file with its sha256.
@@ -85,7 +85,7 @@ class Bundle:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The files of a folder as a bundle. What kind each is follows from its name and from what the graph refers to.
+    """Return the files of a folder as a bundle; the kind of each follows from its name and the graph's references.
 
     Raises:
         RejectedError: reason `bad_bundle` (no file, a link, a name that is none of a bundle, not one graph) or `too_large`.
@@ -119,7 +119,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 @contextmanager
 def open_own_file(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open a file that is one, and reached by this name alone.
+    """Open a regular file that has this one name only.
 
     Raises:
         RejectedError: reason `bad_bundle`; there is none, or it is a link, a device or the like.
@@ -136,7 +136,7 @@ def open_own_file(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def sha256_of(stream: IO[bytes]) -> str:
-    """Of the rest of a stream, a chunk at a time."""
+    """Return the sha256 of the rest of a stream, read in chunks."""
     digest = hashlib.sha256()
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)

@@ -1,10 +1,10 @@
-"""What a model promises to whoever runs it, written into the model file itself.
+"""The contract of a model, embedded in the model file: classes, input, preprocessing, head, outputs.
 
 The contract names every class from the first model on, trained or not, so that a new class never changes
-the shape of an output; `trained_classes` and `untrained_conditions` say what the model has really seen. A
+the shape of an output; `trained_classes` and `untrained_conditions` say what the model was trained on. A
 contract that contradicts itself cannot be built.
 
-As text it has versions: every one that was released is read, and the oldest that can say it is written. Version 1
+As text it has versions: every released one is read, and the oldest that can express the contract is written. Version 1
 knows classification of one stretched picture with logits and an embedding; writing it where it is enough keeps
 digests, and lets vehicles that know nothing else serve the model.
 """
@@ -37,7 +37,7 @@ _DIGEST = re.compile(r"^([0-9a-f]{64})?$")
 
 @dataclass(frozen=True, slots=True)
 class ModelContract(ContractFields):
-    """A model's promises. `base_digest` is empty for a first model; digests are lower-case hex SHA-256.
+    """The contract of a model. `base_digest` is empty for a first model; digests are lower-case hex SHA-256.
 
     `outputs` gives the graph's outputs by role; which roles there are is for the task and its head to say, and
     `embedding` is optional for all (then `embedding_size` is 0). `training_drives_digest` is `digest_of_json`
@@ -52,21 +52,21 @@ class ModelContract(ContractFields):
 
     @property
     def untrained_classes(self) -> tuple[str, ...]:
-        """Classes that are in the contract but that the model never saw, in the contract's order."""
+        """Classes of the contract that the model was not trained on, in the contract's order."""
         return tuple(name for name in self.classes if name not in self.trained_classes)
 
     @property
     def digest(self) -> str:
-        """Digest of the contract alone, whatever the weights."""
+        """The digest of the contract alone, whatever the weights."""
         return digest_of_json(to_document(self))
 
     def to_json(self) -> str:
-        """The contract as one JSON object with sorted keys, in the oldest version that can say it."""
+        """Return the contract as one JSON object with sorted keys, in the oldest version that can express it."""
         return json.dumps(to_document(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelContract:
-        """The contract in `text`, of any version that was ever released.
+        """Return the contract in `text`, of any version that was ever released.
 
         Raises:
             RejectedError: reason `bad_contract`; a missing key, a wrong type, a contradiction, or a key that
@@ -78,7 +78,7 @@ class ModelContract(ContractFields):
 
 
 def _problems(c: ModelContract) -> Iterator[str]:
-    """Everything that contradicts itself; the first one is reported. Bounds are named."""
+    """Yield every contradiction, with its bound; the first one is reported."""
     if c.task not in TASKS:
         yield f"task {c.task!r}, this knows {sorted(TASKS)}"
         return
@@ -157,7 +157,7 @@ def _of_input(c: ModelContract) -> list[tuple[bool, str]]:
 
 
 def with_name(contract: ModelContract, name: str | None) -> ModelContract:
-    """The same promises under another name; None keeps the name."""
+    """Return the same contract under another name; None keeps the name."""
     return contract if name is None else dataclasses.replace(contract, name=name)
 
 
@@ -203,7 +203,7 @@ class _ContractV1:
     created_by: str
 
     def upgrade(self) -> ModelContract:
-        """The same promises; what version 1 could not say has its default."""
+        """Return the same contract; what version 1 could not express has its default."""
         how, spec, out = self.preprocessing, self.input, self.outputs
         same = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         changed: dict[str, Any] = {
@@ -227,7 +227,7 @@ CONTRACT: Final[DocumentType[ModelContract]] = DocumentType(
 
 
 def to_document(contract: ModelContract) -> dict[str, Any]:
-    """The contract as plain values, in the oldest version that can say it."""
+    """Return the contract as plain values, in the oldest version that can express it."""
     plain = dataclasses.replace(contract, outputs=dict(contract.outputs))
     document = {**dataclasses.asdict(plain), "format_version": 2}
     if not _is_version_1(contract):

@@ -1,4 +1,4 @@
-"""One spelling of a digest everywhere: lower-case hex SHA-256, 64 characters, no prefix."""
+"""Compute digests, always as lower-case hex SHA-256: 64 characters, no prefix."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 
 
 def sha256_hex(data: bytes) -> str:
-    """The digest of `data`."""
+    """Return the digest of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_of_json(document: object) -> str:
-    """The digest of a JSON document, independent of key order and spacing (sorted keys, no spaces, UTF-8)."""
+    """Return the digest of a JSON document, independent of key order and spacing (sorted keys, no spaces, UTF-8)."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return sha256_hex(text.encode("utf-8"))

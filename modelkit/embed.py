@@ -1,4 +1,4 @@
-"""The contract goes into the ONNX file's metadata and comes out again; the graph is never touched."""
+"""Write the contract into an ONNX file's metadata and read it back; the graph is never changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def parse_model(data: bytes) -> ModelProto:
-    """The ONNX message in `data`. Opens no other file, whatever the message refers to.
+    """Return the ONNX message in `data`. Opens no other file, whatever the message refers to.
 
     Raises:
         RejectedError: reason `not_onnx`; the bytes are not one ONNX model with a graph.
@@ -34,7 +34,7 @@ def parse_model(data: bytes) -> ModelProto:
 
 
 def contract_of(model: ModelProto) -> ModelContract:
-    """The contract in a parsed model's metadata.
+    """Return the contract in a parsed model's metadata.
 
     Raises:
         RejectedError: reason `no_contract` (none), or `bad_contract` (several, or one that cannot be read).
@@ -50,7 +50,7 @@ def contract_of(model: ModelProto) -> ModelContract:
 
 
 def embed_contract(model_bytes: bytes, contract: ModelContract) -> bytes:
-    """The same model with `contract` as its only contract; equal inputs give equal bytes."""
+    """Return the same model with `contract` as its only contract; equal inputs give equal bytes."""
     model = parse_model(model_bytes)
     kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key != METADATA_KEY]
     del model.metadata_props[:]
@@ -60,5 +60,5 @@ def embed_contract(model_bytes: bytes, contract: ModelContract) -> bytes:
 
 
 def read_contract(model_bytes: bytes) -> ModelContract:
-    """The contract inside a model's bytes. Whether it may be run is for `verify_model` to say."""
+    """Return the contract inside a model's bytes. Whether it may be run is for `verify_model` to say."""
     return contract_of(parse_model(model_bytes))

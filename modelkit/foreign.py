@@ -1,7 +1,7 @@
-"""A model that was exported elsewhere, as read before it has a contract: one file, its inputs and outputs, its oddities.
+"""Read a model that was exported elsewhere and has no contract yet: its file, inputs, outputs and suspect parts.
 
-Nothing is run here. Weights that lie in files beside it are packed in, only from plain files in the model's own folder;
-what can never become an artefact is refused in words that name the thing and the way out.
+Nothing is run here. Weights in files beside it are packed in, only from regular files in the model's own folder; what
+can never become an artefact is refused with a message that names the cause and the remedy.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ForeignModel:
         return tuple(sorted(used))
 
     def last_operators(self) -> dict[str, str]:
-        """The operator that gives each output."""
+        """Return the operator that gives each output."""
         makers = {name: node.op_type for node in self.proto.graph.node for name in node.output}
         return {port.name: makers.get(port.name, "") for port in self.outputs}
 
@@ -92,7 +92,7 @@ def read_foreign(path: Path, max_bytes: int) -> ForeignModel:
 
 
 def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
-    """Every node, those of inner graphs too."""
+    """Yield every node, those of inner graphs too."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -103,7 +103,7 @@ def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def random_nodes(model: ModelProto) -> list[str]:
-    """Nodes whose answer is drawn by chance: random operators, and Dropout in training mode."""
+    """Return nodes with random output: random operators, and Dropout in training mode."""
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
     found = []
@@ -115,7 +115,7 @@ def random_nodes(model: ModelProto) -> list[str]:
 
 
 def scale_faults(model: ModelProto) -> tuple[list[str], list[str]]:
-    """(faults, warnings) of the scales of a quantised model, each with its tensor and channel."""
+    """Return (faults, warnings) of the scales of a quantised model, each with its tensor and channel."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -150,7 +150,7 @@ def scale_faults(model: ModelProto) -> tuple[list[str], list[str]]:
 
 
 def _without_encoding(model: ModelProto) -> list[str]:
-    """Tensors of a quantised model that go from node to node in float; what a Relu or Clip follows is fused with it."""
+    """Return tensors of a quantised model that go from node to node in float; what a Relu or Clip follows is fused with it."""
     nodes = list(model.graph.node)
     if not any(node.op_type == "DequantizeLinear" for node in nodes):
         return []
@@ -184,7 +184,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
 
 
 def _refuse_others(path: Path, data: bytes) -> None:
-    """Files that arrive under a model's name and are none."""
+    """Refuse files that are named like a model but are not one."""
     head = data[:512].lstrip()
     found = ""
     if head.startswith(b"version https://git-lfs"):

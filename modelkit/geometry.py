@@ -1,4 +1,4 @@
-"""Where a picture lies inside a model's input, and the way back from there to the picture's own pixels."""
+"""Compute where a picture is placed in a model's input, and convert coordinates between the two."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Placed:
     inner_height: int
 
     def to_picture(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Boxes (..., 4) as left, top, right, bottom in pixels of the input -> of the picture; not clipped."""
+        """Convert boxes (..., 4; left, top, right, bottom) from pixels of the input to those of the picture; not clipped."""
         offset = np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
         return np.asarray((boxes - offset) / self._scale(), dtype=np.float64)
 
     def to_input(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The way of `to_picture` forward."""
+        """Convert boxes from pixels of the picture to those of the input: the inverse of `to_picture`."""
         offset = np.array([self.left, self.top, self.left, self.top], dtype=np.float64)
         return np.asarray(boxes * self._scale() + offset, dtype=np.float64)
 
     def window(self, spec: InputSpec) -> Window:
-        """The part of the resized picture that lies inside the input; a crop leaves the rest out."""
+        """Return the part of the resized picture that lies inside the input; a crop leaves the rest out."""
         left, top = max(-self.left, 0), max(-self.top, 0)
         right = min(self.inner_width, spec.width - self.left)
         return left, top, right, min(self.inner_height, spec.height - self.top)
@@ -49,7 +49,7 @@ class Placed:
 
 
 def place(width: int, height: int, spec: InputSpec, how: Preprocessing) -> Placed:
-    """Where a picture of this size lies in the input. No side ever becomes 0 pixels."""
+    """Return where a picture of this size lies in the input. No side ever becomes 0 pixels."""
     if how.fit == "stretch":
         return Placed(width, height, 0, 0, spec.width, spec.height)
     short = how.crop_from / min(width, height)

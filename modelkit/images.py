@@ -1,4 +1,4 @@
-"""From an encoded picture to the model's input, its light and its sharpness: one definition for everyone.
+"""Decode pictures and measure their luma and sharpness: one definition for vehicle, curation and training.
 
 A picture is refused from its bytes, before a decoder sees it, when it is larger than the limits. Pixels are those
 that a viewer shows: turned as the EXIF orientation says, the first frame of an animation, transparency on black,
@@ -37,7 +37,7 @@ _MODES: Final = _MODES_16 | {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RG
 _EXIF_KEYS: Final = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _ORIENTATION: Final = 0x0112
 _GIF_FRAME: Final = b"!\xf9\x04"
-"""A graphic control extension: behind the first image it belongs to a further frame."""
+"""A graphic control extension: after the first image it belongs to a further frame."""
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -83,7 +83,7 @@ class Picture:
 
 
 def decode_image(payload: bytes, limits: ImageLimits | None = None) -> Pixels:
-    """The picture as a viewer shows it: 8-bit RGB, (height, width, 3). See `read_picture`."""
+    """Return the picture as a viewer shows it: 8-bit RGB, (height, width, 3). See `read_picture`."""
     return read_picture(payload, limits).pixels
 
 
@@ -107,7 +107,7 @@ def read_picture(payload: bytes, limits: ImageLimits | None = None) -> Picture:
             return _decoded(image, payload, header, bounds)
     except (RejectedError, MemoryError):
         raise
-    # A decoder fails in more ways than it documents, and each of them is a verdict about the picture.
+    # A decoder fails in more ways than it documents, and each of them means that the picture is unreadable.
     except Exception as error:
         raise _unreadable(f"{type(error).__name__}: {error}") from error
 
@@ -134,7 +134,7 @@ def _decoded(image: Image.Image, payload: bytes, header: PictureHeader, bounds: 
 
 
 def _rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
-    """The loaded picture as 8-bit RGB, and what was done for that."""
+    """Return the loaded picture as 8-bit RGB, and what was done for that."""
     if image.mode in _MODES_16 or image.mode == "I":
         grey = (np.asarray(image).clip(0, 65_535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2), ["16-bit values by their upper eight bits"]
@@ -149,7 +149,7 @@ def _rgb(image: Image.Image) -> tuple[Pixels, list[str]]:
 
 
 def _is_animated(image: Image.Image, payload: bytes) -> bool:
-    """Whether more frames follow the first; not how many, for which each would be read."""
+    """Return whether more frames follow the first; not how many, for which each would be read."""
     try:
         if isinstance(image, GifImageFile):  # a decoder walks over its blocks in a time that no bound holds
             return payload.find(_GIF_FRAME, image.tile[0].offset) >= 0
@@ -159,7 +159,7 @@ def _is_animated(image: Image.Image, payload: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded picture; 1 where there is none or it cannot be read, as viewers do."""
+    """Return the EXIF orientation of a loaded picture; 1 where there is none or it cannot be read, as viewers do."""
     if not any(key in image.info for key in _EXIF_KEYS):
         return 1
     try:
@@ -191,7 +191,7 @@ def _unreadable(why: str) -> RejectedError:
 
 
 def resize_to(image: Pixels, width: int, height: int, window: Window | None = None) -> Pixels:
-    """The picture at another size, bilinear with anti-aliasing; (height, width, 3).
+    """Return the picture at another size, bilinear with anti-aliasing; (height, width, 3).
 
     With a `window` only that part of the resized picture is computed and returned; memory follows its size.
     """
@@ -210,12 +210,12 @@ def resize_to(image: Pixels, width: int, height: int, window: Window | None = No
 
 
 def luma(image: Pixels) -> float:
-    """Mean luma of the picture, 0 (black) to 255 (white), ITU-R BT.601 weights."""
+    """Return mean luma of the picture, 0 (black) to 255 (white), ITU-R BT.601 weights."""
     return float(image.reshape(-1, 3).mean(axis=0, dtype=np.float64) @ _LUMA_WEIGHTS.astype(np.float64))
 
 
 def sharpness(image: Pixels) -> float:
-    """Energy of the Laplacian over energy of the contrast, at 32 x 32 pixels; 0 for a flat picture.
+    """Return energy of the Laplacian over energy of the contrast, at 32 x 32 pixels; 0 for a flat picture.
 
     The ratio does not change with brightness or contrast, and the fixed size makes crops of every size
     comparable: it says how sharp the picture is at the size at which a small model sees it.
@@ -231,7 +231,7 @@ def sharpness(image: Pixels) -> float:
 
 
 def measure(image: Pixels) -> ImageMeasures:
-    """Luma, sharpness and condition: the first that holds of dark, bright and blurred, else normal."""
+    """Return luma, sharpness and condition: the first that holds of dark, bright and blurred, else normal."""
     mean_luma = luma(image)
     sharp = sharpness(image)
     condition: Condition = "normal"
@@ -245,5 +245,5 @@ def measure(image: Pixels) -> ImageMeasures:
 
 
 def condition_of(image: Pixels) -> Condition:
-    """Light and sharpness of a picture in one word: the slices of vehicle, dataset and evaluation."""
+    """Return the condition of a picture: dark, bright, blurred or normal, the slices of dataset and evaluation."""
     return measure(image).condition

@@ -1,10 +1,9 @@
-"""ONNX Runtime behind the port: loads a graph from verified bytes, never from a path, and tells where each node runs.
+"""The ONNX Runtime backend: loads a graph from verified bytes, never from a path, and reports where each node runs.
 
 Tensors outside the graph are read by the runtime from the folder of the bundle, whose files were verified.
 
-The old trap: asking for a provider that cannot take the graph yields a session on the CPU without a word.
-So the session records which provider got which node, and a contract that forbids the fall-back is refused
-on that record.
+Requesting a provider that cannot run the graph yields a session on the CPU without an error. So the session records
+which provider runs which node, and by that record a model is refused whose contract forbids the fall-back.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class OnnxRuntimeModel:
 
 
 def _choose(contract: ModelContract, options: RuntimeOptions, available: list[str]) -> tuple[list[str], bool]:
-    """Providers to ask for, best first, and whether one of higher preference is missing."""
+    """Return providers to ask for, best first, and whether one of higher preference is missing."""
     wanted = options.providers or contract.allowed_providers
     foreign = [name for name in wanted if name not in contract.allowed_providers]
     if foreign:
@@ -171,7 +170,7 @@ def _placement(session: ort.InferenceSession) -> tuple[NodePlacement, ...]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Every error that the runtime raises; they share no root of their own."""
+    """Return every error that the runtime raises; they share no root of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (

@@ -1,4 +1,4 @@
-"""Which nodes of a loaded model run where, said compactly; and the refusal of a fall-back that a contract forbids."""
+"""Summarise which nodes of a loaded model run where, and refuse a fall-back that the contract forbids."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PlacementStatement:
 
 
 def state_placement(loaded: LoadedModel, wanted: Sequence[str]) -> PlacementStatement:
-    """The statement on a loaded model; `wanted` is what the one who runs it asked for, best first.
+    """Return the statement on a loaded model; `wanted` is what the one who runs it asked for, best first.
 
     A model whose contract allows only the CPU is fallen back, too, where another provider was wanted first.
     """
@@ -45,7 +45,7 @@ def state_placement(loaded: LoadedModel, wanted: Sequence[str]) -> PlacementStat
 
 
 def refuse_fallback(contract: ModelContract, placement: Sequence[NodePlacement]) -> RejectedError:
-    """The refusal of a model that would run on the CPU against its contract."""
+    """Return the refusal of a model that would run on the CPU against its contract."""
     on_cpu = [node.node or node.op for node in placement if node.provider == CPU]
     return RejectedError(
         f"{len(on_cpu)} of {len(placement)} nodes would run on the CPU (first: {on_cpu[:3]}), the contract "

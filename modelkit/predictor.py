@@ -1,4 +1,4 @@
-"""Pictures in, predictions out: the one path that vehicle, training and evaluation share."""
+"""Turn pictures into predictions: the one path that vehicle, training and evaluation share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_MAX_BATCH: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says about one picture; `output` is of the type that its task says.
+    """A model's prediction for one picture; the type of `output` is the task's.
 
     When `is_finite` is False (a NaN or infinity in what comes out of the head, or in the embedding) there is no
     answer: `output` is None and `embedding` empty. A model without an embedding always has an empty one.
@@ -34,17 +34,17 @@ class Prediction:
     embedding: tuple[float, ...]
     is_finite: bool
     scores: Mapping[str, float] = field(default_factory=dict)
-    """What the task says there is to learn from it, by measure, in [0, 1]; empty without an answer."""
+    """The task's scores of how much there is to learn from it, by measure, in [0, 1]; empty without an answer."""
 
     def summary(self) -> str:
-        """The answer in a few words, "" without one."""
+        """Return the answer in a few words, "" without one."""
         return TASKS[self.task].summary(self.output) if self.is_finite else ""
 
 
 def to_wire(
     prediction: Prediction, scores: Mapping[str, float], *, role_name: str, model_name: str, model_digest: str
 ) -> ModelPrediction:
-    """The prediction as a record that crosses a border."""
+    """Return the prediction as the record that is sent."""
     fields = TASKS[prediction.task].wire_fields(prediction.output) if prediction.is_finite else {}
     return ModelPrediction(
         role_name, prediction.task, model_name, model_digest, scores, prediction.embedding, **fields
@@ -70,7 +70,7 @@ class Predictor:
         self._batch = contract.input.batch or max_batch
 
     def predict(self, images: Sequence[Pixels]) -> list[Prediction]:
-        """One prediction per picture, in order; pictures of any size, (H, W, 3) 8-bit RGB.
+        """Return one prediction per picture, in order; pictures of any size, (H, W, 3) 8-bit RGB.
 
         Raises:
             RejectedError: reason `run_failed` or `wrong_io`, from the runtime or the task.
@@ -87,7 +87,7 @@ class Predictor:
         try:
             outputs = self.task.decode(raw, contract, placed)
         except (ArithmeticError, LookupError, ValueError, TypeError) as error:
-            # What a model answers comes from outside: numbers and shapes that no head expects end no process.
+            # A model's output is untrusted: numbers and shapes that no head expects must not end the process.
             raise wrong_io(f"the answer fits no {contract.task}: {type(error).__name__}: {error}") from error
         embeddings: list[list[float]] = [[] for _ in images]
         finite = [output is not None for output in outputs]

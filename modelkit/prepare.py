@@ -1,4 +1,4 @@
-"""Pictures of any size become the model's input, exactly as its contract says: fit, colours, numbers, layout."""
+"""Convert pictures of any size to the model's input, exactly as its contract says: fit, colours, values, layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelkit.specs import InputSpec, Preprocessing
 
 
 def fit_in(image: Pixels, spec: InputSpec, how: Preprocessing) -> Pixels:
-    """The picture inside the input, still 8-bit RGB: (spec.height, spec.width, 3)."""
+    """Return the picture inside the input, still 8-bit RGB: (spec.height, spec.width, 3)."""
     return _paste(image, place(image.shape[1], image.shape[0], spec, how), spec, how)
 
 
@@ -31,7 +31,7 @@ def _paste(image: Pixels, where: Placed, spec: InputSpec, how: Preprocessing) ->
 
 
 def resize_two_point(image: Pixels, width: int, height: int, window: Window | None = None) -> Pixels:
-    """Bilinear between the two nearest pixels per axis, centres aligned by halves; nothing is averaged.
+    """Resize bilinearly between the two nearest pixels per axis (half-pixel centres), without averaging.
 
     `window` as in `resize_to`.
     """
@@ -45,7 +45,7 @@ def resize_two_point(image: Pixels, width: int, height: int, window: Window | No
 def _between(
     values: NDArray[np.uint8] | NDArray[np.float32], size: int, wanted: range, axis: int
 ) -> NDArray[np.float32]:
-    """The `wanted` places of an axis that is resized to `size`."""
+    """Return the `wanted` places of an axis that is resized to `size`."""
     old = values.shape[axis]
     at = np.clip((np.arange(wanted.start, wanted.stop) + 0.5) * (old / size) - 0.5, 0, old - 1)
     low = np.floor(at).astype(np.int64)
@@ -57,7 +57,7 @@ def _between(
 
 
 def normalise(pixels: NDArray[np.uint8] | NDArray[np.float32], how: Preprocessing) -> NDArray[np.float32]:
-    """`(pixels * scale - mean) / std`, (N, H, W, 3) RGB to float32 (N, 3, H, W). Pixels are 0 to 255."""
+    """Compute `(pixels * scale - mean) / std`: (N, H, W, 3) RGB of 0 to 255 to float32 (N, 3, H, W)."""
     mean = np.asarray(how.mean, dtype=np.float32)
     std = np.asarray(how.std, dtype=np.float32)
     ordered = pixels if how.color == "RGB" else pixels[..., ::-1]
@@ -66,12 +66,12 @@ def normalise(pixels: NDArray[np.uint8] | NDArray[np.float32], how: Preprocessin
 
 
 def place_all(images: Sequence[Pixels], contract: ModelContract) -> list[Placed]:
-    """Where each picture lies in the input."""
+    """Return where each picture lies in the input."""
     return [place(i.shape[1], i.shape[0], contract.input, contract.preprocessing) for i in images]
 
 
 def preprocess(images: Sequence[Pixels], contract: ModelContract) -> NDArray[Any]:
-    """The model's input for these pictures, N may be 0: (N, channels, height, width), or as the contract lays it out."""
+    """Return the model's input for these pictures, N may be 0: (N, channels, height, width), or as the contract lays it out."""
     return _input(images, place_all(images, contract), contract)
 
 
@@ -84,7 +84,7 @@ def _input(images: Sequence[Pixels], placed: Sequence[Placed], contract: ModelCo
 
 
 def as_input(fitted: NDArray[np.uint8], contract: ModelContract) -> NDArray[Any]:
-    """Pictures that are inside the input already, uint8 (N, H, W, 3) RGB, in the numbers and layout of the contract."""
+    """Convert pictures at the input's size, uint8 (N, H, W, 3) RGB, to the values and layout of the contract."""
     spec, how = contract.input, contract.preprocessing
     if spec.dtype == "uint8":
         ordered = fitted if how.color == "RGB" else fitted[..., ::-1]
@@ -98,7 +98,7 @@ def as_input(fitted: NDArray[np.uint8], contract: ModelContract) -> NDArray[Any]
 def feeds(
     images: Sequence[Pixels], placed: Sequence[Placed], contract: ModelContract
 ) -> Mapping[str, NDArray[Any]]:
-    """All inputs of the graph by name; a fixed batch is filled up with zeros."""
+    """Return all inputs of the graph by name; a fixed batch is filled up with zeros."""
     spec = contract.input
     found = {spec.name: _input(images, placed, contract)}
     size = contract.size_input

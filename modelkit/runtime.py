@@ -1,4 +1,4 @@
-"""The port behind which models run. A backend loads verified bytes only, and says where each node runs."""
+"""The interface of model runtimes. A backend loads verified bytes only, and reports where each node runs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NO_OPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """How to run, never what.
+    """How to run a model.
 
     `providers` narrows the contract's allowed providers, in order of preference; empty means the contract's
     own. `allow_spinning` lowers latency on an idle machine but starves other processes: off on a vehicle.
-    `off_vehicle` is for training and evaluation, where the numbers are wanted and not the place: a fall-back to
-    the CPU is never refused. Never set on a vehicle.
+    `off_vehicle` is for training and evaluation, where only the numbers matter: a fall-back to the CPU is never
+    refused. Never set on a vehicle.
     """
 
     threads: int = 1
@@ -56,7 +56,7 @@ class LoadedModel(Protocol):
 
     @property
     def provider(self) -> str:
-        """The provider that was asked for first; `placement` says what it really got."""
+        """The first requested provider; `placement` has the providers in use."""
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
         """Run the graph on its inputs by name; returns its outputs by role.
@@ -67,18 +67,18 @@ class LoadedModel(Protocol):
         """
 
     def placement(self) -> tuple[NodePlacement, ...]:
-        """Which node runs where, by the runtime's own word."""
+        """Return which node runs where, as reported by the runtime."""
 
     @property
     def is_fallen_back(self) -> bool:
-        """At least one node runs on the CPU although another provider was asked for first."""
+        """Whether a node runs on the CPU although another provider was requested first."""
 
 
 class Backend(Protocol):
     """Loads verified models; one per runtime library."""
 
     def load(self, model: VerifiedModel, options: RuntimeOptions) -> LoadedModel:
-        """Ready to run.
+        """Load a model, ready to run.
 
         Raises:
             RejectedError: reason `load_failed` (the runtime refuses the graph) or `cpu_fallback` (a node

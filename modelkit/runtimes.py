@@ -1,4 +1,4 @@
-"""The one place where a runtime is made: vehicle, trial, evaluation and parity open models here."""
+"""Create runtimes: vehicle, trial, evaluation and parity all open models here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from modelkit.verify import VerifiedModel
 
 ONNX: Final = "onnx"
 RUNTIMES: Final[Mapping[str, Callable[[], Backend]]] = MappingProxyType({ONNX: OnnxRuntimeBackend})
-"""By the kind of artefact that they load."""
+"""Kind of artefact -> the backend that loads it."""
 
 
 def open_runtime(kind: str = ONNX) -> Backend:
-    """The runtime for artefacts of this kind.
+    """Return the runtime for artefacts of this kind.
 
     Raises:
         MisconfiguredError: no runtime loads this kind.
@@ -29,5 +29,5 @@ def open_runtime(kind: str = ONNX) -> Backend:
 
 
 def open_predictor(model: VerifiedModel, options: RuntimeOptions | None = None) -> Predictor:
-    """The model ready to predict, in the runtime of its kind. Raises as `Backend.load`."""
+    """Return the model ready to predict, in the runtime of its kind. Raises as `Backend.load`."""
     return Predictor(open_runtime().load(model, options or RuntimeOptions()), model.contract)

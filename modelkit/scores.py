@@ -1,7 +1,7 @@
-"""How much a prediction is worth learning from: the same numbers on the vehicle and in curation.
+"""Score how much a prediction is worth learning from: the same numbers on the vehicle and in curation.
 
 Every score is 0 (nothing to learn) to 1 (most to learn). A score that cannot be computed is left out, never
-guessed. The task says what doubt is; novelty is the same for all that have an embedding.
+guessed. The task defines uncertainty; novelty is the same for all models with an embedding.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class EmbeddingMemory:
         return True
 
     def nearest_similarity(self, embedding: ArrayLike) -> float | None:
-        """Largest cosine to what is remembered; None for an empty memory or a vector without direction."""
+        """Return the largest cosine to a remembered embedding; None for an empty memory or a vector without direction."""
         unit = self._unit(embedding)
         if unit is None or self._added == 0:
             return None
         return float((self._rows[: len(self)] @ unit).max())
 
     def has_direction(self, embedding: ArrayLike) -> bool:
-        """The embedding is finite and not all zero: it can be compared at all."""
+        """Return whether the embedding is finite and not all zero, so that it can be compared."""
         return self._unit(embedding) is not None
 
     def _unit(self, embedding: ArrayLike) -> NDArray[np.float32] | None:
@@ -67,7 +67,7 @@ class EmbeddingMemory:
 
 
 def novelty(embedding: ArrayLike, memory: EmbeddingMemory) -> float | None:
-    """Cosine distance to the nearest remembered embedding, halved to 0..1; 1 when nothing is remembered yet.
+    """Return the cosine distance to the nearest remembered embedding, halved to 0..1; 1 when none is remembered.
 
     None when the embedding has no direction (all zero, or not finite).
     """
@@ -78,7 +78,7 @@ def novelty(embedding: ArrayLike, memory: EmbeddingMemory) -> float | None:
 
 
 def score(prediction: Prediction, memory: EmbeddingMemory | None) -> dict[str, float]:
-    """All scores of one prediction by name, those of its task and `novelty`; empty without an answer.
+    """Return all scores of one prediction by name, those of its task and `novelty`; empty without an answer.
 
     A score that cannot be computed is not there. Leaves the memory alone.
     """

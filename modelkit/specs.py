@@ -1,4 +1,4 @@
-"""What a contract is made of: input, preprocessing, head and names, as plain values that nothing has checked.
+"""The parts of a contract (input, preprocessing, head, names), as plain values that are not checked yet.
 
 Tasks read these; `modelkit.contract` asks the tasks whether they fit together.
 """
@@ -110,5 +110,5 @@ class ContractFields:
 
 
 def is_plain(how: Preprocessing) -> bool:
-    """Whether pixels of 0 to 255 reach the input unchanged."""
+    """Return whether pixels of 0 to 255 reach the input unchanged."""
     return how.scale == 1.0 and not any(how.mean) and all(math.isclose(s, 1.0) for s in how.std)

@@ -1,4 +1,4 @@
-"""A tensor of a model holds exactly the bytes that its header claims; outside the graph only in a file of its bundle."""
+"""Check that a tensor holds exactly the bytes that its header claims, outside the graph only in a file of its bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from schemas.reasons import RefuseReason
 if TYPE_CHECKING:
     from onnx import ModelProto, SparseTensorProto, TensorProto
 
-# Bits an element, by the numbers of onnx.proto's TensorProto.DataType; strings (8) are refused.
+# Bits per element, by the numbers of onnx.proto's TensorProto.DataType; strings (8) are refused.
 _BITS: Final = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
     14: 64, 15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8,
@@ -23,14 +23,14 @@ _EXTERNAL: Final = 1
 _EXTERNAL_KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
 NOWHERE: Final[Mapping[str, int]] = MappingProxyType({})
-"""Of a model that is one file: its tensors lie nowhere else."""
+"""For a model that is one file: no tensor is outside."""
 _TYPED_FIELDS: Final = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _COMPLEX_TYPES: Final = (14, 15)
 _FOUR_BIT_TYPES: Final = (21, 22, 23)
 
 
 def check_tensor(tensor: TensorProto, max_bytes: int, external: Mapping[str, int] = NOWHERE) -> None:
-    """Raise unless the tensor's data is here, whole and of the size in its header, or in a file where it may be.
+    """Raise unless the tensor's data is complete, of the size in its header, here or in an allowed file.
 
     Args:
         external: location as the tensor says it -> bytes of that file.
@@ -69,7 +69,7 @@ def check_tensor(tensor: TensorProto, max_bytes: int, external: Mapping[str, int
 
 
 def locations(model: ModelProto) -> frozenset[str]:
-    """Every location outside that a tensor of the graph's initializers names, as it says it."""
+    """Return every external location that a tensor of the graph's initializers names."""
     return frozenset(
         _location(tensor)
         for tensor in model.graph.initializer
@@ -83,7 +83,7 @@ def _location(tensor: TensorProto) -> str:
 
 
 def _check_outside(tensor: TensorProto, claimed_bytes: int, external: Mapping[str, int]) -> None:
-    """The tensor's place lies inside a file that it may be in, said once, and nothing of it is in the graph as well."""
+    """Check that external data lies inside an allowed file, is given once, and is not in the graph as well."""
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     said, where = dict(entries), _location(tensor)
     if len(said) != len(entries) or set(said) - _EXTERNAL_KEYS or tensor.data_location != _EXTERNAL:
@@ -133,7 +133,7 @@ def _check_length(tensor: TensorProto, elements: int, claimed_bytes: int) -> Non
 
 
 def check_sparse_tensor(sparse: SparseTensorProto, max_bytes: int) -> None:
-    """As `check_tensor`, for both halves of a sparse tensor and for the dense size that it unfolds to."""
+    """Check both halves of a sparse tensor, as `check_tensor` does, and the dense size that it unfolds to."""
     check_tensor(sparse.values, max_bytes)
     check_tensor(sparse.indices, max_bytes)
     dims = list(sparse.dims)

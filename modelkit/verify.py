@@ -1,8 +1,8 @@
-"""Model bytes become a `VerifiedModel` only here, and nothing else can be given to a backend (G10).
+"""Verify model bytes: only here they become a `VerifiedModel`, and backends accept nothing else (G10).
 
 Nothing is executed and no other file is opened: a tensor that points outside the bytes and the files of its bundle, an
 operator of a foreign domain, a tensor whose header claims more than its bytes, or a graph that is not what its contract
-says is refused with a reason. What only running can show (NaN, time, memory) is the trial's business.
+says is refused with a reason. What only running can show (NaN, time, memory) is checked by the trial.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ModelLimits:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel:
-    """Bytes that passed `verify_model`, with their digest and contract. Nobody else can make one.
+    """Bytes that passed `verify_model`, with their digest and contract. Nothing else can create one.
 
     Of a bundle `data` are the graph's bytes, `digest` is the bundle's, and tensors outside lie below `folder`.
     """
@@ -68,7 +68,7 @@ class VerifiedModel:
             )
 
     def in_bundle(self, digest: str, folder: Path) -> VerifiedModel:
-        """The same graph as the one of a bundle whose files were verified; `folder` holds the graph."""
+        """Return the same graph as the one of a bundle whose files were verified; `folder` holds the graph."""
         return replace(self, digest=digest, folder=folder)
 
     def __repr__(self) -> str:
@@ -81,7 +81,7 @@ def verify_model(
     limits: ModelLimits | None = None,
     external: Mapping[str, int] = NOWHERE,
 ) -> VerifiedModel:
-    """Say that these bytes may be loaded, or why not. Runs nothing, opens nothing.
+    """Return the model if these bytes may be loaded, or raise with the reason. Runs nothing, opens nothing.
 
     `expected_digest` is what a signed document said; None only where the bytes were made by this very
     process. `external`: where tensors may lie outside, see `modelkit.bundle`.
@@ -120,7 +120,7 @@ def _domains(contract: ModelContract, bounds: ModelLimits) -> frozenset[str]:
 
 
 class _Walk:
-    """Visits every node and every tensor, wherever ONNX lets one hide."""
+    """Visits every node and every tensor, wherever ONNX can nest one."""
 
     def __init__(self, bounds: ModelLimits, domains: frozenset[str], external: Mapping[str, int]) -> None:
         self._bounds = bounds
@@ -235,14 +235,14 @@ def _check_io(graph: GraphProto, contract: ModelContract) -> None:
 
 
 def shape_of(spec: InputSpec) -> tuple[int, int, int]:
-    """The shape of one picture in the input, by its layout."""
+    """Return the shape of one picture in the input, by its layout."""
     if spec.layout == "NHWC":
         return (spec.height, spec.width, spec.channels)
     return (spec.channels, spec.height, spec.width)
 
 
 def _check_input(value: ValueInfoProto, dtype: str, sizes: tuple[int, ...], batch: int) -> None:
-    """This type, a batch dimension that is free or the contract's, then `sizes` (or free)."""
+    """Check the type, the batch dimension (free or the contract's), then `sizes` (or free)."""
     found = _shape(value)
     if value.type.tensor_type.elem_type != _ELEMENT_TYPES[dtype]:
         raise wrong_io(f"{value.name!r} has element type {value.type.tensor_type.elem_type}, not {dtype}")
@@ -253,7 +253,7 @@ def _check_input(value: ValueInfoProto, dtype: str, sizes: tuple[int, ...], batc
 
 
 def _check_output(value: ValueInfoProto, batch: int, role: str) -> tuple[int, ...]:
-    """The declared shape of an output of numbers, -1 where a size is free."""
+    """Return the declared shape of an output of numbers, -1 where a size is free."""
     if value.type.tensor_type.elem_type not in _NUMBERS:
         raise wrong_io(f"{value.name!r} has element type {value.type.tensor_type.elem_type}, no number")
     found = _shape(value)

@@ -1,8 +1,7 @@
-"""The one table of tasks: what a model is for, and everything that follows from it.
+"""The table of tasks: what a model is for, and everything that follows from it.
 
 A task owns its output, how raw outputs become it, its selection scores, agreement, loss, metrics, labels,
-shard columns and what a labelled picture looks like on a card. Nothing outside this package asks which class
-is best, or how.
+shard columns and how a labelled picture is drawn on a card. Nothing outside this package picks the best class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy of classification: the share of right answers; a picture without an answer counts as wrong."""
+"""Accuracy of classification: the share of correct answers; a picture without an answer counts as wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Accuracy(Judged):
         self._said = np.array([-1 if o is None else index[o.class_name] for o in outputs], dtype=np.int64)
 
     def evidence(self, class_name: str | None) -> NDArray[np.int64]:
-        """One per row of the class."""
+        """Return one per row of the class."""
         if class_name is None:
             return np.ones(len(self._truth), dtype=np.int64)
         return np.asarray(self._truth == self._classes[class_name], dtype=np.int64)

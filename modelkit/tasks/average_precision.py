@@ -1,7 +1,7 @@
 """Average precision of detection, as COCO defines it: pycocotools matches the boxes and gives the numbers.
 
-What is ours is drawing rows again: the same matches with every picture counted a number of times, by the same
-interpolation at 101 recalls. With every picture counted once the result is the library's own.
+Our part is resampling: the same matches with every picture weighted, by the same interpolation at 101 recalls. With
+every weight 1 the result is the library's own.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from schemas.predictions import Box, DetectionOutput
 
 MAX_BOXES_PER_PICTURE: Final = 100
 _BLOCK_NUMBERS: Final = 2_000_000
-"""Draws are weighed in blocks of at most so many numbers (draws times boxes), or one draw at a time."""
+"""Draws are computed in blocks of at most so many numbers (draws times boxes), or one draw at a time."""
 _RECALLS: Final = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True, slots=True)
 class _OfClass:
-    """All boxes of a class by falling score: row of the picture, whether it found an object; and objects per row."""
+    """All boxes of a class by descending score: row of the picture, whether matched; and the objects per row."""
 
     rows: NDArray[np.int64]
     found: NDArray[np.bool_]
@@ -74,7 +74,7 @@ class AveragePrecision(Judged):
         )
 
     def details(self) -> dict[str, Any]:
-        """AP per class at 0.5 and averaged over 0.5 to 0.95, None without an object of the class."""
+        """Return AP per class at 0.5 and averaged over 0.5 to 0.95, None without an object of the class."""
         at_half, averaged = ([None if np.isnan(v) else round(float(v), 6) for v in row] for row in self._coco)
         return {
             "ap50": dict(zip(self._classes, at_half, strict=True)),
@@ -83,7 +83,7 @@ class AveragePrecision(Judged):
 
 
 def _weighted(boxes: _OfClass, weights: Floats) -> Floats:
-    """AP with every row counted `weights` times, (S, rows) to (S,); NaN where no object is counted."""
+    """Return AP with every row counted `weights` times, (S, rows) to (S,); NaN where no object is counted."""
     total = weights @ boxes.objects
     found = np.full(len(weights), np.nan)
     size = max(_BLOCK_NUMBERS // max(len(boxes.rows), 1), 1)
@@ -145,7 +145,7 @@ def _evaluate(
 
 
 def _of_class(run: Any, number: int, labels: Sequence[tuple[Box, ...]], name: str) -> _OfClass:
-    """What the library matched at an overlap of 0.5; its first threshold."""
+    """Return what the library matched at an overlap of 0.5; its first threshold."""
     count = len(labels)
     parts = run.evalImgs[number * count : (number + 1) * count]
     scores = [np.array(part["dtScores"] if part else [], dtype=np.float64) for part in parts]
@@ -159,6 +159,6 @@ def _of_class(run: Any, number: int, labels: Sequence[tuple[Box, ...]], name: st
 
 
 def _precisions(run: Any) -> tuple[Floats, Floats]:
-    """AP per class at 0.5, and averaged over all ten thresholds; NaN without an object."""
+    """Return AP per class at 0.5, and averaged over all ten thresholds; NaN without an object."""
     table = np.where(run.eval["precision"] < 0, np.nan, run.eval["precision"])[:, :, :, 0, 0]
     return np.asarray(table[0].mean(axis=0)), np.asarray(table.mean(axis=(0, 1)))

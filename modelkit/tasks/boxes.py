@@ -15,7 +15,7 @@ def area(boxes: Floats) -> Floats:
 
 
 def overlap(a: Floats, b: Floats) -> Floats:
-    """Intersection over union of every pair, (N, M) in [0, 1]; 0 where both have no area."""
+    """Return intersection over union of every pair, (N, M) in [0, 1]; 0 where both have no area."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     size = np.clip(high - low, 0.0, None)
@@ -25,14 +25,14 @@ def overlap(a: Floats, b: Floats) -> Floats:
 
 
 def clip(boxes: Floats, width: float, height: float) -> Floats:
-    """The parts of the boxes inside a picture."""
+    """Return the parts of the boxes inside a picture."""
     return np.asarray(np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64)))
 
 
 def suppress(
     boxes: Floats, scores: Floats, groups: NDArray[np.int64], max_overlap: float, most: int
 ) -> list[int]:
-    """Row numbers that stay, best first, at most `most`; of equal scores the earlier row comes first and stays.
+    """Return row numbers that stay, best first, at most `most`; of equal scores the earlier row comes first and stays.
 
     A row goes when a better one of its group overlaps it by more than `max_overlap`, as ONNX NonMaxSuppression
     does: an overlap that is equal does not suppress.

@@ -70,7 +70,7 @@ class Classification(Task[ClassificationOutput, str]):
     def warnings(
         self, raw: Raw, contract: ContractFields, placed: Sequence[Placed], producers: Mapping[str, str]
     ) -> list[str]:
-        """An activation upon the same activation: the best class stays, every score is wrong."""
+        """Warn of an activation that is applied twice: the best class stays, but every score is wrong."""
         last, kind = producers.get("logits", ""), contract.head.kind
         if (last, kind) in (("Softmax", "softmax"), ("Sigmoid", "sigmoid")):
             other = {"softmax": "probabilities", "sigmoid": "sigmoid-inside"}[kind]
@@ -80,13 +80,13 @@ class Classification(Task[ClassificationOutput, str]):
         return []
 
     def scores(self, output: ClassificationOutput, contract: ContractFields) -> dict[str, float]:
-        """Entropy, margin and least confidence of the distribution, or of the most doubtful label."""
+        """Return entropy, margin and least confidence of the distribution, or of the most doubtful label."""
         if contract.head.kind in COMPETING:
             return distribution_scores(output.probabilities)
         return label_scores(output.probabilities)
 
     def agreement(self, a: ClassificationOutput, b: ClassificationOutput) -> float:
-        """1 when both name the same class."""
+        """Return 1 when both name the same class, else 0."""
         return float(a.class_name == b.class_name)
 
     def wire_fields(self, output: ClassificationOutput) -> dict[str, Any]:
@@ -98,11 +98,11 @@ class Classification(Task[ClassificationOutput, str]):
         return prediction.classification
 
     def summary(self, output: ClassificationOutput) -> str:
-        """The class."""
+        """Return the class."""
         return output.class_name
 
     def describe(self, output: ClassificationOutput) -> str:
-        """The class with its probability."""
+        """Return the class with its probability."""
         return f"{output.class_name} ({max(output.probabilities):.2f})"
 
     label_column: ClassVar[str] = "class_name"
@@ -117,7 +117,7 @@ class Classification(Task[ClassificationOutput, str]):
         return value
 
     def as_label(self, output: ClassificationOutput) -> str:
-        """The class."""
+        """Return the class."""
         return output.class_name
 
     def label_problem(
@@ -127,29 +127,29 @@ class Classification(Task[ClassificationOutput, str]):
         return "" if label in classes else f"class {label!r} is not in {list(classes)}"
 
     def label_words(self, label: str) -> str:
-        """The class."""
+        """Return the class."""
         return label
 
     def classes_of(self, label: str) -> tuple[str, ...]:
-        """The one class."""
+        """Return the one class."""
         return (label,)
 
     def mark(self, drawing: Drawing, label: str, scale: float, offset: tuple[int, int]) -> None:
-        """Nothing: the sheet is of one class."""
+        """Draw nothing: the sheet is of one class."""
 
     def target(self, label: str, contract: ContractFields, placed: Placed) -> int:
-        """The class number."""
+        """Return the class number."""
         return contract.classes.index(label)
 
     def groups(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[np.int64]:
-        """The class numbers."""
+        """Return the class numbers."""
         index = {name: number for number, name in enumerate(classes)}
         return np.array([index[label] for label in labels], dtype=np.int64)
 
     def loss(
         self, outputs: Mapping[str, Any], targets: Sequence[int], contract: ContractFields, smoothing: float
     ) -> Any:
-        """Cross-entropy with label smoothing."""
+        """Return the cross-entropy with label smoothing."""
         import torch
         from torch.nn import functional
 
@@ -162,7 +162,7 @@ class Classification(Task[ClassificationOutput, str]):
         outputs: Sequence[ClassificationOutput | None],
         classes: Sequence[str],
     ) -> float:
-        """Recall averaged over the classes that have a row."""
+        """Return the recall averaged over the classes that have a row."""
         by_class: dict[str, list[bool]] = {}
         for label, output in zip(labels, outputs, strict=True):
             by_class.setdefault(label, []).append(output is not None and output.class_name == label)
@@ -174,7 +174,7 @@ class Classification(Task[ClassificationOutput, str]):
         outputs: Sequence[ClassificationOutput | None],
         classes: Sequence[str],
     ) -> Judged:
-        """Accuracy."""
+        """Return accuracy."""
         return Accuracy(labels, outputs, classes)
 
 

@@ -95,7 +95,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
     def warnings(
         self, raw: Raw, contract: ContractFields, placed: Sequence[Placed], producers: Mapping[str, str]
     ) -> list[str]:
-        """Boxes whose numbers do not fit the unit that the contract says, and boxes beyond its limit."""
+        """Warn of boxes whose numbers do not fit the contract's unit, and of boxes beyond its limit."""
         spec, found = contract.head, []
         size = max(contract.input.width, contract.input.height)
         for rows, where in zip(candidates(raw, contract, len(placed)), placed, strict=True):
@@ -145,15 +145,14 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         )
 
     def scores(self, output: DetectionOutput, contract: ContractFields) -> dict[str, float]:
-        """Doubt about the most doubtful box (is it one at all?), and `count`: objects of MANY_BOXES."""
+        """Return the uncertainty of the most uncertain box, and `count`: objects divided by MANY_BOXES, at most 1."""
         doubt = label_scores([box.score for box in output.boxes])
         return {**doubt, "count": min(len(output.boxes) / MANY_BOXES, 1.0)}
 
     def agreement(self, a: DetectionOutput, b: DetectionOutput) -> float:
-        """F1 of matching the boxes of one with those of the other, best overlap first; 1 when both have none.
+        """Return the F1 of matching the boxes of both, best overlap first; 1 when both have none.
 
-        Each box counts by its score: one that a model hardly believes in, and that lies at its lowest score, may come or
-        go with the last bits of a number.
+        Each box is weighted by its score: one near the lowest score may appear or vanish by a rounding error.
         """
         if not a.boxes and not b.boxes:
             return 1.0
@@ -179,11 +178,11 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return prediction.detection
 
     def summary(self, output: DetectionOutput) -> str:
-        """How many of each class."""
+        """Return how many of each class."""
         return self.label_words(output.boxes)
 
     def describe(self, output: DetectionOutput) -> str:
-        """The best boxes with their scores."""
+        """Return the best boxes with their scores."""
         some = [
             f"{box.class_name} {box.score:.2f} at {box.left:.0f},{box.top:.0f} to {box.right:.0f},{box.bottom:.0f}"
             for box in output.boxes[:DESCRIBED_BOXES]
@@ -201,7 +200,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return tuple(Box(str(row["class_name"]), 1.0, *(float(row[edge]) for edge in EDGES)) for row in value)
 
     def as_label(self, output: DetectionOutput) -> tuple[Box, ...]:
-        """The boxes."""
+        """Return the boxes."""
         return output.boxes
 
     def label_problem(
@@ -221,7 +220,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return ""
 
     def label_words(self, label: tuple[Box, ...]) -> str:
-        """How many of each class."""
+        """Return how many of each class."""
         counts = Counter(box.class_name for box in label)
         return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
 
@@ -230,13 +229,13 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return tuple(sorted({box.class_name for box in label}))
 
     def mark(self, drawing: Drawing, label: tuple[Box, ...], scale: float, offset: tuple[int, int]) -> None:
-        """An outline per box."""
+        """Draw an outline per box."""
         for box in label:
             place = edges([box])[0] * scale + np.tile(offset, 2)
             drawing.rectangle(place.tolist(), outline=_OUTLINE, width=1)
 
     def target(self, label: tuple[Box, ...], contract: ContractFields, placed: Placed) -> NDArray[np.float32]:
-        """Rows (N, 5): class number and edges in pixels of the input."""
+        """Return rows (N, 5): class number and edges in pixels of the input."""
         numbers = [[contract.classes.index(box.class_name)] for box in label]
         found = np.concatenate(
             [np.array(numbers, dtype=np.float64).reshape(-1, 1), placed.to_input(edges(label))], axis=1
@@ -244,14 +243,14 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         return found.astype(np.float32)
 
     def moved(self, target: NDArray[np.float32], zoom: Move, contract: ContractFields) -> NDArray[np.float32]:
-        """The rows whose box is still in the picture by at least LEAST_VISIBLE of its area, clipped."""
+        """Return the rows whose box is still in the picture by at least LEAST_VISIBLE of its area, clipped."""
         boxes = zoom.edges(target[:, 1:]).astype(np.float64)
         inside = clip(boxes, contract.input.width, contract.input.height)
         kept = area(inside) >= np.maximum(area(boxes) * LEAST_VISIBLE, 1.0)
         return np.concatenate([target[:, :1], inside.astype(np.float32)], axis=1)[kept]
 
     def groups(self, labels: Sequence[tuple[Box, ...]], classes: Sequence[str]) -> NDArray[np.int64]:
-        """The number of the picture's rarest class; pictures without objects are a group of their own."""
+        """Return the number of the picture's rarest class; pictures without objects are a group of their own."""
         index = {name: number for number, name in enumerate(classes)}
         known = [[name for name in self.classes_of(label) if name in index] for label in labels]
         counts = Counter(name for names in known for name in names)
@@ -261,7 +260,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
     def loss(
         self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ContractFields, smoothing: float
     ) -> Any:
-        """Focal loss of the scores and overlap loss of the boxes; see `detection_loss`."""
+        """Return the focal loss of the scores plus the overlap loss of the boxes; see `detection_loss`."""
         from modelkit.tasks.detection_loss import detection_loss
 
         return detection_loss(outputs["boxes"], outputs["scores"], targets, contract)
@@ -272,7 +271,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         outputs: Sequence[DetectionOutput | None],
         classes: Sequence[str],
     ) -> float:
-        """The metric itself: mean average precision at an overlap of 0.5."""
+        """Return the metric itself: mean average precision at an overlap of 0.5."""
         judged = self.judge(labels, outputs, classes)
         return float(judged.values(None, np.ones((1, len(labels))))[0])
 
@@ -282,10 +281,10 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         outputs: Sequence[DetectionOutput | None],
         classes: Sequence[str],
     ) -> Judged:
-        """Mean average precision at an overlap of 0.5."""
+        """Return mean average precision at an overlap of 0.5."""
         return AveragePrecision(labels, outputs, classes)
 
 
 def edges(boxes: Sequence[Box]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Boxes as an array (N, 4)."""
+    """Return boxes as an array (N, 4)."""
     return np.array([[b.left, b.top, b.right, b.bottom] for b in boxes], dtype=np.float64).reshape(-1, 4)

@@ -1,4 +1,4 @@
-"""What a detector's raw outputs mean: for each head a function to rows of box, score and class number.
+"""Read a detector's raw outputs: for each head a function to rows of box, score and class number.
 
 Boxes come out as edges in pixels of the model's input (or of the picture, where the contract says `original`),
 neither filtered nor suppressed. Class numbers count from 0 in the contract's order; a number outside it is a
@@ -52,7 +52,7 @@ class Head:
 
 
 def grid(contract: ContractFields) -> tuple[Floats, Floats]:
-    """Column and row of every cell (N, 2), and its stride (N, 1): strides in order, rows from top to bottom."""
+    """Return column and row of every cell (N, 2), and its stride (N, 1): strides in order, rows from top to bottom."""
     cells, strides = [], []
     for stride in contract.head.strides or DEFAULT_STRIDES:
         rows, columns = contract.input.height // stride, contract.input.width // stride
@@ -63,7 +63,7 @@ def grid(contract: ContractFields) -> tuple[Floats, Floats]:
 
 
 def to_edges(boxes: Floats, contract: ContractFields) -> Floats:
-    """Boxes in the contract's convention and unit -> edges in pixels (of the input, or the original)."""
+    """Convert boxes in the contract's convention and unit to edges in pixels (of the input, or the original)."""
     convention, _, unit = contract.head.boxes.partition("-")
     a, b, c, d = boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3]
     edges = {
@@ -79,7 +79,7 @@ def to_edges(boxes: Floats, contract: ContractFields) -> Floats:
 
 
 def candidates(raw: Raw, contract: ContractFields, count: int) -> list[Rows]:
-    """The candidates of each of the first `count` pictures of the batch, by the contract's head.
+    """Return the candidates of each of the first `count` pictures of the batch, by the contract's head.
 
     Raises:
         RejectedError: reason `wrong_io`; an output has not the shape or the range that the head says.
@@ -96,7 +96,7 @@ def candidates(raw: Raw, contract: ContractFields, count: int) -> list[Rows]:
 
 
 def _boxes(raw: Raw, index: int) -> Floats:
-    """The boxes of one picture, (N, 4)."""
+    """Return the boxes of one picture, (N, 4)."""
     boxes = role(raw, "boxes")
     if boxes.ndim != 3 or boxes.shape[2] != 4:
         raise wrong_io(f"boxes of shape {boxes.shape}, not (batch, boxes, 4)")
@@ -104,14 +104,14 @@ def _boxes(raw: Raw, index: int) -> Floats:
 
 
 def _best(boxes: Floats, by_class: Floats) -> Rows:
-    """Every row with its best class; a NaN in any class makes the row's score NaN."""
+    """Return every row with its best class; a NaN in any class makes the row's score NaN."""
     if not by_class.shape[1]:
         return Rows(boxes, np.zeros(len(boxes)), np.zeros(len(boxes)))
     return Rows(boxes, by_class.max(axis=1), by_class.argmax(axis=1).astype(np.float64))
 
 
 def _centres(values: Floats) -> Floats:
-    """Centre and size in pixels of the input -> edges: what every YOLO head means, whatever `boxes` says."""
+    """Convert centre and size in pixels of the input to edges: the form of every YOLO head, whatever `boxes` says."""
     half = values[:, 2:4] / 2
     return np.concatenate([values[:, :2] - half, values[:, :2] + half], axis=1)
 
@@ -160,7 +160,7 @@ def _yolox_grid(raw: Raw, contract: ContractFields, index: int) -> Rows:
 
 
 def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
-    """Rows after suppression: [N, K] or [B, N, K] with the columns that the contract names."""
+    """Read rows after suppression: [N, K] or [B, N, K] with the columns that the contract names."""
     values, columns = role(raw, "output"), contract.head.columns
     if values.shape[-1] != len(columns):
         raise wrong_io(f"output of shape {values.shape}, the contract names {len(columns)} columns")
@@ -176,7 +176,7 @@ def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
 
 
 def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
-    """Tensors by role: boxes [B, N, 4], scores [B, N] with classes [B, N], or scores [B, N, C]; perhaps a count."""
+    """Read tensors by role: boxes [B, N, 4], scores [B, N] with classes [B, N], or scores [B, N, C]; optional count."""
     boxes, scores, first = _boxes(raw, index), role(raw, "scores")[index], contract.head.first_class
     if "classes" in raw:
         numbers = role(raw, "classes")[index]
@@ -198,7 +198,7 @@ def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
 
 
 def _selected(raw: Raw, contract: ContractFields, index: int) -> Rows:
-    """Boxes [B, N, 4], scores [B, C, N] and the indices (M, 3) of batch, class and box that suppression left."""
+    """Read boxes [B, N, 4], scores [B, C, N] and the indices (M, 3) of batch, class and box that suppression left."""
     boxes, scores, selected = _boxes(raw, index), role(raw, "scores")[index], role(raw, "selected")
     if scores.ndim != 2 or scores.shape[1] != len(boxes) or selected.shape[-1:] != (3,):
         raise wrong_io(
@@ -217,7 +217,7 @@ def _selected(raw: Raw, contract: ContractFields, index: int) -> Rows:
 
 
 def _detr(raw: Raw, contract: ContractFields, index: int) -> Rows:
-    """Logits [B, N, C + 1] and boxes [B, N, 4]: softmax over all, then the column of no object is left out.
+    """Read logits [B, N, C + 1] and boxes [B, N, 4]: softmax over all, then the column of no object is left out.
 
     That column is the last one; with `first_class` 1 it is the first.
     """
@@ -251,7 +251,7 @@ HEADS: Final[Mapping[str, Head]] = MappingProxyType(
 
 
 def columns_problem(kind: str, shape: tuple[int, ...], contract: ContractFields) -> str:
-    """Why the declared shape of `output` does not fit the head, "" when it does or does not tell."""
+    """Return why the declared shape of `output` does not fit the head, "" when it does or does not tell."""
     head = HEADS[kind]
     if head.columns is None or len(shape) != 3:
         return "" if head.columns is None else f"output has shape {shape}, not three axes"

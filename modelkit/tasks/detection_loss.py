@@ -1,4 +1,4 @@
-"""What a small anchor-free detector is taught: a cell near the centre of an object answers for it.
+"""The loss of a small anchor-free detector: cells near the centre of an object predict it.
 
 Scores by focal loss (Lin et al., 2017), boxes by one minus their overlap. Of several objects that claim a cell
 the smallest gets it. Imported only where torch is.
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from modelkit.specs import ContractFields
 
 REACH_CELLS: Final = 1.0
-"""A cell whose centre is this near (in strides, along both axes) to an object's centre answers for it."""
+"""A cell whose centre is this near (in strides, along both axes) to an object's centre predicts it."""
 _ALPHA: Final = 0.25
 _GAMMA: Final = 2.0
 _BOX_WEIGHT: Final = 2.0
 
 
 def detection_loss(boxes: Any, scores: Any, targets: Sequence[Any], contract: ContractFields) -> Any:
-    """Boxes (B, N, 4) as edges in pixels, scores (B, N, C) in (0, 1), per picture rows of class and edges."""
+    """Return the loss of boxes (B, N, 4; edges in pixels) and scores (B, N, C; 0..1) against rows of class and edges."""
     cells, strides = grid(contract)
     centres = torch.from_numpy(((cells + 0.5) * strides).astype(np.float32))
     reach = torch.from_numpy((strides[:, 0] * REACH_CELLS).astype(np.float32))
@@ -50,7 +50,7 @@ def detection_loss(boxes: Any, scores: Any, targets: Sequence[Any], contract: Co
 
 
 def _assign(edges: Any, centres: Any, reach: Any) -> tuple[Any, Any]:
-    """Cells that answer, and for which object; the nearest cell of every object always does."""
+    """Return the cells that predict an object, and which one; the nearest cell of every object always does."""
     middle = (edges[:, :2] + edges[:, 2:]) / 2
     away = (centres[:, None] - middle[None]).abs().amax(dim=2)
     claims = away <= reach[:, None] * 0.5 + 1e-6
@@ -70,7 +70,7 @@ def _focal(scores: Any, wanted: Any) -> Any:
 
 
 def _overlap(a: Any, b: Any) -> Any:
-    """Generalised overlap of pairs (Rezatofighi et al., 2019): also boxes that do not meet are pulled together."""
+    """Return the generalised IoU of pairs (Rezatofighi et al., 2019), which also pulls disjoint boxes together."""
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     shared = (high - low).clamp(min=0).prod(dim=1)
     areas = [(box[:, 2:] - box[:, :2]).clamp(min=0).prod(dim=1) for box in (a, b)]

@@ -1,4 +1,4 @@
-"""How good one model's answers are on labelled pictures, in a form that can be cut into slices and drawn again."""
+"""One model's answers compared with labels, in a form that can be sliced and resampled."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Judged(ABC):
 
     @abstractmethod
     def evidence(self, class_name: str | None) -> NDArray[np.int64]:
-        """How many labelled things each row has (rows,)."""
+        """Return the number of labels of each row (rows,)."""
 
     @abstractmethod
     def values(self, class_name: str | None, weights: Floats) -> Floats:
-        """The metric in [0, 1] with every row counted `weights` times: (S, rows) to (S,); 0 without evidence."""
+        """Return the metric in [0, 1] with every row counted `weights` times: (S, rows) to (S,); 0 without evidence."""
 
     @abstractmethod
     def details(self) -> dict[str, Any]:
-        """What only this task reports, as plain values."""
+        """Return what only this task reports, as plain values."""
 
     def right(self, class_name: str | None) -> NDArray[np.bool_] | None:
-        """Which rows are right, where the metric is their share among the rows with evidence; None where it is not."""
+        """Return which rows are correct, if the metric is their share among the rows with evidence; else None."""
         return None

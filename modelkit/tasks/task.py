@@ -1,4 +1,4 @@
-"""What every task can do. The vehicle uses the first half of it, datasets and training the second."""
+"""The interface of a task. The vehicle uses the first half of it, datasets and training the second."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Drawing(Protocol):
 
 
 class Move(Protocol):
-    """Where the points of a picture went."""
+    """A geometric change of a picture."""
 
     def edges(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes (N, 4) of the picture before -> of the picture after, in pixels of the input."""
+        """Convert boxes (N, 4) of the picture before to those of the picture after, in pixels of the input."""
 
 
 Output = TypeVar("Output")
@@ -49,11 +49,11 @@ class Task(ABC, Generic[Output, Label]):
 
     @abstractmethod
     def problems(self, contract: ContractFields) -> Iterator[str]:
-        """What contradicts itself in the contract's classes, head and outputs."""
+        """Yield the contradictions in the contract's classes, head and outputs."""
 
     @abstractmethod
     def check_shapes(self, contract: ContractFields, shapes: Shapes) -> None:
-        """Hold the shapes that the graph declares against the contract.
+        """Check the shapes that the graph declares against the contract.
 
         Raises:
             RejectedError: reason `wrong_io`, or `wrong_classes` where the number of classes is another.
@@ -61,7 +61,7 @@ class Task(ABC, Generic[Output, Label]):
 
     @abstractmethod
     def decode(self, raw: Raw, contract: ContractFields, placed: Sequence[Placed]) -> list[Output | None]:
-        """One output per picture, None where what comes out of the head is not finite.
+        """Return one output per picture, None where what comes out of the head is not finite.
 
         Raises:
             RejectedError: reason `wrong_io`; the outputs are not of the shape or range that the head says.
@@ -71,31 +71,31 @@ class Task(ABC, Generic[Output, Label]):
     def warnings(
         self, raw: Raw, contract: ContractFields, placed: Sequence[Placed], producers: Mapping[str, str]
     ) -> list[str]:
-        """What looks like a mistake in the contract, in words, from one run; `producers` is each role's last operator."""
+        """Return likely mistakes in the contract, as text, from one run; `producers` is each role's last operator."""
 
     @abstractmethod
     def scores(self, output: Output, contract: ContractFields) -> dict[str, float]:
-        """How much there is to learn from this picture, by measure, each in [0, 1]."""
+        """Return how much there is to learn from this picture, by measure, each in [0, 1]."""
 
     @abstractmethod
     def agreement(self, a: Output, b: Output) -> float:
-        """How far two models say the same of one picture, 0 to 1."""
+        """Return how far two models agree on one picture, 0 to 1."""
 
     @abstractmethod
     def wire_fields(self, output: Output) -> dict[str, Any]:
-        """The fields of `ModelPrediction` that carry this output."""
+        """Return the fields of `ModelPrediction` that carry this output."""
 
     @abstractmethod
     def from_wire(self, prediction: ModelPrediction) -> Output | None:
-        """The output that `wire_fields` wrote, None when the record has none."""
+        """Return the output that `wire_fields` wrote, None when the record has none."""
 
     @abstractmethod
     def summary(self, output: Output) -> str:
-        """The output in a few words, for logs."""
+        """Return the output in a few words, for logs."""
 
     @abstractmethod
     def describe(self, output: Output) -> str:
-        """The output in a sentence with its scores, for a person who tries a model."""
+        """Return the output in a sentence with its scores, for a person who tries a model."""
 
     # Datasets.
 
@@ -108,25 +108,25 @@ class Task(ABC, Generic[Output, Label]):
 
     @abstractmethod
     def label_of(self, value: Any) -> Label:
-        """The label from the plain value of `label_column`. Raises KeyError, TypeError or ValueError."""
+        """Return the label from the plain value of `label_column`. Raises KeyError, TypeError or ValueError."""
 
     @abstractmethod
     def as_label(self, output: Output) -> Label:
-        """What a model said, as if a person had."""
+        """Return a model's output as a label."""
 
     @abstractmethod
     def label_problem(
         self, label: Label, classes: Sequence[str], size: tuple[float, float] | None = None
     ) -> str:
-        """Why the label cannot be used with these classes and a picture of this width and height, "" when it can."""
+        """Return why the label cannot be used with these classes and a picture of this width and height, "" when it can."""
 
     @abstractmethod
     def label_words(self, label: Label) -> str:
-        """The label in a few words, for lists."""
+        """Return the label in a few words, for lists."""
 
     @abstractmethod
     def classes_of(self, label: Label) -> tuple[str, ...]:
-        """The classes that the label names, each once, in order of name."""
+        """Return the classes that the label names, each once, in order of name."""
 
     @abstractmethod
     def mark(self, drawing: Drawing, label: Label, scale: float, offset: tuple[int, int]) -> None:
@@ -135,46 +135,46 @@ class Task(ABC, Generic[Output, Label]):
     # Training and evaluation.
 
     moves_pictures: ClassVar[bool]
-    """Whether training may shift a picture without changing its label; where it may not, it zooms and asks `moved`."""
+    """Whether training may shift a picture without changing its label; otherwise it zooms and calls `moved`."""
 
     @abstractmethod
     def target(self, label: Label, contract: ContractFields, placed: Placed) -> Any:
-        """The label in the terms of the model's input, as `loss` takes it."""
+        """Return the label in the terms of the model's input, as `loss` takes it."""
 
     def moved(self, target: Any, zoom: Move, contract: ContractFields) -> Any:
-        """The target (see `target`) of a picture that was magnified and moved. Only where `moves_pictures` is false."""
+        """Return the target (see `target`) of a picture that was magnified and moved. Only where `moves_pictures` is false."""
         raise NotImplementedError
 
     @abstractmethod
     def groups(self, labels: Sequence[Label], classes: Sequence[str]) -> NDArray[np.int64]:
-        """One number per row; rows of one number are as rare as one another (for balanced drawing)."""
+        """Return a group number per row, for balanced sampling by group size."""
 
     @abstractmethod
     def loss(
         self, outputs: Mapping[str, Any], targets: Sequence[Any], contract: ContractFields, smoothing: float
     ) -> Any:
-        """The loss of a batch as a torch scalar; `outputs` are tensors by role. Imports torch."""
+        """Return the loss of a batch as a torch scalar; `outputs` are tensors by role. Imports torch."""
 
     @abstractmethod
     def quality(
         self, labels: Sequence[Label], outputs: Sequence[Output | None], classes: Sequence[str]
     ) -> float:
-        """One number in [0, 1] by which training chooses an epoch."""
+        """Return one number in [0, 1] by which training chooses an epoch."""
 
     @abstractmethod
     def judge(
         self, labels: Sequence[Label], outputs: Sequence[Output | None], classes: Sequence[str]
     ) -> Judged:
-        """The metric of this task on labelled pictures."""
+        """Return the metric of this task on labelled pictures."""
 
 
 def wrong_io(message: str) -> RejectedError:
-    """The refusal of outputs or shapes that are not what the contract says."""
+    """Return the refusal of outputs or shapes that are not what the contract says."""
     return RejectedError(message, reason=RefuseReason.WRONG_IO)
 
 
 def role(raw: Raw, name: str) -> NDArray[np.float64]:
-    """The output of a role as float64. Raises RejectedError(wrong_io) when it is no array of numbers."""
+    """Return the output of a role as float64. Raises RejectedError(wrong_io) when it is no array of numbers."""
     try:
         return np.asarray(raw[name], dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -182,7 +182,7 @@ def role(raw: Raw, name: str) -> NDArray[np.float64]:
 
 
 def per_picture(raw: Raw, name: str, contract: ContractFields, count: int, width: int) -> NDArray[np.float64]:
-    """The output of a role that has one row of `width` numbers per picture; rows that only filled a batch are cut.
+    """Return the output of a role that has one row of `width` numbers per picture; rows that only filled a batch are cut.
 
     Raises:
         RejectedError: reason `wrong_io`; it has another shape.

@@ -1,4 +1,4 @@
-"""Doubt as numbers: 0 (sure) to 1 (as unsure as can be), for a distribution, for labels and for one score."""
+"""Uncertainty scores from 0 (certain) to 1 (most uncertain), for a distribution, for labels and for one score."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Floats = NDArray[np.float64]
 
 
 def _distributions(probabilities: ArrayLike) -> Floats:
-    """Probabilities over the last axis as float64; each row is finite, non-negative and sums to 1."""
+    """Return probabilities over the last axis as float64; each row is finite, non-negative and sums to 1."""
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim < 1 or p.shape[-1] < 2:
         raise RejectedError(
-            f"probabilities of shape {p.shape}: at least 2 classes are needed", reason="invalid_value"
+            f"probabilities of shape {p.shape}: there must be at least 2 classes", reason="invalid_value"
         )
     if (
         not bool(np.isfinite(p).all())
@@ -27,7 +27,7 @@ def _distributions(probabilities: ArrayLike) -> Floats:
 
 
 def entropy(probabilities: ArrayLike) -> Floats:
-    """Shannon entropy over the last axis, divided by that of the uniform distribution; (..., C) to (...)."""
+    """Return Shannon entropy over the last axis, divided by that of the uniform distribution; (..., C) to (...)."""
     return _unit_range(_entropy(_distributions(probabilities)))
 
 
@@ -37,7 +37,7 @@ def _entropy(p: Floats) -> Floats:
 
 
 def margin(probabilities: ArrayLike) -> Floats:
-    """One minus the gap between the two most likely classes; (..., C) to (...)."""
+    """Return one minus the gap between the two most likely classes; (..., C) to (...)."""
     return _unit_range(_margin(_distributions(probabilities)))
 
 
@@ -47,7 +47,7 @@ def _margin(p: Floats) -> Floats:
 
 
 def least_confidence(probabilities: ArrayLike) -> Floats:
-    """One minus the largest probability, 1 for the uniform distribution; (..., C) to (...)."""
+    """Return one minus the largest probability, 1 for the uniform distribution; (..., C) to (...)."""
     return _unit_range(_least_confidence(_distributions(probabilities)))
 
 
@@ -57,7 +57,7 @@ def _least_confidence(p: Floats) -> Floats:
 
 
 def distribution_scores(probabilities: ArrayLike) -> dict[str, float]:
-    """All three of one distribution, which is checked once: this is on every frame's way."""
+    """Return all three scores of one distribution, which is checked once because this runs per frame."""
     p = _distributions(probabilities)
     return {
         "entropy": _unit(float(_entropy(p))),
@@ -67,7 +67,7 @@ def distribution_scores(probabilities: ArrayLike) -> dict[str, float]:
 
 
 def label_scores(probabilities: ArrayLike) -> dict[str, float]:
-    """The same of labels that do not compete: each is a distribution of yes and no, the most doubtful one counts.
+    """Return the same for independent labels: each is a distribution of yes and no, and the most uncertain counts.
 
     Without any label all are 0. For yes and no, margin and least confidence are one number.
     """
