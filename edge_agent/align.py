@@ -1,4 +1,4 @@
-"""Puts the streams of all sources into one order: by capture time, but no stream waits for another.
+"""Merge the streams of all sources into one order: by capture time, but no stream waits for another.
 
 A stream that has nothing now is passed over. Why a bound on the lead: a stream whose clock is years behind would
 always be the earliest and starve the others. It does no I/O and asks no clock.

@@ -1,4 +1,4 @@
-"""Every setting of the agent, read once from one TOML file; whatever does not fit is an error that says so.
+"""Every setting of the agent, read once from one TOML file; anything invalid is an error that names value and bound.
 
 Relative paths are relative to the folder of the file. Nothing here opens a socket or reads the state folder.
 """
@@ -25,7 +25,7 @@ from schemas.reasons import ValueClass
 MAX_BYTES = 10**15
 MAX_SOURCES = 64
 OLD_FRAMES_PER_S = 10
-"""What `pre_frames` and `post_frames` of an old file are divided by; windows are set in seconds since."""
+"""Divisor of `pre_frames` and `post_frames` of an old file; windows are set in seconds since."""
 
 
 class SourceKind(StrEnum):
@@ -127,7 +127,7 @@ class SelectionSettings:
 
     @property
     def track_limit(self) -> int | None:
-        """Frames a track, None for no limit."""
+        """Frames per track, None for no limit."""
         return self.max_per_track if self.limits_tracks else None
 
 
@@ -166,14 +166,14 @@ class UploadSettings:
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """How often the vehicle speaks of itself."""
+    """How often the vehicle sends telemetry."""
 
     interval_s: float = setting(10.0, min=0.1, max=86_400.0)
 
 
 @dataclass(frozen=True, slots=True)
 class PerceiveServing:
-    """The model runner, and the log that lets others judge it."""
+    """The model runner, and the log of its predictions."""
 
     model: ServingSettings = field(default_factory=ServingSettings)
     prediction_log: Path | None = setting(None, help="JSON lines, one per predicted frame; none by default")
@@ -215,7 +215,7 @@ class SupervisorSettings:
     )
 
     def silence_limit_s(self, process: str, activity: Activity) -> float:
-        """How long a process may show no sign of life, in seconds."""
+        """Return how long a process may go without a heartbeat, in seconds."""
         if activity in (Activity.STARTING, Activity.LOADING):
             return self.start_within_s
         return self.perceive_hung_after_s if process == "perceive" else self.deliver_hung_after_s
@@ -248,7 +248,7 @@ class AgentSettings:
     def __post_init__(self) -> None:
         names = [source_id(source) for source in self.all_sources]
         if not names:
-            raise MisconfiguredError("there is no [[sources]] table; at least one source is needed")
+            raise MisconfiguredError("there is no [[sources]] table; there must be at least one source")
         if len(set(names)) < len(names):
             raise MisconfiguredError(
                 "two sources have the same kind, path and replay_id; give them another replay_id"
@@ -260,7 +260,7 @@ class AgentSettings:
 
 
 def source_id(settings: SourceSettings) -> str:
-    """Name one playing of one recording: a place in it means nothing in another."""
+    """Return the id of one playback of one recording; a position in it has no meaning in another."""
     return json.dumps([settings.kind.value, str(settings.path), settings.replay_id])
 
 

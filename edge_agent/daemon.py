@@ -1,9 +1,9 @@
-"""The supervisor: perceive and deliver run, and run again when they die, until they are told to stop.
+"""The supervisor: runs perceive and deliver, and restarts them when they die, until it is stopped.
 
 It restarts either with backoff (for ever on a vehicle; a run to the end of a source gives up at last), ends one that
-hangs, stops both within a bounded time, and tells how they stand in run/supervisor.json and on the health page. An
-exit code that only a person can mend (settings, trust, a broken guarantee) ends a run to the end of its
-sources; otherwise that process is tried again, slowly, and the other one runs on. Refuses to do any of the agent's work itself.
+hangs, stops both within a bounded time, and reports their state in run/supervisor.json and on the health page. An
+exit code that only a person can fix (settings, trust, a broken guarantee) ends a run to the end of its sources;
+otherwise that process is retried slowly while the other one keeps running. Refuses to do any of the agent's work itself.
 """
 
 from __future__ import annotations
@@ -42,25 +42,23 @@ LOCK_WAIT_S = 2.0
 FATAL_CODES = frozenset(
     {MisconfiguredError.exit_code, UntrustedError.exit_code, GuaranteeBrokenError.exit_code}
 )
-"""What probably only a person can mend. It ends a run to the end of the sources; else the process is tried again, slowly,
-and the other one works on."""
+"""Exit codes that probably only a person can fix. They end a run to the end of the sources; else the process is retried
+slowly while the other one keeps running."""
 
 CRASH_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP}
 )
-"""What ends a process whose own code went wrong, such as a model's kernel. SIGKILL is somebody else's doing."""
+"""Signals that end a process by a fault of its own code, such as a model's kernel. SIGKILL comes from outside."""
 
 SOURCE_FAILED_CODES = frozenset({RejectedError.exit_code, CorruptError.exit_code})
-"""What perceive ends with when it was to play its source to the end, and the source turned out to be
-damaged.
-"""
+"""Exit codes of perceive when it plays its source to the end and the source is damaged."""
 
 ABORT_WAIT_S = 2.0
-"""How long a hung process has, after SIGABRT, to say where it hangs; then SIGKILL."""
+"""How long a hung process has, after SIGABRT, to print its stack; then SIGKILL."""
 LONGEST_LOOK_S = 1.0
-"""One look counts for no more silence than this: when the whole machine slept, nobody was hung."""
+"""One check counts at most this much silence: when the whole machine was suspended, no process was hung."""
 MODEL_AT_WORK = frozenset({Activity.MODEL, Activity.LOADING})
-"""A process that hung in one of these is held against its models, as a crash is."""
+"""A hang in one of these is blamed on the model, like a crash."""
 
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 
@@ -79,9 +77,9 @@ class Child:
     last_exit: int | None = None
     is_done: bool = False
     beats: int = 0
-    """The number of beats at the last look."""
+    """The number of heartbeats at the last check."""
     silent_s: float = 0.0
-    """Since the last beat, as the supervisor saw it."""
+    """Time since the last heartbeat, as seen by the supervisor."""
     hung_in: Activity | None = None
     """What the process was doing when it was found hung; None while it is not."""
 
@@ -92,13 +90,13 @@ class Child:
 
     @property
     def crashed(self) -> bool:
-        """Whether its last run was ended by a signal that code which went wrong gets."""
+        """Whether its last run was ended by a fault signal."""
         return self.last_exit is not None and -self.last_exit in CRASH_SIGNALS
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Two children and their state. `step` is one look at them; `run` looks until the end."""
+    """Two child processes and their state. `step` checks them once; `run` checks until the end."""
 
     settings: AgentSettings
     config_path: Path
@@ -147,7 +145,7 @@ class Supervisor:
         return self.exit_code or 0
 
     def step(self) -> None:
-        """Take in who ended, end who hangs, start who is due, and decide whether all is done."""
+        """Collect ended processes, end hung ones, start those that are due, and decide whether all is done."""
         passed_s = self._since_last_look_s()
         for child in self.children.values():
             self._take_in(child)
@@ -162,7 +160,7 @@ class Supervisor:
         self._tell()
 
     def stop_children(self) -> None:
-        """SIGTERM to perceive, then to deliver (whose last word includes its), SIGKILL when time is up."""
+        """Send SIGTERM to perceive, then to deliver (whose last telemetry includes it), SIGKILL when time is up."""
         half_s = self.settings.supervisor.stop_s / 2
         for child in self.children.values():
             if child.process is None:
@@ -182,9 +180,9 @@ class Supervisor:
         return 0.0 if before_ns is None else min((now_ns - before_ns) / 1e9, LONGEST_LOOK_S)
 
     def _watch(self, child: Child, passed_s: float) -> None:
-        """End a process that shows no sign of life: SIGABRT, which tells where it hangs, then SIGKILL.
+        """End a process without a heartbeat: SIGABRT, which prints its stack, then SIGKILL.
 
-        One that never wrote a beat of its own (Python is still starting, or the disk was full) is not watched.
+        One that never wrote a heartbeat (Python is still starting, or the disk was full) is not watched.
         """
         if child.process is None:
             return
@@ -212,7 +210,7 @@ class Supervisor:
             child.process.send_signal(signal.SIGABRT)
 
     def is_healthy(self) -> tuple[bool, dict[str, object]]:
-        """Whether both run and spoke lately (a child that finished its work is well)."""
+        """Return whether both run with a recent heartbeat (a child that finished its work is healthy)."""
         stale_ns = self.settings.health.stale_after_s * 1e9
         found: dict[str, object] = {}
         is_well = True
@@ -303,7 +301,7 @@ class Supervisor:
 
 
 def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a child with this interpreter and this very code, wherever the working folder is."""
+    """Start a child with this interpreter and this code, whatever the working folder."""
     code = str(Path(edge_agent.__file__).parent.parent)
     path = os.pathsep.join(part for part in (code, os.environ.get("PYTHONPATH", "")) if part)
     return subprocess.Popen(list(arguments), env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL)

@@ -1,7 +1,7 @@
-"""The deliver process: accepted samples out, models in. Started by the supervisor; may die without the other.
+"""The deliver process: sends accepted samples and fetches models. Started by the supervisor; may die independently.
 
 Its work is a table of jobs. Starting without a broker, and staying without one for months, is normal.
-Refuses to touch anything that perceive writes, but the segments that the broker has acknowledged.
+Refuses to change anything that perceive writes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Deliver:
         )
 
     def run(self) -> int:
-        """Go round the jobs until the stop signal or the end of a drain. Returns the exit code."""
+        """Run the jobs until the stop signal or the end of a drain. Returns the exit code."""
         context = self._context
         stop = context.stop
         lanes = {
@@ -146,7 +146,7 @@ class Deliver:
         return KafkaSink(self._context.settings.upload.kafka, self._context.clock)
 
     def _publish(self) -> StepResult:
-        """Tell the others how things stand; a disk that refuses is no reason to stop."""
+        """Publish the status; a disk error is no reason to stop."""
         uploader = self.uploader.status()
         document = {
             "pid": os.getpid(),

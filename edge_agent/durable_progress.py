@@ -1,4 +1,4 @@
-"""The progress that the spool carries: durable with the very samples that it belongs to (see `edge_agent.spool.steps`).
+"""The progress that the spool carries: durable together with the samples that it belongs to (`edge_agent.spool.steps`).
 
 After SIGKILL or a loss of power at any instant:
     - no observation of a replayed source that was accepted is captured a second time;
@@ -65,7 +65,7 @@ _SAVED = DocumentType("the progress", {FORMAT: Version(_Saved, lambda saved: sav
 
 
 class DurableProgress:
-    """What `edge_agent.spool.steps.Carried` asks for. `trouble` says what could not be read; never raises for it."""
+    """Implements `edge_agent.spool.steps.Carried`. `trouble` says what could not be read; never raises for it."""
 
     def __init__(
         self, limits: ProgressLimits, source_ids: Sequence[str], clock: Clock, released_path: Path
@@ -80,7 +80,7 @@ class DurableProgress:
         self._is_known = False
 
     def apply(self, state: object, *, is_accepted: bool) -> bool:
-        """Move on by a step."""
+        """Advance by a step."""
         try:
             step = msgspec.convert(state, Step)
             return self.progress.apply(step, is_accepted=is_accepted)
@@ -89,7 +89,7 @@ class DurableProgress:
             return False
 
     def join(self, states: Sequence[object]) -> object:
-        """The last place of each source, and all that changed of the windows."""
+        """Return one step with the last place of each source and all changes of the windows."""
         steps = [msgspec.convert(state, Step) for state in states]
         places: dict[str, Place] = {}
         tail = TailChange()
@@ -100,7 +100,7 @@ class DurableProgress:
         return plain(Step(steps[-1].frames_seen, places, tail))
 
     def restore(self, whole: object) -> None:
-        """Become what `snapshot` gave; fresh when that cannot be read."""
+        """Restore the state that `snapshot` returned; an empty one when that cannot be read."""
         self.progress = self._limits.fresh()
         try:
             self._restore(_SAVED.of(whole))
@@ -124,7 +124,7 @@ class DurableProgress:
         self.progress = progress
 
     def snapshot(self, *, is_short: bool = False) -> object | None:
-        """The whole state as plain JSON; `is_short`: without the novelty memory, by far its largest part."""
+        """Return the whole state as plain JSON; `is_short`: without the novelty memory, by far its largest part."""
         if not self._is_known:
             return None
         progress = self.progress

@@ -1,9 +1,9 @@
-"""How many bytes may wait for an answer: few on a slow network, many on a fast one, by how long answers take.
+"""Bound the bytes in flight: few on a slow network, many on a fast one, by how long acknowledgements take.
 
 A vehicle does not know its uplink. With a fixed bound, a network slower than that bound divided by the client's
-request time-out would deliver nothing at all: every request times out, and everything is sent again. The window begins
-small, doubles with each windowful that is answered in time, halves with one that is answered late, and falls to its
-least when nothing is answered. Not thread-safe.
+request time-out would deliver nothing at all: every request times out, and everything is sent again. The window starts
+small, doubles with each full window that is acknowledged in time, halves with one that is late, and falls to its
+minimum when nothing is acknowledged. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FlightWindow:
         self.bytes = min(FIRST_BYTES, most_bytes)
 
     def answered(self, size_bytes: int, after_s: float, in_flight_bytes: int) -> None:
-        """One record was answered (a failure counts as an answer after infinity) with `in_flight_bytes` in flight.
+        """Record one answer (a failure counts as one after infinite time) with `in_flight_bytes` in flight.
 
         A window that is not used does not grow.
         """
@@ -35,5 +35,5 @@ class FlightWindow:
             self.bytes = min(self._most_bytes, self.bytes + size_bytes)
 
     def silence(self) -> None:
-        """Nothing is answered any more."""
+        """Record that nothing is answered any more."""
         self.bytes = self._least_bytes

@@ -1,4 +1,4 @@
-"""The health page: GET /healthz and GET /status, read only, for this machine only.
+"""Serve the health page: GET /healthz and GET /status, read only, for this machine only.
 
 It is a Unix socket that its owner alone may open (`curl --unix-socket run/health.sock http://localhost/healthz`), or a
 port of loopback when the settings name one. Refuses every other path, method and Host, so that a page in a browser on
@@ -57,7 +57,7 @@ class _Bounded(ThreadingMixIn, BaseServer):
                 self._deadlines.pop(request, None)
 
     def service_actions(self) -> None:
-        """Called by `serve_forever` twice per second: cut off whoever is too slow."""
+        """Close connections that are too slow; called by `serve_forever` twice per second."""
         now_s = time.monotonic()
         with self._lock:
             late = [request for request, until_s in self._deadlines.items() if now_s > until_s]
@@ -68,7 +68,7 @@ class _Bounded(ThreadingMixIn, BaseServer):
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or was cut off, is no event."""
+        """Ignore the error: a client that went away, or was cut off, is not an event."""
 
 
 class _Port(_Bounded, TCPServer):
@@ -118,7 +118,7 @@ class HealthServer:
 
 
 def _address(path: Path) -> str:
-    """The socket's address, without what an earlier process left; only the owner may come through the folder."""
+    """Return the socket's address, without what an earlier process left; only the owner may come through the folder."""
     path.unlink(missing_ok=True)
     direct = str(path)
     if len(os.fsencode(direct)) < 100:

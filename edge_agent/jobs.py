@@ -93,7 +93,7 @@ class LaneThread:
         self._thread.start()
 
     def join(self, deadline_s: float) -> bool:
-        """Whether the lane ended within the deadline (the process ends anyway: the thread is a daemon)."""
+        """Return whether the lane ended within the deadline (the process ends anyway: the thread is a daemon)."""
         self._thread.join(deadline_s)
         return not self._thread.is_alive()
 

@@ -12,7 +12,7 @@ from schemas.signing import VehicleKey
 
 
 def load_key(path: Path | str) -> VehicleKey:
-    """The key that `save_key` wrote.
+    """Return the key that `save_key` wrote.
 
     Raises:
         MisconfiguredError: no such file, or it is not an Ed25519 key in PEM PKCS8.

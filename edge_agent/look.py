@@ -1,7 +1,7 @@
-"""Perceive: what the models say about one observation is attached to it as a list of predictions.
+"""Run the models on one observation and attach their predictions to it.
 
-An image is decoded and shown to the models; anything else passes with no prediction at all. What cannot be read or
-predicted is said by its reason and goes on: nothing in a payload stops the loop.
+An image is decoded and given to the models; anything else passes without a prediction. What cannot be read or
+predicted passes with its reason: nothing in a payload stops the loop.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from schemas.roles import SERVING
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What the models said, or why they could say nothing (`failed_for`)."""
+    """The predictions of the models, or why there are none (`failed_for`)."""
 
     predictions: tuple[ModelPrediction, ...] = ()
     failed_for: NotAcceptedReason | None = None
 
 
 class Viewer:
-    """Shows observations to the models. One thread only."""
+    """Runs the models on observations. One thread only."""
 
     def __init__(
         self,

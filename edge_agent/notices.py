@@ -1,8 +1,8 @@
-"""Hears "look now" on the broker, so that a release or a halt does not wait for the next interval.
+"""Listen for notices on the broker, so that a release or a halt does not wait for the next interval.
 
 A notice is a hint and nothing in it is trusted: all that it can do is to make the fetcher refresh its signed
 repository a little earlier, at most once in `LOOK_GAP_S`. So it needs no signature, and a flood of forged ones
-costs little. Refuses to be needed: without a broker, or with every notice lost, the vehicle looks at its interval.
+costs little. Nothing depends on notices: without any, the vehicle checks at its own interval.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from schemas.codec import decode_notice
 from schemas.wire import StoredRecord
 
 POLL_S = 1.0
-"""Longest wait of one step: so soon a stop is noticed."""
+"""The longest wait of one step, after which a stop is noticed."""
 LOOK_GAP_S = 2.0
 RETRY_FIRST_S = 2.0
 RETRY_MAX_S = 60.0
 
 
 class NoticeJob:
-    """One step at a call, in a lane of its own: connecting and listening block. Its counts are for the status."""
+    """One step per call, in its own lane, because connecting and listening block. Its counts are for the status."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class NoticeJob:
         self._looked_ns: int | None = None
         self.heard = 0
         self.ignored = 0
-        """Records that are no notice, or one for another vehicle."""
+        """Records that are not a notice, or one for another vehicle."""
         self.last_error = ""
 
     @property
@@ -75,7 +75,7 @@ class NoticeJob:
         return Idle(0.0)
 
     def status(self) -> dict[str, object]:
-        """For the agent's status."""
+        """Return the values for the agent's status."""
         return {
             "listening": self.is_listening,
             "heard": self.heard,
@@ -84,7 +84,7 @@ class NoticeJob:
         }
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         tail, self._tail = self._tail, None
         if tail is not None:
             tail.close()

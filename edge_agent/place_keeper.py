@@ -1,4 +1,4 @@
-"""Collects where the reading of each source is, until a sample or a commit carries it into the spool."""
+"""Collect the read position of each source, until a sample or a commit carries it into the spool."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from foundation.documents import plain
 
 
 class PlaceKeeper:
-    """What was settled since the last step that the spool took. One thread only."""
+    """Changes since the last step that the spool accepted. One thread only."""
 
     def __init__(self, progress: Progress) -> None:
-        """`progress` as the spool had it when it was opened; not looked at afterwards."""
+        """`progress` is that of the spool when it was opened; it is not read afterwards."""
         self.frames_seen = progress.frames_seen
         self._known = dict(progress.places)
         self._places: dict[str, Place] = {}
@@ -22,29 +22,29 @@ class PlaceKeeper:
         self._has_refused = False
 
     def settle(self, seen: Seen, change: TailChange) -> None:
-        """The observation left the window: the next step says so, and what later ones need of it."""
+        """Add an observation that left the window, and what later ones need of it, to the next step."""
         self._places[seen.source_id] = Place(seen.observation.resume_place, seen.lap)
         self._change.add(change)
         self.frames_seen += 1
 
     def refuse(self) -> None:
-        """The counts of refused observations changed: they are written with the next step."""
+        """Note that the counts of refused observations changed: they are written with the next step."""
         self._has_refused = True
 
     def step(self, kept: KeptFrame | None = None) -> object | None:
-        """The step from the last one that was `taken`, as plain JSON; None when there is nothing to say."""
+        """Return the step since the last one that was `taken`, as plain JSON; None when nothing changed."""
         if kept is None and not (self._places or self._has_refused):
             return None
         step: object = plain(Step(self.frames_seen, self._places, self._change, kept))
         return step
 
     def taken(self) -> None:
-        """The spool took what `step` gave; after a sample that it refused, the next step says it all once more."""
+        """Note that the spool accepted the step; after a refused sample, the next step contains everything again."""
         self._known |= self._places
         self._places, self._change, self._has_refused = {}, TailChange(), False
 
     def end(self, source_id: str) -> None:
-        """Remember that a source came to its end; one that never gave anything is not remembered."""
+        """Record that a source ended; one that never gave anything is not recorded."""
         place = self._places.get(source_id) or self._known.get(source_id, Place())
         if place.frame_id is not None:
             self._places[source_id] = Place(place.frame_id, place.lap, has_ended=True)

@@ -1,4 +1,4 @@
-"""One JSON line a predicted frame, for whoever knows the truth and wants to judge the vehicle from outside.
+"""Log one JSON line per predicted frame, to evaluate the vehicle against known labels.
 
 It is a convenience, not evidence: lines are buffered, a kill loses the last ones, and a full disk stops the
 log (counted) and never the vehicle.
@@ -60,7 +60,7 @@ class PredictionLog:
             self.flush()
 
     def flush(self) -> None:
-        """Hand the lines to the operating system."""
+        """Flush the lines to the operating system."""
         self._unflushed = 0
         if self._stream is not None:
             try:
@@ -80,7 +80,7 @@ class PredictionLog:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Take away what a kill left of a last line, so that the next line does not continue it."""
+    """Remove an incomplete last line that a kill left, so that the next line does not continue it."""
     if not path.exists():
         return
     with path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""What perceive and deliver share as processes: stop signals, a dead parent, one lock, exit codes."""
+"""What perceive and deliver share as processes: stop signals, detection of a dead parent, one lock, exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ next begin.
 
 @dataclass(frozen=True, slots=True)
 class ProcessContext:
-    """What a process's main function is given."""
+    """The arguments of a process's main function."""
 
     settings: AgentSettings
     state: StateFolder
@@ -39,7 +39,7 @@ class ProcessContext:
     until_source_ends: bool
     heartbeat: Heartbeat
     after_crash: bool = False
-    """The process before this one was ended by a signal as its own code gets it when it goes wrong, or hung in a model."""
+    """Whether the previous process was ended by a fault signal, or hung in a model."""
 
 
 class StopSignal:
@@ -50,12 +50,12 @@ class StopSignal:
         self._parent_pid = parent_pid
 
     def install(self) -> None:
-        """Take the signals; only in the main thread."""
+        """Install the signal handlers; only in the main thread."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
     def is_set(self) -> bool:
-        """Whether this process has to end cleanly now."""
+        """Return whether this process must end cleanly now."""
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             self.event.set()
         return self.event.is_set()

@@ -1,4 +1,4 @@
-"""Reads the journal in which agents before this form kept their progress: a snapshot, then a step before each sample.
+"""Read the progress journal of earlier releases: a snapshot, then a step before each sample.
 
 A step counts only if the spool's ledger says that its sample was accepted. The file is only read, and stays: an old agent
 that is put back goes on from there. Once the spool carries a progress, the file is not looked at any more.
@@ -171,7 +171,7 @@ def _places(document: Json, old_source_id: str) -> dict[str, Place]:
 
 
 def _tail(document: object) -> TailChange:
-    """An empty change for the first format, which counted frames."""
+    """Return an empty change for the first format, which counted frames."""
     if document is None:
         return TailChange()
     if not isinstance(document, dict):

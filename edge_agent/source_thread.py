@@ -1,4 +1,4 @@
-"""Reads one source in a thread of its own: a device or a network share that does not answer delays no other source.
+"""Read one source in its own thread, so that a device or network share that does not answer delays no other source.
 
 What was read waits in a queue, in order and bounded. When it is full, a recording waits to be read on; of a live source,
 which does not wait, the oldest observation is dropped and counted. A thread that is blocked delays nothing, not even the
@@ -25,7 +25,7 @@ class SourceThread(Generic[T]):
     Args:
         play: makes the iterator to read; called in the thread, which may block in it.
         may_drop: whether the source is live.
-        on_drop: told, in the thread, of each item that is dropped.
+        on_drop: called, in the thread, with each item that is dropped.
         at_stop: called in the thread when it ends because of `stop`.
     """
 
@@ -53,7 +53,7 @@ class SourceThread(Generic[T]):
 
     @property
     def is_ready(self) -> bool:
-        """Whether `next` has something to say: an item, the end or an error."""
+        """Whether `next` returns at once: an item, the end or an error."""
         with self._changed:
             return bool(self._queue) or self._has_ended
 
@@ -81,7 +81,7 @@ class SourceThread(Generic[T]):
         raise StopIteration
 
     def stop(self) -> bool:
-        """Tell the thread to end as soon as the source answers; whether it has ended of itself already."""
+        """Ask the thread to end as soon as the source answers; return whether it has ended already."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
@@ -102,7 +102,7 @@ class SourceThread(Generic[T]):
             self._at_stop()
 
     def _put(self, item: T) -> bool:
-        """Line one up and ask for the next; False once stopped."""
+        """Queue one item; return False once stopped."""
         with self._changed:
             self._asked_ns = None
             while len(self._queue) >= QUEUE_LENGTH and not self._is_stopped:

@@ -1,7 +1,7 @@
-"""Opens the sources that the settings name, and plays each from its place. Loads only the readers that are needed.
+"""Open the configured sources and play each from its position. Loads only the readers that are needed.
 
-A source that is missing, refuses to be read or fails is told and tried again with back-off; it holds no other one. One
-that may block is read in a thread of its own (`source_thread.py`); recordings are pulled straight.
+A source that is missing, unreadable or fails is reported and retried with backoff; it holds up no other one. One that
+may block is read in its own thread (`source_thread.py`); recordings are read directly.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from foundation.events import EventLog
 
 FOLLOW_NS = 1_000_000_000
 LOOK_NS = 5_000_000
-"""How often it is looked whether a source with a thread has something."""
+"""How often a source with a thread is polled."""
 SILENT_AFTER_NS = 5_000_000_000
-"""After it a source that does not answer is told, and counted as one that has nothing to give now."""
+"""After this time a source that does not answer is reported, and treated as having nothing to give now."""
 DROPPED = "left out: the queue was full"
 NEVER_NS = 1 << 62
 FIRST_RETRY_NS = 1_000_000_000
 LAST_RETRY_NS = 60_000_000_000
-"""A source that failed is tried again after 1 s, then after twice as long each time, up to a minute."""
+"""A source that failed is retried after 1 s, then after twice as long each time, up to a minute."""
 
 
 class SourceFailedError(FleetLoopError):
-    """The recording cannot be played any further; `error` says why. What was played before it stands."""
+    """The recording cannot be played any further; `error` says why. What was played before is valid."""
 
     def __init__(self, error: FleetLoopError) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
@@ -69,10 +69,10 @@ def played(
     events: EventLog,
     has_ended: bool = False,
 ) -> Iterator[tuple[Observation, int]]:
-    """Everything from the place on, with its lap; a looped source never ends unless it is empty.
+    """Yield everything from the position on, with its lap; a looped source never ends unless it is empty.
 
-    A place that is no longer in the recording is told, and the recording is played from its beginning; but not one
-    that had ended (`has_ended`), of which only what it gained is played.
+    A position that is no longer in the recording is reported, and the recording is played from its beginning; of one
+    that had ended (`has_ended`), only new observations are played.
 
     Raises:
         SourceFailedError: the recording is damaged or holds what cannot be an observation.
@@ -104,10 +104,10 @@ def _from(
 
 
 class SourceFeed:
-    """One source, played from its place: what it has next, when that is due, and how it stands. Never raises for it.
+    """One source, played from its position: the next observation, when it is due, and its state. Never raises for it.
 
-    `state` is waiting (not there, or failed: tried again), running, silent (it does not answer) or ended; `error` says why
-    it waits or ended.
+    `state` is waiting (missing or failed, retried), running, silent (it does not answer) or ended; `error` says why it
+    waits or ended.
     """
 
     def __init__(self, settings: SourceSettings, place: Place, clock: Clock, events: EventLog) -> None:
@@ -145,7 +145,7 @@ class SourceFeed:
         return self._due_ns
 
     def notes(self) -> dict[str, SourceNote]:
-        """What was left out of the source, or taken with a doubt."""
+        """Return the counts of observations that were skipped, or accepted with a reservation."""
         found = {} if self._source is None else dict(self._source.notes())
         if self._dropped.count:
             found[DROPPED] = self._dropped
@@ -166,7 +166,7 @@ class SourceFeed:
         return None if self._head is None else self._head[0]
 
     def _is_ready(self) -> bool:
-        """Whether the source may be asked without being waited for; begins the thread of one that may block."""
+        """Return whether the source can be read without blocking; starts the thread of one that may block."""
         if not self.settings.may_block:
             return True
         if self._playing is None:
@@ -200,7 +200,7 @@ class SourceFeed:
         return taken
 
     def close(self) -> None:
-        """Give the source back; one that does not answer is given back by its thread, should it ever answer."""
+        """Close the source; one that does not answer is closed by its thread, should it ever answer."""
         playing, self._playing = self._playing, None
         if not isinstance(playing, SourceThread) or playing.stop():
             self._close_source()
@@ -253,7 +253,7 @@ class SourceFeed:
         )
 
     def _end(self) -> None:
-        """Nothing more now: a source that is followed, or still being written, is asked again."""
+        """Handle the end: a source that is followed, or still being written, is read again later."""
         self.state, self.error, self._playing = "ended", None, None
         if self._place.frame_id is not None:
             self._place = Place(self._place.frame_id, self._place.lap, has_ended=True)

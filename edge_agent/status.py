@@ -1,7 +1,7 @@
-"""One JSON document says how the agent stands, read from the state folder, whether or not it runs.
+"""Build the agent's status, one JSON document, from the state folder, whether or not the agent runs.
 
-Each process's facts are as old as its `told_s` says; a process that is gone is called dead, whatever it told last. It
-says nothing of accuracy: a vehicle does not know the truth.
+`told_s` is the age of each process's facts; a process that is gone is reported as dead, whatever it published last.
+There is no accuracy in it: a vehicle has no labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from foundation.clock import Clock, SystemClock, boot_id
 from foundation.errors import CorruptError, MisconfiguredError
 
 SILENT_AFTER_S = 15.0
-"""Above it a process that runs is called silent."""
+"""A running process without a heartbeat for longer is reported as silent."""
 
 
 def build_status(root: Path, clock: Clock | None = None) -> dict[str, object]:
@@ -111,7 +111,7 @@ def _model(root: Path) -> dict[str, object]:
 def _processes(
     state: StateFolder, supervisor: dict[str, object], now_ns: int
 ) -> dict[str, dict[str, object]]:
-    """What the supervisor told of each process, its state as of now, and how long it showed no sign of life."""
+    """Return the supervisor's facts on each process, its current state, and the time since its last heartbeat."""
     children = supervisor.get("children")
     found: dict[str, dict[str, object]] = {}
     for name, child in children.items() if isinstance(children, dict) else ():
@@ -134,7 +134,7 @@ def _processes(
 
 
 def _age_s(told: dict[str, object], now_ns: int) -> float | None:
-    """How old a process's status file is; None without one, or when it was told before the machine started."""
+    """Return the age of a process's status file; None without one, or when it is from before the machine started."""
     heartbeat_ns = told.get("heartbeat_ns")
     if not isinstance(heartbeat_ns, int) or told.get("boot_id") != boot_id():
         return None
@@ -150,7 +150,7 @@ def _state(supervisor: dict[str, object]) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of that id exists."""
+    """Return whether a process of that id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What one bounded step of a job answers: idle, ok or failed."""
+"""The result of one bounded step of a job: idle, ok or failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class Ok:
-    """Something moved."""
+    """Progress was made."""
 
     sent: int
     acknowledged: int

@@ -1,8 +1,7 @@
-"""The vehicle speaks of itself: signed, cumulative, so that losing one record loses nothing.
+"""Send telemetry, signed and cumulative, so that losing one record loses nothing.
 
-A record says all that happened since enrolment (ledger, swaps, the last 200 model events), never what
-changed since the one before. Refuses to queue: while one record waits for its acknowledgement, no second
-one is made.
+A record contains everything since enrolment (ledger, swaps, the last 200 model events), never a difference to the
+previous one. Refuses to queue: while one record waits for its acknowledgement, no second one is made.
 """
 
 from __future__ import annotations
@@ -33,17 +32,15 @@ from schemas.signing import VehicleKey, sign_record
 from schemas.wire import KIND_TELEMETRY, TOPICS
 
 SENT_WAIT_S = 60.0
-"""A record without acknowledgement for so long is given up, with its sink: the next one says the same and
-more.
-"""
+"""After this time without acknowledgement a record is given up, with its sink: the next one contains it and more."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverEpoch:
     """The epoch of one run of deliver, and the one before it (empty for the first).
 
-    `start_number` rises with every start: the fleet takes nothing below the highest that it has heard. `is_sure` is
-    False where neither the file of the start before nor the clock could tell how far the number had come.
+    `start_number` rises with every start: the fleet accepts nothing below the highest that it has received. `is_sure`
+    is False where neither the file of the previous start nor the clock shows how high the number was.
     """
 
     epoch: str
@@ -92,10 +89,10 @@ def collect(
     clock: Clock,
     other_roles: Collection[str],
 ) -> Telemetry:
-    """All that there is to say, read from the state folder while other processes write there.
+    """Return the current telemetry, read from the state folder while other processes write there.
 
     Args:
-        other_roles: those that this vehicle runs beside serving.
+        other_roles: the roles other than serving that this vehicle runs.
 
     Raises:
         CorruptError: the ledger or the model slots cannot be read.
@@ -130,7 +127,7 @@ def collect(
 
 
 class TelemetryJob:
-    """Sends one record a step, over a sink of its own. Its counts are for the status page."""
+    """Sends one record per step, over its own sink. Its counts are for the status."""
 
     def __init__(
         self,
@@ -161,7 +158,7 @@ class TelemetryJob:
         self._remember()
 
     def step(self) -> StepResult:
-        """Say how things stand, unless the record before still waits for its acknowledgement."""
+        """Send a record, unless the previous one still waits for its acknowledgement."""
         if not self._is_free():
             return Idle()
         if not self._epoch.is_sure and is_believable(self._clock.now_ns()):
@@ -190,12 +187,12 @@ class TelemetryJob:
         return Ok(1, 0)
 
     def _drawn_again(self) -> DeliverEpoch:
-        """A number that is sure, now that the clock is: what was sent under the doubtful one may not have been heard."""
+        """Draw a reliable start number once the clock is believable: records under the doubtful one may be ignored."""
         drawn = draw_epoch(self._state.deliver_epochs_path, self._clock)
         return replace(drawn, previous_epoch=self._epoch.epoch)
 
     def _remember(self) -> None:
-        """A disk that refuses stops nothing: it is told, and tried again with the next record."""
+        """Store the start number; a disk error stops nothing: it is reported, and retried with the next record."""
         try:
             remember_epoch(self._state.deliver_epochs_path, self._epoch)
         except OSError as error:
@@ -204,7 +201,7 @@ class TelemetryJob:
             self._is_remembered = True
 
     def finish(self, deadline_s: float) -> None:
-        """Say the last word, wait for it to arrive within the deadline, and close. No time, no last word."""
+        """Send a last record, wait for it within the deadline, and close. Without time, none is sent."""
         end_ns = self._clock.monotonic_ns() + round(deadline_s * 1e9)
         self._wait_for_answer(end_ns)
         if deadline_s > 0 and isinstance(self.step(), Ok):

@@ -1,4 +1,4 @@
-"""Says how far a wall clock can be believed; order never depends on it."""
+"""Judge how far a wall clock can be trusted; order never depends on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAR_FUTURE_AFTER_NS = 8 * 365 * 86_400 * 1_000_000_000
 that a clock that is ten years ahead is noticed without having been seen to jump."""
 
 JUMP_NS = 2_000_000_000
-"""2 s between wall and monotonic time since the last look is a jump, not drift."""
+"""A difference of 2 s between wall and monotonic time since the last check is a jump, not drift."""
 
 
 STEADY_NS = 60_000_000_000
@@ -22,7 +22,7 @@ clock is set in steps while time synchronisation settles, and a window around a 
 
 
 def is_believable(wall_ns: int) -> bool:
-    """Whether a live wall clock may show this time (ns since 1970): not before this agent was built, nor far ahead."""
+    """Return whether a live wall clock may show this time (ns since 1970): not before this agent was built, nor far ahead."""
     return FIRST_POSSIBLE_TIME_NS <= wall_ns <= FIRST_POSSIBLE_TIME_NS + FAR_FUTURE_AFTER_NS
 
 

@@ -1,15 +1,13 @@
-"""Every spooled record goes to the sink until the broker has acknowledged it, most valuable class first.
+"""Send every spooled record until the broker has acknowledged it, most valuable class first.
 
 One step does, in this order:
-    1. take in what the sink reported since the last step: acknowledgements first, failures back into the
-       line;
-    2. drop a sink that makes no progress, or that a refused record may have poisoned (a new one is made
-       later);
+    1. process what the sink reported since the last step: acknowledgements first, failures back into the queue;
+    2. drop a sink that makes no progress, or that a refused record may have broken (a new one is made later);
     3. make a sink when there is none and the backoff is over: starting without a broker is normal;
     4. lease as many bytes as may be in flight and send them;
     5. make acknowledgements durable from time to time.
-A failure, a refused certificate and silence are never taken for an acknowledgement. At least once is enough:
-identity makes it exact. Everything runs in the caller's thread; the sink's callbacks only put a note into a
+A failure, a refused certificate and silence never count as an acknowledgement. Delivery is at least once; ingest makes
+it exactly once by the identity of records. Everything runs in the caller's thread; the sink's callbacks only add to a
 queue.
 """
 
@@ -42,7 +40,7 @@ from schemas.reasons import EvictReason, RejectReason
 CONNECTED, WAITING, REFUSED = "connected", "waiting", "refused"
 JUDGE_NS = 500_000_000
 SHORTEST_WAIT_S = 0.002
-"""Between two looks at what is in flight, on the fastest network."""
+"""The shortest time between two checks of what is in flight."""
 _MB = 1_000_000
 
 
@@ -72,7 +70,7 @@ class UploaderSettings:
 
 @dataclass(frozen=True, slots=True)
 class UploaderStatus:
-    """What the agent's status says about delivery.
+    """Delivery in the agent's status.
 
     `connected`: acknowledged something since the last trouble. `state` is also `refused` (not let in:
     certificate, password or rights; a person must act) or `waiting`.
@@ -130,7 +128,7 @@ class Uploader:
         self._judged_ns = clock.monotonic_ns()
 
     def step(self) -> StepResult:
-        """One bounded amount of work. Raises nothing that the broker, the network or the disk can cause."""
+        """Do one bounded amount of work. Raises nothing that the broker, the network or the disk can cause."""
         acknowledged, failure = self._take_in()
         failure = self._watch() or failure
         now_ns = self._clock.monotonic_ns()
@@ -189,7 +187,7 @@ class Uploader:
         return len(acknowledged), failure
 
     def _give_up(self, identity: Identity, error: RejectedError) -> None:
-        """The broker can never take this record: the ledger says so, and the others go on."""
+        """Give up a record that the broker can never accept: the ledger records it, and the others continue."""
         self._refused += 1
         self._reader.give_up([identity], EvictReason.POLICY)
         self._has_unsynced = True
@@ -198,7 +196,7 @@ class Uploader:
         )
 
     def _watch(self) -> str:
-        """The watchdog: a client can be wedged for good, and only a new one helps."""
+        """Return why the sink must be replaced, "" if not: a client can be stuck for good, and only a new one helps."""
         if self._sink is None or not self._in_flight:
             return ""
         oldest_ns = next(iter(self._in_flight.values()))[1]
@@ -270,11 +268,11 @@ class Uploader:
                 sent += 1
 
     def _least_lease_bytes(self) -> int:
-        """Below this much room nothing is leased: every lease costs an fsync, and the rest in flight lasts meanwhile."""
+        """The free room below which nothing is leased: every lease costs an fsync, and enough is in flight meanwhile."""
         return max(1, min(self._settings.lease_bytes, self._window.bytes // 4)) if self._in_flight else 1
 
     def _idle(self) -> Idle:
-        """Until a part of what is in flight may have been answered: a fast network is not kept waiting."""
+        """Wait until a part of what is in flight may have been answered, so that a fast network is kept busy."""
         if not self._in_flight:
             return Idle()
         _, oldest_ns = next(iter(self._in_flight.values()))
@@ -282,7 +280,7 @@ class Uploader:
         return Idle(min(Idle().wait_s, max(SHORTEST_WAIT_S, self._answer_s / 8, waited_s / 8)))
 
     def _judge(self, acknowledged: int, failure: str, now_ns: int) -> None:
-        """Whether this vehicle is let in. What the client says is asked twice per second while nothing is acknowledged."""
+        """Judge whether the broker grants access; the client is asked twice per second while nothing is acknowledged."""
         state, reason = self._state, failure
         if acknowledged and not failure:
             state = CONNECTED
@@ -340,7 +338,7 @@ class Uploader:
             self._synced_ns = now_ns
 
     def status(self) -> UploaderStatus:
-        """How delivery stands now. `bytes_uploaded` and `resent` count since the spool was made."""
+        """Return the state of delivery. `bytes_uploaded` and `resent` count since the spool was made."""
         error = self._last_error or (self._sink.last_error if self._sink is not None else "")
         return UploaderStatus(
             connected=self._connected and not error,
@@ -361,7 +359,7 @@ class Uploader:
         return not self._in_flight and not self._waiting and not self._done and self._reader.pending == 0
 
     def close(self) -> None:
-        """Stop the sink, take in its last words and make every acknowledgement durable."""
+        """Stop the sink, process its last acknowledgements and make them durable."""
         self._take_in()
         self._drop_sink()
         self._take_in()

@@ -1,4 +1,4 @@
-"""Keeps each observation of every trigger's window exactly once, with the probability that it was kept.
+"""Keep each observation of every trigger's window exactly once, with the probability that it was kept.
 
 A trigger at t keeps what all streams of its drive observed in [t - pre, t + post), itself in any case. Windows that
 overlap are one incident. An observation is decided once, when it leaves: no trigger in order of capture can reach it
@@ -34,7 +34,7 @@ MAX_DRIVES = 16
 LEAST_SPAN_NS = 1_000_000_000
 """An observation may be so much older than the newest one, or as the window is long, and still be in its place."""
 CONTEXT_VALUE_CLASS = ValueClass.LOW
-"""Why low: when the disk is full, what stands around a trigger goes before any trigger."""
+"""Why low: when the disk is full, the context of a trigger is evicted before any trigger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """The final word on one observation: `kept`, or `refused_for` (exactly one of them is set)."""
+    """The final decision on one observation: `kept`, or `refused_for` (exactly one of them is set)."""
 
     item: T
     kept: Kept | None
@@ -90,7 +90,7 @@ class _Held(Generic[T]):
 
 @dataclass(slots=True)
 class WindowCounts:
-    """What the window had to do beyond the plain case."""
+    """Counts of exceptional cases."""
 
     shortened_windows: int = 0
     """Observations that left before their time."""
@@ -108,7 +108,7 @@ class CaptureWindow(Generic[T]):
         hold_ns: longest stay by the monotonic clock.
         reserve: asks the budget for (drive_id, bytes); False leaves the observation out as over_budget.
         name_incident: a stable name from the first trigger's item.
-        on_kept: told of every observation as soon as it is sure to be kept, trigger (with its selection) or
+        on_kept: called with every observation as soon as it is certain to be kept, trigger (with its selection) or
             context (None).
     """
 
@@ -172,7 +172,7 @@ class CaptureWindow(Generic[T]):
         return self._leave(monotonic_ns)
 
     def flush(self) -> list[Outcome[T]]:
-        """Let every observation go: no more will come."""
+        """Release every observation: no more will come."""
         left = []
         while self._ring:
             left.append(self._finish(self._ring.popleft()))
@@ -180,7 +180,7 @@ class CaptureWindow(Generic[T]):
         return left
 
     def restore(self, tail: WindowTail) -> None:
-        """Go on after the observations whose changes made `tail`. Only before the first observation."""
+        """Continue after the observations whose changes made `tail`. Only before the first observation."""
         self._left = WindowTail()
         self._left.apply(tail.whole())
         self._now_ns = tail.now_ns
@@ -201,7 +201,7 @@ class CaptureWindow(Generic[T]):
         return max(self.pre_ns + self.post_ns, LEAST_SPAN_NS)
 
     def _offset_ns(self, stream_id: str, time_ns: int) -> int:
-        """What brings the stream's clock onto the time line of the window, which never goes back.
+        """Return the offset of the stream's clock to the time line of the window, which never goes back.
 
         0 for a clock that goes with the others. A clock that is behind (it was set back, or never was right) is
         taken as showing the present when it is first seen so, and from then on by what it counts.
@@ -322,4 +322,4 @@ class CaptureWindow(Generic[T]):
 
 
 _KEEPABLE = frozenset({NotAcceptedReason.NOT_SELECTED, NotAcceptedReason.TRACK_LIMIT})
-"""Refusals that a neighbour's trigger overrides: the observation is whole, nobody asked for it on its own account."""
+"""Refusals that a neighbour's trigger overrides: the observation is complete, it was only not selected itself."""

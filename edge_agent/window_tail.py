@@ -1,4 +1,4 @@
-"""What a capture window must remember of the observations that left it, and how each that leaves changes that.
+"""The state that a capture window needs of the observations that left it, and its changes.
 
 Pure state: `edge_agent.window` makes the changes, `edge_agent.progress` keeps them, and both apply them alike.
 """
@@ -38,7 +38,7 @@ class TailChange(msgspec.Struct, array_like=True):
     past: list[tuple[str, int, float]] = msgspec.field(default_factory=list)
 
     def add(self, later: TailChange) -> None:
-        """Take a later change in."""
+        """Merge a later change into this one."""
         if later.now_ns is None:
             return
         self.now_ns, self.oldest_ns, self.over_ns = later.now_ns, later.oldest_ns, later.over_ns
@@ -66,7 +66,7 @@ class WindowTail:
     drives: OrderedDict[str, DriveTail] = field(default_factory=OrderedDict)
 
     def apply(self, change: TailChange) -> None:
-        """Move on by a change. The same changes, one by one or added up, lead to the same tail."""
+        """Apply a change. The same changes, one by one or merged, lead to the same tail."""
         if change.now_ns is None:
             return
         self.now_ns, self.oldest_ns, self.over_ns = change.now_ns, change.oldest_ns, change.over_ns
@@ -84,7 +84,7 @@ class WindowTail:
                 del self.drives[drive_id]
 
     def whole(self) -> TailChange:
-        """The change that makes this tail of an empty one."""
+        """Return the change from an empty tail to this one."""
         return TailChange(
             self.now_ns,
             self.oldest_ns,
@@ -95,12 +95,12 @@ class WindowTail:
         )
 
     def past_of(self, drive_id: str) -> Iterable[tuple[int, float]]:
-        """The triggers of a drive that left, oldest first."""
+        """Return the triggers of a drive that left, oldest first."""
         drive = self.drives.get(drive_id)
         return () if drive is None else drive.past
 
     def incidents_of(self, drive_id: str) -> list[OpenIncident]:
-        """A copy of the incidents of a drive whose trigger left."""
+        """Return a copy of the incidents of a drive whose trigger left."""
         drive = self.drives.get(drive_id)
         return [] if drive is None else list(drive.incidents)
 

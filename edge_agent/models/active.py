@@ -63,7 +63,7 @@ class ActiveModels:
             self.save(self.state)
 
     def factory_behind(self, slot: SlotRef) -> SlotRef | None:
-        """The model of enrolment; None when it is `slot` itself, when its file is damaged, and in a role without one."""
+        """Return the model of enrolment; None when it is `slot` itself, when its file is damaged, and in a role without one."""
         if not self._slots.has_factory:
             return None
         try:
@@ -73,7 +73,7 @@ class ActiveModels:
         return None if factory.digest == slot.digest else factory
 
     def event(self, slot: SlotRef, word: str, reason: str = "") -> ModelEvent:
-        """An event of now; `save` or `decide` a state with it."""
+        """Return an event of now; `save` or `decide` a state with it."""
         return ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
 
     def refuse(self, slot: SlotRef, reason: str) -> ModelEvent:

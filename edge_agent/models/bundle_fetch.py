@@ -26,7 +26,7 @@ FreeBytes = Callable[[Path], int]
 
 
 def free_bytes(folder: Path) -> int:
-    """What an unprivileged process may still write on the disk of a folder."""
+    """Return what an unprivileged process may still write on the disk of a folder."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
 
@@ -89,7 +89,7 @@ class BundleFetch:
         return not self._left
 
     def staged(self, file: BundleFile) -> Path:
-        """Where a file is staged."""
+        """Return where a file is staged."""
         return self._slots.staging_path(self.files, file)
 
     def drop(self) -> None:
@@ -101,7 +101,7 @@ class BundleFetch:
             self.staged(self.files[0]).unlink(missing_ok=True)
 
     def _own_place(self, file: BundleFile) -> Path:
-        """The path to write to; what stands in the place of a folder of ours, such as a link, is taken away."""
+        """Return the path to write to; what stands in the place of a folder of ours, such as a link, is taken away."""
         path, staging = self.staged(file), self._slots.path / "staging"
         for folder in [*reversed(path.parents)]:
             if staging in (folder, *folder.parents) and (folder.is_symlink() or not folder.is_dir()):

@@ -40,7 +40,7 @@ class UnreadablePlan:
 
 
 def desired(plans: Sequence[RolloutPlan | UnreadablePlan], vehicle: Vehicle, role: str = SERVING) -> Intent:
-    """The newest plan of the role that admits this vehicle decides; a halted one admits nobody.
+    """Return the newest plan of the role that admits this vehicle decides; a halted one admits nobody.
 
     Args:
         plans: of any role, oldest first, as in the index. The halt of one that cannot be read counts for every role.
@@ -63,7 +63,7 @@ def desired(plans: Sequence[RolloutPlan | UnreadablePlan], vehicle: Vehicle, rol
 
 
 def plans_of(index: bytes | None) -> list[RolloutPlan | UnreadablePlan]:
-    """The plans of a verified index of `rollouts`, oldest first; one that cannot be read spoils no other.
+    """Return the plans of a verified index of `rollouts`, oldest first; one that cannot be read spoils no other.
 
     Raises:
         UntrustedError: it is no such list.
@@ -72,7 +72,7 @@ def plans_of(index: bytes | None) -> list[RolloutPlan | UnreadablePlan]:
 
 
 def releases_of(index: bytes | None) -> dict[str, Release]:
-    """The releases of a verified index of `models` by id; one that cannot be read spoils no other.
+    """Return the releases of a verified index of `models` by id; one that cannot be read spoils no other.
 
     Raises:
         UntrustedError: it is no such list.
@@ -103,7 +103,7 @@ def check_plan(plan: RolloutPlan | None, release: Release) -> None:
 def check_release(
     release: Release, target: Callable[[str], TargetInfo | None]
 ) -> tuple[tuple[BundleFile, TargetInfo], ...]:
-    """The role's own word on each file of the model, which must be what the release says.
+    """Return the role's own word on each file of the model, which must be what the release says.
 
     Args:
         target: what the role `models` says of a target by its flat name.

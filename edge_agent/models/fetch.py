@@ -145,7 +145,7 @@ class ModelFetcher:
         self._unreadable: list[str] = []
 
     def step(self) -> FetchStep:
-        """One bounded amount of work. Raises nothing that network, repository or disk can cause."""
+        """Return one bounded amount of work. Raises nothing that network, repository or disk can cause."""
         if self._is_look_wanted and self._work is None and not self._last_error:
             self._not_before_ns = 0
         self._look_again_during_a_side_download()
@@ -175,7 +175,7 @@ class ModelFetcher:
         self._is_look_wanted = True
 
     def status(self) -> FetchStatus:
-        """What it is at."""
+        """Return what it is at."""
         work = self._work
         if work is None:
             return FetchStatus("idle", "", 0, 0, self._last_error, self._refreshes, len(self._unreadable))
@@ -299,7 +299,7 @@ class ModelFetcher:
         return FetchStep("ok", "trial started", _TRIAL_POLL_S)
 
     def _slot(self, work: _Work) -> Path | None:
-        """The slot when an earlier start filled it; a damaged one is fetched again."""
+        """Return the slot when an earlier start filled it; a damaged one is fetched again."""
         digest = work.release.model_digest
         if work.fetch.bytes_staged or self._slots.find(digest) is None:
             return None
@@ -404,7 +404,7 @@ class ModelFetcher:
 
 
 def _refuse_reason(word: str) -> RefuseReason:
-    """The closed word of a refusal; the detail beside it says whatever it was."""
+    """Return the closed word of a refusal; the detail beside it says whatever it was."""
     try:
         return RefuseReason(word)
     except ValueError:

@@ -27,7 +27,7 @@ class FetchJournal:
         self._unwritten: dict[str, tuple[SlotFolder, FetchState]] = {}
 
     def known(self, slots: SlotFolder) -> FetchState:
-        """What is known of the role's releases.
+        """Return what is known of the role's releases.
 
         A damaged file costs only knowledge of what was refused: it would be tried, and refused, again.
         """

@@ -31,7 +31,7 @@ class HealthWatch:
         self.frames = 0
 
     def failed(self, message: str) -> RollbackReason | None:
-        """One inference failed. Returns why the model misbehaves, or None."""
+        """Return one inference failed. Returns why the model misbehaves, or None."""
         self._errors += 1
         self._last_error = message[:500]
         self.frames += 1
@@ -39,7 +39,7 @@ class HealthWatch:
         return self._verdict()
 
     def answered(self, predictions: Sequence[Prediction], latency_ns: int) -> RollbackReason | None:
-        """One inference returned after `latency_ns`. Returns why the model misbehaves, or None."""
+        """Return one inference returned after `latency_ns`. Returns why the model misbehaves, or None."""
         self.frames += 1
         bad = sum(not prediction.is_finite for prediction in predictions)
         self._failed.append(bad > 0)

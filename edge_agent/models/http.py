@@ -29,7 +29,7 @@ class Transport(Protocol):
     """Opens a byte range of something. Tests and other protocols stand behind it."""
 
     def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
-        """The offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its chunks.
+        """Return the offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its chunks.
 
         Raises:
             DownloadHTTPError: the server said 400 or above; SlowRetrievalError, DownloadError.
@@ -206,7 +206,7 @@ class StagedDownload:
 
 
 def _own_bytes(path: Path) -> int:
-    """Bytes staged so far. A link, symbolic or hard, leads to a file of somebody else: the name is taken away."""
+    """Return bytes staged so far. A link, symbolic or hard, leads to a file of somebody else: the name is taken away."""
     try:
         found = path.lstat()
     except FileNotFoundError:

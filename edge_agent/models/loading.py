@@ -24,7 +24,7 @@ OnStep = Callable[[str], None]
 
 
 def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[str, ...]:
-    """The vehicle's providers that the contract allows, in the vehicle's order; without a wish the contract's.
+    """Return the vehicle's providers that the contract allows, in the vehicle's order; without a wish the contract's.
 
     Raises:
         RejectedError: reason `no_allowed_provider`; the contract allows none of them.
@@ -40,12 +40,12 @@ def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[st
 
 
 def stated(predictor: Predictor, wish: tuple[str, ...]) -> PlacementStatement:
-    """Where the nodes of a loaded model run, beside what this vehicle (or the contract) wanted."""
+    """Return where the nodes of a loaded model run, beside what this vehicle (or the contract) wanted."""
     return state_placement(predictor.loaded, wish or predictor.contract.allowed_providers)
 
 
 def ask(predictor: Predictor, images: Sequence[Pixels]) -> list[Prediction]:
-    """The answers of a model. Whatever else it fails with counts as an error of the model: a vehicle drives on.
+    """Return the answers of a model. Whatever else it fails with counts as an error of the model: a vehicle drives on.
 
     Raises:
         RejectedError: the model failed; reason `model_error` for what no runtime or task foresaw.
@@ -66,7 +66,7 @@ class ModelLoader:
         self._settings = settings
 
     def load(self, verified: VerifiedModel) -> Predictor:
-        """A predictor that can serve.
+        """Return a predictor that can serve.
 
         Raises:
             RejectedError: not loadable, not allowed to run where it would, or it fails on
@@ -80,5 +80,5 @@ class ModelLoader:
         return predictor
 
     def placement(self, predictor: Predictor) -> PlacementStatement:
-        """Where the nodes of a loaded model run."""
+        """Return where the nodes of a loaded model run."""
         return stated(predictor, self._settings.providers)

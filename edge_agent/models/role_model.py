@@ -167,7 +167,7 @@ class RoleModel:
         return self._models.state
 
     def health(self) -> Health:
-        """How the models behaved since the process started."""
+        """Return how the models behaved since the process started."""
         return self._watch.report()
 
     # Frames.
@@ -204,7 +204,7 @@ class RoleModel:
     def _answer_by(
         self, slot: SlotRef, predictor: Predictor, images: Sequence[Pixels], told: ModelEvent | None
     ) -> Served:
-        """The previous model answers for one on probation that failed at these pictures."""
+        """Return the previous model answers for one on probation that failed at these pictures."""
         began_ns = self._clock.monotonic_ns()
         predictions = ask(predictor, images)
         latency_ns = self._clock.monotonic_ns() - began_ns
@@ -318,7 +318,7 @@ class RoleModel:
         return self._give_way("rolled_back", verdict, blocks=True) if verdict else None
 
     def _give_way(self, word: str, reason: str, *, blocks: bool) -> ModelEvent | None:
-        """The other model serves (or none does) before anything is written; None when there should be one and is none."""
+        """Return the other model serves (or none does) before anything is written; None when there should be one and is none."""
         bad = self._state.active
         back = self._way_back() if self._slots.has_factory else (NO_MODEL, None)
         if back is None:

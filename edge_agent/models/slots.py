@@ -133,16 +133,16 @@ class SlotFolder:
         return sorted(name for name in found if is_role(name) and name != SERVING)
 
     def file(self, name: str) -> Path:
-        """Where one of ROLE_FILES is, or would be written."""
+        """Return where one of ROLE_FILES is, or would be written."""
         old = self.old_file(name)
         return old if old is not None and old.exists() else self.new_file(name)
 
     def new_file(self, name: str) -> Path:
-        """Where it is in the layout of today."""
+        """Return where it is in the layout of today."""
         return self._files / name
 
     def old_file(self, name: str) -> Path | None:
-        """Where releases before roles kept it; None for a role that they did not know."""
+        """Return where releases before roles kept it; None for a role that they did not know."""
         return self.path / name if self.role == SERVING else None
 
     def move_old_file(self, name: str) -> None:
@@ -162,30 +162,30 @@ class SlotFolder:
         return FileLock(self.path / ".lock", wait_s=wait_s, clock=clock)
 
     def slot_path(self, digest: str) -> Path:
-        """Where the model of `digest` is. Raises RejectedError for anything but a digest."""
+        """Return where the model of `digest` is. Raises RejectedError for anything but a digest."""
         if _DIGEST.fullmatch(digest) is None:
             raise RejectedError(f"{digest[:100]!r} is not a lower-case sha256", reason="invalid_value")
         return self.path / "slots" / f"{digest}.onnx"
 
     def bundle_path(self, digest: str) -> Path:
-        """The folder of the bundle of `digest`. Raises RejectedError for anything but a digest."""
+        """Return the folder of the bundle of `digest`. Raises RejectedError for anything but a digest."""
         return self.slot_path(digest).with_suffix("")
 
     def staging_path(self, files: Sequence[BundleFile], file: BundleFile) -> Path:
-        """Where a file is until all of its model are here and verified."""
+        """Return where a file is until all of its model are here and verified."""
         if len(files) == 1:
             return self.path / "staging" / f"{file.sha256}.part"
         return self.path / "staging" / bundle_digest(files) / file.path
 
     def find(self, digest: str) -> Path | None:
-        """The file or folder of a slot, or None; what is in it is not looked at."""
+        """Return the file or folder of a slot, or None; what is in it is not looked at."""
         for path in (self.slot_path(digest), self.bundle_path(digest)):
             if path.exists():
                 return path
         return None
 
     def verified(self, digest: str) -> VerifiedModel:
-        """The model of a slot, its bytes verified.
+        """Return the model of a slot, its bytes verified.
 
         Raises:
             CorruptError: the slot is missing, or its bytes are not those of its name.
@@ -213,7 +213,7 @@ class SlotFolder:
         fsync_folder(staged.parent)
 
     def read_slot(self, digest: str) -> bytes:
-        """The bytes of a slot.
+        """Return the bytes of a slot.
 
         Raises:
             CorruptError: the slot is missing or its bytes are not those of its name.
@@ -236,7 +236,7 @@ class SlotFolder:
         return digest
 
     def read_factory(self) -> SlotRef:
-        """The model that enrolment installed. Raises CorruptError when there is none."""
+        """Return the model that enrolment installed. Raises CorruptError when there is none."""
         path = self.path / "factory.json"
         return _named(_read(path, FACTORY), path)
 
@@ -245,7 +245,7 @@ class SlotFolder:
         write_document(self.path / "factory.json", FACTORY, slot)
 
     def read_active(self) -> ActiveState:
-        """What has the role. Raises CorruptError: damaged, or missing in a role with a factory model."""
+        """Return what has the role. Raises CorruptError: damaged, or missing in a role with a factory model."""
         path = self.file("active.json")
         if not self.has_factory and not path.exists():
             return ActiveState(NO_MODEL)
@@ -265,7 +265,7 @@ class SlotFolder:
             syscalls.rename(path, path.with_name("active.json.damaged"))
 
     def read_candidate(self) -> Candidate | None:
-        """The candidate, or None. Raises CorruptError."""
+        """Return the candidate, or None. Raises CorruptError."""
         path = self.file("candidate.json")
         if not path.exists():
             return None
@@ -281,7 +281,7 @@ class SlotFolder:
             syscalls.unlink(path)
 
     def read_fetch(self) -> FetchState:
-        """What deliver knows; empty before its first word. Raises CorruptError."""
+        """Return what deliver knows; empty before its first word. Raises CorruptError."""
         path = self.file("fetch.json")
         return _read(path, FETCH) if path.exists() else FetchState()
 
@@ -329,7 +329,7 @@ class SlotFolder:
 
 
 def verified_bundle(folder: Path, digest: str) -> VerifiedModel:
-    """The model in the folder of a slot. Raises as `SlotFolder.verified`."""
+    """Return the model in the folder of a slot. Raises as `SlotFolder.verified`."""
     from modelkit.bundle import Bundle
 
     path = folder / BUNDLE_LIST
@@ -375,7 +375,7 @@ def install_initial(state_folder: Path, model_bytes: bytes, clock: Clock) -> Slo
 
 
 def with_event(events: tuple[ModelEvent, ...], event: ModelEvent) -> tuple[ModelEvent, ...]:
-    """The journal with one more event; the oldest leave when telemetry could not carry them."""
+    """Return the journal with one more event; the oldest leave when telemetry could not carry them."""
     return (*events, event)[-MAX_MODEL_EVENTS:]
 
 

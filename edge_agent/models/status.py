@@ -31,7 +31,7 @@ class ModelStatus:
 
 
 def read_model_status(state_folder: Path) -> ModelStatus:
-    """The status of the model slots, for telemetry and for `agent status`.
+    """Return the status of the model slots, for telemetry and for `agent status`.
 
     Raises:
         CorruptError: the vehicle has no model at all, or perceive's file is damaged and not yet mended.
@@ -64,7 +64,7 @@ def read_model_status(state_folder: Path) -> ModelStatus:
 def read_other_roles(
     state_folder: Path, said: Mapping[str, object], configured: Collection[str]
 ) -> tuple[RoleReport, ...]:
-    """The roles beside serving, for telemetry; of one whose file is damaged only that is said, as its last error.
+    """Return the roles beside serving, for telemetry; of one whose file is damaged only that is said, as its last error.
 
     Args:
         said: role -> frames and health, as perceive's status has them.
@@ -105,7 +105,7 @@ def read_other_roles(
 
 
 def health_of(document: object) -> Health:
-    """What perceive published; a file of another version, or a damaged one, counts as nothing known."""
+    """Return what perceive published; a file of another version, or a damaged one, counts as nothing known."""
     try:
         return build(Health, document, "health")
     except CorruptError:

@@ -67,7 +67,7 @@ class TrialRun:
         self._deadline_ns = clock.monotonic_ns() + round((limits.wall_s + _GRACE_S) * 1e9)
 
     def poll(self) -> TrialResult | None:
-        """The result, or None while it runs. Past its time it is killed: that is a result too."""
+        """Return the result, or None while it runs. Past its time it is killed: that is a result too."""
         if self._process.poll() is None:
             if self._clock.monotonic_ns() < self._deadline_ns:
                 return None

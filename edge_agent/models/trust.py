@@ -74,7 +74,7 @@ class TargetInfo:
     sha256: str
 
     def url(self, base_url: str) -> str:
-        """Where it lies: consistent snapshots put the hash before the name."""
+        """Return where it lies: consistent snapshots put the hash before the name."""
         folder, _, name = self.path.rpartition("/")
         return f"{base_url}/targets/{folder}/{self.sha256}.{name}"
 
@@ -108,7 +108,7 @@ class OnlineTrust:
             self._trust.raise_floor(issued, tuple(trusted.root.roles["timestamp"].keyids), self._clock)
 
     def target(self, role: str, name: str) -> TargetInfo | None:
-        """What `role` (and only it) says of target `role/name`; None when it lists no such target."""
+        """Return what `role` (and only it) says of target `role/name`; None when it lists no such target."""
         path = f"{role}/{name}"
         with our_errors():
             info = self._updater.get_targetinfo(path)
@@ -117,7 +117,7 @@ class OnlineTrust:
             return _only_by(self._updater.trusted, role, path)
 
     def fetch_index(self, role: str) -> bytes | None:
-        """The newest index target of a role, verified and saved for `SavedTrust`; None while there is none."""
+        """Return the newest index target of a role, verified and saved for `SavedTrust`; None while there is none."""
         info = self.target(role, INDEX) or self.target(role, INDEX_1)
         if info is None:
             return None
@@ -164,7 +164,7 @@ class SavedTrust:
         return cls(trusted, trust)
 
     def index(self, role: str) -> bytes | None:
-        """The saved index of a role, its delegation, signature, version and hash checked; None when it has none."""
+        """Return the saved index of a role, its delegation, signature, version and hash checked; None when it has none."""
         with our_errors():
             if role not in self._trusted:
                 self._trusted.update_delegated_targets(_saved(self._trust, role), role, "targets")
@@ -185,12 +185,12 @@ class SavedTrust:
         return data
 
     def target(self, role: str, name: str) -> TargetInfo | None:
-        """What the role says of a target; call `index` first."""
+        """Return what the role says of a target; call `index` first."""
         return _only_by(self._trusted, role, f"{role}/{name}")
 
 
 def parse_index(data: bytes, key: str) -> list[object]:
-    """The list under `key` of an index document. Raises UntrustedError: a signed index that is none is not acted on."""
+    """Return the list under `key` of an index document. Raises UntrustedError: a signed index that is none is not acted on."""
     document = parse_json(data, f"the signed index of {key}", family=UntrustedError)
     if (
         not isinstance(document, dict)

@@ -50,7 +50,7 @@ class TimeFloor:
     key_ids: tuple[str, ...] = ()
 
     def at(self, clock: Clock) -> int:
-        """The floor now: it moves with the monotonic clock, but only within one boot."""
+        """Return the floor now: it moves with the monotonic clock, but only within one boot."""
         if self.boot != boot_id():
             return self.floor_ns
         return self.floor_ns + max(0, clock.monotonic_ns() - self.monotonic_ns)
@@ -74,7 +74,7 @@ class TrustFolder:
         write_atomic(self.path / "bootstrap_root.json", root_bytes)
 
     def newest_root(self) -> bytes:
-        """The newest root that was verified and saved, else the one of enrolment.
+        """Return the newest root that was verified and saved, else the one of enrolment.
 
         Starting from the newest keeps a chain of any length followable, 256 rotations a refresh.
 
@@ -96,7 +96,7 @@ class TrustFolder:
             raise UntrustedError(f"no trusted root in {self.path}: enrol this vehicle") from error
 
     def saved_index(self, target: str) -> Path:
-        """Where the index target `role/name` is kept once it was verified."""
+        """Return where the index target `role/name` is kept once it was verified."""
         return self.path / "targets" / target.replace("/", ".")
 
     def stamp(self, role: str) -> tuple[tuple[int, int], ...]:
@@ -112,7 +112,7 @@ class TrustFolder:
         return tuple(stamps)
 
     def read_floor(self) -> TimeFloor | None:
-        """The saved floor; None when there is none or it is damaged."""
+        """Return the saved floor; None when there is none or it is damaged."""
         try:
             return read_document(self.path / "floor.json", FLOOR)
         except (OSError, CorruptError):
@@ -138,7 +138,7 @@ class TrustFolder:
             self.raise_floor(0, floor.key_ids, clock)
 
     def reference_ns(self, root: Any, clock: Clock) -> int:
-        """The time by which documents are judged: the wall clock, but never below the floor."""
+        """Return the time by which documents are judged: the wall clock, but never below the floor."""
         floor = self.read_floor()
         if floor is None:
             floor_ns = self._issued_of_saved(root)
@@ -164,7 +164,7 @@ def issued_ns(timestamp: Any) -> int:
 
 
 def as_datetime(time_ns: int) -> datetime:
-    """The same instant, no later than a datetime can say."""
+    """Return the same instant, no later than a datetime can say."""
     return _EPOCH + timedelta(seconds=min(max(time_ns, 0) // 1_000_000_000, _LAST_S))
 
 

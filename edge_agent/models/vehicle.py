@@ -32,7 +32,7 @@ def write_vehicle(state_folder: Path, vehicle: Vehicle) -> None:
 
 
 def read_vehicle(state_folder: Path) -> Vehicle:
-    """What `vehicle.json` says.
+    """Return what `vehicle.json` says.
 
     Raises:
         MisconfiguredError: there is none; this vehicle was never enrolled.

@@ -1,4 +1,4 @@
-"""Never more bytes kept than a drive, an hour and a lifetime may cost."""
+"""Bound the kept bytes per drive, per hour and over the lifetime."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class ByteBudget:
         self._minutes: deque[tuple[int, int]] = deque()
 
     def drive_bytes(self, drive_id: str) -> int:
-        """Bytes kept of this drive (0 for one that 1,024 later ones pushed out of memory)."""
+        """Return the bytes kept of this drive (0 for one that 1,024 later ones displaced from memory)."""
         return self._drives.get(drive_id, 0)
 
     def hour_bytes(self, monotonic_ns: int) -> int:
-        """Bytes kept in the hour that ends at `monotonic_ns`, at least (minutes are counted whole)."""
+        """Return the bytes kept in the hour that ends at `monotonic_ns`, at least (minutes are counted whole)."""
         horizon = monotonic_ns // 1_000_000_000 - HOUR_S - BUCKET_S
         while self._minutes and self._minutes[0][0] * BUCKET_S <= horizon:
             self._minutes.popleft()
         return sum(amount for _, amount in self._minutes)
 
     def can_pay(self, drive_id: str, amount_bytes: int, monotonic_ns: int) -> bool:
-        """Whether `amount_bytes` more of this drive stay within every limit."""
+        """Return whether `amount_bytes` more of this drive stay within every limit."""
         limits = self.limits
         if limits.total_bytes is not None and self.total_bytes + amount_bytes > limits.total_bytes:
             return False
@@ -85,7 +85,7 @@ class ByteBudget:
         self._drives[drive_id] = self._drives.get(drive_id, 0) - amount_bytes
 
     def to_json(self) -> dict[str, object]:
-        """Plain values, for the progress."""
+        """Return plain values, for the progress."""
         return {
             "total_bytes": self.total_bytes,
             "drives": [[drive, amount] for drive, amount in self._drives.items()],

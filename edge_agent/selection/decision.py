@@ -1,4 +1,4 @@
-"""What a selector sees and what it answers: plain values, no behaviour."""
+"""Input and output of a selector: plain values, no behaviour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScoredObservation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One rule's wish to keep a frame.
+    """One selector's decision to keep a frame.
 
     `selection_probability` is the chance (0 < p <= 1) with which this rule alone keeps such a frame: 1 for a
     threshold, p for the random arm.
@@ -37,7 +37,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The policy's answer about one frame.
+    """The policy's decision on one frame.
 
     `trigger` keeps the frame (and opens its window); without one, `refused_for` says why not.
     `trigger_probability` in [0, 1] is the chance that this frame would have triggered, given all that was

@@ -64,7 +64,7 @@ class NoveltyMemory:
             self._compared.add(row)
 
     def forget(self, embedding: Sequence[float] | NDArray[np.float32], model_digest: str) -> None:
-        """Take one frame's embedding back: it was not kept after all. Unknown (or pushed out) is no error."""
+        """Remove one frame's embedding: it was not kept after all. An unknown (or displaced) one is no error."""
         row = np.asarray(embedding, dtype=np.float32)
         if model_digest != self.model_digest:
             return
@@ -81,7 +81,7 @@ class NoveltyMemory:
             self._forget()
 
     def compared_with(self, embedding_size: int) -> EmbeddingMemory | None:
-        """What a new embedding of this size is compared with; None when nothing is to be remembered."""
+        """Return the memory to compare a new embedding of this size with; None when nothing is remembered."""
         if self.capacity < 1:
             return None
         if self._compared is None:
@@ -91,7 +91,7 @@ class NoveltyMemory:
         return self._compared
 
     def matrix(self) -> NDArray[np.float32]:
-        """All rows, oldest first: shape (n, embedding_size), (0, 0) when empty."""
+        """Return all rows, oldest first: shape (n, embedding_size), (0, 0) when empty."""
         return np.stack(self._rows) if self._rows else np.zeros((0, 0), dtype=np.float32)
 
     def restore(self, rows: NDArray[np.float32], model_digest: str) -> None:

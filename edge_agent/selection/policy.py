@@ -1,4 +1,4 @@
-"""Joins all selectors into one answer a frame, with the probability that makes it usable for estimates."""
+"""Combine all selectors into one decision per frame, with the probability that makes it usable for estimates."""
 
 from __future__ import annotations
 

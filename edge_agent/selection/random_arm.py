@@ -25,7 +25,7 @@ class RandomArm:
     value_class: ValueClass
 
     def draw(self, frame: ScoredObservation) -> float:
-        """Uniform in [0, 1), a pure function of the names."""
+        """Return a uniform number in [0, 1), a pure function of the names."""
         names = (str(self.seed), self.vehicle_id, frame.drive_id, frame.frame_id, str(frame.lap))
         digest = hashlib.sha256("\0".join(names).encode()).digest()
         return int.from_bytes(digest[:8], "big") / _DRAWS

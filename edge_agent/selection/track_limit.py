@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 
 MAX_TRACKS_REMEMBERED = 4096
-"""Why a bound: a drive's tracks are endless. A track that 4,096 later ones pushed out starts at zero again.
-"""
+"""Why a bound: a drive may have any number of tracks. A track that 4,096 later ones displaced starts at zero again."""
 
 
 class TrackLimit:
     """Counts what rules kept of each (drive, track).
 
-    The random arm is drawn independently of this limit and does not use it up: its recorded probability is a
-    promise, and would be a false one in a full track. Frames without a track are not limited.
+    The random arm is drawn independently of this limit and does not count towards it: otherwise its recorded
+    probability would be wrong in a full track. Frames without a track are not limited.
     """
 
     def __init__(self, max_per_track: int | None, remembered: int = MAX_TRACKS_REMEMBERED) -> None:
@@ -22,7 +21,7 @@ class TrackLimit:
         self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def is_full(self, drive_id: str, track_id: str | None) -> bool:
-        """Whether rules have kept `max_per_track` frames of this track already."""
+        """Return whether rules have kept `max_per_track` frames of this track already."""
         if self.max_per_track is None or track_id is None:
             return False
         return self._kept.get((drive_id, track_id), 0) >= self.max_per_track
@@ -47,7 +46,7 @@ class TrackLimit:
             self._kept.pop((drive_id, track_id), None)
 
     def to_rows(self) -> list[tuple[str, str, int]]:
-        """(drive_id, track_id, kept), least recently counted first."""
+        """Return (drive_id, track_id, kept), least recently counted first."""
         return [(drive, track, kept) for (drive, track), kept in self._kept.items()]
 
     def restore(self, rows: list[tuple[str, str, int]]) -> None:

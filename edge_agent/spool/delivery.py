@@ -36,7 +36,7 @@ class EpochDelivery:
     given_up: dict[str, RangeSet] = field(default_factory=dict)
 
     def is_settled(self, seq: int) -> bool:
-        """Whether nothing more will be done about `seq`."""
+        """Return whether nothing more will be done about `seq`."""
         return seq in self.acknowledged or any(seq in gone for gone in self.given_up.values())
 
 
@@ -89,7 +89,7 @@ class DeliveryState:
                 raise CorruptError(f"delivery frame of unknown kind {kind}")
 
     def outcome(self, epoch: str, seqs: RangeSet) -> Outcome:
-        """How the records `seqs` of one segment stand. An acknowledgement outranks having been given up."""
+        """Return how the records `seqs` of one segment stand. An acknowledgement outranks having been given up."""
         row = self.epochs.get(epoch)
         if row is None:
             return Outcome(RangeSet(), {}, seqs.copy(), RangeSet())
@@ -115,7 +115,7 @@ class DeliveryState:
             row.given_up = {reason: gone.intersection(seqs) for reason, gone in row.given_up.items()}
 
     def snapshot(self) -> dict[str, object]:
-        """The whole state as the object of a snapshot frame."""
+        """Return the whole state as the object of a snapshot frame."""
         return {
             "format": FORMAT,
             "bytes": self.bytes_delivered,

@@ -85,20 +85,20 @@ class SegmentIndex:
         )
 
     def seq(self, at: int) -> int:
-        """The number of the record at position `at`."""
+        """Return the number of the record at position `at`."""
         return self._seqs[at]
 
     def size_bytes(self, at: int) -> int:
-        """Bytes of the frame of the record at position `at`."""
+        """Return bytes of the frame of the record at position `at`."""
         return self._ends[at] - self._offsets[at]
 
     def read(self, at: int, fd: int) -> WireRecord | None:
-        """The record at position `at`, checked; None when it is damaged."""
+        """Return the record at position `at`, checked; None when it is damaged."""
         found = read_record(fd, self._offsets[at], self._ends[at])
         if found is None or found[0].seq != self._seqs[at] or found[0].epoch != self.segment.epoch:
             return None
         return found[1]
 
     def open(self) -> int:
-        """A descriptor for `read`; the caller closes it. Raises OSError."""
+        """Return a descriptor for `read`; the caller closes it. Raises OSError."""
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

@@ -25,7 +25,7 @@ class RangeSet:
 
     @classmethod
     def of(cls, numbers: Iterable[int]) -> Self:
-        """The set of `numbers`, in any order."""
+        """Return the set of `numbers`, in any order."""
         made = cls()
         for number in sorted(numbers):
             made.add(number)
@@ -33,7 +33,7 @@ class RangeSet:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """The set that `to_json` wrote. Raises CorruptError for anything else."""
+        """Return the set that `to_json` wrote. Raises CorruptError for anything else."""
         if not isinstance(value, list):
             raise CorruptError(f"ranges are {str(value)[:100]!r}; they must be a list of [begin, end)")
         made = cls()
@@ -51,7 +51,7 @@ class RangeSet:
         return made
 
     def to_json(self) -> list[list[int]]:
-        """The ranges as a list of [begin, end)."""
+        """Return the ranges as a list of [begin, end)."""
         return [[begin, end] for begin, end in self.pairs()]
 
     def add(self, begin: int, end: int | None = None) -> None:
@@ -79,18 +79,18 @@ class RangeSet:
             self.add(begin, end)
 
     def pairs(self) -> Iterator[tuple[int, int]]:
-        """The ranges [begin, end) in order."""
+        """Return the ranges [begin, end) in order."""
         return zip(self._begins, self._ends, strict=True)
 
     def copy(self) -> RangeSet:
-        """An independent set of the same numbers."""
+        """Return an independent set of the same numbers."""
         made = RangeSet()
         made._begins = self._begins.copy()
         made._ends = self._ends.copy()
         return made
 
     def intersection(self, other: RangeSet) -> RangeSet:
-        """The numbers in both."""
+        """Return the numbers in both."""
         made = RangeSet()
         mine, theirs = 0, 0
         while mine < len(self._begins) and theirs < len(other._begins):
@@ -106,7 +106,7 @@ class RangeSet:
         return made
 
     def difference(self, other: RangeSet) -> RangeSet:
-        """The numbers of this set that are not in `other`."""
+        """Return the numbers of this set that are not in `other`."""
         made = RangeSet()
         theirs = 0
         for begin, end in self.pairs():

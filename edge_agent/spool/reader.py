@@ -142,7 +142,7 @@ class SpoolReader:
         return self._folder / FOLDER / segment_name(value_class, number)
 
     def lease(self, max_bytes: int) -> list[SpooledRecord]:
-        """Records to send, at most `max_bytes` of values together (but one at least, when there is any).
+        """Return records to send, at most `max_bytes` of values together (but one at least, when there is any).
 
         The highest value class first; inside a class in the order of acceptance. A record that is damaged
         is given up and counted. Empty when there is nothing to send, or when leases cannot be journalled
@@ -209,7 +209,7 @@ class SpoolReader:
         heapq.heappush(self._again, (-int(index.segment.value_class), index.segment.number, at))
 
     def _next(self) -> tuple[SegmentIndex, int] | None:
-        """The next record to lease: released ones and new ones in one order."""
+        """Return the next record to lease: released ones and new ones in one order."""
         while self._again or self._queue:
             if self._again and (not self._queue or self._again[0][:2] <= self._queue[0]):
                 _, number, at = heapq.heappop(self._again)
@@ -246,7 +246,7 @@ class SpoolReader:
             self._damaged(index, self._state.outcome(index.segment.epoch, missing).pending)
 
     def _is_gone(self, index: SegmentIndex) -> bool:
-        """Whether the writer took the segment away meanwhile."""
+        """Return whether the writer took the segment away meanwhile."""
         self.refresh()
         return index.segment.number not in self._ledger.state.segments
 
@@ -255,7 +255,7 @@ class SpoolReader:
         return row is not None and row.is_settled(index.seq(at))
 
     def _read(self, index: SegmentIndex, at: int, fds: dict[int, int]) -> WireRecord | None:
-        """The record, or None when it is damaged (then it is counted) or gone. Raises OSError: try again."""
+        """Return the record, or None when it is damaged (then it is counted) or gone. Raises OSError: try again."""
         number = index.segment.number
         if number not in fds:
             try:
@@ -327,7 +327,7 @@ class SpoolReader:
             self._settle(identity.epoch, RangeSet([(identity.seq, identity.seq + 1)]), reason)
 
     def sync(self) -> bool:
-        """Whether every acknowledgement so far is durable. False on a disk error: they are kept and tried again."""
+        """Return whether every acknowledgement so far is durable. False on a disk error: they are kept and tried again."""
         if self._log.sync():
             return True
         self._fail(f"acknowledgements are not durable: {self._log.last_error}")
@@ -375,7 +375,7 @@ class SpoolReader:
         return self._state.resent
 
     def ledger(self) -> Ledger:
-        """The ledger as this process knows it now."""
+        """Return the ledger as this process knows it now."""
         self.refresh()
         return compute_ledger(self._ledger.state, self._state)
 

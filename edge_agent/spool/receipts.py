@@ -22,7 +22,7 @@ class Receipt:
     bytes: int
 
     def and_then(self, later: Receipt | None) -> Receipt:
-        """This commit and a later one of the same epoch, as one."""
+        """Return this commit and a later one of the same epoch, as one."""
         if later is None:
             return self
         return Receipt(

@@ -149,7 +149,7 @@ def _settle_missing(account: LedgerState, evictor: Evictor, present: set[int]) -
 def _explain_missing(
     account: LedgerState, delivery: DeliveryState, epoch: str, is_damage: bool
 ) -> tuple[int, int]:
-    """Numbers below the newest of `epoch` that are nowhere: delivered, lost to damage, or never written."""
+    """Return numbers below the newest of `epoch` that are nowhere: delivered, lost to damage, or never written."""
     missing = RangeSet([(0, account.live_seqs(epoch).end)]).difference(account.known_seqs(epoch))
     if not missing:
         return 0, 0

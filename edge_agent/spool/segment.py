@@ -83,7 +83,7 @@ def segment_name(value_class: ValueClass, number: int) -> str:
 
 
 def list_segments(folder: Path) -> dict[int, tuple[ValueClass, Path]]:
-    """The segments in `folder` by number; other files are left alone."""
+    """Return the segments in `folder` by number; other files are left alone."""
     found: dict[int, tuple[ValueClass, Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = _NAME.fullmatch(path.name)
@@ -93,7 +93,7 @@ def list_segments(folder: Path) -> dict[int, tuple[ValueClass, Path]]:
 
 
 def encode_head(head: SegmentHead) -> bytes:
-    """The first frame."""
+    """Return the first frame."""
     meta = json.dumps(
         {
             "number": head.number,
@@ -107,7 +107,7 @@ def encode_head(head: SegmentHead) -> bytes:
 
 
 def decode_head(meta: bytes) -> SegmentHead:
-    """The head of a segment. Raises CorruptError."""
+    """Return the head of a segment. Raises CorruptError."""
     try:
         value = json.loads(meta)
         return SegmentHead(
@@ -122,7 +122,7 @@ def decode_head(meta: bytes) -> SegmentHead:
 
 
 def record_parts(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord) -> tuple[Buffer, ...]:
-    """One record's frame as parts to be joined; its body is `wire.value`, byte for byte."""
+    """Return one record's frame as parts to be joined; its body is `wire.value`, byte for byte."""
     parts = [_IDENTITY.pack(bytes.fromhex(epoch), seq, int(value_class))]
     topic = wire.topic.encode()
     for text in (topic, wire.key):
@@ -134,12 +134,12 @@ def record_parts(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord
 
 
 def step_parts(seq: int, body: bytes) -> tuple[Buffer, ...]:
-    """The frame of the step of record `seq` as parts to be joined."""
+    """Return the frame of the step of record `seq` as parts to be joined."""
     return frame_parts(SegmentKind.STEP, _STEP.pack(STEP_VERSION, seq), body)
 
 
 def decode_wire(meta: bytes, value: bytes) -> WireRecord:
-    """The wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts` wrote."""
+    """Return the wire record of a record frame. Raises CorruptError when `meta` is not what `record_parts` wrote."""
     texts: list[bytes] = []
     at, size, length_at = _IDENTITY.size, len(meta), _LENGTH.unpack_from
     while at < size:
@@ -188,7 +188,7 @@ def scan_segment(
 
 
 def read_record(fd: int, offset: int, end: int) -> tuple[RecordEntry, WireRecord] | None:
-    """The record at [offset, end), checked byte for byte; None when it is not there any more as it was written."""
+    """Return the record at [offset, end), checked byte for byte; None when it is not there any more as it was written."""
     try:
         found = read_frame(fd, offset, end)
     except OSError:

@@ -43,7 +43,7 @@ class EpochLedger:
     never_accepted: RangeSet
 
     def counts(self) -> LedgerCounts:
-        """This epoch's balance."""
+        """Return this epoch's balance."""
         evicted = dict(self.closed.evicted)
         for reason, gone in self.evicted.items():
             evicted[reason] = evicted.get(reason, 0) + len(gone)
@@ -56,7 +56,7 @@ class EpochLedger:
         )
 
     def interval(self, begin: int, end: int) -> LedgerCounts:
-        """The balance of the numbers in [begin, end), where begin >= detail_from."""
+        """Return the balance of the numbers in [begin, end), where begin >= detail_from."""
         span = RangeSet([(max(begin, self.detail_from), min(end, self.next_seq))])
         evicted = {reason: len(gone.intersection(span)) for reason, gone in self.evicted.items()}
         return LedgerCounts(
@@ -68,7 +68,7 @@ class EpochLedger:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Counts, and for every number that is not delivered what became of it, as [begin, end) ranges."""
+        """Return counts, and for every number that is not delivered what became of it, as [begin, end) ranges."""
         counts = self.counts()
         return {
             "epoch": self.epoch,
@@ -107,7 +107,7 @@ class Ledger:
     problems: tuple[str, ...]
 
     def balances(self) -> bool:
-        """Whether every accepted record is accounted for, in total and in every epoch, and no segment is missing."""
+        """Return whether every accepted record is accounted for, in total and in every epoch, and no segment is missing."""
         return (
             not self.problems
             and self.counts.balances()
@@ -115,7 +115,7 @@ class Ledger:
         )
 
     def to_json(self) -> dict[str, object]:
-        """One JSON document: the ledger export."""
+        """Return one JSON document: the ledger export."""
         counts = self.counts
         return {
             "accepted": counts.accepted,
@@ -138,7 +138,7 @@ class Ledger:
 
 
 def read_ledger(folder: Path) -> Ledger:
-    """The ledger of the spool in `folder`, read from its files while others may be writing them.
+    """Return the ledger of the spool in `folder`, read from its files while others may be writing them.
 
     A spool that was never opened has an empty ledger.
 
@@ -165,7 +165,7 @@ def read_ledger(folder: Path) -> Ledger:
 def compute_ledger(
     account: LedgerState, delivery: DeliveryState, sizes: Mapping[int, int] | None = None
 ) -> Ledger:
-    """The ledger of an account and what was delivered; `sizes` are the bytes of the segments that are really there."""
+    """Return the ledger of an account and what was delivered; `sizes` are the bytes of the segments that are really there."""
     rows = tuple(_row(row, account, delivery) for row in account.epochs.values())
     evicted: dict[str, int] = dict(account.older.evicted)
     for row in rows:
@@ -233,7 +233,7 @@ def _row(row: EpochRow, account: LedgerState, delivery: DeliveryState) -> EpochL
 
 
 def _not_accepted(account: LedgerState) -> dict[str, int]:
-    """Frames that the vehicle refused, and those whose record the disk refused: both were never accepted."""
+    """Return frames that the vehicle refused, and those whose record the disk refused: both were never accepted."""
     counts = dict(account.not_accepted)
     if account.never_written:
         reason = str(NotAcceptedReason.DISK_ERROR)
@@ -246,7 +246,7 @@ def _removals(follower: Follower[LedgerState]) -> int:
 
 
 def _copy(follower: Follower[LedgerState]) -> LedgerState:
-    """The account as it is now, unmoved by later polls."""
+    """Return the account as it is now, unmoved by later polls."""
     made = LedgerState()
     made.apply(1, _plain(follower.state.snapshot()))
     return made

@@ -35,7 +35,7 @@ class State(Protocol):
         """Take one frame in. Raises CorruptError."""
 
     def snapshot(self) -> dict[str, object]:
-        """The whole state as the object of a snapshot frame."""
+        """Return the whole state as the object of a snapshot frame."""
 
 
 class StateLog:
@@ -89,7 +89,7 @@ class StateLog:
         return True
 
     def sync(self) -> bool:
-        """Whether every change so far is on the disk. A failed fsync is never tried again on the same file."""
+        """Return whether every change so far is on the disk. A failed fsync is never tried again on the same file."""
         if self.is_broken:
             return self.rewrite()
         if self._is_synced:
@@ -227,7 +227,7 @@ class Follower(Generic[S]):
         return True
 
     def _reopen(self) -> bool:
-        """Whether the file is another one than at the last poll; then the state begins anew."""
+        """Return whether the file is another one than at the last poll; then the state begins anew."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -27,16 +27,16 @@ class Carried(Protocol):
         """Move on by a step; False when it is behind what is known. Not `is_accepted`: its record was refused."""
 
     def join(self, states: Sequence[object]) -> object:
-        """One step that leads where these lead, of which no record was accepted."""
+        """Return one step that leads where these lead, of which no record was accepted."""
 
     def restore(self, whole: object) -> None:
         """Become what `snapshot` gave."""
 
     def snapshot(self, *, is_short: bool = False) -> object | None:
-        """The whole state, None while it is not known. `is_short`: without what a full disk has no room for."""
+        """Return the whole state, None while it is not known. `is_short`: without what a full disk has no room for."""
 
     def begin(self, last_accepted: LastAccepted) -> dict[str, object] | None:
-        """The ledger was read to its end. Returns the counts of refused frames, if it knows better than the ledger."""
+        """Return the ledger was read to its end. Returns the counts of refused frames, if it knows better than the ledger."""
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -73,12 +73,12 @@ class LooseSteps:
 
 
 def encode_steps(steps: Sequence[Step]) -> bytes:
-    """The body of a step's frame: the step of its record, behind those that it takes along."""
+    """Return the body of a step's frame: the step of its record, behind those that it takes along."""
     return msgspec.json.encode(steps)
 
 
 def decode_steps(body: bytes) -> list[Step]:
-    """What `encode_steps` wrote; nothing for anything else, which costs the steps and no more."""
+    """Return what `encode_steps` wrote; nothing for anything else, which costs the steps and no more."""
     try:
         return msgspec.json.decode(body, type=list[Step])
     except (msgspec.DecodeError, RecursionError):
@@ -86,7 +86,7 @@ def decode_steps(body: bytes) -> list[Step]:
 
 
 def for_ledger(steps: Iterable[Step], gaps: RangeSet) -> dict[str, object]:
-    """The keys of a commit frame: the states, each with whether its record (if any) is accepted, and the newest counts."""
+    """Return the keys of a commit frame: the states, each with whether its record (if any) is accepted, and the newest counts."""
     found: dict[str, object] = {}
     states = []
     for step in steps:

@@ -312,7 +312,7 @@ class SpoolWriter:
         return Receipt(self.epoch, accepted[0].seq, accepted[-1].seq, len(accepted), size_bytes)
 
     def _write(self, value_class: ValueClass, part: list[PendingRecord], data: bytes) -> SegmentFile | None:
-        """The segment in which `part`, as `data`, is durable now, or None when the disk refused."""
+        """Return the segment in which `part`, as `data`, is durable now, or None when the disk refused."""
         segment = self._open.get(value_class)
         if segment is not None and segment.end_bytes + len(data) > self._settings.segment_bytes:
             segment.close()
@@ -339,7 +339,7 @@ class SpoolWriter:
         return segment
 
     def _frames(self, value_class: ValueClass, batch: Batch) -> tuple[bytes, int]:
-        """The records of one class with all steps up to the last of them, and which step that is."""
+        """Return the records of one class with all steps up to the last of them, and which step that is."""
         parts: list[Buffer] = []
         before, last_step = list(self._loose.steps), 0
         for one in batch.records:
@@ -383,7 +383,7 @@ class SpoolWriter:
         return self._queue.pending_bytes
 
     def ledger(self) -> Ledger:
-        """The ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be read."""
+        """Return the ledger as this process knows it now. Raises CorruptError when the reader's journal cannot be read."""
         with self._commit_lock:
             self._delivery.poll()
             return compute_ledger(self._account, self._delivery.state, self._evictor.sizes)
