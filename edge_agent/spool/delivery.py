@@ -1,4 +1,4 @@
-"""What the deliver process knows of the spool: what may have been sent, what was acknowledged, what it gave up.
+"""The deliver process's state of the spool: records that may have been sent, were acknowledged, or given up.
 
 A pure state that frames of `delivery.journal` are applied to, by the reader that writes them and by anyone
 who reads them. It does no I/O. It never forgets an acknowledgement whose segment is still there, and never
@@ -60,7 +60,7 @@ class DeliveryState:
         self.resent = 0
 
     def apply(self, kind: int, value: object) -> None:
-        """Take one frame in. Raises CorruptError for a frame that no reader of ours wrote."""
+        """Apply one frame. Raises CorruptError for a frame that no reader of FleetLoop wrote."""
         try:
             self._apply(kind, value)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -89,7 +89,7 @@ class DeliveryState:
                 raise CorruptError(f"delivery frame of unknown kind {kind}")
 
     def outcome(self, epoch: str, seqs: RangeSet) -> Outcome:
-        """Return how the records `seqs` of one segment stand. An acknowledgement outranks having been given up."""
+        """Return the outcome of the records `seqs` of one segment. An acknowledgement outranks having been given up."""
         row = self.epochs.get(epoch)
         if row is None:
             return Outcome(RangeSet(), {}, seqs.copy(), RangeSet())
@@ -151,7 +151,7 @@ class DeliveryState:
 
 
 def by_epoch(identities: Iterable[tuple[str, int]]) -> dict[str, list[list[int]]]:
-    """(epoch, seq) pairs as the `seqs` object of a frame."""
+    """Return (epoch, seq) pairs as the `seqs` object of a frame."""
     numbers: dict[str, list[int]] = {}
     for epoch, seq in identities:
         numbers.setdefault(epoch, []).append(seq)

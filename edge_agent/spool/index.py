@@ -1,4 +1,4 @@
-"""Where the records of one segment lie, in 24 bytes a record, found by reading frame heads only.
+"""Index the records of one segment, in 24 bytes per record, by reading frame heads only.
 
 Built when delivery comes to the segment and grown as commits extend it. Refuses to look beyond what the
 ledger counts, and to hide what it does not find: `missing` names every counted number that no frame holds.
@@ -45,7 +45,7 @@ class SegmentIndex:
         self._path = path
         self.segment = segment
         self.cursor = 0
-        """The first record that was not looked at yet."""
+        """The position of the first record that was not leased yet."""
         self._seqs = array("Q")
         self._offsets = array("Q")
         self._ends = array("Q")
@@ -56,7 +56,7 @@ class SegmentIndex:
         return len(self._seqs)
 
     def extend(self) -> RangeSet:
-        """Index what the ledger counts by now; the numbers that are missing there. Raises CorruptError."""
+        """Index what the ledger counts by now; return the missing numbers. Raises CorruptError."""
         end_bytes = self.segment.end_bytes
         if self.scanned_bytes >= end_bytes:
             return RangeSet()
@@ -89,7 +89,7 @@ class SegmentIndex:
         return self._seqs[at]
 
     def size_bytes(self, at: int) -> int:
-        """Return bytes of the frame of the record at position `at`."""
+        """Return the size of the frame of the record at position `at`, in bytes."""
         return self._ends[at] - self._offsets[at]
 
     def read(self, at: int, fd: int) -> WireRecord | None:
@@ -100,5 +100,5 @@ class SegmentIndex:
         return found[1]
 
     def open(self) -> int:
-        """Return a descriptor for `read`; the caller closes it. Raises OSError."""
+        """Open a descriptor for `read`; the caller closes it. Raises OSError."""
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Opening a spool to write: lock, ledger, recovery, a new epoch, and a fresh snapshot of it all on the disk."""
+"""Open a spool for writing: lock, ledger, recovery, a new epoch, and a new snapshot of all of it on disk."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class OpenedAccount:
 
 
 def make_folders(folder: Path) -> None:
-    """The spool's folders, durably.
+    """Create the spool's folders, durably.
 
     Raises:
-        MisconfiguredError: a person must mend it (permissions, a file in the way, a read-only disk).
+        MisconfiguredError: a person must fix it (permissions, a file of that name, a read-only disk).
         RetryLaterError: the disk refused for now.
     """
     try:
@@ -123,7 +123,7 @@ def open_account(
 
 
 def _carry_on(account: LedgerState, carried: Carried, recovery: Recovery) -> None:
-    """Bring what the ledger carries, and the counts that belong to it, to the last record that was adopted."""
+    """Advance what the ledger carries, and its counts, to the last adopted record."""
     counts = carried.begin(lambda name: account.epochs[name].next_seq - 1 if name in account.epochs else -1)
     if counts is not None:
         account.apply(LedgerKind.COUNTS, counts)
@@ -135,7 +135,7 @@ def _carry_on(account: LedgerState, carried: Carried, recovery: Recovery) -> Non
 def read_state(
     follower: Follower[LedgerState] | Follower[DeliveryState], path: Path, events: EventLog
 ) -> bool:
-    """Read a journal of our own at start; whether it was damaged. An unreadable one is set aside for a person."""
+    """Read our own journal at start; return whether it was damaged. An unreadable one is set aside for a person."""
     existed = path.exists()
     try:
         follower.poll()

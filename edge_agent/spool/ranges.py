@@ -1,4 +1,4 @@
-"""A set of whole numbers kept as half-open ranges, so that a million numbers in a row cost as much as one.
+"""A set of integers stored as half-open ranges, so that a million consecutive numbers cost as much as one.
 
 Refuses negative numbers and empty ranges. No I/O.
 """
@@ -127,7 +127,7 @@ class RangeSet:
 
     @property
     def range_count(self) -> int:
-        """How many ranges the set costs."""
+        """The number of ranges of the set."""
         return len(self._begins)
 
     @property

@@ -1,11 +1,10 @@
-"""The deliver process's side of the spool: what is durable is leased, sent, and gone only once it is acknowledged.
+"""The deliver process's side of the spool: durable records are leased, sent, and removed only once acknowledged.
 
-Leasing, in this order: the lease is journalled and synced, then the ledger is read again, and what the
-writer is evicting meanwhile is not handed out (see `edge_agent.spool.evict`). So whatever may be in the
-broker's log is known, also after a power loss. Acknowledgements are journalled at once and synced by
-`sync`: after a crash a few may be sent again, with the same identity and bytes. Refuses to show a record
-before its fsync returned, to take anything but an acknowledgement for delivery, and to write any file of
-the writer's.
+Leasing, in this order: the lease is journalled and synced, then the ledger is read again, and what the writer is
+evicting meanwhile is not returned (see `edge_agent.spool.evict`). So whatever may be in the broker's log is known, also
+after a power loss. Acknowledgements are journalled at once and synced by `sync`: after a crash a few records may be
+sent again, with the same identity and bytes. Refuses to return a record before its fsync returned, to treat anything
+but an acknowledgement as delivery, and to write any file of the writer's.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = ["SpoolReader", "SpooledRecord"]
 
 
 class SpoolReader:
-    """Made with `open`, given back with `close`. Not thread-safe: one job uses it."""
+    """Opened with `open`, closed with `close`. Not thread-safe: one job uses it."""
 
     def __init__(
         self,
@@ -114,7 +113,7 @@ class SpoolReader:
         return reader
 
     def refresh(self) -> None:
-        """Take in what the writer committed and removed since. A ledger that cannot be read is looked at again later."""
+        """Read what the writer committed and removed since. An unreadable ledger is retried later."""
         try:
             self._ledger.poll()
         except CorruptError as error:
@@ -246,7 +245,7 @@ class SpoolReader:
             self._damaged(index, self._state.outcome(index.segment.epoch, missing).pending)
 
     def _is_gone(self, index: SegmentIndex) -> bool:
-        """Return whether the writer took the segment away meanwhile."""
+        """Return whether the writer removed the segment meanwhile."""
         self.refresh()
         return index.segment.number not in self._ledger.state.segments
 
@@ -255,7 +254,7 @@ class SpoolReader:
         return row is not None and row.is_settled(index.seq(at))
 
     def _read(self, index: SegmentIndex, at: int, fds: dict[int, int]) -> WireRecord | None:
-        """Return the record, or None when it is damaged (then it is counted) or gone. Raises OSError: try again."""
+        """Return the record, or None when it is damaged (then it is counted) or gone. Raises OSError: retry."""
         number = index.segment.number
         if number not in fds:
             try:
@@ -287,7 +286,7 @@ class SpoolReader:
         self._log.record(DeliveryKind.GIVEN_UP, value)
 
     def acknowledge(self, identities: Iterable[Identity]) -> None:
-        """The broker has these. Journalled now, durable with the next `sync` or lease. Unknown ones are left out."""
+        """Record acknowledgements. Journalled now, durable with the next `sync` or lease. Unknown ones are ignored."""
         known: list[Identity] = []
         size_bytes = 0
         for identity in identities:
@@ -313,7 +312,7 @@ class SpoolReader:
         )
 
     def release(self, identities: Iterable[Identity]) -> None:
-        """Put leased records back in line, in their old order. They stay marked as possibly sent."""
+        """Return leased records to the queue, in their old order. They stay marked as possibly sent."""
         for identity in identities:
             leased = self._leased.pop(identity, None)
             index = self._indexes.get(leased.segment) if leased is not None else None
@@ -327,7 +326,7 @@ class SpoolReader:
             self._settle(identity.epoch, RangeSet([(identity.seq, identity.seq + 1)]), reason)
 
     def sync(self) -> bool:
-        """Return whether every acknowledgement so far is durable. False on a disk error: they are kept and tried again."""
+        """Make every acknowledgement so far durable; return False on a disk error: they are kept and retried."""
         if self._log.sync():
             return True
         self._fail(f"acknowledgements are not durable: {self._log.last_error}")
@@ -338,7 +337,7 @@ class SpoolReader:
         account = self._ledger.state
         present = set(list_segments(self._folder / FOLDER)) | set(account.segments)
         if self._ledger.damaged or any(number not in account.segments for number in present):
-            return  # something is under way: the next snapshot will do
+            return  # something is in progress: the next snapshot will do
         live: dict[str, RangeSet] = {}
         for segment in account.segments.values():
             live.setdefault(segment.epoch, RangeSet()).update(segment.seqs)
@@ -361,7 +360,7 @@ class SpoolReader:
 
     @property
     def leased(self) -> int:
-        """Records that are handed out now."""
+        """The number of records that are leased now."""
         return len(self._leased)
 
     @property
@@ -371,7 +370,7 @@ class SpoolReader:
 
     @property
     def resent(self) -> int:
-        """How many times a record was leased that may have been sent before, since the spool was made."""
+        """The number of leases of records that may have been sent before, since the spool was made."""
         return self._state.resent
 
     def ledger(self) -> Ledger:
@@ -380,7 +379,7 @@ class SpoolReader:
         return compute_ledger(self._ledger.state, self._state)
 
     def close(self) -> None:
-        """Make acknowledgements durable and give everything back; what is leased may be leased again by the next."""
+        """Make acknowledgements durable and close all files; leased records may be leased again by the next reader."""
         self.sync()
         self._log.close()
         self._ledger.close()

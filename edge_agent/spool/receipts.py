@@ -1,4 +1,4 @@
-"""One line a record, after its fsync and never before: RECEIPT <epoch> <seq> <sha256 of the value>."""
+"""Print one line per record, after its fsync and never before: RECEIPT <epoch> <seq> <sha256 of the value>."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Receipt:
     bytes: int
 
     def and_then(self, later: Receipt | None) -> Receipt:
-        """Return this commit and a later one of the same epoch, as one."""
+        """Return the receipt of this commit and a later one of the same epoch together."""
         if later is None:
             return self
         return Receipt(
@@ -62,7 +62,7 @@ class ReceiptPrinter:
             self.close()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

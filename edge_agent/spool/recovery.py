@@ -1,12 +1,12 @@
-"""What a crash left is put in order: every record that may have been accepted is accepted, none is invented.
+"""Recover from a crash: every record that may have been accepted is accepted, none is invented.
 
-The ledger says how far each segment counts. What lies behind that (the batch of the crash; after a power
-loss, what was committed since the ledger was last synced) is adopted when it is whole. Adopting writes the
-very same bytes once more in place before the fsync: after a fsync that failed in the life before, the
-kernel may hold pages that it believes clean. Bodies are read only there. Refuses to adopt a segment whose
-removal is recorded, a record that the ledger counts as refused (its fsync failed, and then the cut that should
-have taken it away), and to drop a number without a word: one that is missing beside damaged bytes is accepted and
-evicted as damaged, one that was never written is a gap. While a segment cannot be read, nothing is called missing.
+The ledger says how far each segment counts. Complete records after that (the batch of the crash; after a power loss,
+what was committed since the ledger was last synced) are adopted. Adopting writes the same bytes again in place before
+the fsync: after an fsync that failed in the previous process, the kernel may hold pages that it believes clean. Bodies
+are read only there. Refuses to adopt a segment whose removal is recorded, or a record that the ledger counts as refused
+(its fsync failed, and then the truncation that should have removed it), and to drop a number silently: one that is
+missing beside damaged bytes is accepted and evicted as damaged, one that was never written is a gap. While a segment
+cannot be read, nothing is called missing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 1_000_000
 
 @dataclass(slots=True)
 class _Tail:
-    """What lies behind the counted end of one segment."""
+    """The records after the counted end of one segment."""
 
     epoch: str = ""
     previous_epoch: str = ""
@@ -46,12 +46,12 @@ class _Tail:
     last_step: StepEntry | None = None
     last_body: bytes = b""
     steps: dict[int, Step] = field(default_factory=dict)
-    """What led to the records that are adopted, by `Step.at`."""
+    """The steps of the adopted records, by `Step.at`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What recovery found. `steps` led to the adopted records: oldest first, each with whether its record is accepted."""
+    """The result of recovery. `steps` are those of the adopted records: oldest first, each with whether it is accepted."""
 
     segments: int
     adopted: int
@@ -135,7 +135,7 @@ def recover(
 
 
 def _settle_missing(account: LedgerState, evictor: Evictor, present: set[int]) -> int:
-    """Segments whose file is gone, and evictions that a crash interrupted."""
+    """Settle segments whose file is gone, and evictions that a crash interrupted; return how many."""
     missing = 0
     for segment in list(account.segments.values()):
         if segment.evicting:
@@ -149,7 +149,7 @@ def _settle_missing(account: LedgerState, evictor: Evictor, present: set[int]) -
 def _explain_missing(
     account: LedgerState, delivery: DeliveryState, epoch: str, is_damage: bool
 ) -> tuple[int, int]:
-    """Return numbers below the newest of `epoch` that are nowhere: delivered, lost to damage, or never written."""
+    """Account for numbers below the newest of `epoch` that are in no file: delivered, damaged, or never written."""
     missing = RangeSet([(0, account.live_seqs(epoch).end)]).difference(account.known_seqs(epoch))
     if not missing:
         return 0, 0
@@ -169,7 +169,7 @@ def _explain_missing(
 
 
 def _adopt(path: Path, counted: LiveSegment, start: int, refused: Mapping[str, RangeSet]) -> _Tail:
-    """Make the whole records behind `start` durable, cut off what follows them, and say which they are."""
+    """Make the complete records after `start` durable, truncate what follows them, and return them."""
     tail = _Tail(epoch=counted.epoch, begin=start, end=start)
     fd = syscalls.open(path, os.O_RDWR)
     try:

@@ -1,11 +1,11 @@
-"""One segment: a file of frames of one value class, whose name says what it holds, whose records are wire records.
+"""The format of a segment: a file of frames of one value class; its records are wire records.
 
     frame 1       kind HEAD, meta = JSON: number, value_class, epoch, previous_epoch, created_ns
     frame 2...    kind RECORD, meta = epoch (8 bytes), seq (8), class (1), topic, key, headers; body = the
     wire value; before a record that has one, its step: kind STEP, meta = version (1 byte), seq (8), body = JSON
 
-A step is what the writer's caller wants to hold together with the record (see `edge_agent.spool.steps`): both are written
-at once and durable with one fsync. A frame of a kind that this version does not know is passed over.
+A step is data of the writer's caller that belongs to the record (see `edge_agent.spool.steps`): both are written at once
+and durable with one fsync. A frame of an unknown kind is skipped.
 
 The head of a frame has its own CRC, so an index is built without reading a body. Refuses to know what is
 accepted:
@@ -78,7 +78,7 @@ class StepEntry:
 
 
 def segment_name(value_class: ValueClass, number: int) -> str:
-    """`ls` shows the lowest class first and, inside a class, the oldest segment first."""
+    """Return the file name of a segment: `ls` lists the lowest class first and, in a class, the oldest segment first."""
     return f"{int(value_class)}-{value_class.label}-{number:012d}.segment"
 
 
@@ -93,7 +93,7 @@ def list_segments(folder: Path) -> dict[int, tuple[ValueClass, Path]]:
 
 
 def encode_head(head: SegmentHead) -> bytes:
-    """Return the first frame."""
+    """Return the first frame of a segment, encoded."""
     meta = json.dumps(
         {
             "number": head.number,
@@ -164,7 +164,7 @@ def decode_wire(meta: bytes, value: bytes) -> WireRecord:
 def scan_segment(
     fd: int, start: int = 0, end: int | None = None, *, check_bodies: bool = False
 ) -> Iterator[SegmentHead | RecordEntry | StepEntry | Damage]:
-    """Heads, records, steps and damaged stretches of [start, end), in order; bodies are read only when told to.
+    """Yield heads, records, steps and damaged ranges of [start, end), in order; bodies are read only on request.
 
     Raises CorruptError when the file cannot be read.
     """

@@ -1,4 +1,4 @@
-"""An open segment: what `append` returned for is on the disk; after one failure it is never written again."""
+"""Write a segment: once `append` returned, its data is on disk; after one failure the file is never written again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SegmentFile:
         self._fd = -1
         self.number = head.number
         self.end_bytes = 0
-        """Everything before is durable."""
+        """The offset up to which everything is durable."""
 
     def append(self, data: bytes) -> None:
         """Write whole frames and return once they are on the disk. Raises OSError; then call `abandon`."""
@@ -34,7 +34,7 @@ class SegmentFile:
         self.end_bytes += len(data)
 
     def abandon(self) -> None:
-        """After a failure: cut back to what is durable (nothing: unlink), and close. Does what the disk allows."""
+        """Truncate to what is durable after a failure (or unlink), and close. Does what the disk allows."""
         try:
             if self._fd >= 0 and self.end_bytes:
                 syscalls.truncate(self._fd, self.end_bytes)
@@ -45,7 +45,7 @@ class SegmentFile:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back. Syncs nothing."""
+        """Close the descriptor. Syncs nothing."""
         if self._fd >= 0:
             try:
                 syscalls.close(self._fd)

@@ -1,4 +1,4 @@
-"""What bounds the spool, each with its unit. Nothing here is read from disk: see `foundation.settings`."""
+"""The bounds of the spool, each with its unit. Nothing here is read from disk: see `foundation.settings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger at one instant: accepted = delivered + pending + evicted + in doubt, exactly, for any process.
+"""Read the ledger at one instant: accepted = delivered + pending + evicted + in doubt, exactly, for any process.
 
 Four of the five are found in different places (commits, acknowledgements, segments, removals), so that the
 balance is a check and not a definition. Refuses to write anything.
@@ -68,7 +68,7 @@ class EpochLedger:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return counts, and for every number that is not delivered what became of it, as [begin, end) ranges."""
+        """Return the counts, and the outcome of every number that is not delivered as [begin, end) ranges."""
         counts = self.counts()
         return {
             "epoch": self.epoch,
@@ -165,7 +165,7 @@ def read_ledger(folder: Path) -> Ledger:
 def compute_ledger(
     account: LedgerState, delivery: DeliveryState, sizes: Mapping[int, int] | None = None
 ) -> Ledger:
-    """Return the ledger of an account and what was delivered; `sizes` are the bytes of the segments that are really there."""
+    """Compute the ledger of an account and the deliveries; `sizes` are the bytes of the segments that exist."""
     rows = tuple(_row(row, account, delivery) for row in account.epochs.values())
     evicted: dict[str, int] = dict(account.older.evicted)
     for row in rows:
@@ -233,7 +233,7 @@ def _row(row: EpochRow, account: LedgerState, delivery: DeliveryState) -> EpochL
 
 
 def _not_accepted(account: LedgerState) -> dict[str, int]:
-    """Return frames that the vehicle refused, and those whose record the disk refused: both were never accepted."""
+    """Count frames that the vehicle refused, and those whose record the disk refused: neither was accepted."""
     counts = dict(account.not_accepted)
     if account.never_written:
         reason = str(NotAcceptedReason.DISK_ERROR)
@@ -246,7 +246,7 @@ def _removals(follower: Follower[LedgerState]) -> int:
 
 
 def _copy(follower: Follower[LedgerState]) -> LedgerState:
-    """Return the account as it is now, unmoved by later polls."""
+    """Return a copy of the account, independent of later polls."""
     made = LedgerState()
     made.apply(1, _plain(follower.state.snapshot()))
     return made

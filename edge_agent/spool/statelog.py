@@ -1,10 +1,9 @@
-"""A journal that is a snapshot followed by changes: bounded on disk, healed by writing it anew, readable by others.
+"""A journal of a snapshot followed by changes: bounded on disk, repaired by rewriting it, readable by other processes.
 
-Its owner holds the whole state in memory, so whatever the disk does to the journal, the next snapshot mends
-it: it is written beside, synced and renamed. A snapshot is written twice, so that one flipped bit costs
-nothing. `Follower` is the other side: it reads what another process has written so far, and starts anew
-when a snapshot replaced the file. Refuses to go on with a file whose fsync failed, and to grow beyond a few
-snapshots.
+Its owner holds the whole state in memory, so whatever the disk does to the journal, the next snapshot repairs it: it
+is written to another file, synced and renamed. A snapshot is written twice, so that one flipped bit does no harm.
+`Follower` is the other side: it reads what another process has written so far, and starts over when a snapshot replaced
+the file. Refuses to continue a file whose fsync failed, and to grow beyond a few snapshots.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _TEMPORARY: Final = ".new"
 
 
 class State(Protocol):
-    """What a log is about."""
+    """The state that a log records."""
 
     def apply(self, kind: int, value: object) -> None:
-        """Take one frame in. Raises CorruptError."""
+        """Apply one frame. Raises CorruptError."""
 
     def snapshot(self) -> dict[str, object]:
         """Return the whole state as the object of a snapshot frame."""
@@ -65,7 +64,7 @@ class StateLog:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the file is behind the state; the next `append` or `sync` tries to write it anew."""
+        """Whether the file is behind the state; the next `append` or `sync` tries to rewrite it."""
         return self._fd < 0
 
     @property
@@ -89,7 +88,7 @@ class StateLog:
         return True
 
     def sync(self) -> bool:
-        """Return whether every change so far is on the disk. A failed fsync is never tried again on the same file."""
+        """Sync every change so far; return whether it is on disk. A failed fsync is never retried on the same file."""
         if self.is_broken:
             return self.rewrite()
         if self._is_synced:
@@ -162,7 +161,7 @@ class StateLog:
         return True
 
     def _keep_reserve(self) -> None:
-        """Set bytes aside again; while the disk is full there are none, which the next snapshot mends."""
+        """Reserve bytes again; on a full disk the next snapshot retries it."""
         if self._reserve_bytes <= 0 or self._reserve_path.exists():
             return
         try:
@@ -177,7 +176,7 @@ class StateLog:
             _close(fd)
 
     def close(self) -> None:
-        """Give the descriptor back. Syncs nothing."""
+        """Close the descriptor. Syncs nothing."""
         if self._fd >= 0:
             _close(self._fd)
             self._fd = -1
@@ -187,7 +186,7 @@ S = TypeVar("S", bound=State)
 
 
 class Follower(Generic[S]):
-    """Anyone's side: what the owner has written so far. `state` is replaced when the owner wrote a new snapshot."""
+    """The side of other readers: what the owner has written so far. A new snapshot replaces `state`."""
 
     def __init__(self, path: Path, make_state: Callable[[], S]) -> None:
         self._path = path
@@ -198,7 +197,7 @@ class Follower(Generic[S]):
         self.damaged = 0
 
     def poll(self) -> bool:
-        """Take in what is new; whether there was anything. A half-written last frame is left for the next time.
+        """Read what is new; return whether there was anything. A half-written last frame is left for the next time.
 
         Raises:
             CorruptError: the file cannot be read, or a whole frame makes no sense.
@@ -227,7 +226,7 @@ class Follower(Generic[S]):
         return True
 
     def _reopen(self) -> bool:
-        """Return whether the file is another one than at the last poll; then the state begins anew."""
+        """Return whether the file was replaced since the last poll; then the state starts over."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -243,7 +242,7 @@ class Follower(Generic[S]):
         return True
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

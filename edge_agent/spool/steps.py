@@ -1,10 +1,10 @@
-"""What the writer's caller wants to be as durable as its records: a state that moves on by steps, one with each record.
+"""State of the writer's caller that is as durable as its records: it advances by steps, one with each record.
 
-A step is written before its record, in the same segment and the same write, and holds if the record is accepted. What was
-written only elsewhere up to then goes before it in the same frame: the steps of commits without a record after them (the
-ledger has them, but may not have been synced), and those of records of other segments of the same commit. So one segment
-that is durable says all that led to its last record. The ledger's snapshot holds the whole state, so that segments may
-leave. The spool does not know what a state is: it is a plain JSON value.
+A step is written before its record, in the same segment and the same write, and is valid if the record is accepted.
+Steps that were so far written only elsewhere go before it in the same frame: those of commits without a record after
+them (the ledger has them, but may not have been synced), and those of records of other segments of the same commit. So
+one durable segment contains all steps up to its last record. The ledger's snapshot holds the whole state, so that
+segments may be removed. To the spool a state is a plain JSON value.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import msgspec
 from edge_agent.spool.ranges import RangeSet
 
 LastAccepted = Callable[[str], int]
-"""epoch -> the last number of it that was accepted, -1 for none."""
+"""epoch -> its last accepted number, -1 for none."""
 
 
 class Carried(Protocol):
-    """The state that a ledger carries. None of these raises: what cannot be read is told and left out."""
+    """The state that a ledger carries. No method raises: what cannot be read is reported and left out."""
 
     def apply(self, state: object, *, is_accepted: bool) -> bool:
-        """Move on by a step; False when it is behind what is known. Not `is_accepted`: its record was refused."""
+        """Advance by a step; return False when it is older than the state. Not `is_accepted`: its record was refused."""
 
     def join(self, states: Sequence[object]) -> object:
-        """Return one step that leads where these lead, of which no record was accepted."""
+        """Merge steps, of which no record was accepted, into one."""
 
     def restore(self, whole: object) -> None:
-        """Become what `snapshot` gave."""
+        """Restore the state that `snapshot` returned."""
 
     def snapshot(self, *, is_short: bool = False) -> object | None:
-        """Return the whole state, None while it is not known. `is_short`: without what a full disk has no room for."""
+        """Return the whole state, None while it is unknown. `is_short`: without what does not fit on a full disk."""
 
     def begin(self, last_accepted: LastAccepted) -> dict[str, object] | None:
-        """Return the ledger was read to its end. Returns the counts of refused frames, if it knows better than the ledger."""
+        """Start, after the ledger was read. Returns the counts of refused frames, if they are newer than the ledger's."""
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True):
@@ -53,17 +53,17 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LooseSteps:
-    """Steps that are in the ledger only, and so not durable before it is synced: the next segments take them along."""
+    """Steps that are only in the ledger, and so not durable before it is synced: the next segments include them."""
 
     MOST = 64
-    """Beyond it they are joined: while the disk takes neither segments nor ledger, memory stays bounded."""
+    """More steps are merged, so that memory stays bounded while the disk accepts neither segments nor ledger."""
 
     def __init__(self, carried: Carried | None) -> None:
         self._carried = carried
         self.steps: list[Step] = []
 
     def keep(self, steps: Iterable[Step], after: int) -> None:
-        """Of those kept and `steps`, keep what is after the step `after`, which a durable segment holds."""
+        """Keep the steps after the step `after`, which a durable segment holds, and add `steps`."""
         self.steps = [step for step in (*self.steps, *steps) if step.at > after]
         if len(self.steps) > self.MOST and self._carried is not None:
             last = self.steps[-1]
@@ -73,12 +73,12 @@ class LooseSteps:
 
 
 def encode_steps(steps: Sequence[Step]) -> bytes:
-    """Return the body of a step's frame: the step of its record, behind those that it takes along."""
+    """Return the body of a step's frame: earlier steps first, then that of its record."""
     return msgspec.json.encode(steps)
 
 
 def decode_steps(body: bytes) -> list[Step]:
-    """Return what `encode_steps` wrote; nothing for anything else, which costs the steps and no more."""
+    """Return what `encode_steps` wrote; an empty list for anything else, which loses the steps and nothing more."""
     try:
         return msgspec.json.decode(body, type=list[Step])
     except (msgspec.DecodeError, RecursionError):

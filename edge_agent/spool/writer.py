@@ -1,15 +1,14 @@
-"""Accepted means durable: a record counts once the fsync of its segment returned, and its receipt is printed after that.
+"""Write the spool: a record is accepted once the fsync of its segment returned, and its receipt is printed after that.
 
 A commit, in this order:
-    1. the records that wait are framed and written, each behind its step, one segment a value class;
+    1. the pending records are framed and written, each after its step, one segment per value class;
     2. every touched segment is synced; one whose write or sync failed is cut back and never written again,
        and its records of this commit are counted as not accepted;
     3. one commit frame goes to the ledger: only now the reader sees the records (the segments are already
        durable, so this frame need not be: recovery finds them and their steps again);
     4. receipts are printed.
-One process writes (a lock file holds others off). `append` is for one thread. `commit` commits in the caller's
-thread; after `start_committer`, what is handed over is committed meanwhile by a thread of the writer's own, batch
-by batch in the same order.
+One process writes (a lock file excludes others). `append` is for one thread. `commit` commits in the caller's thread;
+after `start_committer`, what is handed over is committed by the writer's own thread, batch by batch in the same order.
 Refuses to block on the broker, to overwrite, to reuse a number, and to accept beyond the quota.
 """
 
@@ -48,7 +47,7 @@ __all__ = ["Receipt", "SpoolWriter"]
 
 
 class SpoolWriter:
-    """The perceive process's side of the spool. Make it with `open`, give it back with `close`."""
+    """The perceive process's side of the spool. Open it with `open`, close it with `close`."""
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class SpoolWriter:
         rng: random.Random | None = None,
         carried: Carried | None = None,
     ) -> Self:
-        """Recover what a crash left, draw a new epoch and be ready to accept. `carried` moves on by the steps given.
+        """Recover from a crash, draw a new epoch and be ready to accept. `carried` advances by the steps given.
 
         Raises:
             MisconfiguredError: the vehicle_id or the settings make no sense, or the folder cannot be made.
@@ -121,11 +120,10 @@ class SpoolWriter:
         )
 
     def append(self, sample: Sample, step: object | None = None) -> Identity:
-        """Encode, sign and line up one sample; it is accepted by the commit that follows, not yet.
+        """Encode, sign and queue one sample; it is accepted by the commit that follows, not yet.
 
-        vehicle_id, epoch, previous_epoch, seq and spool_time_ns are given by the spool, whatever `sample`
-        says. `step` (plain JSON) of what the ledger carries is as durable as the sample, and so are the counts of
-        `not_accepted` up to now.
+        The spool sets vehicle_id, epoch, previous_epoch, seq and spool_time_ns. `step` (plain JSON) of what the ledger
+        carries is as durable as the sample, and so are the counts of `not_accepted` up to now.
 
         Raises:
             RejectedError: not taken, and not counted (that is the caller's): reason oversize, encode_error,
@@ -155,7 +153,7 @@ class SpoolWriter:
         return identity
 
     def _wait_for_room(self) -> None:
-        """Hold the caller while more waits for the disk than memory may be spent on."""
+        """Block the caller while more bytes wait for the disk than `buffer_bytes`."""
         self._queue.cut()
         if self._committer is None:
             self._commit_all()
@@ -191,7 +189,7 @@ class SpoolWriter:
         with self._commit_lock:
             if self._queue.pending_bytes:
                 self._queue.cut()
-                self._commit_all()  # what waits can make room only once it is accepted
+                self._commit_all()  # pending records can make room only once they are accepted
             fits, gone = self._evictor.make_room(size_bytes, quota_bytes, value_class)
             self._forget(gone)
         if not fits:
@@ -202,14 +200,14 @@ class SpoolWriter:
             )
 
     def _forget(self, numbers: list[int]) -> None:
-        """Segments that were taken away are not written any more."""
+        """Stop writing to segments that were removed."""
         for value_class, segment in list(self._open.items()):
             if segment.number in numbers:
                 segment.close()
                 del self._open[value_class]
 
     def start_committer(self) -> None:
-        """From now on a thread commits what is handed over; `close` ends it."""
+        """Start a thread that commits what is handed over; `close` ends it."""
         self._committer = Committer(self._queue, self._commit_next)
 
     @property
@@ -222,9 +220,9 @@ class SpoolWriter:
         )
 
     def hand_over(self, step: object | None = None) -> None:
-        """Let what waits be committed: by the thread when there is one, and then this returns at once.
+        """Have the pending records committed: by the thread if there is one, so that this returns at once.
 
-        `step` (plain JSON) holds after all that waits, and so do the counts of `not_accepted` up to now.
+        `step` (plain JSON) is that after all pending records, and so are the counts of `not_accepted` up to now.
 
         Raises:
             RuntimeError: the thread has died of a defect; nothing would be committed any more.
@@ -236,7 +234,7 @@ class SpoolWriter:
         self._cut(step)
 
     def commit(self, step: object | None = None) -> Receipt | None:
-        """Make everything that waits durable and visible, in this thread; `step` as in `hand_over`.
+        """Make all pending records durable and visible, in this thread; `step` as in `hand_over`.
 
         None when nothing was accepted; never raises for the disk.
         """
@@ -244,7 +242,7 @@ class SpoolWriter:
         return self._commit_all()
 
     def _cut(self, step: object | None) -> None:
-        """Counts go with a step, for a restart counts from there; without anything carried, with every commit."""
+        """Close the batch. Counts go with a step, from which a restart counts; without carried state, with every commit."""
         is_said = step is not None or (self._account.carried is None and self._refused.has_changed)
         self._queue.cut(self._step(-1, step) if is_said else None)
         self._handed_ns = self._clock.monotonic_ns()
@@ -263,7 +261,7 @@ class SpoolWriter:
                     return receipt
 
     def _commit_next(self) -> Receipt | None:
-        """Commit the oldest batch, if there is one, and look after segments."""
+        """Commit the oldest batch, if there is one, and maintain the segments."""
         with self._commit_lock:
             batch = self._queue.take()
             receipt = None
@@ -366,7 +364,7 @@ class SpoolWriter:
         self._refused.add(reason, count, bytes)
 
     def _housekeep(self) -> None:
-        """From time to time: sync the ledger, take delivered segments away, finish what the disk refused."""
+        """Periodically sync the ledger, remove delivered segments, and retry what the disk refused."""
         now_ns = self._clock.monotonic_ns()
         if now_ns - self._synced_ns >= self._settings.counts_sync_s * 1e9:
             self._synced_ns = now_ns
@@ -389,7 +387,7 @@ class SpoolWriter:
             return compute_ledger(self._account, self._delivery.state, self._evictor.sizes)
 
     def close(self) -> Receipt | None:
-        """Commit, write the counts, sync the ledger and give everything back.
+        """Commit, write the counts, sync the ledger and close all files.
 
         Raises:
             RuntimeError: the thread that commits has died of a defect.
