@@ -1,7 +1,7 @@
-"""What perceive last decided about the model of a role, in memory and in its `active.json`: the one writer of that file.
+"""Perceive's last decision on the model of a role, in memory and in `active.json`; the only writer of that file.
 
-A damaged file is put aside and the factory model has the role, or none where there is none. A disk that refuses the
-write is tried again, while the right model serves anyway. Refuses to load or judge a model.
+A damaged file is set aside and the factory model, if any, gets the role. A failed write is retried, while the decided
+model serves anyway. Refuses to load or judge a model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WARNED = ("rolled_back", "withdrawn", "refused")
 
 
 class ActiveModels:
-    """The state, read once at the start. `state` is what serves, whether or not the disk took it.
+    """The state, read once at the start. `state` is what serves, whether or not it could be written.
 
     Raises (the constructor):
         CorruptError: `active.json` is damaged, and so is `factory.json`.
@@ -32,23 +32,23 @@ class ActiveModels:
         self.state: ActiveState = self._read()
 
     def count_start(self, *, has_crashed: bool = False) -> None:
-        """A start on probation, or after a crash, is written down before the model is touched.
+        """Count a start on probation, or after a crash, on disk before the model is loaded.
 
-        What kills the process cannot undo it. Starts of the factory model are not counted: nothing lies behind it.
+        A later kill cannot undo it. Starts of the factory model are not counted: there is no model to fall back to.
         """
         if not self.state.confirmed or (has_crashed and self.state.active.release_id):
             self.save(replace(self.state, starts=self.state.starts + 1))
 
     def decide(self, state: ActiveState) -> None:
-        """Take the state only when the disk did. Raises RetryLaterError: nothing was changed."""
+        """Set the state only if it could be written. Raises RetryLaterError: nothing was changed."""
         try:
             self._slots.write_active(state)
-        except OSError as error:  # a full disk: the old model goes on
+        except OSError as error:  # a full disk: the old model keeps serving
             raise RetryLaterError(f"active.json cannot be written: {error.strerror}") from error
         self.state = state
 
     def save(self, state: ActiveState) -> None:
-        """Take the state, and write it; a full disk is tried again at the next poll, the right model serves anyway."""
+        """Set the state and write it; on a full disk the write is retried at the next poll."""
         self.state = state
         try:
             self._slots.write_active(state)
@@ -58,7 +58,7 @@ class ActiveModels:
             self._log.emit("active_state_not_written", level="error", reason=str(error.strerror))
 
     def save_again(self) -> None:
-        """Write what the disk refused before."""
+        """Retry a write that failed before."""
         if self._is_unsaved:
             self.save(self.state)
 
@@ -73,11 +73,11 @@ class ActiveModels:
         return None if factory.digest == slot.digest else factory
 
     def event(self, slot: SlotRef, word: str, reason: str = "") -> ModelEvent:
-        """Return an event of now; `save` or `decide` a state with it."""
+        """Return an event with the current time; `save` or `decide` a state with it."""
         return ModelEvent(self._clock.now_ns(), slot.digest, slot.name, word, reason, slot.release_id)
 
     def refuse(self, slot: SlotRef, reason: str) -> ModelEvent:
-        """Never let this release serve here, although deliver offered it. Returns the event, saved and told."""
+        """Block this release on this vehicle, although deliver offered it. Returns the event, saved and logged."""
         event = self.event(slot, "refused", reason)
         blocked = {**self.state.blocked, slot.release_id: reason}
         self.save(replace(self.state, blocked=blocked, events=with_event(self.state.events, event)))
@@ -85,7 +85,7 @@ class ActiveModels:
         return event
 
     def tell(self, event: ModelEvent) -> None:
-        """Put the event into the process's own log."""
+        """Write the event to the process's own log."""
         self._log.emit(
             f"model_{event.event}",
             level="warning" if event.event in _WARNED else "info",

@@ -1,4 +1,4 @@
-"""Brings the files of one release to the disk, a slice of work at a call: download with resume, then hash as a stream.
+"""Fetch the files of one release, a slice of work per call: download with resume, then hash as a stream.
 
 Each file is staged below the folder of its model until all are here; a file that is not what was signed is removed. Never
 holds a file in memory. Decides nothing about trust.
@@ -26,7 +26,7 @@ FreeBytes = Callable[[Path], int]
 
 
 def free_bytes(folder: Path) -> int:
-    """Return what an unprivileged process may still write on the disk of a folder."""
+    """Return the bytes that an unprivileged process may still write on the disk of a folder."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
 
@@ -54,11 +54,11 @@ class BundleFetch:
 
     @property
     def bytes_staged(self) -> int:
-        """Of all files, as far as this start knows."""
+        """The bytes staged of all files, as far as this process knows."""
         return sum(self._got.values())
 
     def check_room(self, free: int, spare: int) -> None:
-        """Raises RetryLaterError unless what is still to come fits beside `spare` bytes."""
+        """Raise RetryLaterError unless the remaining bytes fit on the disk with `spare` bytes left."""
         missing = bundle_bytes(self.files) - sum(_size(self.staged(file)) for file in self.files)
         if missing > 0 and missing + spare > free:
             raise RetryLaterError(
@@ -66,11 +66,11 @@ class BundleFetch:
             )
 
     def advance(self, slice_s: float) -> bool:
-        """Work for about `slice_s` seconds. Returns whether every file is here, and is the one that was signed.
+        """Work for about `slice_s` seconds. Returns whether every file is complete and has its signed hash.
 
         Raises:
-            UntrustedError: a file is another one; it was removed.
-            RetryLaterError: not reachable, cut or too slow; what came is kept.
+            UntrustedError: a file does not have its signed hash; it was removed.
+            RetryLaterError: not reachable, interrupted or too slow; what was received is kept.
         """
         if not self._left:
             return True
@@ -93,7 +93,7 @@ class BundleFetch:
         return self._slots.staging_path(self.files, file)
 
     def drop(self) -> None:
-        """Remove what was staged, as far as the disk lets."""
+        """Remove the staged files, as far as the disk allows."""
         if len(self.files) > 1:
             shutil.rmtree(self._slots.path / "staging" / bundle_digest(self.files), ignore_errors=True)
             return
@@ -101,7 +101,7 @@ class BundleFetch:
             self.staged(self.files[0]).unlink(missing_ok=True)
 
     def _own_place(self, file: BundleFile) -> Path:
-        """Return the path to write to; what stands in the place of a folder of ours, such as a link, is taken away."""
+        """Return the path to write to; anything in place of one of our folders, such as a link, is removed."""
         path, staging = self.staged(file), self._slots.path / "staging"
         for folder in [*reversed(path.parents)]:
             if staging in (folder, *folder.parents) and (folder.is_symlink() or not folder.is_dir()):
@@ -112,7 +112,7 @@ class BundleFetch:
         return path
 
     def _is_right(self, path: Path, slice_s: float) -> bool:
-        """Hash on. Returns whether the end was reached."""
+        """Continue hashing. Returns whether the end was reached."""
         assert self._hash is not None  # noqa: S101 - set by the only caller
         file, at, digest = self._hash
         until_ns = self._clock.monotonic_ns() + round(slice_s * 1e9)

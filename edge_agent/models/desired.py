@@ -1,4 +1,4 @@
-"""What the signed plans want of this vehicle. Pure: the same function decides on a vehicle and in a simulated fleet."""
+"""Decide what the signed plans require of this vehicle. Pure: the same on a vehicle and in a simulated fleet."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from schemas.roles import SERVING
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """`release_id` is what should have the role (None: nothing says so), by `plan`.
+    """`release_id` is the release that should have the role (None: no plan says so), by `plan`.
 
-    `withdrawn` must not: their newest plan is halted.
+    Those in `withdrawn` must not: their newest plan is halted.
     """
 
     release_id: str | None
@@ -36,11 +36,11 @@ class UnreadablePlan:
 
     reason: str
     halted_release_id: str = ""
-    """The release that it halts, by its plain text; empty when it says no such thing."""
+    """The release that it halts, as far as can be read; empty when it halts none."""
 
 
 def desired(plans: Sequence[RolloutPlan | UnreadablePlan], vehicle: Vehicle, role: str = SERVING) -> Intent:
-    """Return the newest plan of the role that admits this vehicle decides; a halted one admits nobody.
+    """Return the intent for this vehicle: the newest plan of the role that admits it; a halted one admits nobody.
 
     Args:
         plans: of any role, oldest first, as in the index. The halt of one that cannot be read counts for every role.
@@ -63,7 +63,7 @@ def desired(plans: Sequence[RolloutPlan | UnreadablePlan], vehicle: Vehicle, rol
 
 
 def plans_of(index: bytes | None) -> list[RolloutPlan | UnreadablePlan]:
-    """Return the plans of a verified index of `rollouts`, oldest first; one that cannot be read spoils no other.
+    """Return the plans of a verified index of `rollouts`, oldest first; an unreadable one affects no other.
 
     Raises:
         UntrustedError: it is no such list.
@@ -72,7 +72,7 @@ def plans_of(index: bytes | None) -> list[RolloutPlan | UnreadablePlan]:
 
 
 def releases_of(index: bytes | None) -> dict[str, Release]:
-    """Return the releases of a verified index of `models` by id; one that cannot be read spoils no other.
+    """Return the releases of a verified index of `models` by id; an unreadable one affects no other.
 
     Raises:
         UntrustedError: it is no such list.
@@ -84,10 +84,10 @@ def releases_of(index: bytes | None) -> dict[str, Release]:
 
 
 def check_plan(plan: RolloutPlan | None, release: Release) -> None:
-    """The plan's own word on role and model, which the release must agree with: two keys vouch for each model.
+    """Check that plan and release agree on role and model, so that two keys vouch for each model.
 
     Raises:
-        UntrustedError: the plan lets out another model, or another role.
+        UntrustedError: the plan names another model, or another role.
     """
     if plan is None or (plan.model_digest is None and plan.role == release.role):
         return
@@ -103,7 +103,7 @@ def check_plan(plan: RolloutPlan | None, release: Release) -> None:
 def check_release(
     release: Release, target: Callable[[str], TargetInfo | None]
 ) -> tuple[tuple[BundleFile, TargetInfo], ...]:
-    """Return the role's own word on each file of the model, which must be what the release says.
+    """Return what the role `models` signed about each file of the model, after comparing it with the release.
 
     Args:
         target: what the role `models` says of a target by its flat name.
@@ -129,7 +129,7 @@ def check_release(
 def authorise(
     slot: SlotRef, trust_folder: TrustFolder, vehicle: Vehicle, clock: Clock, role: str = SERVING
 ) -> None:
-    """Signed, fresh, running, for this vehicle: all of it verified again from disk, without a network.
+    """Check from disk, without a network, that a slot is signed, fresh, in a running plan and for this vehicle.
 
     Raises:
         UntrustedError: a signature or an expiry does not hold, or no signed release is this slot.

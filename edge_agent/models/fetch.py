@@ -1,6 +1,6 @@
-"""Brings the release that the signed plans want of this vehicle into a slot, tried and ready; refuses what is not fit.
+"""Fetch the release that the signed plans require into a slot, tried and ready; refuse what is unfit.
 
-One bounded step at a call, so that deliver goes on delivering: refresh the chain, decide, download a slice
+One bounded step per call, so that deliver keeps delivering: refresh the chain, decide, download a slice
 (resuming), verify, try in a subprocess, name it the candidate. A release that fails verification or trial is
 refused for good, with its reason, and not downloaded again; a trial that never came to an end (the machine
 died in it) counts as an attempt, and three of them are a refusal too. Never touches what serves: that is
@@ -59,7 +59,7 @@ StartTrial = Callable[[Path, str, Path], TrialRun]
 
 @dataclass(frozen=True, slots=True)
 class FetchStep:
-    """What one step did, and when the next one is worth while."""
+    """The result of one step, and when the next one makes sense."""
 
     outcome: Literal["idle", "ok", "failed"]
     detail: str
@@ -68,7 +68,7 @@ class FetchStep:
 
 @dataclass(frozen=True, slots=True)
 class FetchStatus:
-    """For the agent's status. `phase` is idle, download or trial."""
+    """The fetcher in the agent's status. `phase` is idle, download or trial."""
 
     phase: str
     release_id: str
@@ -77,12 +77,12 @@ class FetchStatus:
     last_error: str
     refreshes: int
     unreadable_plans: int = 0
-    """Of the newest list of plans: this version cannot read them, and obeys only their halts."""
+    """Plans of the newest list that this version cannot read; only their halts are obeyed."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """The release that is being brought in."""
+    """The release that is being fetched."""
 
     release: Release
     fetch: BundleFetch
@@ -145,7 +145,7 @@ class ModelFetcher:
         self._unreadable: list[str] = []
 
     def step(self) -> FetchStep:
-        """Return one bounded amount of work. Raises nothing that network, repository or disk can cause."""
+        """Do one bounded amount of work. Raises nothing that network, repository or disk can cause."""
         if self._is_look_wanted and self._work is None and not self._last_error:
             self._not_before_ns = 0
         self._look_again_during_a_side_download()
@@ -168,14 +168,14 @@ class ModelFetcher:
         return done
 
     def look_now(self) -> None:
-        """Somebody says that there is news: the next step refreshes, unless a failure is being waited out.
+        """Make the next step refresh, unless it waits after a failure.
 
         From any thread. During a download or a refresh it is remembered until the next refresh begins.
         """
         self._is_look_wanted = True
 
     def status(self) -> FetchStatus:
-        """Return what it is at."""
+        """Return the current status."""
         work = self._work
         if work is None:
             return FetchStatus("idle", "", 0, 0, self._last_error, self._refreshes, len(self._unreadable))
@@ -262,7 +262,7 @@ class ModelFetcher:
         return _Work(release, BundleFetch(files, self._slots, base_url, self._download, self._clock), slots)
 
     def _look_again_during_a_side_download(self) -> None:
-        """A halt or a release of the role serving does not wait until a large file of another role is here."""
+        """Interrupt a large download of another role to look for a halt or a release of the role serving."""
         work = self._work
         if work is None or work.slots is self._slots or work.trial is not None:
             return
@@ -310,7 +310,7 @@ class ModelFetcher:
         return self._slots.find(digest)
 
     def _fill(self, work: _Work) -> Path:
-        """Put what was fetched into its slot, when it is an acceptable model."""
+        """Put the fetched files into their slot, if they are an acceptable model."""
         files = work.fetch.files
         if len(files) > 1:
             folder = self._slots.path / "staging" / work.release.model_digest
@@ -384,7 +384,7 @@ class ModelFetcher:
         return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock, self._providers)
 
     def _tidy(self) -> None:
-        """Nothing is wanted: what was staged and slots that nothing names can go."""
+        """Remove staged files and unreferenced slots while nothing is wanted."""
         for path in (self._slots.path / "staging").glob("*"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -404,7 +404,7 @@ class ModelFetcher:
 
 
 def _refuse_reason(word: str) -> RefuseReason:
-    """Return the closed word of a refusal; the detail beside it says whatever it was."""
+    """Return the RefuseReason of a refusal; its detail is kept beside it."""
     try:
         return RefuseReason(word)
     except ValueError:

@@ -1,7 +1,7 @@
-"""What deliver knows of releases, by role, in memory and in `fetch.json`: the one writer of these files.
+"""Deliver's knowledge of releases per role, in memory and in `fetch.json`; the only writer of these files.
 
-A release that is refused stays refused while the disk takes nothing: what could not be written is known all the same,
-told once, and written later. Only the count of attempts must be on disk before the trial that it counts.
+A refused release stays refused on a full disk: what could not be written is kept in memory, reported once, and written
+later. Only the count of attempts must be on disk before the trial that it counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_TRIAL_ATTEMPTS = 3
 
 
 class FetchJournal:
-    """Of all roles. Not thread-safe. Raises nothing that a disk can cause, but for `count_attempt`."""
+    """The journal of all roles. Not thread-safe. Only `count_attempt` raises for a disk error."""
 
     def __init__(self, clock: Clock, events: EventLog) -> None:
         self._clock = clock
@@ -40,11 +40,11 @@ class FetchJournal:
             return FetchState()
 
     def count_attempt(self, slots: SlotFolder, release_id: str) -> None:
-        """A trial begins.
+        """Count a trial that begins.
 
         Raises:
-            RejectedError: so many began already and came to no end.
-            OSError: the disk did not take it; nothing was counted.
+            RejectedError: too many trials began already and never ended.
+            OSError: the disk refused it; nothing was counted.
         """
         known = self.known(slots)
         attempts = known.attempts.get(release_id, 0)
@@ -55,7 +55,7 @@ class FetchJournal:
         self._write(slots, replace(known, attempts={**known.attempts, release_id: attempts + 1}))
 
     def add(self, slots: SlotFolder, slot: SlotRef, word: str, reason: str, *, refused: str = "") -> None:
-        """An event of now, which ends the count of attempts; `refused` is why the release is refused for good."""
+        """Add an event, which ends the count of attempts; `refused` is why the release is refused for good."""
         known = self.known(slots)
         if known.events and word == "untrusted" and known.events[-1].reason == reason:
             return
@@ -65,7 +65,7 @@ class FetchJournal:
         self._keep(slots, FetchState(refusals, attempts, with_event(known.events, event)))
 
     def forget_attempt(self, slots: SlotFolder, release_id: str) -> None:
-        """The trial that was counted last could not be started."""
+        """Undo the last count, because the trial could not be started."""
         known = self.known(slots)
         attempts = {**known.attempts, release_id: max(0, known.attempts.get(release_id, 0) - 1)}
         self._keep(slots, replace(known, attempts=attempts))
@@ -81,7 +81,7 @@ class FetchJournal:
             self._unwritten[slots.role] = slots, state
 
     def write_again(self) -> None:
-        """Write what the disk refused before."""
+        """Retry writes that failed before."""
         for slots, state in list(self._unwritten.values()):
             try:
                 self._write(slots, state)

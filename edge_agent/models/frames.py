@@ -1,4 +1,4 @@
-"""Keeps a few recent frames, so that a candidate is tried on what this vehicle really sees. Never leaves the vehicle."""
+"""Keep a few recent frames, so that a candidate is tried on what this vehicle sees. They never leave the vehicle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TrialFrames:
         self._next = len(list(folder.glob("*.frame"))) % count if count else 0
 
     def offer(self, payload: bytes) -> bool:
-        """Keep this encoded frame, perhaps. Returns whether it was kept; a full disk keeps none."""
+        """Keep every `every`-th encoded frame. Returns whether it was kept; none is on a full disk."""
         self._offered += 1
         if not self._count or (self._offered - 1) % self._every or len(payload) > self._max_bytes:
             return False

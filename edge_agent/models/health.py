@@ -1,4 +1,4 @@
-"""Says, frame by frame, whether the serving model still behaves. Decides; never acts."""
+"""Judge, frame by frame, whether the serving model is healthy. Decides; never acts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class HealthWatch:
         """Frames since the last `restart`."""
 
     def restart(self) -> None:
-        """Another model serves: judge it by its own frames only. The counts go on."""
+        """Start judging another model, by its own frames only. The counts continue."""
         self._failed.clear()
         self._latencies_ns.clear()
         self.frames = 0
 
     def failed(self, message: str) -> RollbackReason | None:
-        """Return one inference failed. Returns why the model misbehaves, or None."""
+        """Record a failed inference. Returns why to roll back, or None."""
         self._errors += 1
         self._last_error = message[:500]
         self.frames += 1
@@ -39,7 +39,7 @@ class HealthWatch:
         return self._verdict()
 
     def answered(self, predictions: Sequence[Prediction], latency_ns: int) -> RollbackReason | None:
-        """Return one inference returned after `latency_ns`. Returns why the model misbehaves, or None."""
+        """Record an inference that returned after `latency_ns`. Returns why to roll back, or None."""
         self.frames += 1
         bad = sum(not prediction.is_finite for prediction in predictions)
         self._failed.append(bad > 0)
@@ -51,7 +51,7 @@ class HealthWatch:
         return self._verdict()
 
     def report(self) -> Health:
-        """For status and telemetry."""
+        """Return the values for status and telemetry."""
         ordered = sorted(self._latencies_ns)
         last = len(ordered) - 1
         return Health(
@@ -67,8 +67,7 @@ class HealthWatch:
             return None
         if sum(self._failed) > self._settings.max_error_ratio * len(self._failed):
             return RollbackReason.ERROR_RATIO
-        # The median is looked at once in min_frames frames: sorting on every frame would cost what it
-        # measures.
+        # The median is computed once in min_frames frames: sorting on every frame would distort the latency.
         if (
             self.frames % self._settings.min_frames == 0
             and len(self._latencies_ns) >= self._settings.min_frames

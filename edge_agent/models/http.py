@@ -1,4 +1,4 @@
-"""Downloads are bounded in bytes, in time and in slowness, and go on where they were cut.
+"""Download with bounds on bytes, time and minimum rate, resuming interrupted downloads.
 
 One fetcher serves metadata (through python-tuf's interface) and model files (with ranges), from `http://`,
 `https://` or a folder. It decides nothing about trust. Redirects are not followed, proxies of the environment
@@ -26,7 +26,7 @@ from foundation.errors import MisconfiguredError
 
 
 class Transport(Protocol):
-    """Opens a byte range of something. Tests and other protocols stand behind it."""
+    """Opens a byte range of a URL. Implemented by tests and other protocols."""
 
     def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
         """Return the offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its chunks.
@@ -145,7 +145,7 @@ class Downloaded:
 
 
 class StagedDownload:
-    """Brings a file of known length into `path`, a slice of time at a call, resuming after any interruption.
+    """Downloads a file of known length to `path`, a slice of time per call, resuming after any interruption.
 
     What is staged is untrusted until its hash is checked by the caller. Never writes more than
     `length_bytes`.
@@ -160,8 +160,8 @@ class StagedDownload:
         """Download for at most about `slice_s` seconds.
 
         Raises:
-            SlowRetrievalError: slower than the bound over the whole slice, or silent; what came is kept.
-            DownloadError: cut, refused, or more bytes than `length_bytes` (endless data: the staged file is
+            SlowRetrievalError: slower than the bound over the whole slice, or silent; what was received is kept.
+            DownloadError: interrupted, refused, or more bytes than `length_bytes` (endless data: the staged file is
                 removed).
         """
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ class StagedDownload:
 
 
 def _own_bytes(path: Path) -> int:
-    """Return bytes staged so far. A link, symbolic or hard, leads to a file of somebody else: the name is taken away."""
+    """Return the number of bytes staged so far. A link, symbolic or hard, is removed: it leads to a foreign file."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""A verified model becomes a predictor that has run once, or a refusal with its reason; what runs where is told.
+"""Load a verified model as a predictor that has run once, or refuse it with a reason; report which node runs where.
 
-The vehicle's own wish for providers is narrowed to what the model's contract allows; it never widens it.
+The vehicle's own list of providers only narrows what the model's contract allows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OnStep = Callable[[str], None]
 
 
 def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[str, ...]:
-    """Return the vehicle's providers that the contract allows, in the vehicle's order; without a wish the contract's.
+    """Return the vehicle's providers that the contract allows, in the vehicle's order; without a list the contract's.
 
     Raises:
         RejectedError: reason `no_allowed_provider`; the contract allows none of them.
@@ -40,12 +40,12 @@ def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[st
 
 
 def stated(predictor: Predictor, wish: tuple[str, ...]) -> PlacementStatement:
-    """Return where the nodes of a loaded model run, beside what this vehicle (or the contract) wanted."""
+    """Return where the nodes of a loaded model run, and what this vehicle (or the contract) preferred."""
     return state_placement(predictor.loaded, wish or predictor.contract.allowed_providers)
 
 
 def ask(predictor: Predictor, images: Sequence[Pixels]) -> list[Prediction]:
-    """Return the answers of a model. Whatever else it fails with counts as an error of the model: a vehicle drives on.
+    """Return the predictions of a model. Any other error counts as an error of the model, and never ends the process.
 
     Raises:
         RejectedError: the model failed; reason `model_error` for what no runtime or task foresaw.
@@ -59,7 +59,7 @@ def ask(predictor: Predictor, images: Sequence[Pixels]) -> list[Prediction]:
 
 
 class ModelLoader:
-    """Loads and runs once on grey."""
+    """Loads a model and runs it once on a grey picture."""
 
     def __init__(self, backend: Backend, settings: ServingSettings) -> None:
         self._backend = backend

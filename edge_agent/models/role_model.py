@@ -1,9 +1,9 @@
-"""The model of one role: a better one takes over between frames, a bad one gives way within its frame.
+"""The model of one role: a candidate is swapped in between frames, a faulty model is rolled back within its frame.
 
 A swap, in steps (each may be the last before a crash):
   1. candidate-read   deliver says that a slot passed its trial
   2. verified         its bytes are read and verified again
-  3. loaded           it runs beside the model before it, once, on a grey picture
+  3. loaded           it runs beside the previous model, once, on a grey picture
   4. plan-read        the signed plan and release are verified again from disk: fresh, running, meant for this
   vehicle
   5. persisted        the role's active.json names it: the one step that decides
@@ -15,8 +15,8 @@ block the release on this vehicle for good. A process that crashed (SIGSEGV and 
 probation again. A release whose plan is halted is withdrawn, without blocking it.
 
 Roles differ in one thing (`SlotFolder.has_factory`). The role serving begins with the model of enrolment and is never
-without one: a model gives way to the one before it, which also answers a picture at which one on probation fails. Any
-other role gives way to none and is absent until the next candidate.
+without one: a faulty model is replaced by the previous one, which also answers a picture at which one on probation
+fails. In any other role a faulty model is removed, and the role is empty until the next candidate.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from schemas.records import Health, ModelEvent
 from schemas.roles import SERVING
 
 NOT_HERE = frozenset({RefuseReason.CPU_FALLBACK, RefuseReason.NO_ALLOWED_PROVIDER})
-"""Why a candidate can never serve on this vehicle, although its trial passed (or was of other settings)."""
+"""Reasons why a candidate can never serve on this vehicle, although its trial passed (or had other settings)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +144,12 @@ class RoleModel:
 
     @property
     def swaps(self) -> int:
-        """How often a candidate took over, since enrolment."""
+        """The number of swaps since enrolment."""
         return self._state.swaps
 
     @property
     def rollbacks(self) -> int:
-        """How often a model gave way, since enrolment."""
+        """The number of rollbacks since enrolment."""
         return self._state.rollbacks
 
     @property
@@ -159,7 +159,7 @@ class RoleModel:
 
     @property
     def placement(self) -> PlacementStatement | None:
-        """Where the nodes of the model run, by the runtime's own word; None without one."""
+        """Where the nodes of the model run, as reported by the runtime; None without a model."""
         return None if self._predictor is None else self._loader.placement(self._predictor)
 
     @property
@@ -167,7 +167,7 @@ class RoleModel:
         return self._models.state
 
     def health(self) -> Health:
-        """Return how the models behaved since the process started."""
+        """Return the health of the models since the process started."""
         return self._watch.report()
 
     # Frames.
@@ -204,7 +204,7 @@ class RoleModel:
     def _answer_by(
         self, slot: SlotRef, predictor: Predictor, images: Sequence[Pixels], told: ModelEvent | None
     ) -> Served:
-        """Return the previous model answers for one on probation that failed at these pictures."""
+        """Let the previous model answer for one on probation that failed at these pictures."""
         began_ns = self._clock.monotonic_ns()
         predictions = ask(predictor, images)
         latency_ns = self._clock.monotonic_ns() - began_ns
@@ -318,7 +318,7 @@ class RoleModel:
         return self._give_way("rolled_back", verdict, blocks=True) if verdict else None
 
     def _give_way(self, word: str, reason: str, *, blocks: bool) -> ModelEvent | None:
-        """Return the other model serves (or none does) before anything is written; None when there should be one and is none."""
+        """Replace the model before anything is written; return None if a previous model is needed and there is none."""
         bad = self._state.active
         back = self._way_back() if self._slots.has_factory else (NO_MODEL, None)
         if back is None:
@@ -394,7 +394,7 @@ class RoleModel:
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """No memory, or no runtime: another time the same release may well be loaded."""
+    """Return whether the error is this machine's (no memory, no runtime), so that the release may load another time."""
     return isinstance(error, MisconfiguredError | MemoryError) or isinstance(error.__cause__, MemoryError)
 
 

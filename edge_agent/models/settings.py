@@ -16,7 +16,7 @@ _PROVIDER: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
-    """When a model misbehaves. One output that is not finite is always enough."""
+    """When a model is unhealthy. One output that is not finite is always enough."""
 
     window_frames: int = setting(200, min=10, max=100_000, help="frames that ratio and latency look back on")
     min_frames: int = setting(20, min=1, max=10_000, help="no verdict on ratio or latency from fewer frames")

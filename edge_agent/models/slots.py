@@ -55,17 +55,17 @@ class SlotRef:
 
 
 NO_MODEL = SlotRef("", "")
-"""The slot of a role beside serving that has no model."""
+"""The slot of a role, other than serving, without a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveState:
-    """What perceive last decided. One atomic file: there is no state between two models."""
+    """Perceive's last decision. One atomic file: there is no state between two models."""
 
     active: SlotRef
     previous: SlotRef | None = None
     confirmed: bool = True
-    """Whether the active model has served its probation; until then a crash counts against it."""
+    """Whether the active model has passed its probation; until then a crash counts against it."""
     starts: Tally = 0
     """Starts of perceive with the active model while it was not confirmed, or after a crash of the process."""
     swaps: Tally = 0
@@ -92,11 +92,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class FetchState:
-    """What deliver knows: releases refused for good (release_id -> reason), and what happened."""
+    """Deliver's knowledge: releases refused for good (release_id -> reason), and events."""
 
     refused: Mapping[str, str] = field(default_factory=dict)
     attempts: Mapping[str, Tally] = field(default_factory=dict)
-    """release_id -> trials begun that came to no end (the machine or deliver died in them)."""
+    """release_id -> trials that began and never ended (the machine or deliver died)."""
     events: tuple[ModelEvent, ...] = ()
 
 
@@ -146,7 +146,7 @@ class SlotFolder:
         return self.path / name if self.role == SERVING else None
 
     def move_old_file(self, name: str) -> None:
-        """Bring a file of a release before roles to where it is today, durably. Any crash leaves it in one of the two."""
+        """Move a file of a release before roles to its place today, durably. A crash leaves it in one of the two."""
         old = self.old_file(name)
         if old is None or not old.exists():
             return
@@ -158,7 +158,7 @@ class SlotFolder:
         fsync_folder(self.path)
 
     def lock(self, clock: Clock, wait_s: float = 0.0) -> FileLock:
-        """Held while slots appear or vanish, and while perceive makes one its own. Raises RetryLaterError."""
+        """Return the lock held while slots are added, removed or activated. Raises RetryLaterError."""
         return FileLock(self.path / ".lock", wait_s=wait_s, clock=clock)
 
     def slot_path(self, digest: str) -> Path:
@@ -172,13 +172,13 @@ class SlotFolder:
         return self.slot_path(digest).with_suffix("")
 
     def staging_path(self, files: Sequence[BundleFile], file: BundleFile) -> Path:
-        """Return where a file is until all of its model are here and verified."""
+        """Return where a file is staged until all files of its model are complete and verified."""
         if len(files) == 1:
             return self.path / "staging" / f"{file.sha256}.part"
         return self.path / "staging" / bundle_digest(files) / file.path
 
     def find(self, digest: str) -> Path | None:
-        """Return the file or folder of a slot, or None; what is in it is not looked at."""
+        """Return the file or folder of a slot, or None; its contents are not checked."""
         for path in (self.slot_path(digest), self.bundle_path(digest)):
             if path.exists():
                 return path
@@ -241,7 +241,7 @@ class SlotFolder:
         return _named(_read(path, FACTORY), path)
 
     def write_factory(self, slot: SlotRef) -> None:
-        """Once, at enrolment."""
+        """Write the factory model once, at enrolment."""
         write_document(self.path / "factory.json", FACTORY, slot)
 
     def read_active(self) -> ActiveState:
@@ -255,11 +255,11 @@ class SlotFolder:
         return state
 
     def write_active(self, state: ActiveState) -> None:
-        """Perceive's word: atomic and durable."""
+        """Replace `active.json`, atomically and durably (perceive only)."""
         self._write("active.json", ACTIVE, state)
 
     def keep_damaged(self) -> None:
-        """Put a damaged `active.json` aside for a person."""
+        """Set a damaged `active.json` aside for a person."""
         path = self.file("active.json")
         if path.exists():
             syscalls.rename(path, path.with_name("active.json.damaged"))
@@ -274,19 +274,19 @@ class SlotFolder:
         return candidate
 
     def write_candidate(self, candidate: Candidate | None) -> None:
-        """Deliver's word; None takes it back."""
+        """Replace `candidate.json` (deliver only); None removes it."""
         if candidate is not None:
             self._write("candidate.json", CANDIDATE, candidate)
         elif (path := self.file("candidate.json")).exists():
             syscalls.unlink(path)
 
     def read_fetch(self) -> FetchState:
-        """Return what deliver knows; empty before its first word. Raises CorruptError."""
+        """Return deliver's knowledge; empty before its first write. Raises CorruptError."""
         path = self.file("fetch.json")
         return _read(path, FETCH) if path.exists() else FetchState()
 
     def write_fetch(self, state: FetchState) -> None:
-        """Atomic and durable."""
+        """Replace `fetch.json`, atomically and durably (deliver only)."""
         self._write("fetch.json", FETCH, state)
 
     def _write(self, name: str, kind: DocumentType[Any], document: object) -> None:
@@ -375,7 +375,7 @@ def install_initial(state_folder: Path, model_bytes: bytes, clock: Clock) -> Slo
 
 
 def with_event(events: tuple[ModelEvent, ...], event: ModelEvent) -> tuple[ModelEvent, ...]:
-    """Return the journal with one more event; the oldest leave when telemetry could not carry them."""
+    """Return the journal with one more event; the oldest are dropped beyond what telemetry can carry."""
     return (*events, event)[-MAX_MODEL_EVENTS:]
 
 

@@ -1,4 +1,4 @@
-"""What any process may say about this vehicle's models, read from both writers' files. Reads only."""
+"""Read the status of this vehicle's models from the files of both writers. Writes nothing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_model_status(state_folder: Path) -> ModelStatus:
 def read_other_roles(
     state_folder: Path, said: Mapping[str, object], configured: Collection[str]
 ) -> tuple[RoleReport, ...]:
-    """Return the roles beside serving, for telemetry; of one whose file is damaged only that is said, as its last error.
+    """Return the roles other than serving, for telemetry; a damaged file is reported as the last error of its role.
 
     Args:
         said: role -> frames and health, as perceive's status has them.
@@ -105,7 +105,7 @@ def read_other_roles(
 
 
 def health_of(document: object) -> Health:
-    """Return what perceive published; a file of another version, or a damaged one, counts as nothing known."""
+    """Return the health that perceive published; a damaged file or one of another version counts as unknown."""
     try:
         return build(Health, document, "health")
     except CorruptError:

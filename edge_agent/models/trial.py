@@ -1,4 +1,4 @@
-"""A candidate proves itself on this vehicle, in a process of its own that may die without anyone noticing.
+"""Try a candidate on this vehicle, in a confined process of its own that may crash without harm.
 
     python -m edge_agent.models.trial '{"digest": ..., "frames": FOLDER, "limits": {...}, "providers": [...]}' < model.onnx
 
@@ -42,7 +42,7 @@ _GREY_PIXELS = 64
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """What came of a trial. `reason` is empty when it passed, else one word; `detail` says it with values."""
+    """The result of a trial. `reason` is empty when it passed; `detail` has the values."""
 
     passed: bool
     reason: str
@@ -56,7 +56,7 @@ class TrialResult:
 
 
 def confine(limits: TrialLimits) -> None:
-    """Give up, for good and for this process, what a model's trial does not need."""
+    """Restrict this process for good to what a model's trial needs."""
     _lower(resource.RLIMIT_AS, limits.address_space_bytes)
     _lower(resource.RLIMIT_CPU, limits.cpu_s, slack=5)  # SIGXCPU first, which says what it was
     _lower(resource.RLIMIT_NOFILE, limits.open_files)

@@ -1,4 +1,4 @@
-"""Starts a trial and asks for its end without waiting: deliver goes on delivering meanwhile. Every end is an answer."""
+"""Start a trial and poll for its end, so that deliver keeps delivering meanwhile. Every end is a result."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TrialRun:
         return self._result()
 
     def cancel(self) -> None:
-        """End the trial, whatever it would have said."""
+        """End the trial without a result."""
         if self._process.poll() is None:
             self._kill()
         elif self._process.stdout is not None:

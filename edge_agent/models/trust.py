@@ -1,4 +1,4 @@
-"""What this vehicle believes came from the fleet's keys, and until when: rollback, freeze and mix-and-match end here.
+"""Verify the fleet's signed metadata, with protection against rollback, freeze and mix-and-match attacks.
 
 python-tuf holds the chain (root, timestamp, snapshot, roles). This adds what it lacks:
 - time that no wall clock can set back (the floor, see `edge_agent.models.trust_folder`);
@@ -67,7 +67,7 @@ class _FleetUpdater(Updater):  # type: ignore[misc]  # python-tuf is untyped her
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """A file that a role vouches for."""
+    """A file that a role has signed."""
 
     path: str
     length_bytes: int
@@ -108,7 +108,7 @@ class OnlineTrust:
             self._trust.raise_floor(issued, tuple(trusted.root.roles["timestamp"].keyids), self._clock)
 
     def target(self, role: str, name: str) -> TargetInfo | None:
-        """Return what `role` (and only it) says of target `role/name`; None when it lists no such target."""
+        """Return what `role` (and only it) signed for target `role/name`; None when it lists no such target."""
         path = f"{role}/{name}"
         with our_errors():
             info = self._updater.get_targetinfo(path)
@@ -185,12 +185,12 @@ class SavedTrust:
         return data
 
     def target(self, role: str, name: str) -> TargetInfo | None:
-        """Return what the role says of a target; call `index` first."""
+        """Return what the role signed for a target; call `index` first."""
         return _only_by(self._trusted, role, f"{role}/{name}")
 
 
 def parse_index(data: bytes, key: str) -> list[object]:
-    """Return the list under `key` of an index document. Raises UntrustedError: a signed index that is none is not acted on."""
+    """Return the list under `key` of an index document. Raises UntrustedError for anything else."""
     document = parse_json(data, f"the signed index of {key}", family=UntrustedError)
     if (
         not isinstance(document, dict)

@@ -1,4 +1,4 @@
-"""What this vehicle keeps of the fleet's trust on disk, and the floor under time.
+"""The fleet's trusted metadata on disk, and the time floor.
 
 python-tuf judges expiry by the wall clock, which a vehicle cannot rely on. A signed timestamp says when it was
 issued; time on this vehicle is never before that, plus what the monotonic clock has counted since in the same
@@ -100,7 +100,7 @@ class TrustFolder:
         return self.path / "targets" / target.replace("/", ".")
 
     def stamp(self, role: str) -> tuple[tuple[int, int], ...]:
-        """Changes whenever what is saved of a role does."""
+        """Return a value that changes whenever the saved metadata of a role does."""
         stamps = []
         indexes = (self.saved_index(f"{role}/{name}") for name in (INDEX, INDEX_1))
         for path in (self.metadata / f"{role}.json", *indexes):

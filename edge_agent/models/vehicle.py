@@ -1,4 +1,4 @@
-"""Who this vehicle is to a rollout plan: written once at enrolment, read by both processes."""
+"""The identity of this vehicle for rollout plans: written once at enrolment, read by both processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_vehicle(state_folder: Path, vehicle: Vehicle) -> None:
 
 
 def read_vehicle(state_folder: Path) -> Vehicle:
-    """Return what `vehicle.json` says.
+    """Read `vehicle.json`.
 
     Raises:
         MisconfiguredError: there is none; this vehicle was never enrolled.
