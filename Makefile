@@ -75,7 +75,7 @@ schemas: $(DEV_READY)
 	$(BIN)/python -m scripts.schema_compatibility
 	$(BIN)/python -m scripts.golden_vectors
 
-lock: $(DEV_READY) ## Write the lock files anew.
+lock: $(DEV_READY) ## Write the lock files again.
 	scripts/lock.sh
 
 clean: ## Remove what the demo and the tests wrote (the virtual environment stays).

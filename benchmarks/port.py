@@ -1,4 +1,4 @@
-"""What one comparison tells: a step of the product, timed side by side with its limit and its peers in one run."""
+"""The result of one comparison: a step of the product, timed together with its limit and its peers in one run."""
 
 from __future__ import annotations
 

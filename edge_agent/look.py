@@ -46,7 +46,7 @@ class Viewer:
         limits: ImageLimits | None = None,
         heartbeat: Heartbeat | None = None,
     ) -> None:
-        """`memory` is what novelty is measured against; `heartbeat` is told when a model is at work."""
+        """`memory` is the reference of novelty; `heartbeat` is called when a model runs."""
         self._models = models
         self._memory = memory
         self._log = log

@@ -142,7 +142,7 @@ def _age_s(told: dict[str, object], now_ns: int) -> float | None:
 
 
 def _state(supervisor: dict[str, object]) -> str:
-    """Return running, stopping, stopped, finished or failed as told; dead when its teller is gone."""
+    """Return running, stopping, stopped, finished or failed as published; dead when the supervisor is gone."""
     word, pid = str(supervisor.get("state", "never_started")), supervisor.get("pid")
     if word not in ("running", "stopping") or not isinstance(pid, int):
         return word

@@ -108,7 +108,7 @@ class Uploader:
         self._events = events
         self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
         self._sink: RecordSink | None = None
-        self._generation = 0  # told apart: what an earlier sink says late
+        self._generation = 0  # to recognise late reports of an earlier sink
         self._sinks_made = 0
         self._done: deque[tuple[int, Identity, Acknowledgement | FleetLoopError]] = deque()
         self._in_flight: dict[Identity, tuple[int, int]] = {}  # bytes, monotonic time of the send

@@ -1,4 +1,4 @@
-"""Tells the service manager (systemd's notification protocol, sd_notify(3)) that a service is ready and alive.
+"""Notify the service manager (systemd's notification protocol, sd_notify(3)) that a service is ready and alive.
 
 Outside of such a service nothing is sent. A service manager that cannot be reached is no reason to stop.
 """
@@ -13,7 +13,7 @@ ALIVE = "WATCHDOG=1"
 
 
 def notify(state: str) -> bool:
-    """Send one state; False when there is nobody to tell, or it could not be told."""
+    """Send one state; return False when there is no service manager, or it could not be sent."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False

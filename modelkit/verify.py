@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 _SEAL: Final = object()
+"""Only this module has it, so that no other can create a VerifiedModel."""
 # Numbers of onnx.proto's TensorProto.DataType.
 _ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "float16": 10}
 _NUMBERS: Final = frozenset({1, 2, 3, 6, 7, 10, 11})

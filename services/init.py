@@ -69,7 +69,7 @@ cost = 1.0
 # sasl_user = "fleetloop"
 """
 LAUNCHER = "launch"
-"""Starts FleetLoop for the stages of dvc.yaml."""
+"""The script that starts FleetLoop for the stages of dvc.yaml."""
 CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
 TASK_LINE = re.compile(r"^task: .*$", re.MULTILINE)
 

@@ -1,6 +1,6 @@
 """The steps that bring a workspace of an earlier release to today's form: launcher, base, stages, serving record, git, lake.
 
-The order matters: dvc.yaml is replaced once what its stages need is there. A file that a person edited is told, never
+The order matters: dvc.yaml is replaced once what its stages need is there. A file that a person edited is reported, never
 replaced. Old versions of a lake table stay as they are; the newest one gains the columns that it lacks, null in old rows.
 """
 

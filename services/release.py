@@ -1,4 +1,4 @@
-"""Signs and publishes a model that passed its gate, or that a named person let pass; lists what was released."""
+"""Sign and publish a model that passed its gate or was overridden by a named person; list releases."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from workspace.served_models import served_models
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
-    """What to release: a package (the workspace's own by default), or a bare model file with the gate's word on it."""
+    """What to release: a package (the workspace's own by default), or a bare model file with its gate verdict."""
 
     package: Path | None = None
     """Folder made by `fleetloop package`."""
     model: Path | None = None
     """An ONNX file with its contract, instead of a package; or a folder that holds one and the files beside it."""
     gate: Path | None = None
-    """gate.json that judged the bare file; none: no gate judged it."""
+    """gate.json of the bare file; none: no gate has evaluated it."""
     release_id: str = ""
     """Made of the model's name and digest when empty."""
     override_by: str = ""
     override_why: str = ""
     notes: str = ""
     role: str = SERVING
-    """What the model is for on a vehicle."""
+    """The role of the model on a vehicle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The signed release, whether the fleet was told, and what the gate's word does not cover ("": nothing)."""
+    """The signed release, whether the fleet was notified, and what the gate's verdict does not cover ("": nothing)."""
 
     release: Release
     notified: Notified
@@ -97,12 +97,12 @@ def _compared_with_another(place: Workspace, package: Path, done: Release) -> st
 
 
 def list_releases(place: Workspace) -> tuple[Release, ...]:
-    """Every release, oldest first."""
+    """Return every release, oldest first."""
     return tuple(read_releases(Repository(place.tuf_path, place.keys_path)))
 
 
 def read_gate(path: Path | None) -> GateReport:
-    """The gate's word in a package.json or a gate.json; without a file no gate judged the model.
+    """Read the gate's verdict from a package.json or a gate.json; without a file there is none.
 
     Raises:
         CorruptError: the file says nothing of the kind.

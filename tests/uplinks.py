@@ -40,7 +40,7 @@ class DeafUplink(Uplink):
         """Let answers through again, on connections made from now on: the old ones have lost bytes."""
         self.cut()
         self._is_deaf.clear()
-        self.mend()
+        self.restore()
 
     def _receive(self, source: socket.socket, is_upward: bool) -> bytes | None:
         if is_upward and not self._may_send.wait(HELD_WAIT_S):

@@ -77,7 +77,7 @@ def serving_name(place: Workspace) -> tuple[str, str]:
 def serve(place: Workspace, model: ServedModel, clock: Clock | None = None) -> bool:
     """From now on the fleet is served this model; vehicles are enrolled with that of the role serving.
 
-    A rollout counts once, whoever tells of it again. Returns whether a row was written.
+    A rollout counts once, however often it is reported. Returns whether a row was written.
 
     Raises:
         RetryLaterError: another writer holds the file, or the disk refuses the row.

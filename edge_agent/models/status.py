@@ -34,7 +34,7 @@ def read_model_status(state_folder: Path) -> ModelStatus:
     """Return the status of the model slots, for telemetry and for `agent status`.
 
     Raises:
-        CorruptError: the vehicle has no model at all, or perceive's file is damaged and not yet mended.
+        CorruptError: the vehicle has no model at all, or perceive's file is damaged and not yet repaired.
     """
     slots = SlotFolder(state_folder)
     active = slots.read_active()

@@ -51,18 +51,18 @@ def send_bad_records(
     `key` is that of `vehicle_id`; `other_key` is another vehicle's, so what it signs as `vehicle_id` is forged.
     """
 
-    def sealed(seq: int, value: bytes, signer: VehicleKey = key, name: str = vehicle_id) -> WireRecord:
+    def signed(seq: int, value: bytes, signer: VehicleKey = key, name: str = vehicle_id) -> WireRecord:
         return sign_record(TOPICS.samples, "sample", Identity(name, FORGED_EPOCH, seq), value, signer)
 
     good_frame = b"\xc3\x01" + bytes(8)
-    tampered = sealed(3, good_frame + b"as signed")
+    tampered = signed(3, good_frame + b"as signed")
     records = [
-        ("bad_signature", sealed(0, good_frame, signer=other_key)),
-        ("not_single_object", sealed(1, b"this is no Avro at all")),
-        ("unknown_schema", sealed(2, b"\xc3\x01" + b"\xfe" * 8 + b"body")),
+        ("bad_signature", signed(0, good_frame, signer=other_key)),
+        ("not_single_object", signed(1, b"this is no Avro at all")),
+        ("unknown_schema", signed(2, b"\xc3\x01" + b"\xfe" * 8 + b"body")),
         ("hash_mismatch", replace(tampered, value=good_frame + b"as changed on the way")),
-        ("missing_header", replace(sealed(4, good_frame), headers=())),
-        ("unknown_vehicle", sealed(5, good_frame, name="vehicle-nobody-enrolled")),
+        ("missing_header", replace(signed(4, good_frame), headers=())),
+        ("unknown_vehicle", signed(5, good_frame, name="vehicle-nobody-enrolled")),
     ]
     _send_all(
         KafkaSettings(bootstrap=bootstrap, client_id="fleetloop-demo-bad-records"), [r for _, r in records]

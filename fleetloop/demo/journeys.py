@@ -215,7 +215,7 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
     if remaining_s > 0:
         time.sleep(remaining_s)
     pending = int(fleet.status(CUT_VEHICLE)["ledger"]["pending"])
-    road.uplink.mend()
+    road.uplink.restore()
     outage_s = (time.monotonic_ns() - cut_ns) / 1e9
     lab.say(
         f"[yellow]{CUT_VEHICLE} has the broker back after {outage_s:.1f} s, {pending} samples wait in its spool"

@@ -16,7 +16,7 @@ CHUNK_BYTES = 65_536
 
 
 class Uplink:
-    """Relays connections while it is up; `cut()` drops every connection and refuses new ones until `mend()`."""
+    """Relays connections while it is up; `cut()` drops every connection and refuses new ones until `restore()`."""
 
     def __init__(self, hosts: Collection[str] = ()) -> None:
         """`hosts` may be reached besides loopback: those of the broker that the user named."""
@@ -41,7 +41,7 @@ class Uplink:
             for connection in self._open:
                 _abort(connection)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Let connections through again."""
         self._is_cut.clear()
 

@@ -46,7 +46,7 @@ _AUTOSTAGE = re.compile(
 )
 """With autostage DVC adds files to git through a library that runs the repository's filters whatever git's settings."""
 PYTHON_VARIABLE = "FLEETLOOP_PYTHON"
-"""Tells `launch` which Python called DVC."""
+"""The variable in which `launch` finds the Python that called DVC."""
 GIT_NAME, GIT_MAIL = "FleetLoop", "fleetloop@localhost"
 """Git identity if the user has not configured one."""
 

@@ -23,7 +23,7 @@ from schemas.wire import StoredRecord
 Interval = tuple[int, int]
 """Offsets [begin, end) of one partition."""
 SourceFactory = Callable[[], RecordSource]
-"""Opens a source in the process in which a step runs."""
+"""A function that opens a source in the process in which a step runs."""
 
 
 class OffsetRange(NamedTuple):

@@ -43,7 +43,7 @@ BASE = golden.examples()["sample-3-full"]
 assert isinstance(BASE, Sample)
 
 
-def sealed(seq: int) -> tuple[Sample, bytes, list[tuple[str, bytes]]]:
+def signed(seq: int) -> tuple[Sample, bytes, list[tuple[str, bytes]]]:
     payload = b"picture %d" % seq
     sample = replace(
         BASE,
@@ -65,7 +65,7 @@ def arrivals(rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def landed(partition: int, offset: int, seq: int) -> dict[str, Any]:
-    sample, value, _ = sealed(seq)
+    sample, value, _ = signed(seq)
     return {
         "origin": "log",
         "topic": TOPICS.samples,
@@ -123,7 +123,7 @@ def test_what_the_real_spool_prints_and_exports_is_what_the_checker_reads(tmp_pa
     clock = ManualClock()
     writer = SpoolWriter.open(tmp_path / "spool", settings, "car-1", KEY, clock, EventLog(None, clock))
     for seq in range(3):
-        writer.append(sealed(seq)[0])
+        writer.append(signed(seq)[0])
     writer.not_accepted(NotAcceptedReason.NOT_SELECTED, 5)
     writer.commit()
     writer.close()
@@ -205,7 +205,7 @@ def test_two_topics_of_one_name_need_a_word_which(tmp_path: Path) -> None:
 
 def test_payloads_are_found_by_the_checkers_own_decoding() -> None:
     schemas = read_schemas(SCHEMA_FOLDER)
-    sample, value, headers = sealed(3)
+    sample, value, headers = signed(3)
     record = log_record(0, 7, headers, value, schemas)
     assert record.identity == Identity("car-1", EPOCH, 3)
     assert record.payload_sha256 == sample.payload_sha256
@@ -227,7 +227,7 @@ def log_rows(bootstrap: str) -> list[dict[str, Any]]:
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
     rows = []
     for seq in (0, 1, 2, 2, 3):
-        _, value, headers = sealed(seq)
+        _, value, headers = signed(seq)
         sent = producer.send(TOPICS.samples, value=value, key=b"car-1", headers=headers).get(timeout=30)
         rows.append(landed(sent.partition, sent.offset, seq))
     for value in (b"rubbish", b""):
@@ -254,7 +254,7 @@ def test_the_log_is_read_from_its_first_offset_to_its_end(
 
 def test_the_last_batch_of_the_log_is_read_to_its_end() -> None:
     """The embedded broker lists an end that is one past the first record of its last batch."""
-    _, value, headers = sealed(0)
+    _, value, headers = signed(0)
     with EmbeddedBroker() as broker:
         ensure_topics(broker.bootstrap)
         producer = KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", linger_ms=500)
@@ -276,7 +276,7 @@ def run(
     uri = tmp_path / "arrivals"
     write_deltalake(str(uri), arrivals(rows))
     receipts, book, offered = tmp_path / "receipts", tmp_path / "ledger.json", tmp_path / "offered.jsonl"
-    samples = [sealed(seq) for seq in range(4)]
+    samples = [signed(seq) for seq in range(4)]
     receipts.write_text(
         "".join(
             f"RECEIPT {EPOCH} {seq} {hashlib.sha256(value).hexdigest()}\n"

@@ -65,21 +65,21 @@ def bad_records(sample: Sample, key: VehicleKey) -> dict[str, WireRecord]:
     """A record for each reason for which ingest must reject it."""
     good = encode_sample(sample)
 
-    def sealed(seq: int, value: bytes, signer: VehicleKey = key, name: str = sample.vehicle_id) -> WireRecord:
+    def signed(seq: int, value: bytes, signer: VehicleKey = key, name: str = sample.vehicle_id) -> WireRecord:
         return sign_record(TOPICS.samples, KIND_SAMPLE, Identity(name, FORGED_EPOCH, seq), value, signer)
 
     def named(seq: int) -> bytes:
         return encode_sample(replace(sample, epoch=FORGED_EPOCH, seq=seq))
 
     return {
-        "bad_signature": sealed(0, named(0), signer=VehicleKey.generate()),
-        "unknown_vehicle": sealed(1, good, name="car-nobody"),
-        "unknown_schema": sealed(2, b"\xc3\x01" + b"\xfe" * 8 + named(2)[10:]),
-        "truncated": sealed(3, named(3)[:-40]),
-        "not_single_object": sealed(4, b"no Avro at all"),
-        "hash_mismatch": replace(sealed(5, named(5)), value=named(6)),
-        "identity_mismatch": sealed(7, named(8)),
-        "missing_header": replace(sealed(9, named(9)), headers=()),
+        "bad_signature": signed(0, named(0), signer=VehicleKey.generate()),
+        "unknown_vehicle": signed(1, good, name="car-nobody"),
+        "unknown_schema": signed(2, b"\xc3\x01" + b"\xfe" * 8 + named(2)[10:]),
+        "truncated": signed(3, named(3)[:-40]),
+        "not_single_object": signed(4, b"no Avro at all"),
+        "hash_mismatch": replace(signed(5, named(5)), value=named(6)),
+        "identity_mismatch": signed(7, named(8)),
+        "missing_header": replace(signed(9, named(9)), headers=()),
     }
 
 

@@ -54,7 +54,7 @@ def test_bytes_pass_while_it_is_up_and_stop_when_it_is_cut(echo: int) -> None:
         assert answer == b"", "a new connection is refused"
         assert uplink.refused == 1
         late.close()
-        uplink.mend()
+        uplink.restore()
         again, answer = connect(uplink, f"127.0.0.1:{echo}")
         assert answer.startswith(b"HTTP/1.1 200")
         again.close()

@@ -36,7 +36,7 @@ FLEET = Enrolment.of(enrolled("car-1", KEY), enrolled("car-2", OTHER))
 IDENTITY = Identity("car-1", EPOCH, 3)
 
 
-def sealed(kind: str = "sample", identity: Identity = IDENTITY, key: VehicleKey = KEY) -> WireRecord:
+def signed(kind: str = "sample", identity: Identity = IDENTITY, key: VehicleKey = KEY) -> WireRecord:
     return sign_record(TOPICS.samples, kind, identity, VALUE, key)
 
 
@@ -72,7 +72,7 @@ def test_what_a_vehicle_seals_is_verified_as_its_own(
 
 
 def test_the_headers_are_cloudevents_and_ours() -> None:
-    headers = dict(sealed().headers)
+    headers = dict(signed().headers)
     assert headers["ce_specversion"] == b"1.0"
     assert headers["ce_id"] == f"car-1/{EPOCH}/3".encode()
     assert headers["ce_type"] == b"ai.fleetloop.sample.v1"
@@ -96,11 +96,11 @@ def test_the_headers_are_cloudevents_and_ours() -> None:
     ],
 )
 def test_a_record_without_a_header_is_rejected(name: str) -> None:
-    assert judged(with_header(sealed(), name, None)) == RejectReason.MISSING_HEADER
+    assert judged(with_header(signed(), name, None)) == RejectReason.MISSING_HEADER
 
 
 def test_a_record_without_key_or_value_is_rejected() -> None:
-    record = sealed()
+    record = signed()
     for key, value in ((None, record.value), (record.key, None)):
         with pytest.raises(RejectedError) as caught:
             verify(record.headers, key, value, "sample", FLEET)
@@ -170,29 +170,29 @@ TAMPERED: dict[str, tuple[Callable[[WireRecord], WireRecord], RejectReason]] = {
 @pytest.mark.parametrize("what", sorted(TAMPERED))
 def test_a_record_that_was_changed_is_rejected(what: str) -> None:
     change, reason = TAMPERED[what]
-    assert judged(change(sealed())) == reason
+    assert judged(change(signed())) == reason
 
 
 def test_a_vehicle_cannot_sign_for_another() -> None:
-    forged = sealed(identity=Identity("car-2", EPOCH, 0), key=KEY)
+    forged = signed(identity=Identity("car-2", EPOCH, 0), key=KEY)
     assert judged(forged) == RejectReason.BAD_SIGNATURE
-    own_key_id = dict(sealed(identity=Identity("car-2", EPOCH, 0), key=OTHER).headers)["fl_keyid"]
+    own_key_id = dict(signed(identity=Identity("car-2", EPOCH, 0), key=OTHER).headers)["fl_keyid"]
     assert judged(with_header(forged, "fl_keyid", own_key_id)) == RejectReason.BAD_SIGNATURE
 
 
 def test_a_sample_cannot_be_passed_off_as_telemetry() -> None:
-    assert judged(sealed("sample"), "telemetry") == RejectReason.UNKNOWN_SCHEMA
-    renamed = with_header(sealed("sample"), "ce_type", wire.CE_TYPES["telemetry"])
+    assert judged(signed("sample"), "telemetry") == RejectReason.UNKNOWN_SCHEMA
+    renamed = with_header(signed("sample"), "ce_type", wire.CE_TYPES["telemetry"])
     assert judged(renamed, "telemetry") == RejectReason.BAD_SIGNATURE
 
 
 def test_an_unknown_vehicle_and_a_revoked_key_are_rejected() -> None:
-    assert judged(sealed(), fleet=Enrolment()) == RejectReason.UNKNOWN_VEHICLE
+    assert judged(signed(), fleet=Enrolment()) == RejectReason.UNKNOWN_VEHICLE
     revoked = FLEET.with_revoked("car-1", 99)
-    assert judged(sealed(), fleet=revoked) == RejectReason.REVOKED_KEY
+    assert judged(signed(), fleet=revoked) == RejectReason.REVOKED_KEY
     fresh = VehicleKey.generate()
     again = revoked.with_key(enrolled("car-1", fresh))
-    record = sealed(key=fresh)
+    record = signed(key=fresh)
     assert verify(record.headers, record.key, record.value, "sample", again) == IDENTITY
 
 
@@ -204,7 +204,7 @@ def test_no_headers_raise_anything_but_a_rejection(headers: list[tuple[str, byte
 
 @given(st.data())
 def test_no_single_byte_of_a_sealed_record_can_change(data: st.DataObject) -> None:
-    record = sealed()
+    record = signed()
     index = data.draw(st.sampled_from(range(len(record.headers))))
     name, value = record.headers[index]
     if name in ("ce_specversion", "content-type"):
@@ -216,7 +216,7 @@ def test_no_single_byte_of_a_sealed_record_can_change(data: st.DataObject) -> No
 
 def test_an_unknown_kind_is_not_sealed() -> None:
     with pytest.raises(RejectedError, match="picture"):
-        sealed("picture")
+        signed("picture")
 
 
 def test_a_key_file_is_private_complete_and_never_overwritten(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Fleet:
         self.seqs[vehicle] += 1
         return a_sample(vehicle, seq, **fields)
 
-    def sealed(self, sample: Any, value: bytes | None = None, *, signer: str = "") -> Any:
+    def signed(self, sample: Any, value: bytes | None = None, *, signer: str = "") -> Any:
         from schemas.codec import encode_sample
         from schemas.signing import sign_record
         from schemas.wire import KIND_SAMPLE
@@ -69,7 +69,7 @@ class Fleet:
 
     def good(self, vehicle: str = "", **fields: Any) -> Offered:
         sample = self.sample(vehicle or self.rng.choice(GOOD), **fields)
-        return offered(self.sealed(sample), "landed", identity=str(sample.identity))
+        return offered(self.signed(sample), "landed", identity=str(sample.identity))
 
 
 def offered(record: Any, outcome: str, *reasons: str, after_fix: str = "", identity: str = "") -> Offered:
@@ -93,7 +93,7 @@ def _changed(record: Any, name: str, content: bytes | None) -> Any:
 
 
 def _missing_header(fleet: Fleet) -> Offered:
-    record = fleet.sealed(fleet.sample("v1"))
+    record = fleet.signed(fleet.sample("v1"))
     choice = fleet.rng.randrange(4)
     if choice == 0:
         return replace(offered(record, "rejected", "missing_header"), key=None)
@@ -106,7 +106,7 @@ def _missing_header(fleet: Fleet) -> Offered:
 
 
 def _malformed_identity(fleet: Fleet) -> Offered:
-    record = fleet.sealed(fleet.sample("v1"))
+    record = fleet.signed(fleet.sample("v1"))
     choice = fleet.rng.randrange(3)
     if choice == 0:
         record = replace(record, headers=(*record.headers, record.headers[0]))
@@ -119,80 +119,80 @@ def _malformed_identity(fleet: Fleet) -> Offered:
 
 def _unknown_vehicle(fleet: Fleet) -> Offered:
     sample = fleet.sample(LATE_VEHICLE)
-    record = fleet.sealed(sample)
+    record = fleet.signed(sample)
     return offered(record, "rejected", "unknown_vehicle", after_fix="landed", identity=str(sample.identity))
 
 
 def _revoked_key(fleet: Fleet) -> Offered:
     sample = fleet.sample(REVOKED_VEHICLE)
-    record = fleet.sealed(sample)
+    record = fleet.signed(sample)
     return offered(record, "rejected", "revoked_key", after_fix="landed", identity=str(sample.identity))
 
 
 def _bad_signature(fleet: Fleet) -> Offered:
     if fleet.rng.random() < 0.5:
-        return offered(fleet.sealed(fleet.sample("v1"), signer="v2"), "rejected", "bad_signature")
-    record = fleet.sealed(fleet.sample("v1"))
+        return offered(fleet.signed(fleet.sample("v1"), signer="v2"), "rejected", "bad_signature")
+    record = fleet.signed(fleet.sample("v1"))
     signature = bytearray(dict(record.headers)["fl_signature"])
     signature[fleet.rng.randrange(64)] ^= 1 << fleet.rng.randrange(8)
     return offered(_changed(record, "fl_signature", bytes(signature)), "rejected", "bad_signature")
 
 
 def _hash_mismatch(fleet: Fleet) -> Offered:
-    record = fleet.sealed(fleet.sample("v2"))
+    record = fleet.signed(fleet.sample("v2"))
     value = bytearray(record.value)
     value[fleet.rng.randrange(len(value))] ^= 1 << fleet.rng.randrange(8)
     return offered(replace(record, value=bytes(value)), "rejected", "hash_mismatch")
 
 
 def _identity_mismatch(fleet: Fleet) -> Offered:
-    record = fleet.sealed(fleet.sample("v1"))
+    record = fleet.signed(fleet.sample("v1"))
     if fleet.rng.random() < 0.5:
         return replace(offered(record, "rejected", "identity_mismatch"), key=b"v2")
     other = fleet.sample("v1")
-    return offered(fleet.sealed(other, record.value), "rejected", "identity_mismatch")
+    return offered(fleet.signed(other, record.value), "rejected", "identity_mismatch")
 
 
 def _not_single_object(fleet: Fleet) -> Offered:
     values = (b"", b"{}", fleet.rng.randbytes(300), b"\xc3")
     return offered(
-        fleet.sealed(fleet.sample("v3"), fleet.rng.choice(values)), "rejected", "not_single_object"
+        fleet.signed(fleet.sample("v3"), fleet.rng.choice(values)), "rejected", "not_single_object"
     )
 
 
 def _unknown_schema(fleet: Fleet) -> Offered:
     value = b"\xc3\x01" + fleet.rng.randbytes(200)
-    return offered(fleet.sealed(fleet.sample("v3"), value), "rejected", "unknown_schema")
+    return offered(fleet.signed(fleet.sample("v3"), value), "rejected", "unknown_schema")
 
 
 def _unknown_schema_v1(fleet: Fleet) -> Offered:
     """Written with the first schema, which the build that reads first does not have (see `without_schema_1`)."""
     sample = fleet.sample("v2")
-    record = fleet.sealed(sample, encoded_as_version_1(sample))
+    record = fleet.signed(sample, encoded_as_version_1(sample))
     return offered(record, "rejected", "unknown_schema", after_fix="landed", identity=str(sample.identity))
 
 
 def _truncated(fleet: Fleet) -> Offered:
     sample = fleet.sample("v1")
-    value = fleet.sealed(sample).value
+    value = fleet.signed(sample).value
     cut = fleet.rng.randrange(12, len(value))
-    return offered(fleet.sealed(sample, value[:cut]), "rejected", "truncated", "invalid_value")
+    return offered(fleet.signed(sample, value[:cut]), "rejected", "truncated", "invalid_value")
 
 
 def _invalid_value(fleet: Fleet) -> Offered:
     sample = fleet.sample("v1")
-    value = fleet.sealed(sample).value
-    return offered(fleet.sealed(sample, value + fleet.rng.randbytes(3)), "rejected", "invalid_value")
+    value = fleet.signed(sample).value
+    return offered(fleet.signed(sample, value + fleet.rng.randbytes(3)), "rejected", "invalid_value")
 
 
 def _payload_hash_mismatch(fleet: Fleet) -> Offered:
     sample = fleet.sample("v1", payload_sha256=fleet.rng.randbytes(32).hex())
-    return offered(fleet.sealed(sample), "rejected", "payload_hash_mismatch")
+    return offered(fleet.signed(sample), "rejected", "payload_hash_mismatch")
 
 
 def _oversize(fleet: Fleet) -> Offered:
     sample = fleet.sample("v1")
-    return offered(fleet.sealed(sample, b"z" * OVERSIZE_BYTES), "rejected", "oversize")
+    return offered(fleet.signed(sample, b"z" * OVERSIZE_BYTES), "rejected", "oversize")
 
 
 POISON: Mapping[str, Maker] = {
@@ -222,7 +222,7 @@ def conflict_of(fleet: Fleet, first: Offered) -> Offered:
     from tests.pipelines.ingest.ingest_lab import a_sample
 
     sample = a_sample(vehicle, int(seq), epoch=epoch, frame_id=f"other-{fleet.rng.randrange(10**9)}")
-    return offered(fleet.sealed(sample), "rejected", "conflict", identity=first.identity)
+    return offered(fleet.signed(sample), "rejected", "conflict", identity=first.identity)
 
 
 def poisoned(fleet: Fleet, records: int, ratio: float) -> Iterator[Offered]:

@@ -52,7 +52,7 @@ def frames(fleet: Fleet, number: int, *, late_ns: int = 0, name: str = "drive") 
             vehicle, payload=payload, content_type="image/png", drive_id=f"{name}-{index // 10}",
             capture_time_ns=time_ns, spool_time_ns=time_ns, track_id=f"track-{name}-{index}",
         )  # fmt: skip
-        yield offered(fleet.sealed(sample), "landed", identity=str(sample.identity))
+        yield offered(fleet.signed(sample), "landed", identity=str(sample.identity))
 
 
 def make_workspace(place: Path, *, with_git: bool = False) -> None:

@@ -94,7 +94,7 @@ class Fleet:
             TOPIC, KIND_SAMPLE, sample.identity, encode_sample(sample), self.key(signer or vehicle)
         )
 
-    def sealed(self, identity: Identity, value: bytes) -> WireRecord:
+    def signed(self, identity: Identity, value: bytes) -> WireRecord:
         """A well signed record whose content is whatever is given."""
         return sign_record(TOPIC, KIND_SAMPLE, identity, value, self.key(identity.vehicle_id))
 

@@ -71,7 +71,7 @@ def uplink_cut(batch: Batch) -> Tally:
                 with ride.disturbed(f"try {number}: uplink cut"):
                     uplink.cut()
                     time.sleep(batch.rng(number).uniform(2.0, 5.0))
-                    uplink.mend()
+                    uplink.restore()
             tally.count("connections_refused", uplink.refused)
             ride.judge(tally)
     return tally
