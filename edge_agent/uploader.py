@@ -268,7 +268,7 @@ class Uploader:
                 sent += 1
 
     def _least_lease_bytes(self) -> int:
-        """The free room below which nothing is leased: every lease costs an fsync, and enough is in flight meanwhile."""
+        """Return the free room below which nothing is leased: every lease costs an fsync, and enough is in flight meanwhile."""
         return max(1, min(self._settings.lease_bytes, self._window.bytes // 4)) if self._in_flight else 1
 
     def _idle(self) -> Idle:

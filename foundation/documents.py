@@ -194,7 +194,7 @@ class DocumentType(Generic[T]):
 
     @classmethod
     def first(cls, name: str, kind: type[T], **more: Any) -> DocumentType[T]:
-        """A document that has one version, 1 by the key `format`; the releases before wrote none."""
+        """Define a document of one version, 1 by the key `format`; earlier releases wrote none."""
         return cls(name, {1: Version(kind, _same)}, "format", absent=1, **more)
 
     @staticmethod
@@ -220,7 +220,7 @@ class DocumentType(Generic[T]):
         return version.upgrade(tree if version.is_whole else document)
 
     def tree(self, document: object) -> dict[str, Any]:
-        """A document in its newest version as a plain object, which `of` reads back."""
+        """Return a document in its newest version as a plain object, which `of` reads back."""
         return {**plain(document), self.version_key: max(self.versions)}
 
     def schema(self, number: int, **about: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def write_document(path: Path | str, kind: DocumentType[Any], document: object, 
 
 
 def read_document(path: Path | str, kind: DocumentType[T]) -> T:
-    """The document that a JSON file holds, in whichever released version.
+    """Return the document that a JSON file holds, in whichever released version.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -97,7 +97,7 @@ def load_settings(
 
 
 def without_version(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The table without its key `format`, which says in which version the file is written; without it, in version 1.
+    """Return the table without its key `format`, the version of the file; a file without it is of version 1.
 
     Raises:
         MisconfiguredError: a version that is not read here.

@@ -87,7 +87,7 @@ def check_bundle(files: Sequence[BundleFile]) -> None:
 
 
 def bundle_digest(files: Sequence[BundleFile]) -> str:
-    """The file's own sha256 for one file, else that of the list sorted by path (canonical JSON)."""
+    """Return the file's own sha256 for one file, else that of the list sorted by path (canonical JSON)."""
     if len(files) == 1:
         return files[0].sha256
     rows = [plain(file) for file in sorted(files, key=lambda file: file.path)]
@@ -100,12 +100,12 @@ def bundle_bytes(files: Sequence[BundleFile]) -> int:
 
 
 def graph_of(files: Sequence[BundleFile]) -> BundleFile:
-    """The graph of a checked bundle."""
+    """Return the graph of a checked bundle."""
     return next(file for file in files if file.kind == GRAPH)
 
 
 def external_data_of(files: Sequence[BundleFile]) -> dict[str, int]:
-    """Where the graph's tensors may lie: location as the graph says it, below its own folder -> bytes."""
+    """Return the allowed external data: location as written in the graph, below its own folder -> size in bytes."""
     folder = graph_of(files).path.rpartition("/")[0]
     below = f"{folder}/" if folder else ""
     return {

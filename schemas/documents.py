@@ -241,7 +241,7 @@ class RolloutPlan:
 
 
 def bundle_target(file: BundleFile) -> str:
-    """The target of a file of a bundle."""
+    """Return the target of a file of a bundle."""
     return f"models/{file.sha256}.bin"
 
 

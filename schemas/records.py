@@ -109,7 +109,7 @@ class LedgerCounts:
     not_accepted: Mapping[str, int] = field(default_factory=dict)
 
     def balances(self) -> bool:
-        """Whether every accepted sample is accounted for."""
+        """Return whether every accepted sample is accounted for."""
         return self.accepted == self.delivered + self.pending + self.in_doubt + sum(self.evicted.values())
 
 

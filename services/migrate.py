@@ -69,7 +69,7 @@ class Migration:
 
 
 def unreadable(readers: Iterable[tuple[str, Callable[[], object]]]) -> tuple[Finding, ...]:
-    """The documents that today's readers refuse, and why."""
+    """Return the documents that today's readers refuse, and why."""
     found = []
     for name, read in readers:
         try:
@@ -96,7 +96,7 @@ def run(steps: Iterable[Step], broken: tuple[Finding, ...], *, is_dry_run: bool)
 
 
 def vehicle_steps(state_folder: Path) -> list[Step]:
-    """What has to be done to a vehicle's state folder, in the order in which it is safe."""
+    """Return the migration steps of a vehicle's state folder, in a safe order."""
     from edge_agent.models.slots import ROLE_FILES, SlotFolder
 
     return [_moved(SlotFolder(state_folder), name) for name in ROLE_FILES]

@@ -24,7 +24,7 @@ MODEL_NAME: Final = DocumentType.first("model name", ModelName, max_bytes=64 * 1
 
 
 def read_model_name(path: Path) -> ModelName | None:
-    """The model that the file names; None while there is none. Raises CorruptError."""
+    """Return the model that the file names; None while there is none. Raises CorruptError."""
     return read_document(path, MODEL_NAME) if path.is_file() else None
 
 

@@ -71,7 +71,7 @@ def load_section(path: Path, name: str, cls: type[T]) -> T:
 
 
 def load_task(path: Path) -> Task[Any, Any]:
-    """What `task` says a label is; classification where it says nothing, as before there was another task."""
+    """Return the parameter `task`; classification without it, as before there was another task."""
     value = read_params(path).get("task", "classification")
     if not isinstance(value, str) or value not in TASKS:
         raise MisconfiguredError(

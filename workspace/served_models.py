@@ -50,14 +50,14 @@ def served_models(place: Workspace) -> dict[str, ServedModel]:
 
 
 def unreadable_rows(place: Workspace) -> Sequence[UnreadableRow]:
-    """Rows that cannot be read, each with the reason; they stay in the file and spoil no other."""
+    """Return unreadable rows, each with the reason; they stay in the file and affect no other."""
     file = _file(place)
     file.news()
     return file.unreadable
 
 
 def serving_name(place: Workspace) -> tuple[str, str]:
-    """Name and digest of the registered model that the fleet is served in the role serving.
+    """Return name and digest of the registered model that the fleet has in the role serving.
 
     Raises:
         MisconfiguredError: no model serves yet, or its name is none of a registered model.

@@ -39,7 +39,7 @@ class Pictures(Protocol):
         """Other names of some of them, such as the hash of a payload."""
 
     def shape(self, name: str) -> Shape | None:
-        """The size of a picture; None when it cannot be read."""
+        """Return the size of a picture; None when it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

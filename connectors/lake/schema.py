@@ -180,5 +180,5 @@ STATISTICS_COLUMNS = (
 
 
 def place(topic_id: str, partition: int, offset: int) -> str:
-    """Name one row: "topic_id/partition/offset", the form of `resend_of` and `supersedes`."""
+    """Return the name of one row: "topic_id/partition/offset", the form of `resend_of` and `supersedes`."""
     return f"{topic_id}/{partition}/{offset}"

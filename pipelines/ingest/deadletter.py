@@ -232,7 +232,7 @@ def _open_letters(
 
 
 def _stored(row: Mapping[str, Any]) -> StoredRecord:
-    """The record of a dead letter; one whose row cannot be read stays rejected and stops no other."""
+    """Return the record of a dead letter; an unreadable one stays rejected and affects no other."""
     record = StoredRecord(
         row["partition"], row["offset"], row["kafka_time_ms"], row["raw_key"], row["raw_value"], ()
     )
