@@ -1,8 +1,8 @@
-"""Which observation was being looked at when the process crashed, so that one that crashes it again is passed over.
+"""Record which observation was being processed when the process crashed, so that one that crashes it again is skipped.
 
 A mark is a store to a file that is mapped into memory: it costs no system call and outlives the process. An observation
-during which the process crashed twice (ended by a fault signal, or ended because it hung) is passed over from then on. A
-crash that a model may have caused is not held against the observation: see `ModelSet.is_suspect`.
+during which the process crashed twice (ended by a fault signal, or ended because it hung) is skipped from then on. A
+crash that a model may have caused is not counted against the observation: see `ModelSet.is_suspect`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_agent.heartbeat import map_file
 
 CRASHES_AT_MOST = 1
-"""One more, and the observation is passed over. Why not at the first? A crash may have had any cause."""
+"""After one more the observation is skipped. Why not after the first? A crash may have had any cause."""
 REMEMBERED = 8
 _DIGEST_BYTES = 16
 _ROW = struct.Struct(f"<{_DIGEST_BYTES}sQ")
@@ -22,18 +22,18 @@ _NONE = bytes(_DIGEST_BYTES)
 
 
 def observation_key(source_id: str, place: str, lap: int) -> bytes:
-    """What names one playing of one observation here; 16 bytes."""
+    """Return 16 bytes that identify one playback of one observation."""
     return hashlib.sha256(f"{source_id}\0{place}\0{lap}".encode()).digest()[:_DIGEST_BYTES]
 
 
 class CrashMark:
-    """One thread only. Without room for its file it does nothing: `error` says why.
+    """The mark of the current observation. One thread only. Without room for its file it does nothing: see `error`.
 
     The file: the key of the observation that is looked at now (zeros for none), then rows of key and crashes, oldest first.
     """
 
     def __init__(self, path: Path, *, has_crashed: bool) -> None:
-        """`has_crashed`: the process before crashed, and nothing else is to blame."""
+        """`has_crashed`: the previous process crashed, and nothing else is to blame."""
         self.error = ""
         self._at_work: memoryview | None = None
         at_work, self._crashes = _read(path)
@@ -51,7 +51,7 @@ class CrashMark:
         self._at_work = mapped[:_DIGEST_BYTES]
 
     def begin(self, key: bytes) -> bool:
-        """Mark the observation that is looked at from now on; False when it is to be passed over instead."""
+        """Mark the observation as being processed; return False when it must be skipped instead."""
         if self._crashes and self._crashes.get(key, 0) > CRASHES_AT_MOST:
             return False
         if self._at_work is not None:
@@ -59,7 +59,7 @@ class CrashMark:
         return True
 
     def end(self) -> None:
-        """It was looked at."""
+        """Clear the mark: the observation was processed."""
         if self._at_work is not None:
             self._at_work[:] = _NONE
 

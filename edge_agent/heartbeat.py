@@ -1,7 +1,7 @@
-"""A process's sign of life: a few numbers in a file that is mapped into memory.
+"""The heartbeat of a process: a few numbers in a memory-mapped file.
 
 A beat is a store to memory: it needs no room on the disk and never waits for it, so a process on a full or slow disk
-does not look hung. The supervisor reads the file; what it sees is whether the numbers change, never what time it is.
+does not look hung. The supervisor reads the file and compares the numbers; no clock is compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LAYOUT = struct.Struct("<QQQQ")
 
 
 class Activity(IntEnum):
-    """What a process is doing; how long it may stay silent, and what is blamed, depends on it."""
+    """What a process is doing; it decides how long the process may be silent, and what is blamed for a hang."""
 
     STARTING = 0
     WORKING = 1
@@ -32,7 +32,7 @@ class Activity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The last sign of life of a process."""
+    """The last heartbeat of a process."""
 
     pid: int
     count: int
@@ -57,7 +57,7 @@ class Heartbeat:
         self.beat(Activity.STARTING)
 
     def beat(self, activity: Activity = Activity.WORKING) -> None:
-        """Show that the process goes on, and with what."""
+        """Record that the process is alive, and what it is doing."""
         if self._words is None:
             return
         self._count += 1
@@ -67,7 +67,7 @@ class Heartbeat:
 
 
 def read_beat(path: Path) -> Beat | None:
-    """The last beat in the file; None without one, or when it is no such file."""
+    """Return the last heartbeat in the file; None without one, or when it is not such a file."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -82,7 +82,7 @@ def read_beat(path: Path) -> Beat | None:
 
 
 def map_file(path: Path, size_bytes: int) -> memoryview:
-    """Begin the file anew, zeros in memory: a reader of the old one never sees it change. Raises OSError."""
+    """Replace the file by zeros, mapped into memory: a reader of the old file sees no change. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

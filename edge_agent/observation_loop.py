@@ -1,8 +1,8 @@
-"""The way of one observation, wired: perceive, select, window, record, spool; its place with the spool's commit.
+"""The loop over observations: perceive, select, window, record, spool, and the resume position with the commit.
 
 One thread. Each observation that comes in gets exactly one outcome: accepted by the spool, or counted by reason.
-Nothing here waits for the disk: commits are handed over (`edge_agent.spool.committer`), and only a full line of
-them, or a full spool, holds an observation.
+Nothing here waits for the disk: commits are handed over (`edge_agent.spool.committer`), and only a full queue of
+them, or a full spool, blocks an observation.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ObservationLoop:
         clock: Clock,
         events: EventLog,
     ) -> None:
-        """`running` holds the limits as they are with what waits in the window; `tail` what left it in lives before."""
+        """`running` has the limits including what waits in the window; `tail` what left it in earlier processes."""
         self._vehicle_id = vehicle_id
         self._viewer = viewer
         self._policy = policy
@@ -72,11 +72,11 @@ class ObservationLoop:
 
     @property
     def frames_seen(self) -> int:
-        """Observations that left the window, since enrolment."""
+        """The number of observations that left the window, since enrolment."""
         return self._keeper.frames_seen
 
     def process(self, observation: Observation, lap: int, source_id: str) -> None:
-        """Take one observation to its place in the window, and settle those that leave it."""
+        """Add one observation to the window, and settle those that leave it."""
         self.frames_this_run += 1
         self.poll_model()
         now_ns = self._clock.monotonic_ns()
@@ -97,7 +97,7 @@ class ObservationLoop:
         self.tick()
 
     def _look(self, observation: Observation, lap: int, source_id: str) -> Looked:
-        """Show it to the models, unless the process crashed twice while it did so."""
+        """Run the models on it, unless the process crashed twice while it did so."""
         if self._mark.begin(observation_key(source_id, observation.resume_place, lap)):
             looked = self._viewer.look(observation, lap)
             self._mark.end()
@@ -112,11 +112,11 @@ class ObservationLoop:
         return Looked(failed_for=NotAcceptedReason.CRASHED)
 
     def poll_model(self) -> None:
-        """Between two observations: let a waiting model take over, or a halted one go."""
+        """Swap in a waiting model or withdraw a halted one, between two observations."""
         self._viewer.poll()
 
     def tick(self) -> None:
-        """Settle what was held long enough, and hand over what waits when it is time.
+        """Settle observations that were held long enough, and hand over pending records when a commit is due.
 
         Raises RuntimeError when the thread that commits has died.
         """
@@ -128,13 +128,13 @@ class ObservationLoop:
             self._log.flush()
 
     def pause(self) -> None:
-        """Let the window run dry and commit: nothing that was decided waits any more."""
+        """Empty the window and commit, so that no decided observation waits any more."""
         for outcome in self.window.flush():
             self._settle(outcome)
         self._commit()
 
     def end_source(self, source_id: str) -> None:
-        """Let the window run dry, commit, and remember that the source has ended."""
+        """Empty the window, commit, and record that the source has ended."""
         self.pause()
         self._keeper.end(source_id)
         self._commit()
@@ -147,7 +147,7 @@ class ObservationLoop:
         self._events.emit("empty_drive", level="warning")
 
     def _commit(self) -> None:
-        """Commit here and now."""
+        """Commit in this thread."""
         self._writer.commit(self._keeper.step())
         self._keeper.taken()
         self._log.flush()
@@ -174,7 +174,7 @@ class ObservationLoop:
             self._running.tracks.count(one.drive_id, one.track_id)
 
     def _forget_kept(self, seen: Seen, kept: Kept) -> None:
-        """The spool refused it: nothing of it will be sent, so nothing of it may stand in a later one's way."""
+        """Undo what was counted for an observation that the spool refused."""
         said, one = seen.serving, seen.observation
         self._running.budget.give_back(one.drive_id, len(one.payload))
         if said is not None:
@@ -203,7 +203,7 @@ class ObservationLoop:
         self._keeper.taken()
 
     def _refuse(self, reason: NotAcceptedReason, seen: Seen) -> None:
-        """Count what will not be sent, in the next step: place and counts hold together or not at all."""
+        """Count what will not be sent, in the next step, so that position and counts are durable together."""
         self._writer.not_accepted(reason, bytes=len(seen.observation.payload))
         self._keeper.refuse()
 

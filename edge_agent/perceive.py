@@ -1,7 +1,7 @@
-"""The perceive process: observations in, accepted samples out. Started by the supervisor; may die without the other.
+"""The perceive process: turns observations into accepted samples. Started by the supervisor; may die independently.
 
-A source that ended, or that cannot be read, leaves the process waiting (models may still be swapped), unless it was
-told to end with its sources. Refuses to talk to any network.
+A source that ended, or that cannot be read, leaves the process waiting (models may still be swapped), unless it is to
+end with its sources. Refuses to use any network.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from modelkit.runtimes import open_runtime
 STATUS_INTERVAL_NS = 1_000_000_000
 IDLE_WAIT_S = 0.2
 SWITCH_INTERVAL_S = 0.0005
-"""How long the thread that commits may keep the interpreter from the frame loop; Python's own 5 ms is a frame."""
+"""How long the committing thread may hold the interpreter lock; Python's default of 5 ms is as long as a frame."""
 
 
 def build_policy(settings: AgentSettings, track_limit: TrackLimit) -> SelectionPolicy:
-    """The selectors that the settings switch on, in the order in which they speak."""
+    """Return the policy of the enabled selectors, in their order of precedence."""
     selection = settings.selection
     rules: list[Selector] = []
     if selection.uncertainty.enabled:
@@ -65,7 +65,7 @@ def build_policy(settings: AgentSettings, track_limit: TrackLimit) -> SelectionP
 
 
 def progress_limits(settings: AgentSettings) -> ProgressLimits:
-    """What bounds the state that survives a restart."""
+    """Return the bounds of the state that survives a restart."""
     selection = settings.selection
     capacity = selection.novelty.memory_frames if selection.novelty.enabled else 0
     return ProgressLimits(selection.budget.limits(), selection.track_limit, capacity)
@@ -133,7 +133,7 @@ class Perceive:
     def run(self) -> int:
         """Play the sources until the stop signal. Returns the exit code.
 
-        A source that fails is tried again and stops nothing else; with `until_source_ends` the process ends with the
+        A source that fails is retried and stops nothing else; with `until_source_ends` the process ends with the
         sources, and the exit code is that of the first one that failed.
         """
         context = self._context
@@ -160,7 +160,7 @@ class Perceive:
         return errors[0].exit_code if errors and context.until_source_ends else 0
 
     def _take_turn(self) -> bool:
-        """Take the next observation of all sources through the loop; False when none is due."""
+        """Process the next observation of all sources; return False when none is due."""
         heads = {
             name: head.capture_time_ns
             for name, feed in self.feeds.items()
@@ -178,7 +178,7 @@ class Perceive:
         return True
 
     def _count_empty(self) -> None:
-        """Count each source that came to its end without one observation, once, whatever the others do."""
+        """Count each source that ended without one observation, once, whatever the others do."""
         for name in sorted(self._without_any):
             feed = self.feeds[name]
             if feed.is_over and feed.given == 0:
@@ -186,7 +186,7 @@ class Perceive:
                 self.loop.empty_drive()
 
     def _note_ends(self) -> None:
-        """When no source has more to give now, let the window run dry and remember which have ended."""
+        """Empty the window when no source has more to give now, and record which have ended."""
         if not self._unsettled or any(feed.is_playing for feed in self.feeds.values()):
             return
         for name in sorted(self._unsettled):
@@ -217,7 +217,7 @@ class Perceive:
             self._publish()
 
     def _publish(self) -> None:
-        """Tell the others how things stand; a disk that refuses is no reason to stop."""
+        """Publish the status; a disk error is no reason to stop."""
         self._tell_notes()
         document = {
             "pid": os.getpid(),
@@ -257,7 +257,7 @@ class Perceive:
         self._status.publish(document)
 
     def _tell_notes(self) -> None:
-        """What the source left out, or took with a doubt, is an event each time that it grew."""
+        """Emit an event each time a source's count of skipped or doubtful observations grew."""
         for name, feed in self.feeds.items():
             for words, note in feed.notes().items():
                 if self._told_notes.get((name, words)) != note.count:

@@ -1,4 +1,4 @@
-"""A vehicle's state folder: every name in it, in one place. What each file is for can be seen with `ls`."""
+"""The layout of a vehicle's state folder: every path in it."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class StateFolder:
 
     @property
     def run(self) -> Path:
-        """What the processes say about themselves; may be deleted while the agent is stopped."""
+        """Status files of the processes; may be deleted while the agent is stopped."""
         return self.root / "run"
 
     @property
     def events(self) -> Path:
-        """JSON lines, one file a process."""
+        """Events as JSON lines, one file per process."""
         return self.root / "events"
 
     @property
     def released_progress_path(self) -> Path:
-        """Where earlier agents kept perceive's place in its source; now the spool carries it. Only read."""
+        """The file in which earlier agents kept the resume position; now the spool carries it. Only read."""
         return self.root / "progress.journal"
 
     @property
@@ -60,11 +60,11 @@ class StateFolder:
         return self.root / "deliver-epoch.json"
 
     def status_path(self, process: str) -> Path:
-        """run/<process>.json of perceive, deliver or supervisor."""
+        """Return run/<process>.json: the status of perceive, deliver or supervisor."""
         return self.run / f"{process}.json"
 
     def beat_path(self, process: str) -> Path:
-        """run/<process>.beat: the process's sign of life (`heartbeat.py`)."""
+        """Return run/<process>.beat: the process's heartbeat (`heartbeat.py`)."""
         return self.run / f"{process}.beat"
 
     @property
@@ -73,7 +73,7 @@ class StateFolder:
         return self.run / "perceive.mark"
 
     def lock_path(self, process: str) -> Path:
-        """run/<process>.lock: one process of a kind at a time."""
+        """Return run/<process>.lock: one process of a kind at a time."""
         return self.run / f"{process}.lock"
 
     @property
@@ -96,13 +96,13 @@ class StateFolder:
 
 
 STATUS: Final = DocumentType.first("status", dict[str, Any])
-"""What a process says about itself. Each key is read by itself: one of an unexpected type spoils no other."""
+"""The status of a process. Each key is read by itself: one of an unexpected type affects no other."""
 
 
 def publish_json(path: Path, document: object) -> None:
     """Replace a status file: whole for every reader, not durable (no fsync: it must never stall a loop).
 
-    A number that is not finite is written as null: what a process measured never keeps it from telling.
+    A number that is not finite is written as null, so that no measurement prevents the status.
     """
     temporary = path.with_name(
         f".{path.name}.tmp"

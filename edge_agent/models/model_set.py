@@ -1,8 +1,8 @@
-"""The models of this vehicle by role: serving, which is always there, and the roles beside it, which may be absent.
+"""The models of this vehicle by role: serving, which always has one, and other roles, which may have none.
 
-The serving model answers first and as if it were alone. When a signal of the processor ended the process, the roles
-beside it are blamed first: a start after such a crash does not count against the serving model, confirmed or not, when
-one of them had a model.
+The serving model runs first, unaffected by the others. After a fault signal ended the process, the models of other
+roles are blamed first: a start after such a crash does not count against the serving model, confirmed or not, when one
+of them had a model.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ModelSet:
         )
 
     def predict(self, images: Sequence[Pixels]) -> list[Served]:
-        """Answers for these pictures: the serving model's first, then one of each other role that is due and well.
+        """Return the answers for these pictures: the serving model's first, then those of other roles that are due.
 
         Raises:
             RejectedError: no serving model could answer, see `RoleModel.predict`.
@@ -84,21 +84,21 @@ class ModelSet:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether a crash may be the fault of a model: one beside serving was there, or serving is on probation."""
+        """Whether a crash may be a model's fault: another role has a model, or the serving one is on probation."""
         return self.serving.state is ModelState.TRIAL or any(other.had_model for other in self._others)
 
     def remember(self, payload: bytes) -> bool:
-        """Perhaps keep this encoded frame for the trial of the next candidate."""
+        """Offer this encoded frame for the trial of the next candidate; return whether it was kept."""
         return self._trial_frames.offer(payload)
 
     def poll(self) -> None:
-        """Between two frames: every role obeys a halt or takes a candidate. Cheap when there is nothing new."""
+        """Obey halts and swap in candidates in every role, between two frames. Cheap when there is nothing new."""
         self.serving.poll()
         for other in self._others:
             other.poll()
 
     def other_roles(self) -> dict[str, dict[str, object]]:
-        """For perceive's status: role -> its model, and since the process started frames, unrecorded answers and health."""
+        """Return, for perceive's status: role -> model, frames, unrecorded answers and health since the process started."""
         return {
             other.role: {
                 "model": {
@@ -119,10 +119,9 @@ class ModelSet:
         }
 
     def recorded(self, answers: Sequence[Served]) -> tuple[ModelPrediction, ...]:
-        """What a sample says of the answers of roles beside serving, the first picture of each.
+        """Return the predictions of other roles for a sample, those of the first picture.
 
-        An answer that no record may hold is left out and counted in the status (`unrecorded`): it must not cost the
-        sample.
+        An answer that does not fit a record is left out and counted in the status (`unrecorded`): the sample is kept.
         """
         found = []
         for served in answers:

@@ -1,4 +1,4 @@
-"""The writer's account of every number it ever gave: accepted, refused, removed, and where the rest lies.
+"""The writer's account of every sequence number: accepted, refused, removed, and the segments of the rest.
 
 A pure state that frames of `ledger.journal` are applied to, by the writer that writes them and by anyone
 who reads them. It does no I/O. It counts a record as accepted only in a commit frame, which is written
@@ -27,7 +27,7 @@ MAX_EPOCHS = 1_000
 
 
 LATER_REASONS = frozenset({str(NotAcceptedReason.CRASHED)})
-"""Reasons that the first released agents refuse: they stand in a key that those pass over."""
+"""Reasons unknown to the first released agents: they are in a key that those ignore."""
 
 
 class LedgerKind(IntEnum):
@@ -51,7 +51,7 @@ class Totals:
     evicted: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: Totals) -> None:
-        """Add up."""
+        """Add the counts of `other`."""
         self.accepted += other.accepted
         self.delivered += other.delivered
         self.in_doubt += other.in_doubt
@@ -59,13 +59,13 @@ class Totals:
             self.evicted[reason] = self.evicted.get(reason, 0) + count
 
     def to_json(self) -> list[object]:
-        """The four, for a snapshot."""
+        """Return the four counts, for a snapshot."""
         return [self.accepted, self.delivered, self.in_doubt, self.evicted]
 
 
 @dataclass(slots=True)
 class EpochRow:
-    """One epoch. The sets hold numbers of removed segments only; what is still in a segment is told by the segment."""
+    """One epoch. The sets hold numbers of removed segments only; segments account for their own."""
 
     epoch: str
     previous_epoch: str = ""
@@ -81,7 +81,7 @@ class EpochRow:
 
     @property
     def range_count(self) -> int:
-        """How many ranges this row costs."""
+        """Return the number of ranges of this row."""
         return sum(
             gone.range_count for gone in (self.gaps, self.delivered, self.in_doubt, *self.evicted.values())
         )
@@ -117,7 +117,7 @@ class LiveSegment:
     evicting: str = ""
 
     def to_json(self) -> list[object]:
-        """For a snapshot."""
+        """Return plain values, for a snapshot."""
         return [
             self.number,
             int(self.value_class),
@@ -129,7 +129,7 @@ class LiveSegment:
 
 
 class LedgerState:
-    """The state that `ledger.journal` describes. What it carries for the writer's caller, no one else reads."""
+    """The state that `ledger.journal` describes, with the carried state of the writer's caller."""
 
     def __init__(self, carried: Carried | None = None) -> None:
         self.carried = carried
@@ -139,14 +139,13 @@ class LedgerState:
         self.not_accepted: dict[str, int] = {}
         self.not_accepted_bytes = 0
         self.never_written = 0
-        """Numbers that were given and never accepted (a write that failed, a kill inside a commit), since the
-        spool was made; not in `not_accepted`."""
+        """Numbers that were assigned and never accepted (a failed write, a kill during a commit), since the spool was
+        made; not in `not_accepted`."""
         self.accepted_bytes = 0
         self.next_segment = 1
         self.removals = 0
         self.unadopted: set[int] = set()
-        """Segments that recovery could not read to their end: never taken away, looked at again at the next
-        start."""
+        """Segments that recovery could not read to their end: never removed, read again at the next start."""
         self.removed: set[int] = set()
         """Segments removed since the last snapshot."""
         self.snapshot_segment = 1
@@ -158,7 +157,7 @@ class LedgerState:
         return next(reversed(self.epochs), "")
 
     def apply(self, kind: int, value: object) -> None:
-        """Take one frame in. Raises CorruptError for a frame that no writer of ours wrote."""
+        """Apply one frame. Raises CorruptError for a frame that no writer of FleetLoop wrote."""
         if not isinstance(value, dict):
             raise CorruptError(f"ledger frame of kind {kind} is not an object")
         step = self._steps().get(kind)
@@ -241,7 +240,7 @@ class LedgerState:
     def removal(
         self, segment: LiveSegment, delivery: DeliveryState, reason: EvictReason
     ) -> dict[str, object]:
-        """The removal frame of `segment`: what was acknowledged, given up, possibly sent (in doubt), and never sent."""
+        """Return the removal frame of `segment`: acknowledged, given up, possibly sent (in doubt), and never sent."""
         outcome = delivery.outcome(segment.epoch, segment.seqs)
         evicted = {name: gone.copy() for name, gone in outcome.given_up.items()}
         never_sent = outcome.pending.difference(outcome.leased)
@@ -255,13 +254,13 @@ class LedgerState:
         }
 
     def was_removed(self, number: int) -> bool:
-        """Whether a segment file of this number is a left-over whose removal is recorded."""
+        """Return whether the removal of a segment of this number is recorded."""
         if number in self.segments or number in self.unadopted:
             return False
         return number in self.removed or number < self.snapshot_segment
 
     def known_seqs(self, epoch: str) -> RangeSet:
-        """Every number of `epoch` that the account explains."""
+        """Return every number of `epoch` that the account covers."""
         row = self.epochs.get(epoch)
         known = self.live_seqs(epoch)
         if row is not None:
@@ -271,7 +270,7 @@ class LedgerState:
         return known
 
     def live_seqs(self, epoch: str) -> RangeSet:
-        """Every accepted number of `epoch` that is in a segment on disk."""
+        """Return every accepted number of `epoch` that is in a segment on disk."""
         live = RangeSet()
         for segment in self.segments.values():
             if segment.epoch == epoch:
@@ -296,7 +295,7 @@ class LedgerState:
                 self.older.add(row.closed)
 
     def snapshot(self, *, is_short: bool = False) -> dict[str, object]:
-        """The whole state as the object of a snapshot frame; `is_short`: what is carried, as short as it can be."""
+        """Return the whole state as the object of a snapshot frame; `is_short`: with the shortest carried state."""
         whole = None if self.carried is None else self.carried.snapshot(is_short=is_short)
         return {
             **({} if whole is None else {"state": whole}),
@@ -360,7 +359,7 @@ class LedgerState:
 
 
 def refused_to_json(counts: Mapping[str, int], size_bytes: int) -> dict[str, object]:
-    """The counts of refused frames by reason, and their bytes, as the object that frames of the ledger have."""
+    """Return the counts of refused frames by reason, and their bytes, as the object in frames of the ledger."""
     found: dict[str, object] = {
         "not_accepted": {reason: count for reason, count in counts.items() if reason not in LATER_REASONS},
         "bytes": size_bytes,

@@ -1,7 +1,7 @@
-"""How many frames were seen and not taken, by reason: counted at once, in the ledger with the step that says so.
+"""Count the frames that were not accepted, by reason: at once in memory, in the ledger with the next step.
 
-Cumulative over restarts. Used by the frame loop's thread only; what is written is a copy. Refuses to count what the disk
-refused: of those the ledger knows the numbers.
+Cumulative over restarts. Used by the frame loop's thread only; what is written is a copy. Does not count records that
+the disk refused: the ledger has their numbers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from schemas.reasons import NotAcceptedReason
 
 
 class RefusedCounts:
-    """The counts of one spool, as `account` has them at first."""
+    """The counts of one spool, initially those of `account`."""
 
     def __init__(self, account: LedgerState) -> None:
         self._counts = dict(account.not_accepted)
         self._bytes = account.not_accepted_bytes
         self.has_changed = False
-        """Since a step took them."""
+        """Whether the counts changed since the last step."""
 
     def add(self, reason: NotAcceptedReason, count: int, size_bytes: int) -> None:
         """Count `count` frames of `size_bytes` together."""
@@ -26,7 +26,7 @@ class RefusedCounts:
         self.has_changed = True
 
     def take(self) -> dict[str, object] | None:
-        """The counts as the object of a ledger frame; None when they are as in the step before."""
+        """Return the counts as the object of a ledger frame; None when they are those of the previous step."""
         if not self.has_changed:
             return None
         self.has_changed = False
