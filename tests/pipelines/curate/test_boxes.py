@@ -112,7 +112,7 @@ def test_labels_of_two_tasks_lie_in_one_table_and_each_dataset_reads_its_own(tmp
     assert curate(single).manifest["counts"]["unlabelled"] == 23
     single.params_path.write_text(boxes.params_path.read_text())
     with pytest.raises(
-        MisconfiguredError, match=r"is of the task classification, params\.yaml says detection"
+        MisconfiguredError, match=r"is of the task classification, but params\.yaml says detection"
     ):
         validate(single, with_expectations=False)
 
