@@ -72,6 +72,7 @@ LAUNCHER = "launch"
 """The script that starts FleetLoop for the stages of dvc.yaml."""
 CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
 TASK_LINE = re.compile(r"^task: .*$", re.MULTILINE)
+PARITY_LINE = re.compile(r"^  min_parity_agreement: .*$", re.MULTILINE)
 
 
 def make_workspace(
@@ -110,6 +111,7 @@ def make_workspace(
     _write_once(root / "dvc.yaml", template("dvc.yaml"))
     _write_once(root / LAUNCHER, template(LAUNCHER))
     params = TASK_LINE.sub(f"task: {task}", template("params.yaml"), count=1)
+    params = PARITY_LINE.sub(f"  min_parity_agreement: {TASKS[task].usual_parity}", params, count=1)
     if classes:
         params = CLASSES_LINE.sub(
             lambda _: f"classes: {json.dumps(list(classes), ensure_ascii=False)}", params, count=1

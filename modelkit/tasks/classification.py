@@ -107,6 +107,7 @@ class Classification(Task[ClassificationOutput, str]):
 
     label_column: ClassVar[str] = "class_name"
     label_is_class: ClassVar[bool] = True
+    usual_parity: ClassVar[float] = 0.98
     least_classes: ClassVar[int] = 2
     moves_pictures: ClassVar[bool] = True
 

@@ -192,6 +192,7 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
 
     label_column: ClassVar[str] = "boxes"
     label_is_class: ClassVar[bool] = False
+    usual_parity: ClassVar[float] = 0.9
     least_classes: ClassVar[int] = 1
     moves_pictures: ClassVar[bool] = False
 

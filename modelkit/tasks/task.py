@@ -101,6 +101,8 @@ class Task(ABC, Generic[Output, Label]):
 
     label_column: ClassVar[str]
     """The column of lake and shards that holds the label; null where nobody looked yet."""
+    usual_parity: ClassVar[float]
+    """How far the quantised form of a sound model agrees with the trained one, at least: a new workspace's gate asks for it."""
     label_is_class: ClassVar[bool]
     """Whether the plain value of that column is the one class itself, so that whole columns can be compared."""
     least_classes: ClassVar[int]

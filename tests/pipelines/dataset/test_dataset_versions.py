@@ -280,6 +280,15 @@ def test_init_twice_changes_nothing_and_a_foreign_folder_is_refused(
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(("task", "parity"), [("classification", 0.98), ("detection", 0.9)])
+def test_the_gate_of_a_new_workspace_asks_for_the_parity_that_its_task_can_keep(
+    tmp_path: Path, task: str, parity: float
+) -> None:
+    place = make_workspace(tmp_path / "ws", classes=CLASSES, task=task, with_keys=False)
+    params = yaml.safe_load(place.params_path.read_text())
+    assert (params["task"], params["gate"]["min_parity_agreement"]) == (task, parity)
+
+
 def test_init_makes_signing_keys_beside_the_workspace_and_never_inside(tmp_path: Path) -> None:
     place = make_workspace(tmp_path / "ws", classes=CLASSES)
     make_workspace(tmp_path / "ws")
