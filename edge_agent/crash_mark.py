@@ -2,7 +2,8 @@
 
 A mark is a store to a file that is mapped into memory: it costs no system call and outlives the process. An observation
 during which the process crashed twice (ended by a fault signal, or ended because it hung) is skipped from then on. A
-crash that a model may have caused is not counted against the observation: see `ModelSet.is_suspect`.
+crash that a model may have caused (see `ModelSet.is_suspect`) counts a third of that, so that the model gives way first,
+but no observation is tried for ever.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import hashlib
 import struct
 from pathlib import Path
 
-from edge_agent.heartbeat import map_file
+from edge_agent.heartbeat import Activity, map_file
 
-CRASHES_AT_MOST = 1
-"""After one more the observation is skipped. Why not after the first? A crash may have had any cause."""
-REMEMBERED = 8
+OWN_CRASH, DOUBTFUL_CRASH = 3, 1
+"""What a crash counts against the observation, and what one counts that a model may have caused."""
+SKIPPED_FROM = 6
+"""So much skips the observation: two crashes. Why not the first? A crash may have had any cause."""
+REMEMBERED = 4096
+"""Observations with a crash; the file has 24 bytes for each."""
 _DIGEST_BYTES = 16
 _ROW = struct.Struct(f"<{_DIGEST_BYTES}sQ")
 _NONE = bytes(_DIGEST_BYTES)
@@ -29,16 +33,21 @@ def observation_key(source_id: str, place: str, lap: int) -> bytes:
 class CrashMark:
     """The mark of the current observation. One thread only. Without room for its file it does nothing: see `error`.
 
-    The file: the key of the observation that is looked at now (zeros for none), then rows of key and crashes, oldest first.
+    The file: the key of the observation that is looked at now (zeros for none), then rows of key and count, oldest first.
     """
 
-    def __init__(self, path: Path, *, has_crashed: bool) -> None:
-        """`has_crashed`: the previous process crashed, and nothing else is to blame."""
+    def __init__(self, path: Path, *, crashed_in: Activity | None, is_model_suspect: bool) -> None:
+        """`crashed_in`: what the previous process was doing when it crashed or hung; None when it did neither.
+
+        `is_model_suspect`: a model may have caused a crash in `Activity.MODEL`.
+        """
         self.error = ""
         self._at_work: memoryview | None = None
         at_work, self._crashes = _read(path)
-        if has_crashed and at_work != _NONE:
-            self._crashes[at_work] = self._crashes.pop(at_work, 0) + 1
+        if crashed_in in (Activity.WORKING, Activity.MODEL) and at_work != _NONE:
+            is_doubtful = is_model_suspect and crashed_in is Activity.MODEL
+            count = DOUBTFUL_CRASH if is_doubtful else OWN_CRASH
+            self._crashes[at_work] = self._crashes.pop(at_work, 0) + count
             while len(self._crashes) > REMEMBERED:
                 del self._crashes[next(iter(self._crashes))]
         try:
@@ -52,7 +61,7 @@ class CrashMark:
 
     def begin(self, key: bytes) -> bool:
         """Mark the observation as being processed; return False when it must be skipped instead."""
-        if self._crashes and self._crashes.get(key, 0) > CRASHES_AT_MOST:
+        if self._crashes and self._crashes.get(key, 0) >= SKIPPED_FROM:
             return False
         if self._at_work is not None:
             self._at_work[:] = key

@@ -19,7 +19,7 @@ from pathlib import Path
 import edge_agent
 from edge_agent.config import AgentSettings, load_agent_settings
 from edge_agent.health_http import HealthServer
-from edge_agent.heartbeat import Activity, read_beat
+from edge_agent.heartbeat import Activity, Beat, read_beat
 from edge_agent.models.vehicle import read_vehicle
 from edge_agent.process import StopSignal
 from edge_agent.state_folder import StateFolder, StatusFile
@@ -57,8 +57,6 @@ ABORT_WAIT_S = 2.0
 """How long a hung process has, after SIGABRT, to print its stack; then SIGKILL."""
 LONGEST_LOOK_S = 1.0
 """One check counts at most this much silence: when the whole machine was suspended, no process was hung."""
-MODEL_AT_WORK = frozenset({Activity.MODEL, Activity.LOADING})
-"""A hang in one of these is blamed on the model, like a crash."""
 
 Spawn = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
 
@@ -80,18 +78,13 @@ class Child:
     """The number of heartbeats at the last check."""
     silent_s: float = 0.0
     """Time since the last heartbeat, as seen by the supervisor."""
-    hung_in: Activity | None = None
-    """What the process was doing when it was found hung; None while it is not."""
+    crashed_in: Activity | None = None
+    """What the process was doing when it was found hung, or when a fault signal ended it; None when it was neither."""
 
     @property
     def pid(self) -> int | None:
         """The process id while it runs."""
         return self.process.pid if self.process is not None else None
-
-    @property
-    def crashed(self) -> bool:
-        """Whether its last run was ended by a fault signal."""
-        return self.last_exit is not None and -self.last_exit in CRASH_SIGNALS
 
 
 @dataclass(slots=True)
@@ -186,19 +179,19 @@ class Supervisor:
         """
         if child.process is None:
             return
-        beat = read_beat(self.state.beat_path(child.name))
-        if beat is None or beat.pid != child.process.pid:
+        beat = self._last_beat(child)
+        if beat is None:
             return
         if beat.count != child.beats:
             child.beats, child.silent_s = beat.count, 0.0
             return
         child.silent_s += passed_s
         limit_s = self.settings.supervisor.silence_limit_s(child.name, beat.activity)
-        if child.hung_in is not None:
+        if child.crashed_in is not None:
             if child.silent_s >= limit_s + ABORT_WAIT_S:
                 child.process.kill()
         elif child.silent_s >= limit_s:
-            child.hung_in = beat.activity
+            child.crashed_in = beat.activity
             self.events.emit(
                 "hung",
                 level="error",
@@ -208,6 +201,11 @@ class Supervisor:
                 limit_s=limit_s,
             )
             child.process.send_signal(signal.SIGABRT)
+
+    def _last_beat(self, child: Child) -> Beat | None:
+        """Return the last heartbeat of the process that runs, or ran last; None when it wrote none."""
+        beat = read_beat(self.state.beat_path(child.name))
+        return beat if beat is not None and beat.pid == child.pid else None
 
     def is_healthy(self) -> tuple[bool, dict[str, object]]:
         """Return whether both run with a recent heartbeat (a child that finished its work is healthy)."""
@@ -234,6 +232,9 @@ class Supervisor:
         code = child.process.poll()
         if code is None:
             return
+        if -code in CRASH_SIGNALS and child.crashed_in is None:
+            beat = self._last_beat(child)  # without one (a full disk) the model is suspected first
+            child.crashed_in = beat.activity if beat is not None else Activity.MODEL
         child.process, child.last_exit = None, code
         ran_s = (self.clock.monotonic_ns() - child.started_ns) / 1e9
         if code == 0 and self.until_source_ends:
@@ -271,9 +272,9 @@ class Supervisor:
         ]
         if self.until_source_ends:
             arguments.append("--until-source-ends")
-        if child.hung_in in MODEL_AT_WORK or (child.hung_in is None and child.crashed):
-            arguments.append("--after-crash")
-        child.hung_in, child.silent_s, child.beats = None, 0.0, 0
+        if child.crashed_in is not None:
+            arguments += ("--crashed-in", child.crashed_in.name.lower())
+        child.crashed_in, child.silent_s, child.beats = None, 0.0, 0
         child.started_ns = self.clock.monotonic_ns()
         child.process = self.spawn(arguments)
         self.events.emit("spawned", process=child.name, pid=child.process.pid, restarts=child.restarts)

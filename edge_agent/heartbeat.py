@@ -20,7 +20,7 @@ _LAYOUT = struct.Struct("<QQQQ")
 
 
 class Activity(IntEnum):
-    """What a process is doing; it decides how long the process may be silent, and what is blamed for a hang."""
+    """What a process is doing; it decides how long the process may be silent, and what is blamed for a hang or a crash."""
 
     STARTING = 0
     WORKING = 1
@@ -28,6 +28,10 @@ class Activity(IntEnum):
     """A model computes an answer."""
     LOADING = 3
     """A model is verified, loaded or swapped."""
+
+
+MODEL_AT_WORK = frozenset({Activity.MODEL, Activity.LOADING})
+"""A crash or a hang in one of these is blamed on the model."""
 
 
 @dataclass(frozen=True, slots=True)

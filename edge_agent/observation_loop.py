@@ -94,6 +94,8 @@ class ObservationLoop:
         )
         for outcome in left:
             self._settle(outcome)
+        if looked.failed_for is NotAcceptedReason.CRASHED:
+            self.pause()  # the next start begins after it, however many of its kind follow
         self.tick()
 
     def _look(self, observation: Observation, lap: int, source_id: str) -> Looked:

@@ -14,6 +14,7 @@ from edge_agent.align import Aligner
 from edge_agent.config import AgentSettings, source_id
 from edge_agent.crash_mark import CrashMark
 from edge_agent.durable_progress import DurableProgress
+from edge_agent.heartbeat import MODEL_AT_WORK, Activity
 from edge_agent.key_file import load_key
 from edge_agent.look import Viewer
 from edge_agent.models.model_set import ModelSet
@@ -82,14 +83,16 @@ class Perceive:
         self._told_notes: dict[tuple[str, str], int] = {}
         self._is_closed = False
         key = load_key(state.key_path)
+        context.heartbeat.beat(Activity.LOADING)
         self.models = ModelSet(
             state.root,
             open_runtime(),
             settings.serving.model,
             clock,
             events,
-            has_crashed=context.after_crash,
+            has_crashed=context.crashed_in in MODEL_AT_WORK,
         )
+        context.heartbeat.beat(Activity.STARTING)
         self.serving = self.models.serving
         limits = progress_limits(settings)
         sources = [source_id(source) for source in settings.all_sources]
@@ -110,7 +113,9 @@ class Perceive:
             writer=self.writer,
             keeper=PlaceKeeper(progress),
             mark=CrashMark(
-                state.crash_mark_path, has_crashed=context.after_crash and not self.models.is_suspect
+                state.crash_mark_path,
+                crashed_in=context.crashed_in,
+                is_model_suspect=self.models.is_suspect,
             ),
             running=running,
             tail=progress.tail,

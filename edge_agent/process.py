@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from edge_agent.config import AgentSettings, load_agent_settings
-from edge_agent.heartbeat import Heartbeat
+from edge_agent.heartbeat import Activity, Heartbeat
 from edge_agent.state_folder import StateFolder
 from foundation.clock import Clock, SystemClock
 from foundation.errors import FleetLoopError
@@ -38,8 +38,8 @@ class ProcessContext:
     stop: StopSignal
     until_source_ends: bool
     heartbeat: Heartbeat
-    after_crash: bool = False
-    """Whether the previous process was ended by a fault signal, or hung in a model."""
+    crashed_in: Activity | None = None
+    """What the previous process was doing when a fault signal ended it, or when it hung; None when it did neither."""
 
 
 class StopSignal:
@@ -74,7 +74,7 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--parent-pid", type=int, default=None)
     parser.add_argument("--until-source-ends", action="store_true")
-    parser.add_argument("--after-crash", action="store_true")
+    parser.add_argument("--crashed-in", choices=[each.name.lower() for each in Activity])
     options = parser.parse_args(arguments)
     faulthandler.enable()  # SIGABRT of the supervisor's watchdog prints where each thread was
     stop = StopSignal(options.parent_pid)
@@ -98,7 +98,7 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
                 stop,
                 options.until_source_ends,
                 heartbeat,
-                options.after_crash,
+                Activity[options.crashed_in.upper()] if options.crashed_in else None,
             )
             code = body(context)
             events.emit("ended", code=code)

@@ -84,7 +84,7 @@ class ModelSet:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether a crash may be a model's fault: another role has a model, or the serving one is on probation."""
+        """Whether a crash in a model may be its fault: another role has a model, or the serving one is on probation."""
         return self.serving.state is ModelState.TRIAL or any(other.had_model for other in self._others)
 
     def remember(self, payload: bytes) -> bool:

@@ -13,6 +13,7 @@ from connectors.sensors.ports import Observation
 from edge_agent.config import AgentSettings, SourceKind, SourceSettings
 from edge_agent.crash_mark import CrashMark
 from edge_agent.durable_progress import DurableProgress
+from edge_agent.heartbeat import MODEL_AT_WORK, Activity
 from edge_agent.key_file import load_key, save_key
 from edge_agent.look import Viewer
 from edge_agent.models.model_set import ModelSet
@@ -84,8 +85,8 @@ class Vehicle1:
     settings: AgentSettings
     backend: Backend = field(default_factory=FakeBackend)
     clock: ManualClock = field(default_factory=lambda: ManualClock(WALL_NS))
-    has_crashed: bool = False
-    """Whether the life before the next `start` ended by a fault signal."""
+    crashed_in: Activity | None = None
+    """In what the life before the next `start` was ended by a fault signal."""
 
     def __post_init__(self):
         self.state = StateFolder(self.settings.state_folder)
@@ -97,7 +98,10 @@ class Vehicle1:
     def start(self) -> None:
         events = EventLog(self.state.events / "bench.jsonl", self.clock, "bench")
         settings, state, clock = self.settings, self.state, self.clock
-        self.models = ModelSet(state.root, self.backend, settings.serving.model, clock, events)
+        has_crashed = self.crashed_in in MODEL_AT_WORK
+        self.models = ModelSet(
+            state.root, self.backend, settings.serving.model, clock, events, has_crashed=has_crashed
+        )
         self.serving = self.models.serving
         key = load_key(state.key_path)
         limits = progress_limits(settings)
@@ -115,7 +119,9 @@ class Vehicle1:
             writer=self.writer,
             keeper=PlaceKeeper(self.progress),
             mark=CrashMark(
-                state.crash_mark_path, has_crashed=self.has_crashed and not self.models.is_suspect
+                state.crash_mark_path,
+                crashed_in=self.crashed_in,
+                is_model_suspect=self.models.is_suspect,
             ),
             running=self.running,
             tail=self.progress.tail,
