@@ -214,12 +214,6 @@ class SupervisorSettings:
         180.0, min=1.0, max=3600.0, help="the same while a process starts, or a model is loaded"
     )
 
-    def silence_limit_s(self, process: str, activity: Activity) -> float:
-        """Return how long a process may go without a heartbeat, in seconds."""
-        if activity in (Activity.STARTING, Activity.LOADING):
-            return self.start_within_s
-        return self.perceive_hung_after_s if process == "perceive" else self.deliver_hung_after_s
-
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
@@ -239,6 +233,17 @@ class AgentSettings:
     updates: FetchSettings = field(default_factory=FetchSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
+
+    def silence_limit_s(self, process: str, activity: Activity) -> float:
+        """Return how long a process may go without a heartbeat, in seconds."""
+        limits = self.supervisor
+        if activity in (Activity.STARTING, Activity.LOADING):
+            return limits.start_within_s
+        if process == "perceive":
+            return limits.perceive_hung_after_s
+        return max(
+            limits.deliver_hung_after_s, 2 * self.upload.pace.close_s
+        )  # a sink may take so long to close
 
     @property
     def all_sources(self) -> tuple[SourceSettings, ...]:

@@ -186,7 +186,7 @@ class Supervisor:
             child.beats, child.silent_s = beat.count, 0.0
             return
         child.silent_s += passed_s
-        limit_s = self.settings.supervisor.silence_limit_s(child.name, beat.activity)
+        limit_s = self.settings.silence_limit_s(child.name, beat.activity)
         if child.crashed_in is not None:
             if child.silent_s >= limit_s + ABORT_WAIT_S:
                 child.process.kill()
@@ -274,9 +274,14 @@ class Supervisor:
             arguments.append("--until-source-ends")
         if child.crashed_in is not None:
             arguments += ("--crashed-in", child.crashed_in.name.lower())
-        child.crashed_in, child.silent_s, child.beats = None, 0.0, 0
         child.started_ns = self.clock.monotonic_ns()
-        child.process = self.spawn(arguments)
+        try:
+            child.process = self.spawn(arguments)
+        except OSError as error:  # no room for one more process, say; the other one works on
+            child.not_before_ns = child.started_ns + round(child.backoff.next_s() * 1e9)
+            self.events.emit("not_spawned", level="error", process=child.name, error=str(error.strerror))
+            return
+        child.crashed_in, child.silent_s, child.beats = None, 0.0, 0
         self.events.emit("spawned", process=child.name, pid=child.process.pid, restarts=child.restarts)
 
     def _tell(self) -> None:

@@ -47,7 +47,12 @@ class _Bounded(ThreadingMixIn, BaseServer):
                 self.shutdown_request(request)
                 return
             self._deadlines[request] = time.monotonic() + REQUEST_WITHIN_S
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started: the caller closes the connection
+            with self._lock:
+                self._deadlines.pop(request, None)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

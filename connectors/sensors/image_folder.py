@@ -183,11 +183,12 @@ class _Doubts:
     firsts: dict[str, str] = field(default_factory=dict)
 
     def add(self, words: str, name: str, why: str = "") -> None:
-        self.names.setdefault(words, set()).add(name)
         self.firsts.setdefault(words, f"{name}: {why}" if why else name)
+        self.names.setdefault(words, set()).add(name)
 
     def notes(self) -> dict[str, SourceNote]:
-        return {words: SourceNote(len(names), self.firsts[words]) for words, names in self.names.items()}
+        copied = list(self.names.items())  # the thread that reads the source may add some meanwhile
+        return {words: SourceNote(len(names), self.firsts[words]) for words, names in copied}
 
 
 class _FolderClock:

@@ -155,3 +155,19 @@ def test_a_file_that_is_being_written_waits_and_so_does_what_follows_it(tmp_path
     assert names_of(source, "1.jpg") == []
     frames = list(source.observations("1.jpg"))
     assert [frame.payload for frame in frames] == [whole, whole] and not source.is_waiting
+
+
+def test_notes_may_be_asked_for_while_a_thread_reads_on(tmp_path: Path) -> None:
+    """Each count takes so long here that the reading thread meets a new kind of doubt meanwhile."""
+    (tmp_path / "a.jpg").write_bytes(picture())
+    source = ImageFolderSource(tmp_path)
+    names_of(source)
+
+    class SlowToCount(set[str]):
+        def __len__(self) -> int:
+            source._doubts.add("a doubt that is new", "b.jpg")
+            return super().__len__()
+
+    source._doubts.names[image_folder.FILE_TIME] = SlowToCount({"a.jpg"})
+    assert source.notes()[image_folder.FILE_TIME].count == 1
+    assert source.notes()["a doubt that is new"].count == 1

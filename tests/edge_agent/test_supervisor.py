@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edge_agent.config import HealthSettings, SupervisorSettings
+from edge_agent.config import HealthSettings, SupervisorSettings, UploadSettings
 from edge_agent.daemon import Supervisor
 from edge_agent.health_http import MAX_REQUESTS, HealthServer
 from edge_agent.heartbeat import Activity
 from edge_agent.process import StopSignal
 from edge_agent.state_folder import StateFolder, publish_json, read_status
 from edge_agent.status import build_status
+from edge_agent.uploader import UploaderSettings
 from foundation.clock import ManualClock, boot_id
 from foundation.errors import MisconfiguredError, RetryLaterError
 from foundation.events import EventLog
@@ -425,6 +426,53 @@ def test_many_and_slow_clients_of_the_health_page_hold_few_threads_and_not_for_l
         for client in slow:
             client.close()
         server.close()
+
+
+def test_a_health_page_without_room_for_a_thread_answers_again_afterwards(tmp_path, monkeypatch):
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = HealthServer(0, {"/healthz": lambda: (True, {"ok": True})})
+    try:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refuse)
+            for _ in range(MAX_REQUESTS):
+                with pytest.raises(OSError, match=r"."):
+                    get(server.port, "/healthz")
+        assert get(server.port, "/healthz") == (200, {"ok": True})
+    finally:
+        server.close()
+
+
+def test_a_process_that_cannot_be_started_now_is_tried_again_and_the_other_works_on(tmp_path):
+    log = tmp_path / "events.jsonl"
+    bench = rig(tmp_path, events=EventLog(log, ManualClock(), "supervisor"))
+    bench.supervisor.step()
+    bench.beat("perceive", 1, Activity.MODEL)
+    bench.child("perceive").code = -11
+    works, tries = bench.supervisor.spawn, []
+
+    def refuse(_arguments):
+        tries.append(bench.clock.monotonic_ns())
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    bench.supervisor.spawn = refuse
+    bench.look_for(60)
+    assert 5 <= len(tries) < 60, "ever more slowly"
+    assert "Resource temporarily unavailable" in log.read_text()
+    assert bench.supervisor.exit_code is None
+    assert bench.child("deliver").signals == []
+    bench.supervisor.spawn = works
+    bench.look_for(10)
+    assert bench.commands[-1][3] == "edge_agent.perceive"
+    assert bench.commands[-1][-2:] == ["--crashed-in", "model"], "what it ended in is not forgotten"
+
+
+def test_a_deliver_whose_sink_may_take_long_to_close_is_given_that_time(tmp_path):
+    pace = UploaderSettings(close_s=600.0)
+    settings = settings_for(tmp_path, upload=UploadSettings(pace=pace))
+    assert settings.silence_limit_s("deliver", Activity.WORKING) > 600.0
+    assert settings_for(tmp_path).silence_limit_s("deliver", Activity.WORKING) == 60.0
 
 
 def test_a_process_whose_parent_is_gone_stops():
