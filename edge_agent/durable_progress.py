@@ -31,6 +31,8 @@ from foundation.errors import CorruptError
 
 FORMAT = 3
 """1 and 2 were a journal of their own, see `edge_agent.released_progress`."""
+MAX_MEMORY_BYTES = 8_000_000
+"""Of the novelty memory, the newest embeddings are kept over a restart up to this size."""
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -128,7 +130,8 @@ class DurableProgress:
         if not self._is_known:
             return None
         progress = self.progress
-        rows = progress.memory.matrix()[:0] if is_short else progress.memory.matrix()
+        rows = progress.memory.matrix()
+        rows = rows[:0] if is_short else rows[-max(1, MAX_MEMORY_BYTES // max(1, 4 * rows.shape[-1])) :]
         saved = _Saved(
             boot_id(),
             progress.frames_seen,

@@ -39,6 +39,7 @@ class ByteBudget:
 
     def hour_bytes(self, monotonic_ns: int) -> int:
         """Return the bytes kept in the hour that ends at `monotonic_ns`, at least (minutes are counted whole)."""
+        self._fold_into(monotonic_ns // 1_000_000_000 // BUCKET_S)
         horizon = monotonic_ns // 1_000_000_000 - HOUR_S - BUCKET_S
         while self._minutes and self._minutes[0][0] * BUCKET_S <= horizon:
             self._minutes.popleft()
@@ -78,6 +79,14 @@ class ByteBudget:
             self._minutes[-1] = (last, amount + amount_bytes)
         else:
             self._minutes.append((minute, amount_bytes))
+
+    def _fold_into(self, minute: int) -> None:
+        """Count what lies after `minute`, which was kept before the machine started again, as kept in it."""
+        later = 0
+        while self._minutes and self._minutes[-1][0] > minute:
+            later += self._minutes.pop()[1]
+        if later:
+            self._minutes.append((minute, later))
 
     def give_back(self, drive_id: str, amount_bytes: int) -> None:
         """Take back a reservation that the spool refused; the hour's count keeps it, on the safe side."""

@@ -24,10 +24,8 @@ MAX_DETAIL_RANGES = 50_000
 """Beyond so many ranges, the account of the oldest numbers is kept as counts only."""
 MAX_EPOCHS = 1_000
 """Beyond so many epochs, the oldest are added up in one row."""
-
-
-LATER_REASONS = frozenset({str(NotAcceptedReason.CRASHED)})
-"""Reasons unknown to the first released agents: they are in a key that those ignore."""
+_RELEASED_REASONS = frozenset(str(reason) for reason in NotAcceptedReason) - {str(NotAcceptedReason.CRASHED)}
+"""What the first released agents know. Any other reason is in a key that those ignore."""
 
 
 class LedgerKind(IntEnum):
@@ -215,8 +213,12 @@ class LedgerState:
                 self.carried.apply(state, is_accepted=bool(is_accepted))
 
     def _counts(self, value: dict[str, Any]) -> None:
-        rows = {**value["not_accepted"], **value.get("later", {})}
-        self.not_accepted = {str(NotAcceptedReason(reason)): int(count) for reason, count in rows.items()}
+        known = {
+            str(NotAcceptedReason(reason)): int(count) for reason, count in value["not_accepted"].items()
+        }
+        # A later agent may have counted for a reason that this one does not know: it stays counted.
+        later = {str(reason): int(count) for reason, count in value.get("later", {}).items()}
+        self.not_accepted = {**known, **later}
         self.not_accepted_bytes = int(value["bytes"])
 
     def _evicting(self, value: dict[str, Any]) -> None:
@@ -361,8 +363,8 @@ class LedgerState:
 def refused_to_json(counts: Mapping[str, int], size_bytes: int) -> dict[str, object]:
     """Return the counts of refused frames by reason, and their bytes, as the object in frames of the ledger."""
     found: dict[str, object] = {
-        "not_accepted": {reason: count for reason, count in counts.items() if reason not in LATER_REASONS},
+        "not_accepted": {reason: count for reason, count in counts.items() if reason in _RELEASED_REASONS},
         "bytes": size_bytes,
     }
-    later = {reason: count for reason, count in counts.items() if reason in LATER_REASONS}
+    later = {reason: count for reason, count in counts.items() if reason not in _RELEASED_REASONS}
     return {**found, "later": later} if later else found

@@ -89,7 +89,7 @@ def open_account(
             folder / FOLDER, account, delivery.state, evictor, events, is_ledger_damaged=is_damaged
         )
         if carried is not None:
-            _carry_on(account, carried, recovery)
+            _carry_on(account, carried, recovery, events)
         files = list_segments(folder / FOLDER)
         account.next_segment = max(account.next_segment, max(files, default=0) + 1)
         account.apply(
@@ -122,14 +122,17 @@ def open_account(
     return OpenedAccount(lock, account, log, evictor, delivery, recovery, epoch)
 
 
-def _carry_on(account: LedgerState, carried: Carried, recovery: Recovery) -> None:
+def _carry_on(account: LedgerState, carried: Carried, recovery: Recovery, events: EventLog) -> None:
     """Advance what the ledger carries, and its counts, to the last adopted record."""
     counts = carried.begin(lambda name: account.epochs[name].next_seq - 1 if name in account.epochs else -1)
     if counts is not None:
         account.apply(LedgerKind.COUNTS, counts)
     for step, is_accepted in recovery.steps:
         if carried.apply(step.state, is_accepted=is_accepted) and step.counts is not None:
-            account.apply(LedgerKind.COUNTS, step.counts)
+            try:
+                account.apply(LedgerKind.COUNTS, step.counts)
+            except CorruptError as error:  # the next step that has counts has all of them
+                events.emit("step_counts_unreadable", level="error", at=step.at, error=str(error))
 
 
 def read_state(

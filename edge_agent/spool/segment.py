@@ -113,12 +113,18 @@ def decode_head(meta: bytes) -> SegmentHead:
         return SegmentHead(
             value["number"],
             ValueClass.from_label(value["value_class"]),
-            value["epoch"],
-            value["previous_epoch"],
+            _text(value["epoch"]),
+            _text(value["previous_epoch"]),
             value["created_ns"],
         )
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CorruptError(f"not the head of a segment: {error!r}") from error
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"a text is wanted, not {type(value).__name__}")
 
 
 def record_parts(epoch: str, seq: int, value_class: ValueClass, wire: WireRecord) -> tuple[Buffer, ...]:

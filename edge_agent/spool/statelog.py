@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from foundation import syscalls
-from foundation.errors import CorruptError
+from foundation.errors import CorruptError, RejectedError
 from foundation.files import fsync_folder
 from foundation.framing import Damage, ScannedFrame, encode_frame, scan
 
@@ -105,8 +105,14 @@ class StateLog:
         """Replace the file by a snapshot of the state, durable when this returns True. Gives up the reserve to do so."""
         if self.before_snapshot is not None:
             self.before_snapshot()
-        data = _twice(self._state.snapshot())
-        if not self._replace(data) and not (self._release_reserve() and self._replace(data)):
+        try:
+            data = _twice(self._state.snapshot())
+            is_written = self._replace(data) or (self._release_reserve() and self._replace(data))
+        except RejectedError as error:  # larger than a frame may be
+            if self._short_snapshot is None:
+                raise
+            is_written, self.last_error = False, str(error)
+        if not is_written:
             if self._short_snapshot is None:
                 return False
             data = _twice(self._short_snapshot())

@@ -81,7 +81,7 @@ def decode_steps(body: bytes) -> list[Step]:
     """Return what `encode_steps` wrote; an empty list for anything else, which loses the steps and nothing more."""
     try:
         return msgspec.json.decode(body, type=list[Step])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return []
 
 

@@ -188,3 +188,78 @@ def test_a_disk_without_room_for_the_novelty_memory_still_takes_the_ledger(
     vehicle.start()
     assert vehicle.frame_id == "frame-00011"
     assert len(vehicle.progress.memory) == 0
+
+
+def novel(tmp_path: Path) -> Vehicle1:
+    chosen = selection(
+        random=RandomSettings(probability=1.0), novelty=NoveltySettings(enabled=True, memory_frames=64)
+    )
+    return Vehicle1(settings_for(tmp_path, selection=chosen))
+
+
+def test_a_novelty_memory_larger_than_a_frame_of_the_ledger_ends_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vehicle = novel(tmp_path)
+    drive(vehicle, [make_frame(n) for n in range(60)])
+    vehicle.loop.pause()
+    vehicle.kill()
+    monkeypatch.setattr("foundation.framing.MAX_BODY_BYTES", 6_000)
+    vehicle.start()
+    assert vehicle.frame_id == "frame-00059"
+
+
+def test_of_a_large_novelty_memory_the_newest_is_kept_over_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vehicle = novel(tmp_path)
+    drive(vehicle, [make_frame(n) for n in range(12)])
+    vehicle.loop.pause()
+    newest = vehicle.progress.memory.matrix()
+    monkeypatch.setattr("edge_agent.durable_progress.MAX_MEMORY_BYTES", newest[-5:].nbytes)
+    vehicle.writer.close()
+    vehicle.kill()
+    vehicle.start()
+    vehicle.kill()
+    vehicle.start()
+    assert vehicle.progress.memory.matrix().tolist() == newest[-5:].tolist()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[[1,0,"\xff",null]]',
+        b"[[1,2," + b"[" * 100_000,
+        b'[[1,0,null,{"not_accepted":{"no reason":1},"bytes":0}]]',
+        b'[[1,0,null,{"not_accepted":[],"bytes":{}}]]',
+    ],
+    ids=["no UTF-8", "nested", "an unknown reason", "of other types"],
+)
+def test_a_step_that_cannot_be_read_ends_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    ledger = vehicle.state.spool / "ledger.journal"
+    before = ledger.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.spool.writer.encode_steps", lambda _steps: body)
+        vehicle.play(make_frame(0))
+        vehicle.loop.pause()
+    vehicle.kill()
+    ledger.write_bytes(before)  # a loss of power: only the segment was synced
+    vehicle.start()
+    assert sum(row.accepted for row in read_ledger(vehicle.state.spool).epochs) == 1
+
+
+def test_a_reason_that_only_a_later_agent_knows_stays_counted(tmp_path: Path) -> None:
+    vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
+    drive(vehicle, [make_frame(n) for n in range(3)])
+    vehicle.loop.pause()
+    vehicle.writer._account.not_accepted["reason_of_tomorrow"] = 2
+    vehicle.writer._log.rewrite()
+    vehicle.kill()
+    for _ in range(2):
+        vehicle.start()
+        assert vehicle.frame_id == "frame-00002"
+        assert read_ledger(vehicle.state.spool).counts.not_accepted["reason_of_tomorrow"] == 2
+        vehicle.kill()

@@ -182,6 +182,14 @@ def test_an_hour_later_the_hour_is_paid_for_again():
     assert budget.reserve("d", 100, (HOUR_S + BUCKET_S) * SECOND_NS)
 
 
+def test_bytes_kept_before_a_reboot_count_for_one_hour_more_and_not_for_the_uptime_before_it():
+    budget = ByteBudget(BudgetLimits(per_hour_bytes=100))
+    budget.spend("d", 60, 10 * 86_400 * SECOND_NS)  # ten days up; a step of that life is read after the start
+    assert budget.hour_bytes(60 * SECOND_NS) == 60
+    assert not budget.reserve("d", 50, 120 * SECOND_NS)
+    assert budget.reserve("d", 100, (120 + HOUR_S + BUCKET_S) * SECOND_NS)
+
+
 def test_a_restart_keeps_the_budget_and_a_reboot_keeps_the_hour():
     budget = ByteBudget(BudgetLimits(per_hour_bytes=100, per_drive_bytes=300))
     budget.spend("d", 100, 10_000 * SECOND_NS)
