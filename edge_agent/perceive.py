@@ -159,6 +159,7 @@ class Perceive:
                 due_ns = min(feed.due_ns for feed in self.feeds.values()) - context.clock.monotonic_ns()
                 context.clock.wait(context.stop.event, min(max(due_ns, 0) / 1e9, IDLE_WAIT_S))
             self.loop.pause()
+            self.models.end_in_order()
         finally:
             self._close()
         errors = [feed.error for feed in self.feeds.values() if feed.error is not None]

@@ -223,7 +223,8 @@ class RefuseReason(StrEnum):
 class RollbackReason(StrEnum):
     """Why a serving model was rolled back to the previous one. The reason of an event begins with this value.
 
-    All but `plan_halted` (the rollout was halted) block the release on this vehicle permanently.
+    Each blocks the release on this vehicle permanently, but for `plan_halted` (the rollout was halted) and `cannot_load` where
+    the machine was the cause (no memory, no runtime, a slot that is missing, damaged or cannot be read).
     """
 
     NOT_FINITE = "not_finite"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge_agent.models.slots import NO_MODEL, ActiveState, SlotFolder, SlotRef, with_event
+from edge_agent.models.settings import ServingSettings
+from edge_agent.models.slots import NO_MODEL, ActiveState, Loading, SlotFolder, SlotRef, with_event
 from foundation.clock import Clock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.events import EventLog
+from schemas.reasons import RefuseReason
 from schemas.records import ModelEvent
 
 _WARNED = ("rolled_back", "withdrawn", "refused")
@@ -30,6 +32,7 @@ class ActiveModels:
         self._log = events
         self._is_unsaved = False
         self.state: ActiveState = self._read()
+        self._interrupted: Loading | None = None
 
     def count_start(self, *, has_crashed: bool = False) -> None:
         """Count a start on probation, or after a crash, on disk before the model is loaded.
@@ -38,6 +41,37 @@ class ActiveModels:
         """
         if not self.state.confirmed or (has_crashed and self.state.active.release_id):
             self.save(replace(self.state, starts=self.state.starts + 1))
+
+    def begin_load(self, slot: SlotRef) -> None:
+        """Write that this candidate is being loaded, before it is. Raises RetryLaterError: it cannot be written."""
+        last = self._interrupted
+        times = last.times + 1 if last is not None and last.slot == slot else 1
+        self.decide(replace(self.state, loading=Loading(slot, times)))
+
+    def end_load(self) -> None:
+        """Write that no candidate is being loaded, after one that was not taken."""
+        self.save(replace(self.state, loading=None))
+
+    def judge_interrupted_load(self, settings: ServingSettings, *, has_crashed: bool) -> bool:
+        """Return whether the process before this one ended while it loaded a candidate.
+
+        The candidate is refused if the process crashed, or was ended otherwise (for want of memory, say) too many times.
+        """
+        loading = self.state.loading
+        if loading is None:
+            return False
+        if has_crashed:
+            self.refuse(
+                loading.slot, f"{RefuseReason.CRASHED}: perceive crashed while it loaded the candidate"
+            )
+        elif loading.times > settings.max_unconfirmed_starts:
+            self.refuse(
+                loading.slot, f"{RefuseReason.CRASHED}: perceive was ended in {loading.times} loads of it"
+            )
+        else:
+            self._interrupted = loading
+            self.end_load()
+        return True
 
     def decide(self, state: ActiveState) -> None:
         """Set the state only if it could be written. Raises RetryLaterError: nothing was changed."""
@@ -80,7 +114,8 @@ class ActiveModels:
         """Block this release on this vehicle, although deliver offered it. Returns the event, saved and logged."""
         event = self.event(slot, "refused", reason)
         blocked = {**self.state.blocked, slot.release_id: reason}
-        self.save(replace(self.state, blocked=blocked, events=with_event(self.state.events, event)))
+        events = with_event(self.state.events, event)
+        self.save(replace(self.state, blocked=blocked, events=events, loading=None))
         self.tell(event)
         return event
 

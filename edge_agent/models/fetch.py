@@ -30,7 +30,7 @@ from edge_agent.models.fetch_journal import FetchJournal
 from edge_agent.models.http import BoundedFetcher, StagedDownload, Transport, UrlTransport
 from edge_agent.models.settings import FetchSettings
 from edge_agent.models.slots import NO_MODEL, Candidate, SlotFolder, SlotRef
-from edge_agent.models.trial import TrialResult
+from edge_agent.models.trial import SLOT_DAMAGED, TrialResult
 from edge_agent.models.trial_run import TrialRun
 from edge_agent.models.trust import OnlineTrust
 from edge_agent.models.trust_folder import TrustFolder
@@ -328,6 +328,10 @@ class ModelFetcher:
         result = work.result = work.result or trial.poll()
         if result is None:
             return FetchStep("idle", "trial runs", _TRIAL_POLL_S)
+        if result.reason == SLOT_DAMAGED:
+            self._journal.forget_attempt(work.slots, work.release.release_id)
+            self._work = None  # the slot is verified again, and fetched again if need be
+            raise CorruptError(f"the trial could not use the slot: {result.detail}")
         if not result.passed:
             raise RejectedError(result.detail or result.reason, reason=result.reason)
         return self._offer(work, result)

@@ -17,6 +17,7 @@ from edge_agent.models.frames import TrialFrames
 from edge_agent.models.loading import OnStep
 from edge_agent.models.role_model import RoleModel, Served
 from edge_agent.models.settings import ServingSettings
+from edge_agent.models.slots import SlotFolder, was_loading
 from foundation.clock import Clock
 from foundation.errors import RejectedError
 from foundation.events import EventLog
@@ -51,8 +52,20 @@ class ModelSet:
             count=settings.trial_frames,
             every=settings.trial_frame_every,
         )
+        self._ended_in_load = any(
+            was_loading(SlotFolder(state_folder, role)) for role in (SERVING, *settings.other_roles)
+        )
         self._others = tuple(
-            RoleModel(role, state_folder, backend, settings, clock, events, has_crashed=has_crashed)
+            RoleModel(
+                role,
+                state_folder,
+                backend,
+                settings,
+                clock,
+                events,
+                has_crashed=has_crashed,
+                is_excused=self._ended_in_load,
+            )
             for role in settings.other_roles
         )
         self.serving = RoleModel(
@@ -64,7 +77,8 @@ class ModelSet:
             events,
             on_step,
             has_crashed=has_crashed,
-            is_excused=has_crashed and any(other.had_model for other in self._others),
+            is_excused=self._ended_in_load
+            or (has_crashed and any(other.had_model for other in self._others)),
         )
 
     def predict(self, images: Sequence[Pixels]) -> list[Served]:
@@ -84,8 +98,19 @@ class ModelSet:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether a crash in a model may be its fault: another role has a model, or the serving one is on probation."""
-        return self.serving.state is ModelState.TRIAL or any(other.had_model for other in self._others)
+        """Whether a crash in a model may be its fault: a candidate was being loaded, another role has a model, or serving is
+        on probation.
+        """
+        return (
+            self._ended_in_load
+            or self.serving.state is ModelState.TRIAL
+            or any(other.had_model for other in self._others)
+        )
+
+    def end_in_order(self) -> None:
+        """Say that the process ends as it was told to, before it does: see `RoleModel.end_in_order`."""
+        for model in (self.serving, *self._others):
+            model.end_in_order()
 
     def remember(self, payload: bytes) -> bool:
         """Offer this encoded frame for the trial of the next candidate; return whether it was kept."""

@@ -2,7 +2,7 @@
 
 A swap, in steps (each may be the last before a crash):
   1. candidate-read   deliver says that a slot passed its trial
-  2. verified         its bytes are read and verified again
+  2. verified         active.json names it as being loaded; its bytes are read and verified again
   3. loaded           it runs beside the previous model, once, on a grey picture
   4. plan-read        the signed plan and release are verified again from disk: fresh, running, meant for this
   vehicle
@@ -11,8 +11,9 @@ A swap, in steps (each may be the last before a crash):
 
 It is then on probation: a start of the process in that time counts against it (it may be what kills the
 process), an output that is not finite, too many errors or too slow answers make it give way within the same call, and
-block the release on this vehicle for good. A process that crashed (SIGSEGV and its like) puts the model on such a
-probation again. A release whose plan is halted is withdrawn, without blocking it.
+block the release on this vehicle for good.
+A process that crashed (SIGSEGV and its like) puts the model on such a probation again, unless it crashed while it loaded
+a candidate: then that candidate is refused. A release whose plan is halted is withdrawn, without blocking it.
 
 Roles differ in one thing (`SlotFolder.has_factory`). The role serving begins with the model of enrolment and is never
 without one: a faulty model is replaced by the previous one, which also answers a picture at which one on probation
@@ -30,7 +31,15 @@ from edge_agent.models.desired import authorise, desired, plans_of
 from edge_agent.models.health import HealthWatch
 from edge_agent.models.loading import ModelLoader, OnStep, ask
 from edge_agent.models.settings import ServingSettings
-from edge_agent.models.slots import NO_MODEL, ActiveState, Candidate, SlotFolder, SlotRef, with_event
+from edge_agent.models.slots import (
+    NO_MODEL,
+    ActiveState,
+    Candidate,
+    SlotFolder,
+    SlotRef,
+    is_shortage,
+    with_event,
+)
 from edge_agent.models.trust import SavedTrust
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import read_vehicle
@@ -90,7 +99,7 @@ class RoleModel:
     ) -> None:
         """`has_crashed`: the previous process crashed (ended by SIGSEGV, SIGABRT or another fault signal).
 
-        `is_excused`: that crash is blamed on the model of another role; this start counts against no model of this one.
+        `is_excused`: its end is blamed on another role; this start counts against no model of this one.
         """
         self.role = role
         self._slots = SlotFolder(state_folder, role)
@@ -111,7 +120,11 @@ class RoleModel:
         self._models = ActiveModels(self._slots, clock, events)
         self.had_model = self.has_model
         """Whether the process before this one left a model in the role; what this start makes of it says nothing."""
-        if not is_excused:
+        is_counted = (
+            not self._models.judge_interrupted_load(settings, has_crashed=has_crashed) and not is_excused
+        )
+        self._is_start_counted = is_counted and not has_crashed
+        if is_counted:
             self._models.count_start(has_crashed=has_crashed)
         self._predictor = self._load_active() if self.had_model else None
 
@@ -169,6 +182,15 @@ class RoleModel:
     def health(self) -> Health:
         """Return the health of the models since the process started."""
         return self._watch.report()
+
+    def end_in_order(self) -> None:
+        """Take back the count of this start: the process ends as it was told to, which says nothing about the model.
+
+        A start after a crash stays counted: the count stands for that crash.
+        """
+        if self._is_start_counted and not self._state.confirmed and self._state.starts:
+            self._models.save(replace(self._state, starts=self._state.starts - 1))
+        self._is_start_counted = False
 
     # Frames.
 
@@ -267,16 +289,28 @@ class RoleModel:
         self._on_step("candidate-read")
         self._authorise(candidate.slot)  # cheap: no loading of what may not have the role
         with self._slots.lock(self._clock):
+            self._models.begin_load(candidate.slot)
             try:
-                predictor = self._load(candidate.slot.digest)
-            except RejectedError as error:
-                if error.reason not in NOT_HERE:
-                    raise  # perhaps passing: it stays the candidate
-                return self._models.refuse(candidate.slot, f"{error.reason}: {error}"[:500])
-            self._on_step("loaded")
-            self._authorise(candidate.slot)
-            self._on_step("plan-read")
-            return self._activate(candidate, predictor)
+                return self._swap_in(candidate)
+            except Exception:
+                self._models.end_load()
+                raise
+
+    def _swap_in(self, candidate: Candidate) -> ModelEvent:
+        try:
+            predictor = self._load(candidate.slot.digest)
+        except CorruptError as error:
+            if not is_shortage(error):
+                self._slots.remove_damaged(candidate.slot.digest)
+            raise
+        except RejectedError as error:
+            if error.reason not in NOT_HERE:
+                raise  # perhaps passing: it stays the candidate
+            return self._models.refuse(candidate.slot, f"{error.reason}: {error}"[:500])
+        self._on_step("loaded")
+        self._authorise(candidate.slot)
+        self._on_step("plan-read")
+        return self._activate(candidate, predictor)
 
     def _authorise(self, slot: SlotRef) -> None:
         authorise(slot, self._trust, self._vehicle, self._clock, self.role)
@@ -394,8 +428,12 @@ class RoleModel:
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """Return whether the error is this machine's (no memory, no runtime), so that the release may load another time."""
-    return isinstance(error, MisconfiguredError | MemoryError) or isinstance(error.__cause__, MemoryError)
+    """Return whether the error is this machine's, so that the release may load another time.
+
+    No memory, no runtime, or a slot that is missing, damaged or cannot be read: deliver fetches it again.
+    """
+    machine = (MisconfiguredError, MemoryError, CorruptError, OSError)
+    return isinstance(error, machine) or isinstance(error.__cause__, MemoryError)
 
 
 def _said(error: Exception) -> str:

@@ -16,6 +16,7 @@ back to. Unreferenced slots are removed under the folder's lock.
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,14 @@ NO_MODEL = SlotRef("", "")
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """The candidate that perceive is loading, and how many times in succession a load of it was begun and not ended."""
+
+    slot: SlotRef
+    times: Tally = 1
+
+
+@dataclass(frozen=True, slots=True)
 class ActiveState:
     """Perceive's last decision. One atomic file: there is no state between two models."""
 
@@ -73,6 +82,8 @@ class ActiveState:
     blocked: Mapping[str, str] = field(default_factory=dict)
     """release_id -> why it never has the role on this vehicle again."""
     events: tuple[ModelEvent, ...] = ()
+    loading: Loading | None = None
+    """Set only during the load: found at a start, it names what the process before ended in."""
 
     def model_state(self, role: str) -> ModelState:
         """On probation, or what a model of the role is."""
@@ -304,15 +315,16 @@ class SlotFolder:
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.suffix not in ("", ".onnx") or path.stem in keep:
                     continue
-                elif path.is_dir() and not path.is_symlink():
-                    gone = path.with_suffix(_GONE)
-                    syscalls.rename(path, gone)  # never half a bundle under its name
-                    shutil.rmtree(gone, ignore_errors=True)
-                    removed.append(path.stem)
                 else:
-                    syscalls.unlink(path)
+                    _remove_slot(path)
                     removed.append(path.stem)
             return removed
+
+    def remove_damaged(self, digest: str) -> None:
+        """Remove a slot that cannot be used, so that deliver fetches it again. Call it under the lock. Raises OSError."""
+        path = self.find(digest)
+        if path is not None:
+            _remove_slot(path)
 
     def _referenced(self) -> set[str]:
         active = self.read_active()
@@ -328,6 +340,14 @@ class SlotFolder:
         return {ref.digest for ref in refs if ref is not None}
 
 
+def was_loading(slots: SlotFolder) -> bool:
+    """Return whether perceive ended while it loaded a candidate of the role."""
+    try:
+        return slots.read_active().loading is not None
+    except CorruptError:
+        return False
+
+
 def verified_bundle(folder: Path, digest: str) -> VerifiedModel:
     """Return the model in the folder of a slot. Raises as `SlotFolder.verified`."""
     from modelkit.bundle import Bundle
@@ -338,6 +358,8 @@ def verified_bundle(folder: Path, digest: str) -> VerifiedModel:
         raise CorruptError(f"lists other files than those of {digest}", path=path)
     try:
         return Bundle(folder, files).verified()
+    except OSError as error:
+        raise CorruptError(f"model slot cannot be read: {error.strerror}", path=folder) from error
     except RejectedError as error:
         if error.reason in (RefuseReason.WRONG_HASH, RefuseReason.BAD_BUNDLE):
             raise CorruptError(f"model slot: {error}", path=folder) from error
@@ -372,6 +394,24 @@ def install_initial(state_folder: Path, model_bytes: bytes, clock: Clock) -> Slo
     event = ModelEvent(clock.now_ns(), slot.digest, slot.name, "installed")
     folder.write_active(ActiveState(slot, events=(event,)))
     return slot
+
+
+def _remove_slot(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        gone = path.with_suffix(_GONE)
+        syscalls.rename(path, gone)  # never half a bundle under its name
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        syscalls.unlink(path)
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Return whether a lack of file descriptors or memory is behind the error: what was to be read may be sound."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            return True
+        error = error.__cause__
+    return False
 
 
 def with_event(events: tuple[ModelEvent, ...], event: ModelEvent) -> tuple[ModelEvent, ...]:

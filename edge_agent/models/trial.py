@@ -38,6 +38,8 @@ _FORBIDDEN_EVENTS = (
     "os.exec",
 )
 _GREY_PIXELS = 64
+SLOT_DAMAGED = RefuseReason.WRONG_HASH
+"""The reason of a trial whose slot does not hold, or does not give, the bytes that were put into it: no word on the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,18 @@ def run_trial(
     """
     from edge_agent.models.loading import stated, wanted_providers
     from edge_agent.models.slots import verified_bundle
-    from foundation.errors import FleetLoopError, RejectedError
+    from foundation.errors import CorruptError, FleetLoopError, RejectedError
     from modelkit.runtime import RuntimeOptions
     from modelkit.runtimes import open_predictor
     from modelkit.verify import verify_model
 
     try:
         verified = verified_bundle(model, digest) if isinstance(model, Path) else verify_model(model, digest)
+    except CorruptError as error:
+        return TrialResult(False, SLOT_DAMAGED, str(error))
+    except RejectedError as error:
+        return TrialResult(False, error.reason, str(error))
+    try:
         wanted = wanted_providers(providers, verified.contract)
         predictor = open_predictor(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
         nodes = dict(stated(predictor, providers).nodes)
@@ -189,8 +196,12 @@ def main(arguments: list[str]) -> int:
     confine(limits)
     try:
         folder = specification["bundle"]
+        try:
+            model = Path(folder) if folder else sys.stdin.buffer.read()
+        except OSError as error:
+            return _answer(answer, TrialResult(False, SLOT_DAMAGED, f"cannot be read: {error.strerror}"))
         result = run_trial(
-            Path(folder) if folder else sys.stdin.buffer.read(),
+            model,
             specification["digest"],
             Path(specification["frames"]),
             limits,
@@ -202,7 +213,11 @@ def main(arguments: list[str]) -> int:
             RefuseReason.OUT_OF_MEMORY,
             f"more than {limits.address_space_bytes} bytes of address space",
         )
-    os.write(answer, json.dumps(asdict(result)).encode())
+    return _answer(answer, result)
+
+
+def _answer(fd: int, result: TrialResult) -> int:
+    os.write(fd, json.dumps(asdict(result)).encode())
     return 0
 
 

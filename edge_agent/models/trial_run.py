@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import edge_agent
@@ -16,12 +16,29 @@ from edge_agent.models.trial import TrialResult
 from foundation.clock import Clock
 from foundation.documents import decode
 from foundation.errors import CorruptError
+from schemas.bundle import MAX_BUNDLE_BYTES
 from schemas.reasons import RefuseReason
 
 _MAX_ANSWER_BYTES = 65_536
 _GRACE_S = 5.0
+_SLOWEST_BYTES_PER_S = 8 * 1024 * 1024
+"""A disk and processor of a vehicle that read and hash more slowly are too slow for the model."""
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 _TIME_SIGNALS = (signal.SIGALRM, signal.SIGXCPU)
+
+
+def with_time_to_read(limits: TrialLimits, model_bytes: int) -> TrialLimits:
+    """Return the limits with time added for a model's size: the trial hashes all of it before the model runs.
+
+    The size is bounded by that of a release (`schemas.bundle.MAX_BUNDLE_BYTES`), and so is the time.
+    """
+    more_s = min(model_bytes, MAX_BUNDLE_BYTES) // _SLOWEST_BYTES_PER_S
+    return replace(limits, cpu_s=limits.cpu_s + more_s, wall_s=limits.wall_s + more_s)
+
+
+def _bytes_of(slot_path: Path) -> int:
+    paths = slot_path.rglob("*") if slot_path.is_dir() else [slot_path]
+    return sum(path.lstat().st_size for path in paths if not path.is_dir())
 
 
 class TrialRun:
@@ -37,9 +54,9 @@ class TrialRun:
         providers: tuple[str, ...] = (),
     ) -> None:
         self.digest = digest
-        self._limits = limits
         self._clock = clock
         is_bundle = slot_path.is_dir()
+        limits = self._limits = with_time_to_read(limits, _bytes_of(slot_path))
         specification = {
             "digest": digest,
             "bundle": str(slot_path.absolute()) if is_bundle else "",
