@@ -6,7 +6,8 @@ its own: what is left to do is seen from the documents, each step replaces one o
 whole usable between any two. Nothing is changed while a document cannot be read.
 
 In a vehicle's state folder the files of the role serving move beside those of the other roles, while the agent is stopped.
-An agent of a release before roles that is put back afterwards finds the factory model and serves it. Perceive takes the
+An agent of a release before roles that is put back afterwards finds the factory model and serves it. The next
+migration unites what it wrote with what was there. Perceive takes the
 place in each source over into its spool at its first start.
 
 A document that changed only by keys is not rewritten: a missing version is version 1 for ever, and each is written anew by

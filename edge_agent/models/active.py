@@ -6,6 +6,7 @@ model serves anyway. Refuses to load or judge a model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_agent.models.settings import ServingSettings
@@ -140,4 +141,11 @@ class ActiveModels:
             self._is_unsaved = True
             self._log.emit("active_state_damaged", level="error", role=self._slots.role, reason=str(error))
             events = (self.event(slot, "activated", "active_state_damaged"),) if slot != NO_MODEL else ()
-            return ActiveState(slot, events=events)
+            return ActiveState(slot, blocked=self._known_blocked(), events=events)
+
+    def _known_blocked(self) -> Mapping[str, str]:
+        """Return what another file of the role knows, once the damaged one is set aside."""
+        try:
+            return self._slots.read_active().blocked
+        except CorruptError:
+            return {}

@@ -405,18 +405,18 @@ class RoleModel:
 
     def _load_active(self) -> Predictor | None:
         state = self._state
-        is_crashing = state.starts > self._settings.max_unconfirmed_starts
-        blocks = True
-        if not is_crashing:
+        reason = state.blocked.get(state.active.release_id, "")  # an older release may have taken it again
+        if state.starts > self._settings.max_unconfirmed_starts:
+            reason = str(RollbackReason.CRASHED_ON_PROBATION)
+        is_unwanted, blocks = bool(reason), True
+        if not is_unwanted:
             try:
                 return self._load(state.active.digest)
             except Exception as error:  # noqa: BLE001 - whatever it is, another model may be loaded
                 reason = f"{RollbackReason.CANNOT_LOAD}: {_said(error)}"[:500]
                 blocks = not _is_of_the_machine(error)
-        else:
-            reason = str(RollbackReason.CRASHED_ON_PROBATION)
         if self._give_way("rolled_back", reason, blocks=blocks) is None:
-            if is_crashing:
+            if is_unwanted:
                 return self._load(state.active.digest)  # nothing else is there: it may have been chance
             raise CorruptError(f"no model can serve: {reason}", path=self._slots.path)
         return self._predictor

@@ -10,8 +10,9 @@
         fetch.json               what was refused, and events          (writer: deliver)
 
 Releases before roles kept the files of serving in `models/`; each is read and written there until `fleetloop migrate`
-has moved it. In each role a slot is never overwritten, so that fetching the next model cannot take away the one to roll
-back to. Unreferenced slots are removed under the folder's lock.
+has moved it. Where both exist, such a release was put back after the move and wrote last: what it says holds, united with
+what was blocked, refused and counted before. In each role a slot is never overwritten, so that fetching the next model
+cannot take away the one to roll back to. Unreferenced slots are removed under the folder's lock.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -157,14 +159,31 @@ class SlotFolder:
         return self.path / name if self.role == SERVING else None
 
     def move_old_file(self, name: str) -> None:
-        """Move a file of a release before roles to its place today, durably. A crash leaves it in one of the two."""
+        """Move a file of a release before roles to its place today, durably. A crash leaves it in one of the two, or both.
+
+        What lies there already is united with it; if it is damaged, it is set aside as `<name>.damaged`.
+
+        Raises:
+            CorruptError: both exist, and the one to be moved is damaged.
+        """
         old = self.old_file(name)
         if old is None or not old.exists():
             return
         self._files.mkdir(parents=True, exist_ok=True)
         for folder in (self.path, self._files.parent):
             fsync_folder(folder)
-        syscalls.rename(old, self.new_file(name))
+        new = self.new_file(name)
+        if new.exists() and name in _UNITED:
+            kind, _unite = _UNITED[name]
+            united = self._read_united(name)
+            try:
+                _read(new, kind)
+            except CorruptError:
+                syscalls.rename(new, new.with_name(f"{name}.damaged"))
+            write_document(new, kind, united)
+            syscalls.unlink(old)
+        else:
+            syscalls.rename(old, new)
         fsync_folder(self._files)
         fsync_folder(self.path)
 
@@ -260,7 +279,7 @@ class SlotFolder:
         path = self.file("active.json")
         if not self.has_factory and not path.exists():
             return ActiveState(NO_MODEL)
-        state = _read(path, ACTIVE)
+        state: ActiveState = self._read_united("active.json")
         if self.has_factory:
             _named(state.active, path)
         return state
@@ -288,17 +307,30 @@ class SlotFolder:
         """Replace `candidate.json` (deliver only); None removes it."""
         if candidate is not None:
             self._write("candidate.json", CANDIDATE, candidate)
-        elif (path := self.file("candidate.json")).exists():
+            return
+        while (path := self.file("candidate.json")).exists():
             syscalls.unlink(path)
 
     def read_fetch(self) -> FetchState:
         """Return deliver's knowledge; empty before its first write. Raises CorruptError."""
-        path = self.file("fetch.json")
-        return _read(path, FETCH) if path.exists() else FetchState()
+        if not self.file("fetch.json").exists():
+            return FetchState()
+        state: FetchState = self._read_united("fetch.json")
+        return state
 
     def write_fetch(self, state: FetchState) -> None:
         """Replace `fetch.json`, atomically and durably (deliver only)."""
         self._write("fetch.json", FETCH, state)
+
+    def _read_united(self, name: str) -> Any:
+        """Return the document of a name; of two files, the older release's united with what the other one knows."""
+        kind, unite = _UNITED[name]
+        path = self.file(name)
+        document = _read(path, kind)
+        if path != self.new_file(name) and self.new_file(name).exists():
+            with suppress(CorruptError):
+                return unite(_read(self.new_file(name), kind), document)
+        return document
 
     def _write(self, name: str, kind: DocumentType[Any], document: object) -> None:
         path = self.file(name)
@@ -338,6 +370,35 @@ class SlotFolder:
             except CorruptError:
                 continue  # what it named is fetched again
         return {ref.digest for ref in refs if ref is not None}
+
+
+def _united_active(before: ActiveState, last: ActiveState) -> ActiveState:
+    return replace(
+        last,
+        swaps=max(before.swaps, last.swaps),
+        rollbacks=max(before.rollbacks, last.rollbacks),
+        blocked={**before.blocked, **last.blocked},
+        events=_united_events(before.events, last.events),
+    )
+
+
+def _united_fetch(before: FetchState, last: FetchState) -> FetchState:
+    counts = {key: max(before.attempts.get(key, 0), count) for key, count in last.attempts.items()}
+    return FetchState(
+        refused={**before.refused, **last.refused},
+        attempts={**before.attempts, **counts},
+        events=_united_events(before.events, last.events),
+    )
+
+
+def _united_events(before: tuple[ModelEvent, ...], last: tuple[ModelEvent, ...]) -> tuple[ModelEvent, ...]:
+    return tuple(dict.fromkeys((*before, *last)))[-MAX_MODEL_EVENTS:]
+
+
+_UNITED: Final[Mapping[str, tuple[DocumentType[Any], Callable[[Any, Any], Any]]]] = {
+    "active.json": (ACTIVE, _united_active),
+    "fetch.json": (FETCH, _united_fetch),
+}
 
 
 def was_loading(slots: SlotFolder) -> bool:
