@@ -36,6 +36,8 @@ from training.params import EvaluateParams
 from training.rows import Row
 
 OVERALL = "overall"
+NEGATIVES = "negatives"
+"""The slice of pictures on which there is nothing; its metric is the share of them on which the model says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """One slice. The metric and its differences are ratios (0..1, -1..1); `n` counts labels (rows or boxes).
+    """One slice. The metric and its differences are ratios (0..1, -1..1); `n` counts labels (rows or boxes), or negatives.
 
     `difference` is two-sided; `difference_bound` is the pair of one-sided bounds that the gate uses, each
     of the same confidence; `p_better` is one-sided for "the candidate is better": McNemar's where rows are
@@ -73,7 +75,7 @@ class SliceResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All slices (overall, `class:<name>`, `condition:<name>`), rows without an answer, and details of the task."""
+    """All slices (overall, `class:<name>`, `condition:<name>`, negatives), rows without an answer, and the task's details."""
 
     metric: str
     slices: tuple[SliceResult, ...]
@@ -83,14 +85,17 @@ class Evaluation:
     details_base: dict[str, Any]
     details_candidate: dict[str, Any]
     confidence: float
+    rows: int
 
     def by_name(self, name: str) -> SliceResult | None:
         """Return the slice of this name, or None when it has no test row."""
         return next((found for found in self.slices if found.name == name), None)
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values for evaluation.json."""
-        return asdict(self)
+        """Return plain values for evaluation.json, whose slices have counts of their own in place of `rows`."""
+        found = asdict(self)
+        del found["rows"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,7 @@ def _cluster(row: Row, cluster: str) -> str:
 
 
 def evaluate(answers: Answers, params: EvaluateParams) -> Evaluation:
-    """Return every slice that has at least one label."""
+    """Return every slice that has a row; that of a class only with a label of it."""
     task = TASKS[answers.task]
     base, candidate = (
         task.judge(answers.labels, said, answers.classes) for said in (answers.base, answers.candidate)
@@ -167,19 +172,25 @@ def evaluate(answers: Answers, params: EvaluateParams) -> Evaluation:
     parts: list[tuple[str, str | None, NDArray[np.bool_]]] = [(OVERALL, None, whole)]
     parts += [(f"class:{name}", name, whole) for name in answers.classes]
     parts += [(f"condition:{name}", None, conditions == name) for name in sorted(set(answers.conditions))]
+    slices = [
+        _slice(name, class_name, rows, (base, candidate), answers.clusters, params)
+        for name, class_name, rows in parts
+        if class_name is None or base.evidence(class_name).any()
+    ]
+    negatives, before, after = base.evidence(None) == 0, base.silent(), candidate.silent()
+    if before is not None and after is not None and negatives.any():
+        of_negatives = (before[negatives], after[negatives], answers.clusters[negatives])
+        slices.append(_of_rows(NEGATIVES, *of_negatives, params))
     return Evaluation(
         metric=base.metric,
-        slices=tuple(
-            _slice(name, class_name, rows, (base, candidate), answers.clusters, params)
-            for name, class_name, rows in parts
-            if (base.evidence(class_name) * rows).any()
-        ),
+        slices=tuple(slices),
         classes=answers.classes,
         no_answer_base=sum(said is None for said in answers.base),
         no_answer_candidate=sum(said is None for said in answers.candidate),
         details_base=base.details(),
         details_candidate=candidate.details(),
         confidence=params.confidence,
+        rows=len(answers.labels),
     )
 
 
@@ -196,19 +207,29 @@ def _slice(
     if right[0] is None or right[1] is None:
         return _drawn_again(name, class_name, rows, judged, clusters, params)
     used = evidence > 0  # a row without evidence is neither right nor wrong
-    a, b = right[0][used], right[1][used]
+    return _of_rows(name, right[0][used], right[1][used], clusters[used], params)
+
+
+def _of_rows(
+    name: str,
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+    clusters: NDArray[np.int64],
+    params: EvaluateParams,
+) -> SliceResult:
+    """Evaluate rows on which base (`a`) and candidate (`b`) are right or wrong, at least one."""
     pairs = PairedCounts(int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum()))
     z = z_of(params.confidence, two_sided=True)
     one_sided = z_of(params.confidence, two_sided=False)
     tail = (1.0 - params.confidence) / 2.0
     draws = [
-        bootstrap_difference(values.astype(np.float64), clusters[used], params.bootstrap_samples, params.seed)
+        bootstrap_difference(values.astype(np.float64), clusters, params.bootstrap_samples, params.seed)
         for values in (a, b, b.astype(np.float64) - a)
     ]
     return SliceResult(
         name=name,
-        n=int(evidence.sum()),
-        clusters=len(np.unique(clusters[used])),
+        n=len(a),
+        clusters=len(np.unique(clusters)),
         base=_wider(wilson(int(a.sum()), len(a), z), draws[0], tail),
         candidate=_wider(wilson(int(b.sum()), len(b), z), draws[1], tail),
         difference=_wider(paired_difference(pairs, z), draws[2], tail),

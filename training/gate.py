@@ -1,4 +1,4 @@
-"""The gate: a candidate passes only on evidence, and a refusal names every reason.
+"""The gate: a candidate passes only on evidence, and a refusal names every reason. Without a label in the test split it fails.
 
 Non-inferiority: on every slice with at least n_min rows, the one-sided bound of the paired difference is no lower than
 minus the margin. A smaller slice is listed as insufficient evidence, and refuses only if it is proven worse by more
@@ -70,6 +70,10 @@ def decide(
 ) -> GateResult:
     """Compare the evidence with the parameters. Pure: equal arguments give equal results."""
     checks = [_not_worse(found, params) for found in evaluation.slices]
+    overall = evaluation.by_name(OVERALL)
+    if overall is None or overall.n == 0:
+        none = f"the {evaluation.rows} test rows have no label that a model could get right or wrong"
+        checks.append(Check("has evidence", "failed", none))
     checks += _better(evaluation, targets, params)
     checks += _budgets(evaluation, budgets, params)
     failed = [check for check in checks if check.outcome == "failed"]
@@ -123,13 +127,11 @@ def _better(evaluation: Evaluation, targets: Sequence[str], params: GateParams) 
 
 
 def _budgets(evaluation: Evaluation, budgets: Budgets, params: GateParams) -> list[Check]:
-    overall = evaluation.by_name(OVERALL)
-    rows = overall.n if overall is not None else 0
     facts = [
         (
             "answers every row",
             evaluation.no_answer_candidate == 0,
-            f"{evaluation.no_answer_candidate} of {rows} rows without an answer (allowed 0)",
+            f"{evaluation.no_answer_candidate} of {evaluation.rows} rows without an answer (allowed 0)",
         ),
         (
             "model size",

@@ -48,6 +48,7 @@ class AveragePrecision(Judged):
         """Raises MisconfiguredError when pycocotools is not installed."""
         self._classes = tuple(classes)
         self._rows = len(labels)
+        self._silent = np.array([said is not None and not said.boxes for said in outputs], dtype=np.bool_)
         evaluated = _evaluate(labels, outputs, self._classes)
         self._by_class = {
             name: _of_class(evaluated, number, labels, name) for number, name in enumerate(self._classes)
@@ -72,6 +73,10 @@ class AveragePrecision(Judged):
         return np.asarray(
             np.divide(total, known.sum(axis=0), out=np.zeros_like(total), where=known.any(axis=0))
         )
+
+    def silent(self) -> NDArray[np.bool_]:
+        """Return the pictures without a box above the contract's `min_score`."""
+        return self._silent
 
     def details(self) -> dict[str, Any]:
         """Return AP per class at 0.5 and averaged over 0.5 to 0.95, None without an object of the class."""

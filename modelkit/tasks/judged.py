@@ -31,3 +31,7 @@ class Judged(ABC):
     def right(self, class_name: str | None) -> NDArray[np.bool_] | None:
         """Return which rows are correct, if the metric is their share among the rows with evidence; else None."""
         return None
+
+    def silent(self) -> NDArray[np.bool_] | None:
+        """Return in which rows the model answered, and answered that there is nothing; None where every row has a label."""
+        return None

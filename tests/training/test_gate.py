@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.predictions import ClassificationOutput
+from schemas.predictions import Box, ClassificationOutput, DetectionOutput
 from tests.fakes.models import tiny_contract
 from training.evaluation import Answers, Evaluation, SliceResult, evaluate
 from training.gate import Budgets, GateResult, decide, target_slices
@@ -30,7 +30,7 @@ def part(name: str, both: int, lost: int, won: int, neither: int) -> SliceResult
 
 
 def evidence(*slices: SliceResult, no_answer: int = 0) -> Evaluation:
-    return Evaluation("accuracy", slices, ("a", "b"), 0, no_answer, {}, {}, CONFIDENCE)
+    return Evaluation("accuracy", slices, ("a", "b"), 0, no_answer, {}, {}, CONFIDENCE, 155)
 
 
 def names_of(result: GateResult, outcome: str) -> list[str]:
@@ -184,3 +184,50 @@ def test_the_interval_is_never_more_hopeful_than_the_closed_form_or_the_tracks()
     assert clustered.difference_bound.low < paired_difference(clustered.pairs, one_sided).low - 0.05
     agreeing = overall(truth.copy())
     assert agreeing.difference_bound.low == paired_difference(agreeing.pairs, one_sided).low < 0
+
+
+CAR = (Box("car", 1.0, 0.0, 0.0, 10.0, 10.0),)
+FOUND, SILENT = DetectionOutput((Box("car", 0.9, 0.0, 0.0, 10.0, 10.0),)), DetectionOutput(())
+INVENTED = DetectionOutput((Box("car", 0.5, 0.0, 0.0, 10.0, 10.0),))
+
+
+def judged_boxes(
+    objects: int, negatives: int, on_negatives: tuple[DetectionOutput | None, ...]
+) -> GateResult:
+    """The base is always right; the candidate is so on `objects` normal pictures, and says this on the dark negatives."""
+    found = evaluate(
+        Answers(
+            "detection",
+            (CAR,) * objects + ((),) * negatives,
+            (FOUND,) * objects + (SILENT,) * negatives,
+            (FOUND,) * objects + on_negatives,
+            ("car",),
+            ("normal",) * objects + ("dark",) * negatives,
+            np.arange(objects + negatives),
+        ),
+        EvaluateParams(bootstrap_samples=200),
+    )
+    return decide(found, (), FINE, PARAMS)
+
+
+def test_a_detector_does_not_pass_on_a_test_split_without_an_object() -> None:
+    result = judged_boxes(0, 60, (SILENT,) * 60)
+    assert names_of(result, "failed") == ["has evidence"]
+    assert "the 60 test rows have no label" in result.reason
+    (answered,) = [check for check in result.checks if check.name == "answers every row"]
+    assert answered.detail == "0 of 60 rows without an answer (allowed 0)"
+
+
+def test_a_condition_without_an_object_is_named_as_insufficient_evidence() -> None:
+    result = judged_boxes(60, 20, (SILENT,) * 20)
+    assert result.passed, result.reason
+    assert result.insufficient == ("not worse on condition:dark", "not worse on negatives")
+
+
+def test_a_detector_that_invents_objects_on_empty_pictures_does_not_pass() -> None:
+    result = judged_boxes(60, 60, (INVENTED,) * 6 + (SILENT,) * 54)
+    assert names_of(result, "failed") == ["not worse on negatives"]
+    assert "worse: difference -10.0 points" in result.reason
+    unanswered = judged_boxes(60, 60, (None,) * 6 + (SILENT,) * 54)
+    assert names_of(unanswered, "failed") == ["not worse on negatives", "answers every row"]
+    assert judged_boxes(60, 200, (SILENT,) * 200).passed
