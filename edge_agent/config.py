@@ -211,7 +211,7 @@ class SupervisorSettings:
         60.0, min=1.0, max=3600.0, help="a silent deliver is ended and started again"
     )
     start_within_s: float = setting(
-        180.0, min=1.0, max=3600.0, help="the same while a process starts, or a model is loaded"
+        180.0, min=1.0, max=3600.0, help="the same while it starts, loads a model or waits for the disk"
     )
 
 
@@ -237,7 +237,7 @@ class AgentSettings:
     def silence_limit_s(self, process: str, activity: Activity) -> float:
         """Return how long a process may go without a heartbeat, in seconds."""
         limits = self.supervisor
-        if activity in (Activity.STARTING, Activity.LOADING):
+        if activity in (Activity.STARTING, Activity.LOADING, Activity.DISK):
             return limits.start_within_s
         if process == "perceive":
             return limits.perceive_hung_after_s

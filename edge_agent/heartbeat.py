@@ -28,6 +28,8 @@ class Activity(IntEnum):
     """A model computes an answer."""
     LOADING = 3
     """A model is verified, loaded or swapped."""
+    DISK = 4
+    """The disk is waited for: a commit, room in the spool, a source that is opened. No restart makes it faster."""
 
 
 MODEL_AT_WORK = frozenset({Activity.MODEL, Activity.LOADING})

@@ -98,7 +98,14 @@ class Perceive:
         sources = [source_id(source) for source in settings.all_sources]
         durable = DurableProgress(limits, sources, clock, state.released_progress_path)
         self.writer = SpoolWriter.open(
-            state.spool, settings.spool, settings.vehicle_id, key, clock, events, carried=durable
+            state.spool,
+            settings.spool,
+            settings.vehicle_id,
+            key,
+            clock,
+            events,
+            carried=durable,
+            on_wait=self._note_disk,
         )
         if durable.trouble:
             events.emit("progress_damaged", level="error", error=durable.trouble)
@@ -124,7 +131,7 @@ class Perceive:
             events=events,
         )
         feeds = [
-            SourceFeed(source, progress.place(source_id(source)), clock, events)
+            SourceFeed(source, progress.place(source_id(source)), clock, events, on_open=self._note_disk)
             for source in settings.all_sources
         ]
         self.feeds = {feed.source_id: feed for feed in feeds}
@@ -165,6 +172,10 @@ class Perceive:
         errors = [feed.error for feed in self.feeds.values() if feed.error is not None]
         return errors[0].exit_code if errors and context.until_source_ends else 0
 
+    def _note_disk(self) -> None:
+        """Show the supervisor that what follows may take as long as the disk does."""
+        self._context.heartbeat.beat(Activity.DISK)
+
     def _take_turn(self) -> bool:
         """Process the next observation of all sources; return False when none is due."""
         heads = {
@@ -172,6 +183,7 @@ class Perceive:
             for name, feed in self.feeds.items()
             if (head := feed.head()) is not None
         }
+        self._context.heartbeat.beat()
         if self._without_any:
             self._count_empty()
         chosen = self._aligner.choose(heads)

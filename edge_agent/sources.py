@@ -6,7 +6,7 @@ may block is read in its own thread (`source_thread.py`); recordings are read di
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from connectors.sensors.ports import Observation, ObservationSource, SourceNote
@@ -68,6 +68,7 @@ def played(
     loop: bool,
     events: EventLog,
     has_ended: bool = False,
+    on_open: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Observation, int]]:
     """Yield everything from the position on, with its lap; a looped source never ends unless it is empty.
 
@@ -78,6 +79,7 @@ def played(
         SourceFailedError: the recording is damaged or holds what cannot be an observation.
     """
     while True:
+        on_open()
         has_any = resume_after is not None
         for observation in _from(source, resume_after, events, has_ended=has_ended):
             has_any = True
@@ -110,8 +112,18 @@ class SourceFeed:
     waits or ended.
     """
 
-    def __init__(self, settings: SourceSettings, place: Place, clock: Clock, events: EventLog) -> None:
-        """The source is opened when the first observation is asked for."""
+    def __init__(
+        self,
+        settings: SourceSettings,
+        place: Place,
+        clock: Clock,
+        events: EventLog,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The source is opened when the first observation is asked for.
+
+        `on_open` is called before a source without a thread is opened, and before each lap: to list it may take long.
+        """
         self.settings = settings
         self.source_id = source_id(settings)
         self.state = "starting"
@@ -121,6 +133,7 @@ class SourceFeed:
         self._place = place
         self._clock = clock
         self._events = events
+        self._on_open = on_open if not settings.may_block else lambda: None
         self._interval_ns = round(1e9 / settings.rate_hz) if settings.rate_hz else 0
         self._due_ns = clock.monotonic_ns()
         self._retry_ns = FIRST_RETRY_NS
@@ -240,6 +253,7 @@ class SourceFeed:
         return observation, lap
 
     def _play(self) -> Iterator[tuple[Observation, int]]:
+        self._on_open()
         if self._source is None:
             self._source = open_source(self.settings)
         has_ended = self._place.has_ended
@@ -250,6 +264,7 @@ class SourceFeed:
             loop=self.settings.loop and not has_ended,
             events=self._events,
             has_ended=has_ended,
+            on_open=self._on_open,
         )
 
     def _end(self) -> None:

@@ -31,10 +31,13 @@ class Committer:
             raise RuntimeError("the thread that commits the spool has died") from self._failure
 
     def stop(self) -> None:
-        """Return when what was handed over is committed and the thread has ended. See `check` for what it raises."""
+        """Ask the thread to end when what was handed over is committed; see `has_ended`."""
         self._queue.close()
-        self._thread.join()
-        self.check()
+
+    def has_ended(self, wait_s: float) -> bool:
+        """Return whether the thread has ended, within `wait_s`."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

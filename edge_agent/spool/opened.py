@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def open_account(
     events: EventLog,
     epoch: str,
     carried: Carried | None = None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> OpenedAccount:
     """Recover and begin `epoch`. Raises RetryLaterError (locked, or not synced) and MisconfiguredError (folder)."""
     make_folders(folder)
@@ -86,7 +88,13 @@ def open_account(
         evictor = Evictor(folder / FOLDER, account, log, delivery, events)
         evictor.poll_delivery()
         recovery = recover(
-            folder / FOLDER, account, delivery.state, evictor, events, is_ledger_damaged=is_damaged
+            folder / FOLDER,
+            account,
+            delivery.state,
+            evictor,
+            events,
+            is_ledger_damaged=is_damaged,
+            on_wait=on_wait,
         )
         if carried is not None:
             _carry_on(account, carried, recovery, events)

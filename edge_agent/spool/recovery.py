@@ -12,7 +12,7 @@ cannot be read, nothing is called missing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,10 +71,12 @@ def recover(
     events: EventLog,
     *,
     is_ledger_damaged: bool,
+    on_wait: Callable[[], None],
 ) -> Recovery:
     """Bring `account` in line with the files of `folder`. Changes are applied to memory; the caller writes the ledger.
 
-    A segment that cannot be read is left as it is, with its tail unadopted, for the next start.
+    `on_wait` is called before each segment. A segment that cannot be read is left as it is, with its tail unadopted, for the
+    next start.
     """
     files = list_segments(folder)
     missing = _settle_missing(account, evictor, set(files))
@@ -86,6 +88,7 @@ def recover(
     steps: dict[str, dict[int, Step]] = {}
     begins: dict[str, int] = {}
     for number, (value_class, path) in files.items():
+        on_wait()
         if account.was_removed(number):
             evictor.unlink_later(number, path)
             evictor.set_size(number, _size(path))

@@ -58,12 +58,14 @@ class SpoolWriter:
         clock: Clock,
         events: EventLog,
         opened: OpenedAccount,
+        on_wait: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._vehicle_id = vehicle_id
         self._key = key
         self._clock = clock
         self._events = events
+        self._on_wait = on_wait
         self._lock = opened.lock
         self._account = opened.account
         self._log = opened.log
@@ -99,8 +101,12 @@ class SpoolWriter:
         *,
         rng: random.Random | None = None,
         carried: Carried | None = None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> Self:
         """Recover from a crash, draw a new epoch and be ready to accept. `carried` advances by the steps given.
+
+        `on_wait` is called, in the thread that opens and appends, before it waits for the disk, and again for each segment
+        that is recovered and each batch that is committed meanwhile.
 
         Raises:
             MisconfiguredError: the vehicle_id or the settings make no sense, or the folder cannot be made.
@@ -114,9 +120,15 @@ class SpoolWriter:
             raise MisconfiguredError(
                 f"segment_bytes {settings.segment_bytes} is above quota_bytes {settings.quota_bytes}"
             )
-        opened = open_account(folder, settings, clock, events, new_epoch(rng), carried)
+        opened = open_account(folder, settings, clock, events, new_epoch(rng), carried, on_wait)
         return cls(
-            settings=settings, vehicle_id=vehicle_id, key=key, clock=clock, events=events, opened=opened
+            settings=settings,
+            vehicle_id=vehicle_id,
+            key=key,
+            clock=clock,
+            events=events,
+            opened=opened,
+            on_wait=on_wait,
         )
 
     def append(self, sample: Sample, step: object | None = None) -> Identity:
@@ -155,12 +167,27 @@ class SpoolWriter:
     def _wait_for_room(self) -> None:
         """Block the caller while more bytes wait for the disk than `buffer_bytes`."""
         self._queue.cut()
-        if self._committer is None:
+        committer = self._committer
+        if committer is None:
             self._commit_all()
             return
-        while not self._queue.wait_for_room(1.0):
-            self._committer.check()
-        self._committer.check()
+
+        def has_room(wait_s: float) -> bool:
+            committer.check()
+            return self._queue.wait_for_room(wait_s)
+
+        self._wait_for_disk(has_room)
+        committer.check()
+
+    def _wait_for_disk(self, is_over: Callable[[float], bool]) -> None:
+        """Wait, and call `on_wait` first and after each batch: a slow disk is no hang, one that stands still is."""
+        pending_bytes = -1
+        while True:
+            if self._queue.pending_bytes != pending_bytes:
+                pending_bytes = self._queue.pending_bytes
+                self._on_wait()
+            if is_over(1.0):
+                return
 
     def _check_disk(self) -> None:
         left_ns = self._hold_until_ns - self._clock.monotonic_ns()
@@ -186,6 +213,7 @@ class SpoolWriter:
         quota_bytes = self._settings.quota_bytes
         if self._evictor.used_bytes + self._queue.pending_bytes + size_bytes <= quota_bytes:
             return
+        self._on_wait()
         with self._commit_lock:
             if self._queue.pending_bytes:
                 self._queue.cut()
@@ -253,8 +281,10 @@ class SpoolWriter:
 
     def _commit_all(self) -> Receipt | None:
         receipt: Receipt | None = None
+        self._on_wait()
         with self._commit_lock:  # what the thread is at ends first
             while True:
+                self._on_wait()
                 part = self._commit_next()
                 receipt = part if receipt is None else receipt.and_then(part)
                 if not self._queue.has_batches:
@@ -396,6 +426,8 @@ class SpoolWriter:
         if committer is not None:
             self._queue.cut()
             committer.stop()
+            self._wait_for_disk(committer.has_ended)
+            committer.check()
         receipt = self.commit()
         with self._commit_lock:
             self._evictor.retry_removals()

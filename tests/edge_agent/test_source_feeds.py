@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from connectors.sensors import image_folder
 from connectors.sensors.image_folder import ImageFolderSource
 from connectors.sensors.ports import Observation
+from edge_agent import look
 from edge_agent.config import CaptureSettings, RandomSettings, SelectionSettings, SourceKind, SourceSettings
-from edge_agent.heartbeat import Heartbeat
+from edge_agent.heartbeat import Activity, Heartbeat, read_beat
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.source_thread import QUEUE_LENGTH, SourceThread
@@ -293,3 +295,24 @@ def test_what_a_thread_raises_is_raised_where_it_is_pulled():
     assert next(thread) == 1
     with pytest.raises(ZeroDivisionError):
         next(thread)
+
+
+def test_a_folder_that_takes_long_to_list_is_given_the_time_of_the_disk_and_a_picture_is_not(
+    tmp_path, monkeypatch
+):
+    bench = Bench(tmp_path)
+    for number in (0, 1):
+        bench.fill(number)
+    seen: dict[str, list[Activity]] = {"list": [], "decode": []}
+
+    def watched(name, real):
+        def call(*arguments):
+            seen[name].append(read_beat(bench.state.beat_path("perceive")).activity)
+            return real(*arguments)
+
+        return call
+
+    monkeypatch.setattr(image_folder.FolderListing, "read", watched("list", image_folder.FolderListing.read))
+    monkeypatch.setattr(look, "decode_image", watched("decode", look.decode_image))
+    assert bench.run(until_source_ends=True) == 0
+    assert seen == {"list": [Activity.DISK] * 2, "decode": [Activity.WORKING] * 6}

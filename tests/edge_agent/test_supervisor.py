@@ -238,6 +238,7 @@ def test_health_is_bad_while_one_is_down_or_silent(tmp_path):
         (Activity.MODEL, 20),
         (Activity.LOADING, 180),
         (Activity.STARTING, 180),
+        (Activity.DISK, 180),
     ],
 )
 def test_a_hung_perceive_is_ended_and_started_again_and_told_what_it_was_doing(tmp_path, activity, limit_s):

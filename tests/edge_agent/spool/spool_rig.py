@@ -56,12 +56,24 @@ class Spool:
         self.settings = settings
         self.clock = ManualClock()
         self.events = EventLog(None, self.clock)
+        self.on_wait: Callable[[], object] = lambda: None
         self.writer: SpoolWriter = self.open_writer()
         self.reader: SpoolReader = self.open_reader()
 
     def open_writer(self) -> SpoolWriter:
-        self.writer = SpoolWriter.open(self.folder, self.settings, VEHICLE, KEY, self.clock, self.events)
+        self.writer = SpoolWriter.open(
+            self.folder,
+            self.settings,
+            VEHICLE,
+            KEY,
+            self.clock,
+            self.events,
+            on_wait=self._note_wait,
+        )
         return self.writer
+
+    def _note_wait(self) -> None:
+        self.on_wait()
 
     def open_reader(self) -> SpoolReader:
         self.reader = SpoolReader.open(self.folder, self.settings, VEHICLE, self.clock, self.events)

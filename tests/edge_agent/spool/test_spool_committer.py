@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.spool.commit_queue import CommitQueue
 from edge_agent.spool.ledger import LedgerKind
 from foundation.errors import RejectedError
 from schemas.identity import Identity
@@ -198,3 +199,65 @@ def test_counts_are_journalled_and_segments_looked_after_when_nothing_was_kept(s
     spool.writer.hand_over()
     until(lambda: spool.ledger().counts.not_accepted == {"not_selected": 7}, "the counts are journalled")
     until(lambda: not spool.segment_files(), "the delivered segment is removed")
+
+
+@pytest.mark.parametrize("how", ["append", "make room", "commit", "close"])
+@pytest.mark.parametrize("has_thread", [True, False])
+def test_whoever_waits_for_the_disk_shows_it_first(
+    tmp_path: Path, hook: Faults, how: str, has_thread: bool
+) -> None:
+    settings = replace(SMALL, buffer_bytes=1 if how == "append" else 1_000_000)
+    if how == "make room":
+        settings = replace(settings, segment_bytes=4_000, quota_bytes=4_000)
+    spool = Spool(tmp_path / "spool", settings)
+    if has_thread:
+        spool.writer.start_committer()
+    is_shown, is_at_fsync = threading.Event(), threading.Event()
+    spool.on_wait = is_shown.set
+
+    def before(name: str, _: tuple[object, ...]) -> None:
+        if name == "fsync":
+            is_at_fsync.set()
+            assert is_shown.wait(WAIT_S)
+
+    hook.before = before
+    spool.writer.append(sample(2_500))
+    if how == "make room":
+        if has_thread:
+            spool.writer.hand_over()
+            assert is_at_fsync.wait(WAIT_S)
+        spool.writer.append(sample(2_500))
+    elif how == "commit":
+        spool.writer.commit()
+    elif how == "close":
+        spool.writer.close()
+    assert is_shown.is_set()
+    hook.before = None
+    spool.writer.commit() if how != "close" else None
+    assert spool.ledger().counts.accepted == (2 if how == "make room" else 1)
+
+
+def test_a_disk_that_stands_still_is_no_slow_one_whoever_waits_shows_each_batch_once(
+    tmp_path: Path, hook: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, buffer_bytes=10_000))
+    spool.writer.start_committer()
+    held = HeldFsync(hook)
+    shown: list[int] = []
+    spool.on_wait = lambda: shown.append(spool.writer.pending_bytes)
+    real, wakes = CommitQueue.wait_for_room, 0
+
+    def wait_for_room(queue: CommitQueue, wait_s: float) -> bool:
+        nonlocal wakes
+        wakes += 1
+        if wakes < 10:  # so often it woke, a second each, and nothing was committed
+            return False
+        assert len(shown) == 1
+        held.let_go()
+        return real(queue, wait_s)
+
+    monkeypatch.setattr(CommitQueue, "wait_for_room", wait_for_room)
+    for seed in range(3):
+        spool.writer.append(sample(4_000, seed=seed))
+    assert wakes >= 10
+    spool.close()

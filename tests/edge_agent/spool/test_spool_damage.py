@@ -14,7 +14,7 @@ import pytest
 from edge_agent.spool.snapshot import read_ledger
 from foundation.framing import encode_frame
 from schemas.reasons import NotAcceptedReason, ValueClass
-from tests.edge_agent.spool.spool_rig import Spool, faults, sample, sha, whereabouts
+from tests.edge_agent.spool.spool_rig import SMALL, Spool, faults, sample, sha, whereabouts
 
 FLIPS = 200
 
@@ -194,3 +194,18 @@ def test_a_name_that_is_no_text_in_a_whole_frame_is_damage_and_no_crash() -> Non
         meta = identity + b"".join(len(text).to_bytes(2, "little") + text for text in texts)
         with pytest.raises(CorruptError):
             decode_wire(meta, b"")
+
+
+def test_a_long_recovery_shows_that_it_goes_on_at_each_segment(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", replace(SMALL, segment_bytes=2_000))
+    for _ in range(12):
+        spool.put(size_bytes=1_500)
+    spool.kill_writer()
+    ledger = spool.folder / "ledger.journal"
+    ledger.write_bytes(b"\xff" * ledger.stat().st_size)
+    shown: list[int] = []
+    spool.on_wait = lambda: shown.append(1)
+    spool.open_writer()
+    assert spool.ledger().counts.accepted == 12
+    assert len(shown) >= 12
+    spool.close()
