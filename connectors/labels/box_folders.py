@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -13,9 +14,12 @@ from foundation.errors import CorruptError, MisconfiguredError
 
 PREDICTIONS: Final = "rows with a score: predictions of a model, not ground truth"
 POLYGONS: Final = "boxes taken from a polygon"
+TWO_FILES: Final = "label files for one picture that has another one: none of them is taken"
 MAX_FILE_BYTES: Final = 10_000_000
 _KITTI_COLUMNS: Final = 15
 _LABEL_FOLDER: Final = re.compile(r"(^|/)label_(\d+)/")
+_PICTURE_FOLDER: Final = re.compile(r"image_(\d+)")
+_Lines = list[tuple[int, str]]
 
 
 def read_kitti(folder: Path, labels: LabelSet) -> None:
@@ -24,9 +28,18 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
     Raises:
         MisconfiguredError: no such folder, or one without a `.txt` file. CorruptError: a file is no text.
     """
-    by_stem = _by_stem(labels)
-    for name, lines in _files(folder):
-        picture, problem = _kitti_picture(by_stem, f"{folder.name}/{name}", name)
+    by_stem, files = _by_stem(labels), list(_files(folder))
+    paths = [PurePosixPath(name) for name, _ in files]
+    is_one_folder = len({path.parent for path in paths if path.name in by_stem}) <= 1
+    found = [
+        (
+            name,
+            lines,
+            *_kitti_picture(by_stem, f"{folder.resolve().name}/{name}", name, is_one_folder, labels),
+        )
+        for name, lines in files
+    ]
+    for name, lines, picture, problem in _one_file_each(found, labels):
         kinds = set()
         for number, line in lines:
             labels.rows += 1
@@ -38,13 +51,38 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
             labels.missing.add(name)
 
 
-def _kitti_picture(by_stem: dict[str, list[str]], path: str, name: str) -> tuple[str, str]:
-    """Return the picture of a label file: of the same camera (label_2, image_2), the same path, or the same name."""
-    of_camera = (_LABEL_FOLDER.sub(r"\1image_\2/", each) for each in (path, name))
-    for stem in dict.fromkeys((*of_camera, name, PurePosixPath(name).name)):
-        if by_stem.get(stem):
-            return _picture(by_stem, stem)
-    return _picture(by_stem, name)
+def _kitti_picture(
+    by_stem: dict[str, list[str]], path: str, name: str, is_one_folder: bool, labels: LabelSet
+) -> tuple[str, str]:
+    """Return the picture of a label file: of the same camera (label_2, image_2), the same path, or the same name.
+
+    The name alone is enough only for the labels of one folder, or where the folder of the pictures is of their camera.
+    """
+    stems = [*(_LABEL_FOLDER.sub(r"\1image_\2/", each) for each in (path, name)), name]
+    folder, camera = _PICTURE_FOLDER.fullmatch(labels.pictures.folder), _LABEL_FOLDER.search(path)
+    if folder and camera:
+        if folder[1] != camera[2]:
+            return "", f"labels of camera {camera[2]}, pictures of camera {folder[1]}"
+        stems.append(PurePosixPath(name).name)
+    elif is_one_folder:
+        stems.append(PurePosixPath(name).name)
+    stem = next((stem for stem in stems if stem in by_stem), "")
+    if not stem and PurePosixPath(name).name in by_stem:
+        return "", "several folders of labels, and no picture of that path: a name alone is not enough"
+    return _picture(by_stem, stem or name)
+
+
+def _one_file_each(
+    found: list[tuple[str, _Lines, str, str]], labels: LabelSet
+) -> Iterator[tuple[str, _Lines, str, str]]:
+    """Yield (file, lines, picture, problem). Several label files that mean one picture are refused, all of them."""
+    files = Counter(picture for _, _, picture, _ in found)
+    for name, lines, picture, problem in found:
+        if picture and files[picture] > 1:
+            labels.note(TWO_FILES, name)
+            yield name, lines, "", f"{files[picture]} label files for one picture: {picture}"
+        else:
+            yield name, lines, picture, problem
 
 
 def _kitti_line(cells: list[str], where: str, picture: str, problem: str, labels: LabelSet) -> str:
@@ -86,10 +124,12 @@ def read_yolo(folder: Path, labels: LabelSet, names_file: Path | None = None) ->
         "labels" in PurePosixPath(name).parts for name, _ in files
     ):  # else notes of a tool would be taken for labels
         files = [each for each in files if "labels" in PurePosixPath(each[0]).parts]
-    for name, lines in files:
-        if name in ("classes", "data"):
-            continue
-        picture, problem = _picture(by_stem, _without("labels", name))
+    found = [
+        (name, lines, *_picture(by_stem, _without("labels", name)))
+        for name, lines in files
+        if name not in ("classes", "data")
+    ]
+    for name, lines, picture, problem in _one_file_each(found, labels):
         is_empty = True
         for number, line in lines:
             labels.rows += 1
@@ -177,7 +217,7 @@ def _yolo_names(folder: Path, given: Path | None) -> dict[int, str]:
     return pairs
 
 
-def _files(folder: Path) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+def _files(folder: Path) -> Iterator[tuple[str, _Lines]]:
     paths = sorted(path for path in folder.rglob("*.txt") if path.is_file() and not path.is_symlink())
     if not paths:
         raise MisconfiguredError(f"{folder} has no .txt file of labels")

@@ -159,17 +159,22 @@ class _Dataset:
             return
         if each.get("bbox") is None:
             labels.note(FROM_POLYGON, where)
-        self._take(picture, name, edges, where, is_stored)
+        self._take(place, name, edges, where, is_stored)
 
-    def _take(self, picture: str, name: str, edges: Edges, where: str, is_stored: bool) -> None:
-        shape = self._labels.pictures.shape(picture)
+    def _take(self, place: int, name: str, edges: Edges, where: str, is_stored: bool) -> None:
+        shape = self._shape(place)
         if shape is not None and shape.orientation > 1:
-            if is_stored:
+            if is_stored and not self._is_sized_as_shown(place, shape):
                 edges = as_shown(edges, shape)
                 self._labels.note(STORED_FRAME, where)
             elif shape.orientation <= 4:
                 self._labels.note(UNSEEN_TURN, where)
-        self._labels.add_box(picture, name, edges, where)
+        self._labels.add_box(self._pictures[place][0], name, edges, where)
+
+    def _is_sized_as_shown(self, place: int, shape: Shape) -> bool:
+        """Return whether the image's own width and height are those that a viewer shows, and not the stored ones."""
+        size = (self._images.raw(place, "width"), self._images.raw(place, "height"))
+        return size == (shape.width, shape.height) != (shape.stored_width, shape.stored_height)
 
     def _tell_corners(self) -> None:
         """Note boxes that seem to be written as corners: several end outside of their picture, and all would fit."""

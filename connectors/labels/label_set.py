@@ -31,6 +31,10 @@ class Pictures(Protocol):
     """The pictures that labels may be about, by name."""
 
     @property
+    def folder(self) -> str:
+        """The last part of the path of the folder that they lie in, "" without one."""
+
+    @property
     def names(self) -> Sequence[str]:
         """All names, with "/" between folders."""
 

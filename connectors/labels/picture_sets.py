@@ -36,6 +36,7 @@ class FolderPictures:
             raise MisconfiguredError(f"there is no picture in {folder}")
         self.left_out = {words: note.count for words, note in listing.left_out.items()}
         self._look = look
+        self.folder = folder.resolve().name
         self._seen: dict[str, tuple[Shape | None, str]] = {}
 
     @property
@@ -99,6 +100,7 @@ class NamedPayloads:
         for name, digests in found.items():
             for digest in digests:
                 self._digests[name if len(digests) == 1 else f"{name}#{digest}"] = digest
+        self.folder = ""
 
     @property
     def names(self) -> Sequence[str]:

@@ -283,6 +283,27 @@ def test_boxes_of_turned_pictures_lie_on_what_they_mark(tmp_path: Path, form: st
         assert pixels[top:bottom, left:right, 0].mean() >= 180
 
 
+def test_an_image_sized_as_shown_keeps_its_boxes_where_another_of_the_file_is_sized_as_stored(
+    tmp_path: Path,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("stored.jpg", "shown.jpg"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name, exif=exif)
+    images = [
+        {"id": 1, "file_name": "stored.jpg", "width": 64, "height": 48},
+        {"id": 2, "file_name": "shown.jpg", "width": 48, "height": 64},
+    ]
+    marks = [{"id": n, "image_id": n, "category_id": 7, "bbox": [0, 0, 20, 10]} for n in (1, 2)]
+    (tmp_path / "c.json").write_text(coco(images, marks))
+    labels = read(tmp_path / "c.json", tmp_path)
+    assert {mark.picture: mark.edges for mark in labels.marks} == {
+        "stored.jpg": (38, 0, 48, 20),
+        "shown.jpg": (0, 0, 20, 10),
+    }
+    assert list(labels.notes.values()) == [["annotation 1"]]
+
+
 def test_looked_at_and_nothing_there_differs_from_not_labelled(tmp_path: Path) -> None:
     put(tmp_path, *(f"{number}.png" for number in range(5)))
     (tmp_path / "5.png").write_bytes(b"")
@@ -373,6 +394,46 @@ def test_kitti_labels_go_to_the_pictures_of_their_own_camera(
         "000000.png"
     ]
     assert not any("image_3" in mark.picture for mark in labels.marks)
+
+
+SEVERAL = "several folders of labels, and no picture of that path: a name alone is not enough"
+
+
+@pytest.mark.parametrize(
+    ("folders", "pictures_at", "taken", "reason"),
+    [
+        (("label_2", "label_3"), "pictures", 0, SEVERAL),
+        (("label_2", "label_3"), "image_2", 1, "labels of camera 3, pictures of camera 2"),
+        (("label_2",), "image_2", 1, ""),
+        (("label_2",), "pictures", 1, ""),
+        (("label_3",), "image_2", 0, "labels of camera 3, pictures of camera 2"),
+        (("train", "val"), "image_2", 0, SEVERAL),
+        (("train/label_2", "val/label_2"), "image_2", 0, "2 label files for one picture: 000000.png"),
+    ],
+)
+def test_kitti_labels_of_another_camera_or_part_never_land_on_a_picture_by_its_name(
+    tmp_path: Path, folders: tuple[str, ...], pictures_at: str, taken: int, reason: str
+) -> None:
+    put(tmp_path / pictures_at, "000000.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "README.txt").write_text("")
+    for left, folder in enumerate(folders, 1):
+        (tmp_path / "labels" / folder).mkdir(parents=True)
+        row = f"Car 0 0 0 {left} 2 20 20 1 1 1 1 1 1 0\n"
+        (tmp_path / "labels" / folder / "000000.txt").write_text(row)
+    labels = read(tmp_path / "labels", tmp_path / pictures_at, ("Car",), LabelForm.KITTI)
+    assert [mark.edges for mark in labels.marks] == [(1, 2, 20, 20)] * taken
+    assert set(refusals(labels).values()) == ({reason} if reason else set())
+
+
+def test_an_empty_kitti_file_beside_another_for_its_picture_says_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "image_2", "000000.png")
+    for part in ("train", "val"):
+        (tmp_path / "labels" / part / "label_2").mkdir(parents=True)
+        (tmp_path / "labels" / part / "label_2" / "000000.txt").write_text("")
+    labels = read(tmp_path / "labels", tmp_path / "image_2", ("Car",), LabelForm.KITTI)
+    assert labels.state("000000.png") == "not labelled"
+    assert list(labels.notes.values()) == [["train/label_2/000000", "val/label_2/000000"]]
 
 
 def test_yolo_labels_of_a_set_in_parts_go_to_the_pictures_of_their_part(tmp_path: Path) -> None:
