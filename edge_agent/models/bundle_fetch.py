@@ -57,9 +57,19 @@ class BundleFetch:
         """The bytes staged of all files, as far as this process knows."""
         return sum(self._got.values())
 
+    def is_of(self, files: Sequence[tuple[BundleFile, TargetInfo]]) -> bool:
+        """Return whether these are the files that it fetches, from the same signed targets."""
+        same = tuple(file for file, _info in files) == self.files
+        return same and self._targets == {file.path: info for file, info in files}
+
     def check_room(self, free: int, spare: int) -> None:
-        """Raise RetryLaterError unless the remaining bytes fit on the disk with `spare` bytes left."""
+        """Raise RetryLaterError unless the remaining bytes fit on the disk with `spare` bytes left.
+
+        What is staged is removed when the rest would not fit on the disk at all: it only takes the room of others.
+        """
         missing = bundle_bytes(self.files) - sum(_size(self.staged(file)) for file in self.files)
+        if missing > 0 and missing > free:
+            self.drop()
         if missing > 0 and missing + spare > free:
             raise RetryLaterError(
                 f"{missing} bytes are to come and {spare} are kept free, the disk has {free}: make room"

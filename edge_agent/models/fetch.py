@@ -87,7 +87,6 @@ class _Work:
     release: Release
     fetch: BundleFetch
     slots: SlotFolder
-    has_room: bool = False
     trial: TrialRun | None = None
     result: TrialResult | None = None
     """Of the trial, which says it once; kept while the disk refuses what follows from it."""
@@ -138,6 +137,7 @@ class ModelFetcher:
         self._free_bytes = free
         self._backoff = Backoff(settings.backoff_first_s, settings.backoff_max_s, 2.0, rng)
         self._work: _Work | None = None
+        self._interrupted: _Work | None = None
         self._not_before_ns = 0
         self._is_look_wanted = False
         self._last_error = ""
@@ -258,6 +258,10 @@ class ModelFetcher:
             raise RetryLaterError(f"a plan names release {wanted}, which the role models does not list")
         check_plan(intent.plan, release)
         files = check_release(release, lambda name: online.target("models", name))
+        last = self._interrupted
+        if last is not None and last.slots is slots and last.release == release and last.fetch.is_of(files):
+            self._interrupted = None
+            return last
         base_url = self._settings.base_url.rstrip("/")
         return _Work(release, BundleFetch(files, self._slots, base_url, self._download, self._clock), slots)
 
@@ -268,7 +272,7 @@ class ModelFetcher:
             return
         pause_s = max(self._settings.poll_interval_s, _SIDE_DOWNLOAD_S)
         if self._clock.monotonic_ns() - self._refreshed_ns > pause_s * 1e9:
-            self._work = None  # what is staged stays
+            self._interrupted, self._work = work, None  # goes on where it was, if it is chosen again
 
     # Bringing in.
 
@@ -283,9 +287,7 @@ class ModelFetcher:
             )
         path = self._slot(work)
         if path is None:
-            if not work.has_room:
-                work.fetch.check_room(self._free_bytes(self._slots.path), self._settings.min_free_bytes)
-                work.has_room = True
+            work.fetch.check_room(self._free_bytes(self._slots.path), self._settings.min_free_bytes)
             if not work.fetch.advance(self._settings.slice_s):
                 detail = f"{work.fetch.bytes_staged} of {work.release.model_bytes} bytes"
                 return FetchStep("ok", detail, 0.0)
@@ -389,6 +391,7 @@ class ModelFetcher:
 
     def _tidy(self) -> None:
         """Remove staged files and unreferenced slots while nothing is wanted."""
+        self._interrupted = None
         for path in (self._slots.path / "staging").glob("*"):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

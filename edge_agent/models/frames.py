@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,7 +29,8 @@ class TrialFrames:
             temporary.write_bytes(payload)
             temporary.replace(path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a file in place of the folder, a disk that became read-only
+                temporary.unlink(missing_ok=True)
             return False
         self._next = (self._next + 1) % self._count
         return True

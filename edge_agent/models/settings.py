@@ -121,7 +121,7 @@ class FetchSettings:
         help="a release with more bytes in all its files is refused before download",
     )
     min_free_bytes: int = setting(
-        67_108_864, min=0, max=2**50, help="left free on the disk, else a download does not begin"
+        67_108_864, min=0, max=2**50, help="left free on the disk, else a download does not go on"
     )
     download: DownloadSettings = field(default_factory=DownloadSettings)
     trial: TrialLimits = field(default_factory=TrialLimits)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
+from edge_agent.models import bundle_fetch
 from edge_agent.models.settings import DownloadSettings
 from edge_agent.models.slots import BUNDLE_LIST, FetchState, SlotFolder
 from foundation import syscalls
@@ -142,6 +145,27 @@ def test_a_download_begins_only_when_all_of_it_has_room(bench: Bench) -> None:
     assert is_candidate(bench)
 
 
+@pytest.mark.parametrize(("left", "kept"), [(0, False), (100_000_000, True)])
+def test_a_download_stops_when_its_room_goes_and_gives_back_what_could_not_be_completed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, left: int, kept: bool
+) -> None:
+    release = published(bench)
+    room = 10**9
+    duty = bench.fetcher(min_free_bytes=200_000_000)
+    duty._free_bytes = lambda _folder: room
+    while not duty.status().bytes_staged:
+        assert duty.step().outcome != "failed"
+    room = left
+    while (step := duty.step()).outcome == "ok":
+        assert not is_candidate(bench)
+    assert "the disk has" in step.detail
+    assert staged(bench, release).exists() is kept
+    room = 10**9
+    bench.clock.advance(1000.0)
+    bench.run(duty)
+    assert is_candidate(bench)
+
+
 def test_a_bundle_that_nothing_names_any_more_is_removed_whole(bench: Bench) -> None:
     release = published(bench)
     duty = bench.fetcher()
@@ -254,3 +278,42 @@ def test_killed_at_any_change_of_a_file_a_slot_is_whole_or_not_there(
         assert is_candidate(bench), f"killed at change {at}: {steps}"
         at += 1
     assert at > 5, "there were changes to be killed at"
+
+
+@pytest.mark.parametrize("hash_s", [100, 1000])
+def test_a_side_bundle_that_takes_long_to_hash_is_hashed_once_although_halts_are_looked_for_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, hash_s: int
+) -> None:
+    release = published(bench, role="shadow")
+    total = sum(file.length_bytes for file in release.bundle)
+    monkeypatch.setattr(bundle_fetch, "CHUNK_BYTES", max(1, total // hash_s))
+    real, hashed = bundle_fetch.open_own_file, 0
+
+    class Slow:
+        """Hands out a chunk per second."""
+
+        def __init__(self, stream: IO[bytes]) -> None:
+            self.seek = stream.seek
+            self._stream = stream
+
+        def read(self, size: int) -> bytes:
+            nonlocal hashed
+            data = self._stream.read(size)
+            hashed += len(data)
+            bench.clock.advance(1.0 if data else 0.0)
+            return data
+
+    @contextmanager
+    def slow(path: Path, name: str) -> Iterator[Slow]:
+        with real(path, name) as stream:
+            yield Slow(stream)
+
+    monkeypatch.setattr(bundle_fetch, "open_own_file", slow)
+    fetcher, shadow = bench.fetcher(), SlotFolder(bench.state, "shadow")
+    for _ in range(4 * hash_s):
+        bench.clock.advance(fetcher.step().wait_s)
+        if shadow.read_candidate() is not None:
+            break
+    assert shadow.read_candidate() is not None
+    assert hashed == total
+    assert fetcher.status().refreshes >= hash_s // 60

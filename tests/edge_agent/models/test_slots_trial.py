@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from PIL import Image
 
 from edge_agent.models.frames import TrialFrames
 from edge_agent.models.settings import TrialLimits
-from edge_agent.models.trial import TrialResult
+from edge_agent.models.trial import SLOT_DAMAGED, TrialResult
 from edge_agent.models.trial_run import TrialRun
 from fleetloop.demo.bad_models import return_nan_when_dark
-from foundation.clock import SystemClock
+from foundation.clock import ManualClock, SystemClock
 from modelkit.digest import sha256_hex
 from modelkit.embed import embed_contract, parse_model
 from schemas.reasons import RefuseReason
@@ -198,6 +199,67 @@ def test_a_vehicle_keeps_a_bounded_ring_of_frames_for_trials(tmp_path: Path) -> 
         "0002.frame",
     ]
     assert not TrialFrames(tmp_path / "none", count=0, every=1).offer(png(1))
+
+
+def test_a_file_in_place_of_the_folder_of_trial_frames_costs_the_frames_only(tmp_path: Path) -> None:
+    (tmp_path / "trial_frames").write_text("a file")
+    frames = TrialFrames(tmp_path / "trial_frames", count=4, every=1)
+    assert not frames.offer(b"a frame")
+    (tmp_path / "trial_frames").unlink()
+    assert frames.offer(b"a frame")
+
+
+class StillRuns:
+    """A trial process that has not ended."""
+
+    def __init__(self, arguments: list[str], **_options: object) -> None:
+        self.limits = json.loads(arguments[-1])["limits"]
+        self.stdout = None
+
+    def poll(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+def test_a_large_model_has_time_to_be_hashed_and_the_time_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    (bundle / "onnx").mkdir(parents=True)
+    with (bundle / "onnx" / "weights.data").open("wb") as stream:
+        stream.truncate(4 * 1024**3)  # without blocks on the disk: 4 GiB, hashed in minutes by a slow vehicle
+    monkeypatch.setattr(subprocess, "Popen", StillRuns)
+    clock = ManualClock()
+    trial = TrialRun(bundle, "0" * 64, tmp_path, LIMITS, clock)
+    limits = trial._process.limits  # type: ignore[attr-defined]
+    assert limits["wall_s"] - LIMITS.wall_s == limits["cpu_s"] - LIMITS.cpu_s == 512
+    clock.advance(LIMITS.wall_s + 500)
+    assert trial.poll() is None
+    clock.advance(30)
+    result = trial.poll()
+    assert result is not None
+    assert result.reason == "too_slow"
+    assert f"within {LIMITS.wall_s + 512} s" in result.detail
+
+
+def test_a_small_model_has_no_more_time_than_the_limits_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", StillRuns)
+    clock = ManualClock()
+    trial = TrialRun(path, sha256_hex(tiny_model()), tmp_path, LIMITS, clock)
+    clock.advance(LIMITS.wall_s + 10)
+    assert trial.poll() is not None
+
+
+def test_a_slot_that_cannot_be_used_is_told_as_such_by_the_trial(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    result = TrialRun(bundle, "0" * 64, tmp_path, LIMITS, SystemClock()).wait(60)
+    assert (result.passed, result.reason) == (False, SLOT_DAMAGED)
 
 
 def test_a_model_that_fails_the_real_trial_is_refused_once_and_reported(bench: Bench) -> None:
