@@ -28,6 +28,7 @@ from workspace.layout import Workspace
 from workspace.params_file import load_task
 
 ANSWERS_ENDING = ".answers.jsonl"
+TORN_NEGATIVE = "pictures without a box whose bytes have boxes under another name: none of them is taken"
 
 
 class LabelForm(StrEnum):
@@ -94,7 +95,7 @@ def import_labels(
     Args:
         file: a table of file and class, COCO's JSON, or a folder in the layout of KITTI or YOLO.
         pictures: the folder of the pictures. None: the frames that landed in the lake, by frame id or payload
-            hash, for labels of whole pictures only.
+            hash, for classes only: a box says the class of its picture.
         task: what the labels are for; the workspace's task by default.
         out: the file of answers; by default the name of the labels with `.answers.jsonl` appended.
 
@@ -175,7 +176,7 @@ def _task(name: str) -> Task[Any, Any]:
 def _answers(
     labels: LabelSet, pictures: FolderPictures | NamedPayloads, task: Task[Any, Any]
 ) -> list[dict[str, object]]:
-    """Return one label per payload. The same bytes under two names with two labels are refused."""
+    """Return one label per payload. The same bytes under two names with two labels are refused, an empty picture by note."""
     by_digest: dict[str, dict[str, object]] = {}
     for name, value in labels.values(task.label_column).items():
         by_digest.setdefault(pictures.digest(name), {})[name] = value
@@ -189,6 +190,9 @@ def _answers(
         labels.refuse(
             mark.where, mark.picture, "contradiction: the same bytes under another name have another label"
         )
+    for name in [name for name in labels.negatives if name in torn]:
+        labels.note(TORN_NEGATIVE, name)
+    labels.looked_at -= torn
     labels.marks = [mark for mark in labels.marks if mark.picture not in torn]
     firsts = {digest: next(iter(values.items())) for digest, values in by_digest.items()}
     return [

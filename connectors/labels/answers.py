@@ -5,7 +5,7 @@ One reader per column of `connectors.lake.schema.LABEL_COLUMNS`. What cannot be 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -35,7 +35,7 @@ def boxes_answer(value: object, classes: ClassNames | None, *, strict: bool = Fa
         return None, "no boxes" if value is None else f"no list of boxes but {type(value).__name__}"
     if len(value) > MAX_BOXES:
         return None, f"{len(value)} boxes, must be at most {MAX_BOXES}"
-    boxes = []
+    boxes = []  # + 0.0: zero without a sign
     for number, box in enumerate(value, 1):
         if not isinstance(box, Mapping):
             return None, f"box {number} is no mapping but {type(box).__name__}"
@@ -43,11 +43,11 @@ def boxes_answer(value: object, classes: ClassNames | None, *, strict: bool = Fa
         edges = [box.get(edge) for edge in EDGES]
         if problem:
             return None, f"box {number}: {problem}"
-        if not all(_is_number(edge) for edge in edges):
+        if not all(is_finite_number(edge) for edge in edges):
             return None, f"box {number}: {', '.join(EDGES)} are {edges}, wanted are finite numbers"
         if not (edges[0] < edges[2] and edges[1] < edges[3]):  # type: ignore[operator]
             return None, f"box {number}: {edges} as {', '.join(EDGES)} has no area"
-        boxes.append({"class_name": name, **{e: float(v) for e, v in zip(EDGES, edges, strict=True)}})  # type: ignore[arg-type]
+        boxes.append({"class_name": name, **{e: float(v) + 0.0 for e, v in zip(EDGES, edges, strict=True)}})  # type: ignore[arg-type]
     return sorted(boxes, key=lambda box: tuple(box.values())), ""
 
 
@@ -56,5 +56,6 @@ ANSWERS: Final[Mapping[str, Callable[..., Answer]]] = MappingProxyType(
 )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_finite_number(value: object) -> bool:
+    """Return whether the value is a number that a float can hold: no bool, NaN or infinity, no whole number beyond."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

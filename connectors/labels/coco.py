@@ -7,12 +7,12 @@ negatives.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from connectors.labels.answers import is_finite_number
 from connectors.labels.label_set import Edges, LabelSet, Shape
 from connectors.labels.label_tables import read_json_text
 from foundation.errors import MisconfiguredError
@@ -103,7 +103,7 @@ class _Dataset:
         beyond = False
         for place, image in self._images.entries():
             shape = self._shape(place)
-            if shape is None:
+            if shape is None or not shape.is_known:
                 continue
             size = (image.get("width"), image.get("height"))
             turned = shape.orientation > 4 and shape.width != shape.height
@@ -183,7 +183,7 @@ class _Dataset:
             place = self._images.find(each.get("image_id")) if isinstance(each, Mapping) else None
             edges = _edges(each.get("bbox")) if place is not None else ""
             shape = self._shape(place) if place is not None else None
-            if shape is None or not isinstance(edges, tuple):
+            if shape is None or not shape.is_known or not isinstance(edges, tuple):
                 continue
             left, top, right, bottom = edges
             width, height = right - left, bottom - top  # the third and fourth number as they stand
@@ -251,7 +251,7 @@ def _edges(box: object) -> Edges | str:
         return "a bbox that is no list of four numbers"
     if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in box):
         return "a bbox that is no list of four numbers"
-    if not all(math.isfinite(each) and abs(each) < 1e9 for each in box):
+    if not all(is_finite_number(each) and abs(each) < 1e9 for each in box):
         return "a bbox with a number that is not finite"
     left, top, width, height = (float(each) for each in box)
     if width <= 0 or height <= 0:
@@ -267,9 +267,7 @@ def _outline(segmentation: object) -> Edges | str | None:
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             return "a polygon that is no list of three or more points"
-        if not all(
-            isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in polygon
-        ):
+        if not all(is_finite_number(n) for n in polygon):
             return "a polygon with something that is no number"
         points += polygon
     columns, rows = points[::2], points[1::2]

@@ -26,6 +26,15 @@ class Shape:
     stored_height: int
     orientation: int = 1
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the picture was looked at, see `UNSEEN`."""
+        return self.width > 0
+
+
+UNSEEN: Final = Shape(0, 0, 0, 0)
+"""The shape of a picture that is known by name only: a box in it says its class, and is neither checked nor clipped."""
+
 
 class Pictures(Protocol):
     """The pictures that labels may be about, by name."""
@@ -43,7 +52,7 @@ class Pictures(Protocol):
         """Other names of some of them, such as the hash of a payload."""
 
     def shape(self, name: str) -> Shape | None:
-        """Return the size of a picture; None when it cannot be read."""
+        """Return the size of a picture, `UNSEEN` where it is not looked at; None when it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +127,13 @@ class LabelSet:
         return found.name
 
     def add_box(self, picture: str, class_name: str, edges: Edges, where: str) -> None:
-        """Add a box, clipped to its picture; refused when less than one pixel of it is inside."""
+        """Add a box, clipped to its picture; refused when less than one pixel of it is inside. Unseen: its class only."""
         shape = self.pictures.shape(picture)
         if shape is None:
             self.refuse(where, picture, "unreadable picture")
+            return
+        if not shape.is_known:
+            self.marks.append(Mark(picture, class_name, None, where))
             return
         left, top, right, bottom = edges
         if right - left < 1.0 or bottom - top < 1.0:
@@ -159,7 +171,7 @@ class LabelSet:
         return found
 
     def boxes(self) -> dict[str, list[dict[str, object]]]:
-        """Return all boxes per picture, for detection; an empty list where the annotators found none.
+        """Return all boxes per picture, sorted, for detection; an empty list where the annotators found none.
 
         Marks of whole pictures are refused. Rows that repeat a box are counted as such.
         """
@@ -176,7 +188,8 @@ class LabelSet:
             found[mark.picture].append(box)
             kept.append(mark)
         self.marks = kept
-        return {**found, **{name: [] for name in self.negatives}}
+        ordered = {name: sorted(boxes, key=lambda box: tuple(box.values())) for name, boxes in found.items()}
+        return {**ordered, **{name: [] for name in self.negatives}}
 
     def values(self, column: str) -> dict[str, Any]:
         """Return the value of the label column `column` for each labelled picture, in the order of the file."""

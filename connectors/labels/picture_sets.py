@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from connectors.labels.label_set import Shape
+from connectors.labels.label_set import UNSEEN, Shape
 from connectors.sensors.folder_listing import FolderListing, ListedFile, read_regular
 from connectors.sensors.image_folder import MAX_FILE_BYTES, SUFFIX_TYPES
 from foundation.errors import MisconfiguredError, RejectedError
@@ -113,8 +113,8 @@ class NamedPayloads:
         return {digest: name for name, digest in self._digests.items()}
 
     def shape(self, name: str) -> Shape | None:
-        """Return a placeholder: landed frames are not decoded here, and a class of a whole picture needs no size."""
-        return Shape(1, 1, 1, 1) if name in self._digests else None
+        """See `Pictures.shape`: landed frames are not decoded here, and a class of a whole picture needs no size."""
+        return UNSEEN if name in self._digests else None
 
     def digest(self, name: str) -> str:
         """Return the sha256 of the frame's payload."""

@@ -132,6 +132,7 @@ def test_a_desk_of_boxes_answers_with_all_boxes_of_a_picture_in_one_order_and_wi
         ([{**CAR, "right": None}], "box 1: left, top, right, bottom are"),
         ([{**CAR, "right": float("inf")}], "wanted are finite numbers"),
         ([{**CAR, "right": True}], "wanted are finite numbers"),
+        ([{**CAR, "right": 10**400}], "wanted are finite numbers"),
         ([{**CAR, "right": 1}], "has no area"),
     ],
 )
@@ -142,6 +143,13 @@ def test_an_answer_that_is_no_boxes_of_the_contract_refuses_the_desk(
     path.write_text(json.dumps({"payload_sha256": "aa", "boxes": boxes}))
     with pytest.raises(MisconfiguredError, match=message):
         FileLabelDesk(path, classes=["car"], column="boxes")
+
+
+def test_an_edge_at_minus_zero_is_at_zero(tmp_path: Path) -> None:
+    path = tmp_path / "desk.jsonl"
+    path.write_text(json.dumps({"payload_sha256": "aa", "boxes": [{**CAR, "left": -0.0}]}))
+    [answer] = FileLabelDesk(path, column="boxes").request(["aa"])
+    assert json.dumps(answer.value[0]["left"]) == "0.0"
 
 
 def test_boxes_do_not_stand_in_a_csv(tmp_path: Path) -> None:

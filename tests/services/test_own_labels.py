@@ -211,6 +211,7 @@ BOXES = {
     "[10, 10, 0.4, 9]": "below one pixel",
     "[NaN, 4, 20, 10]": "not finite",
     "[4, 4, 1e400, 10]": "not finite",
+    f"[4, 4, 1{'0' * 400}, 10]": "not finite",
     "[4, 4, 20]": "no list of four numbers",
     "null": "no bbox",
     '["4", "4", "20", "10"]': "no list of four numbers",
@@ -239,6 +240,7 @@ SEGMENTS = {
     "empty": ({"bbox": [4, 3, 16, 12], "segmentation": [[]]}, "taken"),
     "two points": ({"segmentation": [[4, 3, 20, 15]]}, "a polygon that is no list"),
     "odd": ({"segmentation": [[4, 3, 20, 15, 9, 1, 2]]}, "a polygon that is no list"),
+    "beyond a float": ({"segmentation": [[10**400, 3, 20, 15, 9, 1]]}, "a polygon with something"),
     "crowd": ({"iscrowd": 1, "bbox": [4, 3, 16, 12]}, "crowd"),
     "disagree": ({"bbox": [0, 0, 2, 2], "segmentation": [SQUARE]}, "bbox and segmentation disagree"),
 }
@@ -514,6 +516,64 @@ def test_frames_of_the_lake_are_named_by_drive_and_frame_id_or_by_payload(tmp_pa
         three: "yellow",
     }
     assert refusals(labels) == {"line 4": "2 pictures have that name: b/000001, c/000001"}
+
+
+@pytest.mark.parametrize("form", [LabelForm.COCO, LabelForm.KITTI, LabelForm.YOLO])
+def test_a_box_in_a_frame_known_by_name_says_its_class_wherever_it_lies(
+    tmp_path: Path, form: LabelForm
+) -> None:
+    rest = "1 1 1 1 1 1 0"
+    kitti = {
+        "1": f"red 0 0 0 300 200 500 300 {rest}\nred 0 0 0 1 2 30 40 {rest}",
+        "2": f"red 0 0 0 1 2 9 9 {rest}\ngreen 0 0 0 300 200 500 300 {rest}",
+    }
+    yolo = {
+        "1": "0 0.5 0.5 0.25 0.5\n0 0.1 0.1 0.1 0.1",
+        "2": "0 0.5 0.5 0.25 0.5\n1 0.6 0.6 0.2 0.1",
+    }
+    for name, text in (kitti if form is LabelForm.KITTI else yolo).items():
+        (tmp_path / "labels" / "drive").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "labels" / "drive" / f"{name}.txt").write_text(text)
+    (tmp_path / "labels" / "data.yaml").write_text("names: [red, green]")
+    images = [{"id": n, "file_name": f"drive/{n}", "width": 640, "height": 480} for n in (1, 2)]
+    boxes = [
+        (1, 7, [300, 200, 200, 100]),
+        (1, 7, [1, 2, 29, 38]),
+        (2, 7, [1, 2, 8, 8]),
+        (2, 0, [300, 200, 200, 100]),
+    ]
+    marks = [
+        {"id": n, "image_id": image, "category_id": kind, "bbox": box}
+        for n, (image, kind, box) in enumerate(boxes)
+    ]
+    (tmp_path / "c.json").write_text(coco(images, marks))
+    frames = NamedPayloads([("drive", "1", f"{1:064x}"), ("drive", "2", f"{2:064x}")])
+    file = tmp_path / ("c.json" if form is LabelForm.COCO else "labels")
+    labels, _ = read_labels(file, frames, CLASSES, form)
+    assert labels.single_classes() == {"drive/1": "red"} and not labels.notes
+    assert set(refusals(labels).values()) == {"contradiction: drive/2 is green and red"}
+
+
+def test_the_same_boxes_in_another_order_are_one_answer_and_an_empty_double_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    folder = put(tmp_path / "set", "x/a.png", "y/a.png", "x/b.png", "y/b.png")
+    for letter in "ab":
+        (folder / "y" / f"{letter}.png").write_bytes((folder / "x" / f"{letter}.png").read_bytes())
+    names = ("x/a.png", "y/a.png", "x/b.png", "y/b.png")
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    one, two = [0, 0, 9, 9], [12, 12, 9, 9]
+    pairs = [(0, one), (0, two), (1, two), (1, one), (2, one)]
+    marks = [{"id": n, "image_id": at, "category_id": 7, "bbox": box} for n, (at, box) in enumerate(pairs)]
+    (tmp_path / "l.json").write_text(coco(images, marks))
+    place = make_workspace(tmp_path / "ws", [])
+    found = import_labels(place, tmp_path / "l.json", pictures=folder, task="detection")
+    (answer,) = [json.loads(line) for line in Path(found.written).read_text().splitlines()]
+    assert [box["left"] for box in answer["boxes"]] == [0, 12] and answer["file"] == "x/a.png"
+    assert [each.value for each in found.refused] == ["x/b.png"]
+    assert list(found.notes.values()) == [("y/b.png",)]
+    assert found.pictures_by_state == {"labelled": 2, "not labelled": 2}
+    assert found.rows == sum(found.rows_by_outcome.values())
 
 
 def test_an_import_writes_answers_that_the_desk_gives_and_both_sums_add_up(
