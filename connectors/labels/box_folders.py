@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from connectors.labels.label_set import LabelSet
+from connectors.labels.label_set import Edges, LabelSet
 from foundation.errors import CorruptError, MisconfiguredError
 
 PREDICTIONS: Final = "rows with a score: predictions of a model, not ground truth"
+TURNED: Final = "pictures turned by EXIF: boxes are taken as a viewer shows them"
+ROUNDED: Final = "numbers up to 0.001 below 0 or above 1, taken as 0 or 1"
 POLYGONS: Final = "boxes taken from a polygon"
 TWO_FILES: Final = "label files for one picture that has another one: none of them is taken"
 MAX_FILE_BYTES: Final = 10_000_000
+_ROUNDING: Final = 1e-3
 _KITTI_COLUMNS: Final = 15
 _LABEL_FOLDER: Final = re.compile(r"(^|/)label_(\d+)/")
 _PICTURE_FOLDER: Final = re.compile(r"image_(\d+)")
@@ -104,8 +107,15 @@ def _kitti_line(cells: list[str], where: str, picture: str, problem: str, labels
         return "refused"
     if len(cells) > _KITTI_COLUMNS:
         labels.note(PREDICTIONS, where)
-    labels.add_box(picture, name, (edges[0], edges[1], edges[2], edges[3]), where)
+    _add(picture, name, (edges[0], edges[1], edges[2], edges[3]), where, labels)
     return "box"
+
+
+def _add(picture: str, name: str, edges: Edges, where: str, labels: LabelSet) -> None:
+    shape = labels.pictures.shape(picture)
+    if shape is not None and shape.orientation > 1:
+        labels.note(TURNED, where)
+    labels.add_box(picture, name, edges, where)
 
 
 def read_yolo(folder: Path, labels: LabelSet, names_file: Path | None = None) -> None:
@@ -160,11 +170,15 @@ def _yolo_line(
     if number not in names:
         labels.refuse(where, cells[0], f"class {number} of {len(names)} names")
         return
-    box, is_polygon = values[1:], len(values) >= 7 and len(values) % 2 == 1
+    box, is_polygon = (
+        [min(max(each, 0.0), 1.0) for each in values[1:]],
+        len(values) >= 7 and len(values) % 2 == 1,
+    )
     if len(values) not in (5, 6) and not is_polygon:
         labels.refuse(where, " ".join(cells)[:60], f"{len(values)} columns: a box has 5, with a score 6")
         return
-    if any(each > 1.0 for each in box) or any(each < 0.0 for each in box):
+    beyond = max((abs(each - near) for each, near in zip(values[1:], box, strict=True)), default=0.0)
+    if beyond > _ROUNDING:
         labels.refuse(
             where,
             " ".join(cells)[:60],
@@ -174,6 +188,8 @@ def _yolo_line(
     name = labels.class_of(names[number], where)
     if not name:
         return
+    if beyond > 0.0:
+        labels.note(ROUNDED, where)
     if is_polygon:
         left, right, top, bottom = min(box[::2]), max(box[::2]), min(box[1::2]), max(box[1::2])
         labels.note(POLYGONS, where)
@@ -183,7 +199,7 @@ def _yolo_line(
         if len(values) == 6:
             labels.note(PREDICTIONS, where)
     edges = (left * shape.width, top * shape.height, right * shape.width, bottom * shape.height)
-    labels.add_box(picture, name, (edges[0], edges[1], edges[2], edges[3]), where)
+    _add(picture, name, edges, where, labels)
 
 
 def _yolo_names(folder: Path, given: Path | None) -> dict[int, str]:
@@ -200,8 +216,20 @@ def _yolo_names(folder: Path, given: Path | None) -> dict[int, str]:
         return dict(enumerate(line.strip() for line in text.rstrip().split("\n")))
     import yaml
 
+    class _NoDoubles(yaml.SafeLoader):  # type: ignore[misc]
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[Any] = set()
+            found: dict[Any, Any] = super().construct_mapping(node, deep)
+            for key in (self.construct_object(key) for key, _ in node.value):
+                if key in seen:
+                    raise MisconfiguredError(
+                        f"{path}: the key {key!r} stands twice, so that its value is not known"
+                    )
+                seen.add(key)
+            return found
+
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_NoDoubles)  # noqa: S506 (a safe loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CorruptError(f"not YAML: {error}", path=path) from error
     names: Any = document.get("names") if isinstance(document, dict) else None

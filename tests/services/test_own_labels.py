@@ -457,6 +457,10 @@ YOLO_ROWS = {
     "1 0.125 0.125 0.875 0.125 0.875 0.5 0.125 0.5": ("yellow", (4, 3, 28, 12)),
     "1 0.5 0.5 0.25 0.5 0.91": ("yellow", (12, 6, 20, 18)),
     "3 0.5 0.5 0.25 0.5": "class 3 of 3 names",
+    "0 0.5 0.5 1.000001 0.5": ("red", (0, 6, 32, 18)),
+    "0 -0.001 0.5 0.5 0.5": ("red", (0, 6, 8, 18)),
+    "0 0.5 0.5 1.002 0.5": "numbers above 1",
+    "0 0.5 0.5 -0.002 0.5": "numbers above 1",
     "1 16 12 8 12": "numbers above 1",
     "red 0.5 0.5 0.25 0.5": "a name where the number of a class belongs",
     "0.5 0.5 0.5 0.25 0.5": "no class number",
@@ -482,6 +486,8 @@ def test_a_yolo_number_is_looked_up_in_the_files_names_never_in_the_contract(
         assert (mark.picture, mark.class_name) == ("a/1.png", wanted[0]) and mark.edges == pytest.approx(
             wanted[1]
         )
+        beyond = any(not 0 <= float(cell) <= 1 for cell in row.split()[1:])
+        assert beyond == any("up to 0.001" in words for words in labels.notes)
 
 
 @pytest.mark.parametrize(
@@ -490,6 +496,8 @@ def test_a_yolo_number_is_looked_up_in_the_files_names_never_in_the_contract(
         ("none.txt", "", "neither data.yaml nor classes.txt"),
         ("data.yaml", "nc: 4\nnames: [red, yellow, green]\n", "nc is 4, but there are 3 names"),
         ("data.yaml", "names: 3\n", "names is 3"),
+        ("data.yaml", "names:\n  0: red\n  0: green\n", "the key 0 stands twice"),
+        ("data.yaml", "names: [red]\nnames: [green]\n", "the key 'names' stands twice"),
     ],
 )
 def test_yolo_without_sound_names_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -499,6 +507,24 @@ def test_yolo_without_sound_names_is_refused(tmp_path: Path, name: str, text: st
     (tmp_path / name).write_text(text)
     with pytest.raises(MisconfiguredError, match=words):
         read(tmp_path, tmp_path / "images", form=LabelForm.YOLO)
+
+
+@pytest.mark.parametrize("form", [LabelForm.YOLO, LabelForm.KITTI])
+def test_boxes_on_a_picture_turned_by_exif_are_noted(tmp_path: Path, form: LabelForm) -> None:
+    exif = Image.Exif()
+    put(tmp_path / "images", "straight.png")
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "images" / "turned.jpg", exif=exif)
+    row = "0 0.5 0.5 0.5 0.5" if form is LabelForm.YOLO else "red 0 0 0 12 16 20 24 1 1 1 1 1 1 0"
+    (tmp_path / "labels").mkdir()
+    for name in ("straight", "turned"):
+        (tmp_path / "labels" / f"{name}.txt").write_text(row)
+    (tmp_path / "labels" / "data.yaml").write_text("names: [red]")
+    labels = read(tmp_path / "labels", tmp_path / "images", form=form)
+    assert len(labels.marks) == 2
+    assert {words.partition(":")[0]: where for words, where in labels.notes.items()} == {
+        "pictures turned by EXIF": ["turned line 1"]
+    }
 
 
 def test_frames_of_the_lake_are_named_by_drive_and_frame_id_or_by_payload(tmp_path: Path) -> None:
