@@ -124,13 +124,14 @@ def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
 def read_metadata(fragment: Fragment) -> pl.DataFrame:
     """Return all rows of the fragment without payloads, with `fragment_id`, `row` and the unique text `identity`."""
     file = pq.ParquetFile(fragment.path)
-    present = [name for name in [*FLEET_COLUMNS, *LABEL_COLUMNS] if name in file.schema_arrow.names]
+    brought = LABEL_COLUMNS if fragment.kind == "reference" else {}
+    present = [name for name in [*FLEET_COLUMNS, *brought] if name in file.schema_arrow.names]
     groups = list(range(fragment.first_group, fragment.end_group))
     rows = pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, columns=present)))
     rows = rows.with_columns(
         [pl.lit(None, kind).alias(name) for name, kind in FLEET_COLUMNS.items() if name not in rows.columns]
     )
-    rows = rows.rename({name: f"reference_{name}" for name in LABEL_COLUMNS}, strict=False)
+    rows = rows.rename({name: f"reference_{name}" for name in brought}, strict=False)
     rows = rows.with_columns(
         [pl.lit(None, kind).alias(name) for name, kind in OWN_LABELS.items() if name not in rows.columns]
     )

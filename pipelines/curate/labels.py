@@ -20,9 +20,16 @@ AnyTask = Task[Any, Any]
 
 
 def resolve_labels(labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
-    """Return one row per payload of the table `labels`: payload_sha256, the task's label column, labeller."""
+    """Return one row per payload of the table `labels`: payload_sha256, the task's label column, labeller.
+
+    A row without a class that has no label of another task either says that the payload has none: the newest one counts.
+    """
     column = task.label_column
-    answers = labels.filter(pl.col(column).is_not_null())
+    others = [name for name in LABEL_COLUMNS if name != column and name in labels.columns]
+    is_answer = pl.col(column).is_not_null()
+    if task.label_is_class:
+        is_answer |= pl.all_horizontal(pl.col(name).is_null() for name in others) if others else True
+    answers = labels.filter(is_answer)
     return (
         answers.with_columns(label_text(answers[column]).alias("text"))
         .sort("payload_sha256", "labelled_time_ns", "labeller", "text", "cost")
@@ -53,10 +60,9 @@ def join_labels(rows: pl.DataFrame, labels: pl.DataFrame, task: AnyTask) -> pl.D
     joined = rows.join(found, on="payload_sha256", how="left", maintain_order="left").join(
         own, on="payload_sha256", how="left", maintain_order="left"
     )
-    is_own = pl.col(column).is_null()
     return joined.with_columns(
-        pl.when(is_own).then("own_label").otherwise(column).alias(column),
-        pl.when(is_own).then("own_labeller").otherwise("labeller").alias("labeller"),
+        pl.coalesce(column, "own_label").alias(column),
+        pl.coalesce("labeller", "own_labeller").alias("labeller"),
     ).drop("own_label", "own_labeller", *(f"reference_{name}" for name in LABEL_COLUMNS), strict=False)
 
 

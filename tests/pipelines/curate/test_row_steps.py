@@ -13,6 +13,7 @@ import yaml
 from foundation.errors import CorruptError, MisconfiguredError
 from modelkit.tasks import TASKS
 from pipelines.curate.exact_duplicates import remove_exact_duplicates
+from pipelines.curate.fragments import OWN_LABELS, Fragment, read_metadata
 from pipelines.curate.labels import join_labels, resolve_labels
 from pipelines.curate.params import QualityParams, load_params
 from pipelines.curate.quality import FEATURES, judge, measure
@@ -134,6 +135,35 @@ def test_a_reference_class_counts_for_the_payload_until_the_table_says_otherwise
     joined = join_labels(rows, answers(("y", "green", "ann", 1)), TASK)
     assert joined["class_name"].to_list() == ["red", "green", "red"]
     assert joined["labeller"].to_list() == ["reference", "ann", "reference"]
+
+
+def test_an_answer_without_a_labeller_has_the_references_and_the_newest_without_a_class_takes_the_class_back() -> None:
+    rows = pl.DataFrame({"payload_sha256": ["x", "y", "z"], "reference_class_name": ["red", None, "red"]})
+    table = pl.DataFrame(
+        [("x", "red", None, 1), ("y", "red", "ann", 1), ("y", None, "bob", 2), ("z", None, "bob", 2)],
+        schema=["payload_sha256", "class_name", "labeller", "labelled_time_ns"],
+        orient="row",
+    ).with_columns(pl.lit(1.0).alias("cost"))
+    # As the released join gave it.
+    expected = [("x", "red", "reference"), ("y", None, "bob"), ("z", "red", "bob")]
+    boxes = pl.Series("boxes", [None] * 4, OWN_LABELS["reference_boxes"])
+    for labels in (table, table.with_columns(boxes)):
+        joined = join_labels(rows, labels, TASK)
+        assert joined.select("payload_sha256", "class_name", "labeller").rows() == expected
+
+
+def test_an_answer_of_another_task_takes_no_class_back() -> None:
+    table = answers(("x", "red", "ann", 1), ("x", None, "bob", 2))  # type: ignore[arg-type]
+    boxes = pl.Series("boxes", [None, []], OWN_LABELS["reference_boxes"])
+    assert resolve_labels(table.with_columns(boxes), TASK).rows() == [("x", "red", "ann")]
+
+
+def test_columns_of_a_fleet_table_named_like_labels_are_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "arrivals.parquet"
+    arrival = {"payload_sha256": "b" * 64, "outcome": "landed", "vehicle_id": "v", "epoch": "e", "seq": 1}
+    pl.DataFrame([{**arrival, "class_name": "red", "boxes": "[1,2]"}]).write_parquet(path)
+    rows = read_metadata(Fragment("arrivals-0", "arrivals", str(path), 0, 1, 1))
+    assert rows.select("source", *OWN_LABELS).rows() == [("fleet", None, None)]
 
 
 @pytest.mark.parametrize(
