@@ -22,9 +22,9 @@ from connectors.labels.ports import Label, LabelDesk
 from connectors.lake.schema import LABELS
 from connectors.lake.table import LakeTable
 from foundation.documents import DocumentType
-from foundation.errors import RejectedError
-from foundation.files import write_document
-from pipelines.curate.labels import AnyTask, problems
+from foundation.errors import MisconfiguredError, RejectedError
+from foundation.files import MAX_FILE_BYTES, write_document
+from pipelines.curate.labels import AnyTask, problems, value_problem
 from pipelines.curate.params import Params, Strategy, load_params
 from pipelines.curate.rarest_class import with_rarest_class
 from pipelines.curate.resolve import UNLABELLED
@@ -57,8 +57,11 @@ class LabelResult:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-LABEL_REQUEST: Final = DocumentType.first("label request", LabelResult)
+LABEL_REQUEST: Final = DocumentType.first("label request", LabelResult, max_bytes=MAX_FILE_BYTES)
 """Its file also has `frames`: what was requested, by which arm and why."""
+MOST_FRAMES: Final = MAX_FILE_BYTES // 5120
+"""A request for more is refused before anybody is asked: a frame's lines in that file have less than 5 KiB."""
+_SIZED: Final = ("payload_sha256", "width_pixels", "height_pixels")
 
 
 def label(
@@ -67,10 +70,14 @@ def label(
     """Spend at most `budget` labels on the lake as it is now, with the section `label` of params.yaml.
 
     Raises:
-        MisconfiguredError: a negative budget, no lake, a bad parameter.
+        MisconfiguredError: a budget below 0 or above MOST_FRAMES, no lake, a bad parameter.
         RejectedError: (reason unasked_label) the desk answered for a payload that was not requested.
         StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
     """
+    if budget > MOST_FRAMES:
+        raise MisconfiguredError(
+            f"the labelling budget is {budget}, must be at most {MOST_FRAMES} per request"
+        )
     params = load_params(workspace.params_path)
     table = LakeTable.create(workspace.labels_uri, LABELS)
     rows, lock = resolve_lake(workspace, runner)
@@ -109,7 +116,7 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     Returns the requested frames (the columns of `selection.SELECTED`) and all answers.
 
     Raises RejectedError when the desk answers for another payload (reason unasked_label), or with a label that the
-    contract's classes do not allow (reason unknown_class).
+    contract's classes or the picture's size do not allow (reason unknown_class): nothing is appended or paid for.
     """
     column = params.task.label_column
     usable = pl.col(column).is_not_null() & problems(rows, params.task, params.classes).is_null()
@@ -124,7 +131,11 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
         more = _select(candidates, labelled, part, params)
         if more.is_empty():
             continue
-        found = _request(desk, more["payload_sha256"].to_list(), params)
+        found = _request(
+            desk,
+            more.select("payload_sha256").join(candidates, "payload_sha256", maintain_order="left"),
+            params,
+        )
         answers += found
         labels = pl.DataFrame(
             {
@@ -155,20 +166,19 @@ def _askable(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
     return wanted.with_columns(pl.lit(None, rows.schema[column]).alias(column)).sort("payload_sha256")
 
 
-def _request(desk: LabelDesk, asked: list[str], params: Params) -> list[Label]:
-    answers = desk.request(asked)
+def _request(desk: LabelDesk, asked: pl.DataFrame, params: Params) -> list[Label]:
+    sizes = {sha: size for sha, *size in asked.select(*_SIZED).iter_rows()}
+    answers = desk.request(list(sizes))
     for answer in answers:
-        try:
-            problem = params.task.label_problem(params.task.label_of(answer.value), params.classes)
-        except (KeyError, TypeError, ValueError) as error:
-            problem = f"no label of {params.task.name}: {error}"
+        size = sizes.get(answer.payload_sha256, [None])
+        problem = value_problem(answer.value, params.task, params.classes, None if None in size else size)
         if problem:
             raise RejectedError(
                 f"the label desk answers {str(answer.value)[:80]!r} for {answer.payload_sha256}: {problem[:200]}; "
                 f"params.yaml has the classes {', '.join(params.classes)}",
                 reason="unknown_class",
             )
-    unasked = sorted({answer.payload_sha256 for answer in answers} - set(asked))
+    unasked = sorted({answer.payload_sha256 for answer in answers} - set(sizes))
     if unasked:
         raise RejectedError(
             f"the label desk answered for the payload {unasked[0]}, which was not requested",

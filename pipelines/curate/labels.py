@@ -94,14 +94,14 @@ def problems(rows: pl.DataFrame, task: AnyTask, classes: Sequence[str]) -> pl.Se
         is_none = ~pl.col(column).is_in(list(classes)).fill_null(True)
         return rows.select(pl.when(is_none).then(pl.col(column)).alias("label_problem"))["label_problem"]
     found = [
-        None if value is None else _problem(value, task, classes, None if None in size else size) or None
+        None if value is None else value_problem(value, task, classes, None if None in size else size) or None
         for value, *size in rows.select(column, "width_pixels", "height_pixels").iter_rows()
     ]
     return pl.Series("label_problem", found, dtype=pl.String)
 
 
-def _problem(value: Any, task: AnyTask, classes: Sequence[str], size: Any) -> str:
-    """Another writer of the table may have left a part of a label empty: a verdict on the row, no error of the run."""
+def value_problem(value: Any, task: AnyTask, classes: Sequence[str], size: Any) -> str:
+    """As `Task.label_problem`, of a plain value, which may be no label at all: others write tables and desks' answers."""
     try:
         return task.label_problem(task.label_of(value), classes, size)
     except (KeyError, TypeError, ValueError) as error:

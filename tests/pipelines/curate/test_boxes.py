@@ -195,7 +195,9 @@ def test_a_budget_goes_to_frames_on_which_the_vehicle_saw_the_class_with_the_few
 
 
 @pytest.mark.parametrize(
-    "value", ["car", [{"class_name": "tram", **CAR} | {"class_name": "tram"}], [{"class_name": "car"}]]
+    "value",
+    ["car", [{**CAR, "class_name": "tram"}], [{"class_name": "car"}], [{**CAR, "right": 900.0}]],
+    ids=["text", "unknown class", "no edges", "outside of the picture of 32 pixels"],
 )
 def test_an_answer_that_is_no_label_of_the_task_is_refused_before_it_is_appended(
     tmp_path: Path, value: object

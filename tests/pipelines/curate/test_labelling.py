@@ -11,9 +11,12 @@ import pytest
 
 from connectors.labels.ports import Label
 from connectors.lake.table import LakeTable, StaleSnapshotError
-from foundation.errors import RejectedError
-from pipelines.curate.labelling import label
+from foundation.errors import MisconfiguredError, RejectedError
+from foundation.files import json_bytes
+from pipelines.curate.labelling import LABEL_REQUEST, MOST_FRAMES, label
+from pipelines.curate.selection import SELECTED
 from pipelines.steps import watched
+from schemas.limits import MAX_TEXT_CHARS
 from tests.pipelines.curate_lake import CLASSES, PARAMS, fleet_rows, label_rows, make_workspace
 
 ALL = {"label": {"strategy": "margin", "at_most_per_track": 100, "random_ratio": 0.0, "test_ratio": 0.0}}
@@ -82,6 +85,28 @@ def test_an_answer_that_is_no_class_of_the_contract_is_refused_and_nothing_is_ke
         label(workspace, desk, 3)
     assert caught.value.reason == "unknown_class"
     assert LakeTable.open(workspace.labels_uri).snapshot().count() == 0
+
+
+def test_the_largest_request_can_be_read_again_and_a_larger_one_is_refused_before_anybody_is_asked(
+    tmp_path: Path,
+) -> None:
+    longest = "\x01" * MAX_TEXT_CHARS  # six bytes each in JSON
+    frame: dict[str, object] = dict.fromkeys(("predicted_class", "drive_id", "track_id"), longest)
+    frame |= {
+        "payload_sha256": "a" * 64,
+        "arm": "strategy",
+        "split": "validation",
+        "worth": -1.2345678901234567e-300,
+    }
+    assert set(frame) == set(SELECTED)
+    assert len(json_bytes({"frames": [frame]})) * MOST_FRAMES <= LABEL_REQUEST.max_bytes
+    desk = Desk(rows := fleet_rows(2, 4))
+    workspace = make_workspace(tmp_path / "ws", rows, params=PARAMS | ALL)
+    with pytest.raises(
+        MisconfiguredError, match=f"budget is {MOST_FRAMES + 1}, must be at most {MOST_FRAMES}"
+    ):
+        label(workspace, desk, MOST_FRAMES + 1)
+    assert desk.asked == []
 
 
 def test_frames_with_an_old_answer_that_is_no_class_are_asked_for_again(tmp_path: Path) -> None:

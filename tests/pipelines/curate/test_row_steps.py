@@ -137,7 +137,9 @@ def test_a_reference_class_counts_for_the_payload_until_the_table_says_otherwise
     assert joined["labeller"].to_list() == ["reference", "ann", "reference"]
 
 
-def test_an_answer_without_a_labeller_has_the_references_and_the_newest_without_a_class_takes_the_class_back() -> None:
+def test_an_answer_without_a_labeller_has_the_references_and_the_newest_without_a_class_takes_the_class_back() -> (
+    None
+):
     rows = pl.DataFrame({"payload_sha256": ["x", "y", "z"], "reference_class_name": ["red", None, "red"]})
     table = pl.DataFrame(
         [("x", "red", None, 1), ("y", "red", "ann", 1), ("y", None, "bob", 2), ("z", None, "bob", 2)],
