@@ -17,6 +17,7 @@ TURNED: Final = "pictures turned by EXIF: boxes are taken as a viewer shows them
 ROUNDED: Final = "numbers up to 0.001 below 0 or above 1, taken as 0 or 1"
 POLYGONS: Final = "boxes taken from a polygon"
 TWO_FILES: Final = "label files for one picture that has another one: none of them is taken"
+SEVERAL_FOLDERS: Final = "several folders of labels, and no picture of that path: a name alone is not enough"
 MAX_FILE_BYTES: Final = 10_000_000
 _ROUNDING: Final = 1e-3
 _KITTI_COLUMNS: Final = 15
@@ -31,17 +32,7 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
     Raises:
         MisconfiguredError: no such folder, or one without a `.txt` file. CorruptError: a file is no text.
     """
-    by_stem, files = _by_stem(labels), list(_files(folder))
-    paths = [PurePosixPath(name) for name, _ in files]
-    is_one_folder = len({path.parent for path in paths if path.name in by_stem}) <= 1
-    found = [
-        (
-            name,
-            lines,
-            *_kitti_picture(by_stem, f"{folder.resolve().name}/{name}", name, is_one_folder, labels),
-        )
-        for name, lines in files
-    ]
+    found = _kitti_pictures(folder.resolve().name, list(_files(folder)), labels)
     for name, lines, picture, problem in _one_file_each(found, labels):
         kinds = set()
         for number, line in lines:
@@ -54,25 +45,38 @@ def read_kitti(folder: Path, labels: LabelSet) -> None:
             labels.missing.add(name)
 
 
-def _kitti_picture(
-    by_stem: dict[str, list[str]], path: str, name: str, is_one_folder: bool, labels: LabelSet
-) -> tuple[str, str]:
-    """Return the picture of a label file: of the same camera (label_2, image_2), the same path, or the same name.
+def _kitti_pictures(
+    root: str, files: list[tuple[str, _Lines]], labels: LabelSet
+) -> list[tuple[str, _Lines, str, str]]:
+    """Return (file, lines, picture, problem): the picture of the same camera (label_2, image_2), path, or name.
 
-    The name alone is enough only for the labels of one folder, or where the folder of the pictures is of their camera.
+    The name alone is enough only where one folder of labels has pictures of these names: of all folders, or of those
+    of one camera when the folder of the pictures is of that camera.
     """
-    stems = [*(_LABEL_FOLDER.sub(r"\1image_\2/", each) for each in (path, name)), name]
-    folder, camera = _PICTURE_FOLDER.fullmatch(labels.pictures.folder), _LABEL_FOLDER.search(path)
-    if folder and camera:
-        if folder[1] != camera[2]:
-            return "", f"labels of camera {camera[2]}, pictures of camera {folder[1]}"
-        stems.append(PurePosixPath(name).name)
-    elif is_one_folder:
-        stems.append(PurePosixPath(name).name)
-    stem = next((stem for stem in stems if stem in by_stem), "")
-    if not stem and PurePosixPath(name).name in by_stem:
-        return "", "several folders of labels, and no picture of that path: a name alone is not enough"
-    return _picture(by_stem, stem or name)
+    by_stem, shown = _by_stem(labels), _PICTURE_FOLDER.fullmatch(labels.pictures.folder)
+    folders: dict[str, set[PurePosixPath]] = {}
+    cameras = {}
+    for name, _ in files:
+        camera = _LABEL_FOLDER.search(f"{root}/{name}")
+        cameras[name] = camera[2] if camera else ""
+        if PurePosixPath(name).name in by_stem:
+            for kind in ("", cameras[name]):
+                folders.setdefault(kind, set()).add(PurePosixPath(name).parent)
+    found = []
+    for name, lines in files:
+        camera_of, bare = cameras[name], PurePosixPath(name).name
+        stems = [*(_LABEL_FOLDER.sub(r"\1image_\2/", each) for each in (f"{root}/{name}", name)), name]
+        if shown and camera_of and camera_of != shown[1]:
+            found.append((name, lines, "", f"labels of camera {camera_of}, pictures of camera {shown[1]}"))
+            continue
+        if len(folders.get(camera_of if shown else "", ())) == 1:
+            stems.append(bare)
+        stem = next((stem for stem in stems if stem in by_stem), "")
+        if not stem and bare in by_stem:
+            found.append((name, lines, "", SEVERAL_FOLDERS))
+        else:
+            found.append((name, lines, *_picture(by_stem, stem or name)))
+    return found
 
 
 def _one_file_each(

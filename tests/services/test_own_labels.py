@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from connectors.labels.box_folders import SEVERAL_FOLDERS
 from connectors.labels.desk import FileLabelDesk
 from connectors.labels.label_set import LabelSet
 from connectors.labels.picture_sets import FolderPictures, NamedPayloads
@@ -398,19 +399,17 @@ def test_kitti_labels_go_to_the_pictures_of_their_own_camera(
     assert not any("image_3" in mark.picture for mark in labels.marks)
 
 
-SEVERAL = "several folders of labels, and no picture of that path: a name alone is not enough"
-
-
 @pytest.mark.parametrize(
     ("folders", "pictures_at", "taken", "reason"),
     [
-        (("label_2", "label_3"), "pictures", 0, SEVERAL),
+        (("label_2", "label_3"), "pictures", 0, SEVERAL_FOLDERS),
         (("label_2", "label_3"), "image_2", 1, "labels of camera 3, pictures of camera 2"),
         (("label_2",), "image_2", 1, ""),
         (("label_2",), "pictures", 1, ""),
         (("label_3",), "image_2", 0, "labels of camera 3, pictures of camera 2"),
-        (("train", "val"), "image_2", 0, SEVERAL),
-        (("train/label_2", "val/label_2"), "image_2", 0, "2 label files for one picture: 000000.png"),
+        (("train", "val"), "image_2", 0, SEVERAL_FOLDERS),
+        (("train/label_2", "val/label_2"), "image_2", 0, SEVERAL_FOLDERS),
+        (("label_2", "other"), "image_2", 1, SEVERAL_FOLDERS),
     ],
 )
 def test_kitti_labels_of_another_camera_or_part_never_land_on_a_picture_by_its_name(
@@ -428,14 +427,32 @@ def test_kitti_labels_of_another_camera_or_part_never_land_on_a_picture_by_its_n
     assert set(refusals(labels).values()) == ({reason} if reason else set())
 
 
-def test_an_empty_kitti_file_beside_another_for_its_picture_says_nothing(tmp_path: Path) -> None:
-    put(tmp_path / "image_2", "000000.png")
-    for part in ("train", "val"):
-        (tmp_path / "labels" / part / "label_2").mkdir(parents=True)
-        (tmp_path / "labels" / part / "label_2" / "000000.txt").write_text("")
-    labels = read(tmp_path / "labels", tmp_path / "image_2", ("Car",), LabelForm.KITTI)
-    assert labels.state("000000.png") == "not labelled"
-    assert list(labels.notes.values()) == [["train/label_2/000000", "val/label_2/000000"]]
+def test_two_kitti_files_for_one_picture_are_both_refused_and_an_empty_one_says_nothing(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "set", "image_2/0.png", "image_2/1.png")
+    for folder in ("label_2", "image_2"):
+        (tmp_path / "labels" / folder).mkdir(parents=True)
+        (tmp_path / "labels" / folder / "0.txt").write_text("Car 0 0 0 1 2 20 20 1 1 1 1 1 1 0\n")
+        (tmp_path / "labels" / folder / "1.txt").write_text("")
+    labels = read(tmp_path / "labels", tmp_path / "set", ("Car",), LabelForm.KITTI)
+    assert refusals(labels) == {
+        f"{folder}/0 line 1": "2 label files for one picture: image_2/0.png"
+        for folder in ("image_2", "label_2")
+    }
+    assert labels.state("image_2/1.png") == "not labelled"
+    assert list(labels.notes.values()) == [["image_2/0", "image_2/1", "label_2/0", "label_2/1"]]
+
+
+def test_kitti_labels_of_one_part_never_land_on_an_unlabelled_picture_of_another(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "image_2", "0.png", "1.png")
+    for part, name in (("train", "1"), ("val", "0")):
+        (tmp_path / part / "label_2").mkdir(parents=True)
+        (tmp_path / part / "label_2" / f"{name}.txt").write_text("Car 0 0 0 1 2 20 20 1 1 1 1 1 1 0\n")
+    labels = read(tmp_path, tmp_path / "train" / "image_2", ("Car",), LabelForm.KITTI)
+    assert not labels.marks and set(refusals(labels).values()) == {SEVERAL_FOLDERS}
+    labels = read(tmp_path, tmp_path, ("Car",), LabelForm.KITTI)
+    assert classes_of(labels) == {"train/image_2/1.png": ["Car"]}
 
 
 def test_yolo_labels_of_a_set_in_parts_go_to_the_pictures_of_their_part(tmp_path: Path) -> None:
