@@ -83,7 +83,7 @@ class Perceive:
         self._told_notes: dict[tuple[str, str], int] = {}
         self._is_closed = False
         key = load_key(state.key_path)
-        context.heartbeat.beat(Activity.LOADING)
+        self._note_loading()
         self.models = ModelSet(
             state.root,
             open_runtime(),
@@ -91,6 +91,7 @@ class Perceive:
             clock,
             events,
             has_crashed=context.crashed_in in MODEL_AT_WORK,
+            on_progress=self._note_loading,
         )
         context.heartbeat.beat(Activity.STARTING)
         self.serving = self.models.serving
@@ -175,6 +176,10 @@ class Perceive:
     def _note_disk(self) -> None:
         """Show the supervisor that what follows may take as long as the disk does."""
         self._context.heartbeat.beat(Activity.DISK)
+
+    def _note_loading(self) -> None:
+        """Show the supervisor that a model is being verified or loaded."""
+        self._context.heartbeat.beat(Activity.LOADING)
 
     def _take_turn(self) -> bool:
         """Process the next observation of all sources; return False when none is due."""

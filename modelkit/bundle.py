@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +51,18 @@ class Bundle:
         """See `bundle_digest`."""
         return bundle_digest(self.files)
 
-    def verified(self, limits: ModelLimits | None = None, *, is_hashed: bool = False) -> VerifiedModel:
+    def verified(
+        self,
+        limits: ModelLimits | None = None,
+        *,
+        is_hashed: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> VerifiedModel:
         """Return the model, if all files match their list and the graph passes `verify_model`. Runs nothing.
 
         Args:
             is_hashed: the caller has just compared every file with its sha256.
+            on_progress: called for each piece that is read.
 
         Raises:
             RejectedError: as `check_bundle` and `verify_model`; `wrong_hash`, or `bad_bundle` for a file that is missing, a
@@ -64,7 +71,7 @@ class Bundle:
         check_bundle(self.files)
         if not is_hashed:
             for file in self.files:
-                self._compare(file)
+                self._compare(file, on_progress)
         graph = graph_of(self.files)
         path = self.folder / graph.path
         with open_own_file(path, graph.path) as stream:
@@ -72,12 +79,12 @@ class Bundle:
         verified = verify_model(data, graph.sha256, limits, external_data_of(self.files))
         return verified.in_bundle(self.digest, path.parent)
 
-    def _compare(self, file: BundleFile) -> None:
+    def _compare(self, file: BundleFile, on_progress: Callable[[], None]) -> None:
         with open_own_file(self.folder / file.path, file.path) as stream:
             length = os.fstat(stream.fileno()).st_size
             if length != file.length_bytes:
                 raise _bad(f"{file.path} has {length} bytes, the list says {file.length_bytes}")
-            found = sha256_of(stream)
+            found = sha256_of(stream, on_progress)
         if found != file.sha256:
             raise RejectedError(
                 f"{file.path} has sha256 {found}, expected {file.sha256}", reason=RefuseReason.WRONG_HASH
@@ -135,11 +142,12 @@ def open_own_file(path: Path, name: str) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def sha256_of(stream: IO[bytes]) -> str:
-    """Return the sha256 of the rest of a stream, read in chunks."""
+def sha256_of(stream: IO[bytes], on_progress: Callable[[], None] = lambda: None) -> str:
+    """Return the sha256 of the rest of a stream, read in chunks; `on_progress` is called for each."""
     digest = hashlib.sha256()
     while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
+        on_progress()
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ of them had a model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +42,7 @@ class ModelSet:
         on_step: OnStep | None = None,
         *,
         has_crashed: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = events
         self._unrecorded: Counter[str] = Counter()
@@ -65,6 +66,7 @@ class ModelSet:
                 events,
                 has_crashed=has_crashed,
                 is_excused=self._ended_in_load,
+                on_progress=on_progress,
             )
             for role in settings.other_roles
         )
@@ -79,6 +81,7 @@ class ModelSet:
             has_crashed=has_crashed,
             is_excused=self._ended_in_load
             or (has_crashed and any(other.had_model for other in self._others)),
+            on_progress=on_progress,
         )
 
     def predict(self, images: Sequence[Pixels]) -> list[Served]:

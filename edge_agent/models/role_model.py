@@ -22,7 +22,7 @@ fails. In any other role a faulty model is removed, and the role is empty until 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,10 +96,13 @@ class RoleModel:
         *,
         has_crashed: bool = False,
         is_excused: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         """`has_crashed`: the previous process crashed (ended by SIGSEGV, SIGABRT or another fault signal).
 
         `is_excused`: its end is blamed on another role; this start counts against no model of this one.
+
+        `on_progress`: called again and again while a model is verified and loaded.
         """
         self.role = role
         self._slots = SlotFolder(state_folder, role)
@@ -109,6 +112,7 @@ class RoleModel:
         self._clock = clock
         self._log = events
         self._on_step: OnStep = on_step or (lambda _step: None)
+        self._on_progress = on_progress
         self._loader = ModelLoader(backend, settings)
         self._watch = HealthWatch(settings.health)
         self._next_poll_ns = clock.monotonic_ns()
@@ -422,7 +426,9 @@ class RoleModel:
         return self._predictor
 
     def _load(self, digest: str) -> Predictor:
-        verified = self._slots.verified(digest)
+        self._on_progress()
+        verified = self._slots.verified(digest, self._on_progress)
+        self._on_progress()
         self._on_step("verified")
         return self._loader.load(verified)
 

@@ -214,8 +214,8 @@ class SlotFolder:
                 return path
         return None
 
-    def verified(self, digest: str) -> VerifiedModel:
-        """Return the model of a slot, its bytes verified.
+    def verified(self, digest: str, on_progress: Callable[[], None] = lambda: None) -> VerifiedModel:
+        """Return the model of a slot, its bytes verified. `on_progress` is called for each piece of a bundle.
 
         Raises:
             CorruptError: the slot is missing, or its bytes are not those of its name.
@@ -225,7 +225,7 @@ class SlotFolder:
 
         path = self.bundle_path(digest)
         if path.is_dir():
-            return verified_bundle(path, digest)
+            return verified_bundle(path, digest, on_progress)
         return verify_model(self.read_slot(digest), digest)
 
     def add_bundle(self, files: Sequence[BundleFile]) -> None:
@@ -409,7 +409,9 @@ def was_loading(slots: SlotFolder) -> bool:
         return False
 
 
-def verified_bundle(folder: Path, digest: str) -> VerifiedModel:
+def verified_bundle(
+    folder: Path, digest: str, on_progress: Callable[[], None] = lambda: None
+) -> VerifiedModel:
     """Return the model in the folder of a slot. Raises as `SlotFolder.verified`."""
     from modelkit.bundle import Bundle
 
@@ -418,7 +420,7 @@ def verified_bundle(folder: Path, digest: str) -> VerifiedModel:
     if not files or bundle_digest(files) != digest:
         raise CorruptError(f"lists other files than those of {digest}", path=path)
     try:
-        return Bundle(folder, files).verified()
+        return Bundle(folder, files).verified(on_progress=on_progress)
     except OSError as error:
         raise CorruptError(f"model slot cannot be read: {error.strerror}", path=folder) from error
     except RejectedError as error:

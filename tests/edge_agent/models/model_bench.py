@@ -173,12 +173,23 @@ class Bench:
         )
 
     def models(
-        self, backend: Backend | None = None, *, has_crashed: bool = False, **settings: object
+        self,
+        backend: Backend | None = None,
+        *,
+        has_crashed: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+        **settings: object,
     ) -> ModelSet:
         log = EventLog(self.log_path, self.clock, "perceive")
         chosen = self.settings(**settings)
         return ModelSet(
-            self.state, backend or FakeBackend(), chosen, self.clock, log, has_crashed=has_crashed
+            self.state,
+            backend or FakeBackend(),
+            chosen,
+            self.clock,
+            log,
+            has_crashed=has_crashed,
+            on_progress=on_progress,
         )
 
 

@@ -17,6 +17,7 @@ from edge_agent.models.settings import DownloadSettings
 from edge_agent.models.slots import BUNDLE_LIST, FetchState, SlotFolder
 from foundation import syscalls
 from foundation.errors import CorruptError, RejectedError
+from modelkit import bundle
 from modelkit.bundle import Bundle
 from modelkit.runtimes import open_predictor, open_runtime
 from modelkit.verify import verify_model
@@ -317,3 +318,23 @@ def test_a_side_bundle_that_takes_long_to_hash_is_hashed_once_although_halts_are
     assert shadow.read_candidate() is not None
     assert hashed == total
     assert fetcher.status().refreshes >= hash_s // 60
+
+
+def test_bundles_that_take_long_to_verify_show_that_it_goes_on_piece_by_piece_and_role_by_role(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the swap, and at the next start."""
+    release = published(bench, role="shadow")
+    bench.run(bench.fetcher())
+    monkeypatch.setattr(bundle, "CHUNK_BYTES", 100)
+    pieces = sum(file.length_bytes // 100 for file in release.bundle)
+    assert pieces > 5
+    shown: list[str] = []
+    models = bench.models(open_runtime(), on_progress=lambda: shown.append("start"))
+    assert shown, "the serving model, which is one file"
+    shown.clear()
+    models.poll()
+    assert len(shown) >= pieces
+    shown.clear()
+    bench.models(open_runtime(), on_progress=lambda: shown.append("again"))
+    assert len(shown) >= pieces + 2
