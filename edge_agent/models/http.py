@@ -20,6 +20,7 @@ import urllib3
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, SlowRetrievalError
 from tuf.ngclient.fetcher import FetcherInterface
 
+from edge_agent.models.deadline import WallDeadline, watched_pool
 from edge_agent.models.settings import DownloadSettings
 from foundation.clock import Clock
 from foundation.errors import MisconfiguredError
@@ -28,11 +29,13 @@ from foundation.errors import MisconfiguredError
 class Transport(Protocol):
     """Opens a byte range of a URL. Implemented by tests and other protocols."""
 
-    def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+    def open(self, url: str, start_bytes: int, within_s: float) -> tuple[int, Iterator[bytes]]:
         """Return the offset at which the answer starts (`start_bytes`, or 0 when ranges are not served) and its chunks.
 
+        `within_s` bounds the time from here to the last chunk, on a wall clock.
+
         Raises:
-            DownloadHTTPError: the server said 400 or above; SlowRetrievalError, DownloadError.
+            DownloadHTTPError: the server said 400 or above; SlowRetrievalError, DownloadError. The chunks raise them too.
         """
 
 
@@ -41,20 +44,35 @@ class UrlTransport:
 
     def __init__(self, settings: DownloadSettings) -> None:
         self._settings = settings
-        self._pool = urllib3.PoolManager(num_pools=2, maxsize=1)
+        self._pool = watched_pool()
 
-    def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+    def open(self, url: str, start_bytes: int, within_s: float) -> tuple[int, Iterator[bytes]]:
         """See `Transport.open`."""
         parts = urlsplit(url)
         if parts.scheme in ("http", "https"):
-            return self._open_http(url, start_bytes)
+            return self._open_http_within(url, start_bytes, within_s)
         if parts.scheme in ("", "file"):
             return start_bytes, self._read_file(Path(unquote(parts.path)), start_bytes)
         raise MisconfiguredError(
             f"base_url {url!r} has scheme {parts.scheme!r}; use http, https, file or a path"
         )
 
-    def _open_http(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+    def _open_http_within(self, url: str, start_bytes: int, within_s: float) -> tuple[int, Iterator[bytes]]:
+        try:
+            deadline = WallDeadline(within_s)
+        except RuntimeError as error:
+            raise DownloadError(f"no thread for the deadline of {url}: {error}") from error
+        try:
+            with deadline.over_connections():
+                begins, response = self._open_http(url, start_bytes)
+        except BaseException as error:
+            deadline.close()
+            if deadline.is_over and isinstance(error, DownloadError):
+                raise _late(url, deadline) from error
+            raise
+        return begins, self._read_http(response, url, deadline)
+
+    def _open_http(self, url: str, start_bytes: int) -> tuple[int, Any]:
         headers = {"Accept-Encoding": "identity"}
         if start_bytes:
             headers["Range"] = f"bytes={start_bytes}-"
@@ -88,18 +106,29 @@ class UrlTransport:
             raise DownloadError(
                 f"{url} answered range {response.headers.get('Content-Range')!r}, asked from {start_bytes}"
             )
-        return begins, self._read_http(response, url)
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.strip().lower() != "identity":
+            response.close()
+            raise DownloadError(f"{url} answered in Content-Encoding {encoding[:100]!r}, asked for identity")
+        return begins, response
 
-    def _read_http(self, response: Any, url: str) -> Iterator[bytes]:
-        with closing(response):
+    def _read_http(self, response: Any, url: str, deadline: WallDeadline) -> Iterator[bytes]:
+        with closing(deadline), closing(response):
             try:
                 # read1 returns what is there: a trickle is seen as a trickle, not as one long silence.
                 while chunk := response.read1(self._settings.chunk_bytes):
                     yield chunk
-            except urllib3.exceptions.TimeoutError as error:
-                raise SlowRetrievalError(f"{url}: nothing for {self._settings.read_timeout_s} s") from error
             except urllib3.exceptions.HTTPError as error:
-                raise DownloadError(f"{url} was cut: {error}") from error
+                raise self._cut(error, url, deadline) from error
+            if deadline.is_over:
+                raise _late(url, deadline)
+
+    def _cut(self, error: Exception, url: str, deadline: WallDeadline) -> DownloadError:
+        if deadline.is_over:
+            return _late(url, deadline)
+        if isinstance(error, urllib3.exceptions.TimeoutError):
+            return SlowRetrievalError(f"{url}: nothing for {self._settings.read_timeout_s} s")
+        return DownloadError(f"{url} was cut: {error}")
 
     def _read_file(self, path: Path, start_bytes: int) -> Iterator[bytes]:
         if not path.is_file():
@@ -126,7 +155,7 @@ class BoundedFetcher(FetcherInterface):  # type: ignore[misc]  # python-tuf is u
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         deadline_ns = self._clock.monotonic_ns() + round(self._settings.metadata_deadline_s * 1e9)
-        _start, chunks = self._transport.open(url, 0)
+        _start, chunks = self._transport.open(url, 0, self._settings.metadata_deadline_s)
         return self._within(chunks, deadline_ns, url)
 
     def _within(self, chunks: Iterator[bytes], deadline_ns: int, url: str) -> Iterator[bytes]:
@@ -157,7 +186,7 @@ class StagedDownload:
         self._clock = clock
 
     def advance(self, url: str, path: Path, length_bytes: int, slice_s: float) -> Downloaded:
-        """Download for at most about `slice_s` seconds.
+        """Download for at most about `slice_s` seconds; a server that is silent or trickles gets a read timeout more.
 
         Raises:
             SlowRetrievalError: slower than the bound over the whole slice, or silent; what was received is kept.
@@ -172,7 +201,8 @@ class StagedDownload:
         if have == length_bytes:
             return Downloaded(have, True)
         began_ns = self._clock.monotonic_ns()
-        begins, chunks = self._transport.open(url, have)
+        within_s = slice_s + self._settings.read_timeout_s
+        begins, chunks = self._transport.open(url, have, within_s)
         received = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, 0o644), "r+b") as stream:
@@ -215,6 +245,10 @@ def _own_bytes(path: Path) -> int:
         return found.st_size
     path.unlink()
     return 0
+
+
+def _late(url: str, deadline: WallDeadline) -> SlowRetrievalError:
+    return SlowRetrievalError(f"{url} took longer than {deadline.seconds} s from connection to last byte")
 
 
 def _starts_at(content_range: str, start_bytes: int) -> bool:

@@ -35,13 +35,13 @@ class Between:
         self.cut_every_bytes = 0
         self.chunk_s = 0.0
 
-    def open(self, url: str, start_bytes: int) -> tuple[int, Iterator[bytes]]:
+    def open(self, url: str, start_bytes: int, within_s: float) -> tuple[int, Iterator[bytes]]:
         name = url.rsplit("/", 1)[-1]
         self.asked.append((name, start_bytes))
         for suffix, answer in self.answers.items():
             if name.endswith(suffix):
                 return start_bytes, answer(start_bytes)
-        begins, chunks = self._real.open(url, start_bytes)
+        begins, chunks = self._real.open(url, start_bytes, within_s)
         return begins, self._spoiled(chunks, is_model=name.endswith(".onnx"))
 
     def _spoiled(self, chunks: Iterator[bytes], is_model: bool) -> Iterator[bytes]:

@@ -1,0 +1,100 @@
+"""A server that sends a byte now and then holds no exchange beyond its deadline: real sockets on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from tuf.api.exceptions import DownloadError, SlowRetrievalError
+
+from edge_agent.models.http import BoundedFetcher, StagedDownload, UrlTransport
+from edge_agent.models.settings import DownloadSettings
+from foundation.clock import SystemClock
+
+SETTINGS = DownloadSettings(connect_timeout_s=1.0, read_timeout_s=0.4, metadata_deadline_s=0.5)
+OK = b"HTTP/1.1 200 OK\r\n"
+STORIES = {
+    "header": (OK + b"X-Long: ", b"a"),
+    "headers": (OK, b"A: b\r\n"),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk size": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "body": (OK + b"Content-Length: 100000\r\n\r\n", b"a"),
+}
+"""What the server sends at once, then again and again, each within the read timeout."""
+
+
+@contextmanager
+def server(first: bytes, again: bytes, before: bytes = b"") -> Iterator[int]:
+    """Serve on a port of loopback until the end of the block; `before` answers the first request of a connection."""
+    is_over = threading.Event()
+
+    def serve() -> None:
+        while not is_over.is_set():
+            with suppress(OSError):
+                client, _address = listener.accept()
+                with client:
+                    if client.recv(4096) and before:
+                        client.sendall(before)
+                        client.recv(4096)
+                    client.sendall(first)
+                    while again and not is_over.wait(0.02):
+                        client.sendall(again)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            is_over.set()
+            with suppress(OSError):
+                socket.create_connection(listener.getsockname(), timeout=1.0).close()
+            thread.join(5.0)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    began_s = time.monotonic()
+    yield
+    assert time.monotonic() - began_s < seconds
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_metadata_that_trickles_ends_at_its_deadline_wherever_it_trickles(story: str) -> None:
+    with server(*STORIES[story]) as port, within(3.0), pytest.raises(SlowRetrievalError):
+        fetcher = BoundedFetcher(UrlTransport(SETTINGS), SETTINGS, SystemClock())
+        list(fetcher.fetch(f"http://127.0.0.1:{port}/timestamp.json"))
+
+
+def test_a_tls_handshake_that_trickles_ends_at_the_deadline() -> None:
+    record = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xf0"  # a ServerHello of 16 KiB begins
+    with server(record, b"\x00") as port, within(3.0), pytest.raises(SlowRetrievalError):
+        fetcher = BoundedFetcher(UrlTransport(SETTINGS), SETTINGS, SystemClock())
+        list(fetcher.fetch(f"https://127.0.0.1:{port}/timestamp.json"))
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_model_that_trickles_ends_a_read_timeout_after_its_slice(tmp_path: Path, story: str) -> None:
+    with server(*STORIES[story]) as port, within(3.0), pytest.raises(SlowRetrievalError):
+        download = StagedDownload(UrlTransport(SETTINGS), SETTINGS, SystemClock())
+        download.advance(f"http://127.0.0.1:{port}/m.onnx", tmp_path / "m.part", 100_000, slice_s=0.1)
+
+
+def test_a_connection_that_is_used_again_heeds_the_deadline_of_its_second_exchange() -> None:
+    with server(*STORIES["header"], before=OK + b"Content-Length: 2\r\n\r\nok") as port:
+        transport = UrlTransport(SETTINGS)
+        assert b"".join(transport.open(f"http://127.0.0.1:{port}/a", 0, 0.5)[1]) == b"ok"
+        with within(3.0), pytest.raises(SlowRetrievalError):
+            list(transport.open(f"http://127.0.0.1:{port}/b", 0, 0.5)[1])
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip", "identity, gzip"])
+def test_an_answer_in_an_encoding_is_refused_before_anything_is_unpacked(encoding: str) -> None:
+    answer = OK + f"Content-Encoding: {encoding}\r\nContent-Length: 2\r\n\r\nok".encode()
+    with server(answer, b"") as port, pytest.raises(DownloadError, match="Content-Encoding"):
+        UrlTransport(SETTINGS).open(f"http://127.0.0.1:{port}/a", 0, 2.0)
