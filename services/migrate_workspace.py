@@ -26,6 +26,7 @@ from pipelines.curate.labelling import LABEL_REQUEST
 from pipelines.curate.params import load_params
 from pipelines.dataset.cut_commit import MARKER
 from pipelines.dataset.manifest import MANIFEST
+from pipelines.dataset.record import PATHS
 from pipelines.dataset.versions import list_versions
 from pipelines.ingest.staging import commit_lock
 from pipelines.validate.stage import VALIDATION
@@ -37,7 +38,7 @@ from rollout.service import RolloutService
 from schemas.predictions import CLASSIFICATION
 from services.init import GIT_IGNORE, LAUNCHER, template
 from services.migrate import Finding, Migration, Step, run, unreadable
-from services.record import Recorded, record_changes
+from services.record import Recorded, record_changes, uncommitted
 from training.evidence import EVALUATION, GATE, PACKAGE, PARITY, TRAINING
 from training.registry import RECORD, base_name
 from workspace.enrolment_file import load_enrolment
@@ -69,7 +70,7 @@ DOCUMENTS: Final[Mapping[str, DocumentType[Any]]] = {
 
 
 def migrate_workspace(place: Workspace, *, is_dry_run: bool = False) -> tuple[Migration, Recorded | None]:
-    """Look at every document of a workspace and bring it to today's form, and commit what is FleetLoop's.
+    """Look at every document of a workspace and bring it to today's form; commit what is FleetLoop's or was clean before.
 
     Raises:
         RetryLaterError: another writer holds the workspace or the lake; what was done stays done.
@@ -77,8 +78,16 @@ def migrate_workspace(place: Workspace, *, is_dry_run: bool = False) -> tuple[Mi
     if is_dry_run:
         return run(workspace_steps(place), _unreadable(place), is_dry_run=True), None
     with _no_other_writer(place):
+        edited = uncommitted(place)
         done = run(workspace_steps(place), _unreadable(place), is_dry_run=False)
-    return done, record_changes(place, "Migrate the workspace") if done.is_done and done.steps else None
+    if not done.is_done or not done.steps:
+        return done, None
+    clean = [
+        step.name
+        for step in done.steps
+        if step.name in PATHS and edited is not None and step.name not in edited
+    ]
+    return done, record_changes(place, "Migrate the workspace", clean)
 
 
 def workspace_steps(place: Workspace) -> list[Step]:
@@ -107,16 +116,30 @@ def _missing_file(path: Path, name: str, content: Callable[[], bytes]) -> Step:
 
 
 def _task_parameter(path: Path) -> Step:
-    def pending() -> str:
-        is_there = not path.is_file() or "task" in read_params(path)
-        return "" if is_there else f"gains task: {CLASSIFICATION}, which the stages name"
+    def is_missing() -> bool:
+        return path.is_file() and "task" not in read_params(path)
 
-    def apply() -> None:
-        held = path.read_text("utf-8")
+    def added() -> bytes:
+        """Return the file with the line at its end; empty where it would then say anything else."""
+        import yaml
+
+        held = path.read_bytes().decode()
         gap = "" if held.endswith("\n") else "\n"
-        write_atomic(path, f"{held}{gap}\ntask: {CLASSIFICATION}\n".encode())
+        text = f"{held}{gap}\ntask: {CLASSIFICATION}\n"
+        try:
+            is_same = yaml.safe_load(text) == {**yaml.safe_load(held), "task": CLASSIFICATION}
+        except yaml.YAMLError:
+            is_same = False
+        return text.encode() if is_same else b""
 
-    return Step("params.yaml", pending, apply)
+    def pending() -> str:
+        return f"gains task: {CLASSIFICATION}, which the stages name" if is_missing() and added() else ""
+
+    def by_hand() -> str:
+        needed = f"needs the key task with the value {CLASSIFICATION}, which the stages name: no line can be added at its end"
+        return needed if is_missing() and not added() else ""
+
+    return Step("params.yaml", pending, lambda: write_atomic(path, added()), by_hand)
 
 
 def _serving_record(place: Workspace) -> Step:
@@ -157,17 +180,20 @@ def _is_released(stages: bytes) -> bool:
 
 
 def _git_ignore(path: Path) -> Step:
+    def held() -> bytes:
+        return path.read_bytes() if path.is_file() else b""
+
     def missing() -> list[str]:
-        held = path.read_text("utf-8").splitlines() if path.is_file() else []
-        return [line for line in GIT_IGNORE.splitlines() if not line.startswith("#") and line not in held]
+        lines = held().splitlines()
+        wanted = (line for line in GIT_IGNORE.splitlines() if not line.startswith("#"))
+        return [line for line in wanted if line.encode() not in lines]
 
     def pending() -> str:
         return f"gains {', '.join(missing())}" if missing() else ""
 
     def apply() -> None:
-        held = path.read_text("utf-8") if path.is_file() else ""
-        gap = "\n" if held and not held.endswith("\n") else ""
-        write_atomic(path, (held + gap + "\n".join(missing()) + "\n").encode())
+        gap = b"\n" if held() and not held().endswith(b"\n") else b""
+        write_atomic(path, held() + gap + ("\n".join(missing()) + "\n").encode())
 
     return Step(".gitignore", pending, apply)
 

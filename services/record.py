@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foundation.errors import FleetLoopError
@@ -24,10 +25,18 @@ class Recorded:
     why: str = ""
 
 
-def record_changes(place: Workspace, message: str) -> Recorded:
-    """Commit what FleetLoop wrote (registry, locks, reports) under `message`; never fails.
+def uncommitted(place: Workspace) -> list[str] | None:
+    """Return the changed and untracked paths of the workspace; None where git cannot say."""
+    try:
+        return DvcRepository(place).changes() if (place.root / ".git").exists() else None
+    except FleetLoopError:
+        return None
 
-    Edits of the user (params.yaml, dvc.yaml, fleetloop.toml, anything else) are named and left.
+
+def record_changes(place: Workspace, message: str, also: Sequence[str] = ()) -> Recorded:
+    """Commit what FleetLoop wrote (registry, locks, reports, and the paths `also`) under `message`; never fails.
+
+    Other edits of the user (params.yaml, dvc.yaml, fleetloop.toml, anything else) are named and left.
     """
     if "DVC_STAGE" in os.environ:
         return Recorded(False)
@@ -37,7 +46,7 @@ def record_changes(place: Workspace, message: str) -> Recorded:
     try:
         place.private_path.mkdir(exist_ok=True)
         with FileLock(place.private_path / "dvc.lock", wait_s=min(WAIT_S, place.settings.lock_wait_s)):
-            commit_written(repository, message)
+            commit_written(repository, message, also)
             left = repository.changes()
     except FleetLoopError as error:
         return Recorded(False, str(error))

@@ -82,10 +82,8 @@ def serve(place: Workspace, model: ServedModel, clock: Clock | None = None) -> b
     Raises:
         RetryLaterError: another writer holds the file, or the disk refuses the row.
     """
-    place.private_path.mkdir(parents=True, exist_ok=True)
-    place.registry_path.mkdir(parents=True, exist_ok=True)
     clock = clock or SystemClock()
-    with FileLock(place.private_path / "served.lock", wait_s=place.settings.lock_wait_s, clock=clock):
+    with _writing(place, clock):
         file = _file(place)
         rows = _rows(place, file)
         if model.plan_id and any(row.plan_id == model.plan_id for row in rows):
@@ -98,14 +96,25 @@ def serve(place: Workspace, model: ServedModel, clock: Clock | None = None) -> b
 
 
 def move_old_record(place: Workspace) -> None:
-    """Bring `serving.json` of a release before roles to the rows. Killed anywhere, the next call goes on."""
-    old = _old(place)
-    if old is None:
-        return
-    file = _file(place)
-    if SERVING not in {row.role for row in file.news()[1]}:
-        file.append([plain(old)])
-    syscalls.unlink(place.old_serving_path)
+    """Bring `serving.json` of a release before roles to the rows. Killed anywhere, the next call goes on.
+
+    Raises:
+        RetryLaterError: another writer holds the file, or the disk refuses the row.
+    """
+    with _writing(place, SystemClock()):
+        old = _old(place)
+        if old is None:
+            return
+        file = _file(place)
+        if SERVING not in {row.role for row in file.news()[1]}:
+            file.append([plain(old)])
+        syscalls.unlink(place.old_serving_path)
+
+
+def _writing(place: Workspace, clock: Clock) -> FileLock:
+    place.private_path.mkdir(parents=True, exist_ok=True)
+    place.registry_path.mkdir(parents=True, exist_ok=True)
+    return FileLock(place.private_path / "served.lock", wait_s=place.settings.lock_wait_s, clock=clock)
 
 
 def _file(place: Workspace) -> RowFile[ServedModel]:

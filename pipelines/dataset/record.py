@@ -9,7 +9,7 @@ A file that holds a private key is never committed, and recording fewer register
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,10 +74,10 @@ def commit_files(repository: DvcRepository, message: str) -> None:
     repository.commit_git(message, PATHS, [*_outside_git(workspace), _LOCK_FILES])
 
 
-def commit_written(repository: DvcRepository, message: str) -> None:
-    """Commit what FleetLoop's commands wrote, but no file that a user edits. See `DvcRepository.commit_git`."""
+def commit_written(repository: DvcRepository, message: str, also: Sequence[str] = ()) -> None:
+    """Commit what FleetLoop's commands wrote, of the files that a user edits only `also`. See `DvcRepository.commit_git`."""
     exclude = [*_outside_git(repository.workspace), _LOCK_FILES, f":(exclude){MODELS}"]
-    repository.commit_git(message, WRITTEN, exclude)
+    repository.commit_git(message, [*WRITTEN, *also], exclude)
 
 
 def push(repository: DvcRepository) -> None:

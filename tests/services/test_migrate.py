@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,55 @@ def test_stages_that_a_person_edited_are_told_and_left(release: str, tmp_path: P
     assert (place.root / "dvc.yaml").read_text() == edited
     assert place.old_serving_path.exists(), "a stage of theirs may depend on it"
     assert serving_name(place)[0] == "v2"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"classes": ["red", "green"]}\n', "classes: [red]\n...\n", "classes: [red]\nnote: |+\n  kept\n"]
+)
+def test_parameters_that_a_line_would_spoil_or_change_are_told_and_left(
+    release: str, tmp_path: Path, text: str
+) -> None:
+    place = released(release, tmp_path)
+    place.params_path.write_text(text)
+    done, _ = migrate_workspace(place)
+    (found,) = done.by_hand
+    assert found.name == "params.yaml" and "needs the key task" in found.what
+    assert place.params_path.read_text() == text
+
+
+def test_an_ignore_file_in_another_encoding_keeps_its_lines(release: str, tmp_path: Path) -> None:
+    place = released(release, tmp_path)
+    path = place.root / ".gitignore"
+    path.write_bytes(b"# caf\xe9\r\nmine")
+    assert migrate_workspace(place)[0].is_done
+    assert path.read_bytes().startswith(b"# caf\xe9\r\nmine\n")
+    assert migrate_workspace(place, is_dry_run=True)[0].steps == ()
+
+
+def git(place: Workspace, *arguments: str) -> str:
+    who = ("-c", "user.name=ann", "-c", "user.email=ann@example.org")
+    return subprocess.check_output(["git", *who, *arguments], cwd=place.root, text=True)
+
+
+@pytest.mark.parametrize("edited", ["", "dvc.yaml", "params.yaml"])
+def test_git_has_what_was_migrated_and_no_edit_that_a_person_had_not_committed(
+    release: str, tmp_path: Path, edited: str
+) -> None:
+    place = released(release, tmp_path)
+    git(place, "init", "--quiet")
+    git(place, "config", "user.name", "ann")
+    git(place, "config", "user.email", "ann@example.org")
+    git(place, "add", "--all")
+    git(place, "commit", "--quiet", "--message", "as released")
+    if edited:
+        with (place.root / edited).open("a") as file:
+            file.write("# mine\n")
+    done, recorded = migrate_workspace(place)
+    assert done.is_done and recorded is not None
+    assert (recorded.is_clean, edited in recorded.why) == (not edited, True)
+    committed = set(git(place, "show", "--name-only", "--format=").split())
+    changed = {step.name for step in done.steps} & {"launch", "params.yaml", "dvc.yaml", ".gitignore"}
+    assert changed and changed - {edited} <= committed and edited not in committed
 
 
 def test_nothing_is_changed_while_a_document_cannot_be_read(release: str, tmp_path: Path) -> None:

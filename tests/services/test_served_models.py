@@ -9,6 +9,7 @@ import pytest
 from foundation import syscalls
 from foundation.clock import ManualClock
 from foundation.errors import MisconfiguredError, RetryLaterError
+from foundation.files import FileLock
 from services.status import workspace_status
 from workspace.layout import Workspace, WorkspaceSettings
 from workspace.model_name import ModelName, write_model_name
@@ -74,6 +75,15 @@ def test_what_an_earlier_release_wrote_counts_until_a_row_says_more_and_is_moved
     assert serving_name(place) == ("v2", B)
     move_old_record(place)
     assert (serving_name(place), lines(place)) == (("v2", B), 2)
+
+
+def test_what_an_earlier_release_wrote_is_not_moved_while_a_rollout_is_written(place: Workspace) -> None:
+    place = Workspace(place.root, WorkspaceSettings(lock_wait_s=0))
+    write_model_name(place.old_serving_path, ModelName("v1", A))
+    place.private_path.mkdir()
+    with FileLock(place.private_path / "served.lock"), pytest.raises(RetryLaterError, match=r"served\.lock"):
+        move_old_record(place)
+    assert (serving_name(place), place.served_path.exists()) == (("v1", A), False)
 
 
 def test_a_full_disk_leaves_what_was_served(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
