@@ -82,7 +82,7 @@ def train_first(place: Workspace, request: FirstModelRequest) -> FirstModel:
     task = load_task(place.params_path)
     classes = load_classes(place.params_path, at_least=task.least_classes)
     params = load_section(place.params_path, "train", TrainParams)
-    rows = _without_test_drives(place, _read_pictures(place, request, task, classes, left_out), left_out)
+    rows = _read_pictures(place, request, task, classes, left_out)
     found = train_initial(
         place.registry_path,
         rows,
@@ -192,17 +192,25 @@ def _read_pictures(
     classes: Sequence[str],
     left_out: Counter[str],
 ) -> list[Row]:
-    """Return the pictures of a source, decoded; refused ones are counted in `left_out` by reason."""
+    """Return the pictures of a source that may be trained on, decoded; others are counted in `left_out` by reason.
+
+    Raises MisconfiguredError, with the remedy, when all are of test drives.
+    """
     from modelkit.digest import sha256_hex
     from modelkit.images import condition_of, decode_image
 
-    names = ClassNames(classes)
+    names, split_of = ClassNames(classes), split_by_params(place.params_path)
     refused: list[Refusal] = []
+    test_drives: set[str] = set()
     rows, unknown = [], []
     for picture in labelled_pictures(place, request.source, refused, labels=request.labels):
         value, problem = ANSWERS[task.label_column](picture.value, names)
         if problem:
             unknown.append(f"{picture.where}: {problem}")
+            continue
+        if split_of(picture.drive_id) is Split.TEST:
+            test_drives.add(picture.drive_id)
+            left_out["of test drives"] += 1
             continue
         try:
             image = decode_image(picture.payload)
@@ -217,21 +225,12 @@ def _read_pictures(
             f"{request.source}: {len(unknown)} pictures have a label that is not a class of params.yaml: "
             f"{'; '.join(unknown[:SHOWN])}"
         )
+    if test_drives and not rows:
+        some = ", ".join(sorted(test_drives)[:SHOWN])
+        raise MisconfiguredError(
+            f"all {len(test_drives)} drives ({some}) are of the test split, by a hash of their ids, and nothing may be "
+            "trained on them: spread the pictures over more drives (a drive is a sub-folder, or the column drive_id); "
+            "`fleetloop dataset drives SOURCE` shows the split of each"
+        )
     left_out.update(refusal.reason.partition(":")[0].partition(";")[0] for refusal in refused)
     return rows
-
-
-def _without_test_drives(place: Workspace, rows: list[Row], left_out: Counter[str]) -> list[Row]:
-    """Return the rows that may be trained on. Raises MisconfiguredError, with the remedy, when none is left."""
-    split_of = split_by_params(place.params_path)
-    kept = [row for row in rows if split_of(row.drive_id) is not Split.TEST]
-    if rows and not kept:
-        drives = sorted({row.drive_id for row in rows})
-        raise MisconfiguredError(
-            f"all {len(drives)} drives ({', '.join(drives[:SHOWN])}) are of the test split, by a hash of their ids, and "
-            "nothing may be trained on them: spread the pictures over more drives (a drive is a sub-folder, or the "
-            "column drive_id); `fleetloop dataset drives SOURCE` shows the split of each"
-        )
-    if len(kept) < len(rows):
-        left_out["of test drives"] = len(rows) - len(kept)
-    return kept

@@ -65,6 +65,13 @@ class _Manifest:
 
 
 MANIFEST: Final = DocumentType.whole("dataset manifest", _Manifest)
+_DECIDING: Final[Mapping[str, tuple[str, ...]]] = {
+    "pipelines.curate": (),
+    "pipelines.validate": (),
+    "modelkit": ("images.py",),
+    "modelkit.tasks": ("boxes.py", "classification.py", "detection.py"),
+}
+"""The packages whose code decides about rows, and which of their modules do; empty: all."""
 
 
 def build_manifest(
@@ -157,11 +164,11 @@ def dataset_digest(folder: Path, task: AnyTask | None = None) -> str:
 
 
 def code_digest() -> str:
-    """Compute the sha256 of the source code that decides about rows: curation, rules and image measures."""
+    """Compute the sha256 of the source code that decides about rows: curation, rules, image measures, and labels per task."""
     digest = hashlib.sha256()
-    for package in ("pipelines.curate", "pipelines.validate", "modelkit"):
+    for package, names in _DECIDING.items():
         for item in sorted(resources.files(package).iterdir(), key=lambda item: item.name):
-            if item.name.endswith(".py") and (package != "modelkit" or item.name == "images.py"):
+            if item.name.endswith(".py") and (not names or item.name in names):
                 digest.update(item.name.encode() + b"\0" + item.read_bytes())
     return digest.hexdigest()
 

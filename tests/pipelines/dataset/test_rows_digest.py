@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -17,6 +20,7 @@ from foundation.errors import GuaranteeBrokenError
 from modelkit.tasks import TASKS
 from pipelines.dataset.diff import diff
 from pipelines.dataset.digest import rows_digest
+from pipelines.dataset.manifest import code_digest
 
 SCHEMA = pa.schema(
     [
@@ -126,3 +130,25 @@ def test_a_diff_tells_added_removed_relabelled_and_moved_rows_apart() -> None:
     assert found.relabelled_rows == (("b", "red", "green"),)
     assert found.moved_rows == (("c", "test", "train"),)
     assert found.classes == {"green": (0, 1), "red": (4, 3)}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pipelines/curate/split.py",
+        "modelkit/images.py",
+        "modelkit/tasks/detection.py",
+        "modelkit/tasks/boxes.py",
+    ],
+)
+def test_code_that_decides_about_rows_changes_the_code_digest_of_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    before = code_digest()
+    for package in ("pipelines", "modelkit"):
+        shutil.copytree(Path(package), tmp_path / package)
+    monkeypatch.setattr(resources, "files", lambda name: tmp_path / name.replace(".", "/"))
+    assert code_digest() == before
+    with (tmp_path / module).open("a") as file:
+        file.write("# another rule\n")
+    assert code_digest() != before
