@@ -13,6 +13,7 @@ import pytest
 
 from edge_agent.config import RandomSettings, SelectionSettings, SourceKind
 from edge_agent.heartbeat import Heartbeat
+from edge_agent.models.slots import SlotFolder
 from edge_agent.perceive import Perceive
 from edge_agent.process import ProcessContext, StopSignal
 from edge_agent.spool.snapshot import read_ledger
@@ -173,3 +174,12 @@ def test_what_is_no_picture_is_told_in_events_and_in_the_status(tmp_path):
     assert sorted(left_out.values()) == [1, 1]
     status = json.loads(bench.state.status_path("perceive").read_text())
     assert left_out.items() <= status["source_notes"].items()
+
+
+def test_perceive_that_ends_with_its_sources_takes_back_the_count_of_its_start_on_probation(tmp_path):
+    bench = Bench(tmp_path)
+    slots = SlotFolder(bench.state.root)
+    slots.write_active(replace(slots.read_active(), confirmed=False, starts=1))
+    bench.add(0, 1)
+    bench.run()
+    assert (slots.read_active().confirmed, slots.read_active().starts) == (False, 1)
