@@ -233,7 +233,7 @@ def _yolo_names(folder: Path, given: Path | None) -> dict[int, str]:
             return found
 
     try:
-        document = yaml.load(text, Loader=_NoDoubles)  # noqa: S506 (a safe loader)
+        document = _NoDoubles(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CorruptError(f"not YAML: {error}", path=path) from error
     names: Any = document.get("names") if isinstance(document, dict) else None
