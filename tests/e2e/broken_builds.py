@@ -37,9 +37,9 @@ def receipt_before_fsync(arguments: list[str]) -> int:
 
     write, say = SpoolWriter._write, ReceiptPrinter.print
 
-    def write_too_late(self: SpoolWriter, value_class: Any, part: list[Any]) -> Any:
+    def write_too_late(self: SpoolWriter, value_class: Any, part: list[Any], data: bytes) -> Any:
         say(self._receipts, self.epoch, [(waiting.seq, waiting.wire) for waiting in part])
-        return write(self, value_class, part)
+        return write(self, value_class, part, data)
 
     SpoolWriter._write = write_too_late  # type: ignore[method-assign]
     ReceiptPrinter.print = lambda *_: None  # type: ignore[method-assign, assignment]

@@ -193,7 +193,7 @@ def test_a_dataset_of_another_lock_other_parameters_or_other_bytes_is_not_commit
         commit_version(workspace, "no")
     change(workspace, "split", test_ratio=0.45)
     curate(workspace)
-    with pytest.raises(GuaranteeBrokenError, match="one split for ever"):
+    with pytest.raises(GuaranteeBrokenError, match="drives never move between splits"):
         commit_version(workspace, "no")
     change(workspace, "split", test_ratio=before)
     curate(workspace)
