@@ -34,6 +34,8 @@ def value_of(kind: pa.DataType, number: int) -> Any:
         return None
     if pa.types.is_list(kind):
         return [value_of(kind.value_type, number)]
+    if pa.types.is_struct(kind):
+        return {field.name: value_of(field.type, number) for field in kind}
     if pa.types.is_string(kind):
         return ("", "b", "bÿ", "\U0001f697")[number - 1]
     if pa.types.is_binary(kind):
