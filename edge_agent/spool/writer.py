@@ -266,8 +266,10 @@ class SpoolWriter:
 
         None when nothing was accepted; never raises for the disk.
         """
-        self._cut(step)
-        return self._commit_all()
+        self._on_wait()
+        with self._commit_lock:  # first, so that the thread takes none of what is committed here
+            self._cut(step)
+            return self._commit_all()
 
     def _cut(self, step: object | None) -> None:
         """Close the batch. Counts go with a step, from which a restart counts; without carried state, with every commit."""
