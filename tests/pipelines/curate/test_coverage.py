@@ -34,11 +34,12 @@ def track(
         {
             "payload_sha256": f"{name}-{number}", "drive_id": "d", "track_id": name, "split": "train",
             "predicted_class": predicted, "class_name": class_name, "model_digest": "m", "score_entropy": 0.5,
-            "score_margin": 0.5, "score_least_confidence": 0.5, "embedding": DIRECTION[looks_like], **other,
+            "score_margin": 0.5, "score_least_confidence": 0.5, "embedding": DIRECTION[looks_like],
+            "width_pixels": 32, "height_pixels": 32, **other,
         }
         for number in range(frames)
     ]  # fmt: skip
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema={**SCHEMA, "width_pixels": pl.Int32, "height_pixels": pl.Int32})
 
 
 def tracks_of(chosen: pl.DataFrame) -> list[str]:

@@ -114,7 +114,9 @@ def test_a_clone_without_its_models_does_not_record_that_there_are_fewer(
     (workspace.models_path / "v9").mkdir()
     (workspace.models_path / "v9" / "model.onnx").write_bytes(b"9")
     before = (workspace.registry_path / "models.dvc").read_bytes()
-    with pytest.raises(MisconfiguredError, match=r"has 1 files, but registry/models\.dvc records 2: .*dvc pull"):
+    with pytest.raises(
+        MisconfiguredError, match=r"has 1 files, but registry/models\.dvc records 2: .*dvc pull"
+    ):
         commit_version(workspace, "second")
     assert (workspace.registry_path / "models.dvc").read_bytes() == before
 
