@@ -48,7 +48,7 @@ class BundleFile:
 
 
 def check_bundle(files: Sequence[BundleFile]) -> None:
-    """Whether these files may be a bundle.
+    """Check that these files may be a bundle.
 
     Raises:
         RejectedError: reason `too_large` (a file for its kind, or all of them), or `bad_bundle`: none or too many files, not
@@ -95,7 +95,7 @@ def bundle_digest(files: Sequence[BundleFile]) -> str:
 
 
 def bundle_bytes(files: Sequence[BundleFile]) -> int:
-    """Of all files together."""
+    """Return the size of all files together."""
     return sum(file.length_bytes for file in files)
 
 

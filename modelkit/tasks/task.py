@@ -144,8 +144,9 @@ class Task(ABC, Generic[Output, Label]):
         """Return the label in the terms of the model's input, as `loss` takes it."""
 
     def moved(self, target: Any, zoom: Move, contract: ContractFields) -> Any:
-        """Return the target (see `target`) of a picture that was magnified and moved. Only where `moves_pictures` is false."""
-        raise NotImplementedError
+        """Return the target (see `target`) of a picture that was magnified and moved: the same, where no place is in it."""
+        del zoom, contract
+        return target
 
     @abstractmethod
     def groups(self, labels: Sequence[Label], classes: Sequence[str]) -> NDArray[np.int64]:
