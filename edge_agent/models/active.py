@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_agent.models.settings import ServingSettings
-from edge_agent.models.slots import NO_MODEL, ActiveState, Loading, SlotFolder, SlotRef, with_event
+from edge_agent.models.slot_documents import NO_MODEL, ActiveState, Loading, SlotRef, with_event
+from edge_agent.models.slots import SlotFolder
 from foundation.clock import Clock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.events import EventLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_agent.models.slots import SlotRef
+from edge_agent.models.slot_documents import SlotRef
 from edge_agent.models.trust import SavedTrust, TargetInfo, parse_index
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle

@@ -29,7 +29,8 @@ from edge_agent.models.desired import (
 from edge_agent.models.fetch_journal import FetchJournal
 from edge_agent.models.http import BoundedFetcher, StagedDownload, Transport, UrlTransport
 from edge_agent.models.settings import FetchSettings
-from edge_agent.models.slots import NO_MODEL, Candidate, SlotFolder, SlotRef
+from edge_agent.models.slot_documents import NO_MODEL, Candidate, SlotRef
+from edge_agent.models.slots import SlotFolder
 from edge_agent.models.trial import SLOT_DAMAGED, TrialResult
 from edge_agent.models.trial_run import TrialRun
 from edge_agent.models.trust import OnlineTrust

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge_agent.models.slots import FetchState, SlotFolder, SlotRef, with_event
+from edge_agent.models.slot_documents import FetchState, SlotRef, with_event
+from edge_agent.models.slots import SlotFolder
 from foundation.clock import Clock
 from foundation.errors import CorruptError, RejectedError
 from foundation.events import EventLog

@@ -31,15 +31,8 @@ from edge_agent.models.desired import authorise, desired, plans_of
 from edge_agent.models.health import HealthWatch
 from edge_agent.models.loading import ModelLoader, OnStep, ask
 from edge_agent.models.settings import ServingSettings
-from edge_agent.models.slots import (
-    NO_MODEL,
-    ActiveState,
-    Candidate,
-    SlotFolder,
-    SlotRef,
-    is_shortage,
-    with_event,
-)
+from edge_agent.models.slot_documents import NO_MODEL, ActiveState, Candidate, SlotRef, with_event
+from edge_agent.models.slots import SlotFolder, is_shortage
 from edge_agent.models.trust import SavedTrust
 from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import read_vehicle

@@ -20,21 +20,35 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from edge_agent.models.slot_documents import (
+    ACTIVE,
+    CANDIDATE,
+    FACTORY,
+    FETCH,
+    FILES,
+    NO_MODEL,
+    UNITED,
+    ActiveState,
+    BundleList,
+    Candidate,
+    FetchState,
+    SlotRef,
+    named,
+)
 from foundation import syscalls
 from foundation.clock import Clock
-from foundation.documents import DocumentType, Meta
+from foundation.documents import DocumentType
 from foundation.errors import CorruptError, RejectedError
 from foundation.files import FileLock, fsync_folder, read_document, write_atomic, write_document
 from modelkit.digest import sha256_hex
-from schemas.bundle import MAX_FILES, BundleFile, bundle_digest
-from schemas.reasons import ModelState, RefuseReason
-from schemas.records import MAX_MODEL_EVENTS, ModelEvent
+from schemas.bundle import BundleFile, bundle_digest
+from schemas.reasons import RefuseReason
+from schemas.records import ModelEvent
 from schemas.roles import SERVING, is_role
 
 if TYPE_CHECKING:
@@ -45,86 +59,6 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 BUNDLE_LIST: Final = ".bundle.json"
 _GONE: Final = ".gone"
 ROLE_FILES: Final = ("fetch.json", "candidate.json", "active.json")
-Tally = Annotated[int, Meta(ge=0)]
-
-
-@dataclass(frozen=True, slots=True)
-class SlotRef:
-    """A model in a slot. `release_id` is empty for the factory model."""
-
-    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
-    name: str
-    release_id: str = ""
-
-
-NO_MODEL = SlotRef("", "")
-"""The slot of a role, other than serving, without a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """The candidate that perceive is loading, and how many times in succession a load of it was begun and not ended."""
-
-    slot: SlotRef
-    times: Tally = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveState:
-    """Perceive's last decision. One atomic file: there is no state between two models."""
-
-    active: SlotRef
-    previous: SlotRef | None = None
-    confirmed: bool = True
-    """Whether the active model has passed its probation; until then a crash counts against it."""
-    starts: Tally = 0
-    """Starts of perceive with the active model while it was not confirmed, or after a crash of the process."""
-    swaps: Tally = 0
-    rollbacks: Tally = 0
-    blocked: Mapping[str, str] = field(default_factory=dict)
-    """release_id -> why it never has the role on this vehicle again."""
-    events: tuple[ModelEvent, ...] = ()
-    loading: Loading | None = None
-    """Set only during the load: found at a start, it names what the process before ended in."""
-
-    def model_state(self, role: str) -> ModelState:
-        """On probation, or what a model of the role is."""
-        if not self.confirmed:
-            return ModelState.TRIAL
-        return ModelState.SERVING if role == SERVING else ModelState.SHADOW
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A verified slot that passed its trial on this vehicle, waiting for a gap between two frames."""
-
-    slot: SlotRef
-    trial_latency_p50_ns: Tally = 0
-    trial_frames: Tally = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FetchState:
-    """Deliver's knowledge: releases refused for good (release_id -> reason), and events."""
-
-    refused: Mapping[str, str] = field(default_factory=dict)
-    attempts: Mapping[str, Tally] = field(default_factory=dict)
-    """release_id -> trials that began and never ended (the machine or deliver died)."""
-    events: tuple[ModelEvent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BundleList:
-    """The files of a bundle in its slot."""
-
-    files: Annotated[tuple[BundleFile, ...], Meta(max_length=MAX_FILES)]
-
-
-FACTORY: Final = DocumentType.first("factory model", SlotRef)
-ACTIVE: Final = DocumentType.first("active models", ActiveState)
-CANDIDATE: Final = DocumentType.first("candidate", Candidate)
-FETCH: Final = DocumentType.first("fetch state", FetchState)
-FILES: Final = DocumentType.first("bundle", BundleList)
 
 
 class SlotFolder:
@@ -173,8 +107,8 @@ class SlotFolder:
         for folder in (self.path, self._files.parent):
             fsync_folder(folder)
         new = self.new_file(name)
-        if new.exists() and name in _UNITED:
-            kind, _unite = _UNITED[name]
+        if new.exists() and name in UNITED:
+            kind, _unite = UNITED[name]
             united = self._read_united(name)
             try:
                 _read(new, kind)
@@ -268,7 +202,7 @@ class SlotFolder:
     def read_factory(self) -> SlotRef:
         """Return the model that enrolment installed. Raises CorruptError when there is none."""
         path = self.path / "factory.json"
-        return _named(_read(path, FACTORY), path)
+        return named(_read(path, FACTORY), path)
 
     def write_factory(self, slot: SlotRef) -> None:
         """Write the factory model once, at enrolment."""
@@ -281,7 +215,7 @@ class SlotFolder:
             return ActiveState(NO_MODEL)
         state: ActiveState = self._read_united("active.json")
         if self.has_factory:
-            _named(state.active, path)
+            named(state.active, path)
         return state
 
     def write_active(self, state: ActiveState) -> None:
@@ -300,7 +234,7 @@ class SlotFolder:
         if not path.exists():
             return None
         candidate = _read(path, CANDIDATE)
-        _named(candidate.slot, path)
+        named(candidate.slot, path)
         return candidate
 
     def write_candidate(self, candidate: Candidate | None) -> None:
@@ -324,7 +258,7 @@ class SlotFolder:
 
     def _read_united(self, name: str) -> Any:
         """Return the document of a name; of two files, the older release's united with what the other one knows."""
-        kind, unite = _UNITED[name]
+        kind, unite = UNITED[name]
         path = self.file(name)
         document = _read(path, kind)
         if path != self.new_file(name) and self.new_file(name).exists():
@@ -370,35 +304,6 @@ class SlotFolder:
             except CorruptError:
                 continue  # what it named is fetched again
         return {ref.digest for ref in refs if ref is not None}
-
-
-def _united_active(before: ActiveState, last: ActiveState) -> ActiveState:
-    return replace(
-        last,
-        swaps=max(before.swaps, last.swaps),
-        rollbacks=max(before.rollbacks, last.rollbacks),
-        blocked={**before.blocked, **last.blocked},
-        events=_united_events(before.events, last.events),
-    )
-
-
-def _united_fetch(before: FetchState, last: FetchState) -> FetchState:
-    counts = {key: max(before.attempts.get(key, 0), count) for key, count in last.attempts.items()}
-    return FetchState(
-        refused={**before.refused, **last.refused},
-        attempts={**before.attempts, **counts},
-        events=_united_events(before.events, last.events),
-    )
-
-
-def _united_events(before: tuple[ModelEvent, ...], last: tuple[ModelEvent, ...]) -> tuple[ModelEvent, ...]:
-    return tuple(dict.fromkeys((*before, *last)))[-MAX_MODEL_EVENTS:]
-
-
-_UNITED: Final[Mapping[str, tuple[DocumentType[Any], Callable[[Any, Any], Any]]]] = {
-    "active.json": (ACTIVE, _united_active),
-    "fetch.json": (FETCH, _united_fetch),
-}
 
 
 def was_loading(slots: SlotFolder) -> bool:
@@ -477,19 +382,8 @@ def is_shortage(error: BaseException | None) -> bool:
     return False
 
 
-def with_event(events: tuple[ModelEvent, ...], event: ModelEvent) -> tuple[ModelEvent, ...]:
-    """Return the journal with one more event; the oldest are dropped beyond what telemetry can carry."""
-    return (*events, event)[-MAX_MODEL_EVENTS:]
-
-
 def _read(path: Path, kind: DocumentType[T]) -> T:
     try:
         return read_document(path, kind)
     except OSError as error:
         raise CorruptError(f"cannot be read: {error.strerror}", path=path) from error
-
-
-def _named(slot: SlotRef, path: Path) -> SlotRef:
-    if not slot.digest:
-        raise CorruptError("names no model", path=path)
-    return slot

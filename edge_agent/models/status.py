@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_agent.models.slots import NO_MODEL, ActiveState, FetchState, SlotFolder
+from edge_agent.models.slot_documents import NO_MODEL, ActiveState, FetchState
+from edge_agent.models.slots import SlotFolder
 from foundation.documents import build
 from foundation.errors import CorruptError
 from schemas.reasons import ModelState

@@ -14,7 +14,8 @@ import pytest
 
 from edge_agent.models import bundle_fetch
 from edge_agent.models.settings import DownloadSettings
-from edge_agent.models.slots import BUNDLE_LIST, FetchState, SlotFolder
+from edge_agent.models.slot_documents import FetchState
+from edge_agent.models.slots import BUNDLE_LIST, SlotFolder
 from foundation import syscalls
 from foundation.errors import CorruptError, RejectedError
 from modelkit import bundle

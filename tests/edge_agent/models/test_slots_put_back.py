@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_agent.models.slots import ACTIVE, FETCH, ActiveState, FetchState
+from edge_agent.models.slot_documents import ACTIVE, FETCH, ActiveState, FetchState
 from foundation.files import write_document
 from schemas.records import ModelEvent
 from services.migrate import migrate_vehicle
