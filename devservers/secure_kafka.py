@@ -18,6 +18,7 @@ from connectors.kafka.admin import ensure_topics
 from devservers.apache_kafka import ApacheKafka
 from devservers.local_authority import SERVICES, VEHICLES, Certificate, LocalAuthority
 from foundation.errors import FleetLoopError
+from foundation.printable import printable_lines
 
 DEFAULT_PORT = 9093
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             kafka.stop()
     except FleetLoopError as error:
-        print(error, file=sys.stderr)
+        print(printable_lines(error), file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -20,6 +20,7 @@ from foundation.clock import Clock, SystemClock
 from foundation.errors import FleetLoopError
 from foundation.events import EventLog
 from foundation.files import FileLock
+from foundation.printable import printable_lines
 
 LOCK_WAIT_S = 30.0
 """Why a wait: after SIGKILL of the supervisor its children end by themselves, within seconds, before the
@@ -103,6 +104,6 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
             code = body(context)
             events.emit("ended", code=code)
     except FleetLoopError as error:
-        sys.stderr.write(f"{name}: {type(error).__name__}: {error}\n")
+        sys.stderr.write(printable_lines(f"{name}: {type(error).__name__}: {error}") + "\n")
         return error.exit_code
     return code

@@ -14,11 +14,11 @@ import sys
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from fleetloop import __version__
 from fleetloop.imports import explain
+from fleetloop.terminal import say, show_error, show_traceback
 from foundation.errors import FleetLoopError, MisconfiguredError
 
 COMMANDS = {
@@ -84,7 +84,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"fleetloop {__version__}")
+        say(f"fleetloop {__version__}")
         raise typer.Exit
 
 
@@ -99,6 +99,7 @@ def root(
 
 def main() -> None:
     """Run the command; a FleetLoopError becomes one line on standard error and the exit status of its class."""
+    sys.excepthook = show_traceback
     _leave(_run())
 
 
@@ -108,20 +109,19 @@ def _run() -> int:
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except FleetLoopError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        print(error, file=sys.stderr)
+        show_error(type(error).__name__, error)
         return error.exit_code
     except ImportError as error:
         told = explain(error)
         if not told:
             raise
-        print(f"{MisconfiguredError.__name__}: {told}", file=sys.stderr)
+        say(f"{MisconfiguredError.__name__}: {told}", err=True)
         return MisconfiguredError.exit_code
     except BrokenPipeError:  # before OSError, whose child it is
         return 1
     except OSError as error:
         told = f"{error.strerror or error}: {error.filename or 'no file is named'}"
-        print(f"{type(error).__name__}: {told}", file=sys.stderr)
+        say(f"{type(error).__name__}: {told}", err=True)
         return DISK_EXIT
     return 0
 

@@ -1,16 +1,13 @@
-"""Options that several commands share, each defined once, and how commands print."""
+"""Options that several commands share, each defined once."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from fleetloop.terminal import say
 from foundation.errors import MisconfiguredError
 from workspace.layout import Workspace
 
@@ -47,23 +44,6 @@ JobEndpoint = Annotated[
 PrismPath = Annotated[str, typer.Option("--prism-path", help="The Prism program, for `prism`.")]
 
 
-def print_json(document: object) -> None:
-    """Print the one document of `--json` on standard output."""
-    print(json.dumps(document, indent=2, sort_keys=True, default=str))
-
-
-def show_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table. Integers are right-aligned with thousands separators; None is empty; text may have rich's markup."""
-    table = Table(title=title, title_justify="left")
-    cells = [tuple(row) for row in rows]
-    for column, heading in enumerate(headings):
-        is_number = bool(cells) and all(isinstance(row[column], int) for row in cells)
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell or "") for cell in row))
-    Console().print(table)
-
-
 def words(text: str) -> list[str]:
     """Split a comma-separated list."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -72,9 +52,7 @@ def words(text: str) -> list[str]:
 def say_notice(notified: Notified) -> None:
     """Report on standard error that the broker did not accept a notice."""
     if notified.problem:
-        typer.echo(
-            f"no notice was sent, the vehicles check at their own interval: {notified.problem}", err=True
-        )
+        say(f"no notice was sent, the vehicles check at their own interval: {notified.problem}", err=True)
 
 
 def record(place: Workspace, message: str) -> None:
@@ -83,7 +61,7 @@ def record(place: Workspace, message: str) -> None:
 
     done = record_changes(place, message)
     if done.why:
-        typer.echo(f"git of the workspace is not clean: {done.why}", err=True)
+        say(f"git of the workspace is not clean: {done.why}", err=True)
 
 
 def choice(kind: type[Choice], text: str, option: str) -> Choice:

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from fleetloop.options import print_json
+from fleetloop.terminal import print_json, say, show_pairs, show_table
 from foundation.errors import MisconfiguredError
 
 app = typer.Typer(
@@ -58,11 +56,11 @@ def status(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bo
     if as_json:
         print_json(document)
         return
-    table = Table(title=f"agent {document['vehicle_id']}", title_justify="left", show_header=False)
-    for key, value in document.items():
-        shown = json.dumps(value) if isinstance(value, dict | list) else str(value)
-        table.add_row(key, shown)
-    Console().print(table)
+    rows = [
+        (key, json.dumps(value) if isinstance(value, dict | list) else str(value))
+        for key, value in document.items()
+    ]
+    show_pairs(f"agent {document['vehicle_id']}", rows)
 
 
 @app.command()
@@ -76,21 +74,14 @@ def ledger(config: Path | None = CONFIG, state: Path | None = STATE, as_json: bo
     if as_json:
         print_json(found.to_json())
     else:
-        table = Table(
-            title="ledger: accepted = delivered + pending + in doubt + evicted", title_justify="left"
-        )
-        for heading in ("epoch", "accepted", "delivered", "pending", "in doubt", "evicted"):
-            table.add_column(heading, justify="left" if heading == "epoch" else "right")
-        for row in found.epochs:
-            counts = row.counts()
-            cells = (counts.accepted, counts.delivered, counts.pending, counts.in_doubt)
-            table.add_row(row.epoch, *map(str, cells), json.dumps(dict(counts.evicted)))
         total = found.counts
-        cells = (total.accepted, total.delivered, total.pending, total.in_doubt)
-        table.add_row("all", *map(str, cells), json.dumps(dict(total.evicted)), style="bold")
-        console = Console()
-        console.print(table)
-        console.print(f"not accepted: {json.dumps(dict(total.not_accepted))}")
+        rows = [
+            (name, each.accepted, each.delivered, each.pending, each.in_doubt, json.dumps(dict(each.evicted)))
+            for name, each in [*((row.epoch, row.counts()) for row in found.epochs), ("all", total)]
+        ]
+        headings = ("epoch", "accepted", "delivered", "pending", "in doubt", "evicted")
+        show_table("ledger: accepted = delivered + pending + in doubt + evicted", headings, rows)
+        say(f"not accepted: {json.dumps(dict(total.not_accepted))}")
     if not found.balances():
         raise GuaranteeBrokenError(
             f"the ledger does not balance: {'; '.join(found.problems) or found.counts}"
@@ -101,7 +92,8 @@ def _print_config(config: Path) -> None:
     from edge_agent.config import load_agent_settings
     from foundation.settings import print_config
 
-    print(print_config(load_agent_settings(config)), end="")
+    for line in print_config(load_agent_settings(config)).splitlines():
+        say(line)
 
 
 def _state_folder(config: Path | None, state: Path | None) -> Path:

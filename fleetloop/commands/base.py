@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say
 
 app = typer.Typer(add_completion=False)
 
@@ -42,8 +43,6 @@ def base(
         print_json(document)
         return
     for word, each in (("base   ", found.base), ("serving", found.serving)):
-        typer.echo(f"{word} {each.name} {each.digest}" if each else f"{word} none yet")
+        say(f"{word} {each.name} {each.digest}" if each else f"{word} none yet")
     if found.serving is not None and found.base != found.serving:
-        typer.echo(
-            "the next training does not start from the fleet's serving model: `fleetloop base --serving`"
-        )
+        say("the next training does not start from the fleet's serving model: `fleetloop base --serving`")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
-import sys
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from fleetloop.options import AsJson, MaybePlace, print_json, show_table
+from fleetloop.options import AsJson, MaybePlace
+from fleetloop.terminal import print_json, say, show_table
 
 app = typer.Typer(
     add_completion=False,
@@ -59,9 +58,9 @@ def run(
         if as_json:
             names = {i.topic: {"topic_id": i.topic_id, "partitions": len(i.partitions)} for i in topics}
             told = {"kind": kind.value, "cluster_id": topics[0].cluster_id, "topics": names}
-            print(json.dumps({"bootstrap": broker.bootstrap, **told}), flush=True)
+            print_json({"bootstrap": broker.bootstrap, **told}, indent=None)
         else:
-            print(f"{kind.value} broker at {broker.bootstrap} (stop it with Ctrl-C)", flush=True)
+            say(f"{kind.value} broker at {broker.bootstrap} (stop it with Ctrl-C)")
         while not stop.wait(0.5):
             if not broker.is_alive:
                 raise RetryLaterError(f"the {kind.value} broker at {broker.bootstrap} ended by itself")
@@ -93,7 +92,7 @@ def topics(
     found = list_topics(settings, creates=create, replicas=replicas)
     warnings = [str(each) for each in found.differences]
     for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", err=True)
     if as_json:
         document = dataclasses.asdict(found)
         del document["differences"]

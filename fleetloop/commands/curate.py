@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from fleetloop.options import (
     HERE,
@@ -16,10 +15,9 @@ from fleetloop.options import (
     Processes,
     RunnerName,
     Workers,
-    print_json,
     record,
-    show_table,
 )
+from fleetloop.terminal import print_json, show, show_table, styled
 
 app = typer.Typer(add_completion=False)
 
@@ -46,16 +44,15 @@ def curate(
         print_json(result.manifest)
         return
     show_what_became(result.manifest)
-    console = Console()
-    console.print(f"[green]Dataset[/] {result.path}  digest {result.manifest['digest']}")
-    console.print(f"[green]Card[/] {result.path / 'card.html'}")
+    show("[green]Dataset[/] {path}  digest {digest}", path=result.path, digest=result.manifest["digest"])
+    show("[green]Card[/] {path}", path=result.path / "card.html")
 
 
 def show_what_became(manifest: dict[str, Any]) -> None:
     """Print the counts of a manifest; they add up to the rows that were read."""
     counts = manifest["counts"]
-    rows = [
-        ("[green]kept[/]", counts["kept"]),
+    rows: list[tuple[object, int]] = [
+        (styled("[green]kept[/]"), counts["kept"]),
         *((name, counts[name]) for name in ("unlabelled", "quarantined")),
     ]
     rows += [

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record, show_table
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say, show_table
+from fleetloop.terminal import show as show_line
 
 if TYPE_CHECKING:
     from services.dataset import Version
@@ -36,8 +35,9 @@ def lock(place: Place = HERE, as_json: AsJson = False) -> None:
         print_json({**lock_json(done.tables), "changed": done.is_changed})
         return
     for name, table in done.tables.items():
-        Console().print(f"{name} version [bold]{table.version}[/]")
-    Console().print(f"[green]{'Wrote' if done.is_changed else 'No change in'}[/] {place.lake_lock_path}")
+        show_line("{name} version [bold]{version}[/]", name=name, version=table.version)
+    word = "Wrote" if done.is_changed else "No change in"
+    show_line("[green]{word}[/] {path}", word=word, path=place.lake_lock_path)
 
 
 @app.command()
@@ -51,7 +51,7 @@ def repro(
     from services import dataset as service
 
     try:
-        service.repro(place, stages or (), on_line=lambda line: print(line, file=sys.stderr, flush=True))
+        service.repro(place, stages or (), on_line=lambda line: say(line, err=True))
     finally:
         record(place, f"Run {', '.join(stages) if stages else 'the stages'} again")
 
@@ -73,7 +73,7 @@ def drives(
         rows = [{"drive_id": each.drive_id, "split": each.split, "rows": each.rows} for each in found]
         print_json({"drives": rows})
         return
-    shown = [(escape(each.drive_id), each.split, each.rows) for each in found]
+    shown = [(each.drive_id, each.split, each.rows) for each in found]
     show_table(f"{len(found):,} drives", ("drive", "split", "rows"), shown)
 
 
@@ -98,11 +98,15 @@ def commit(
         print_json({**names, "is_new": done.is_new, "is_pushed": push, "stages": stages})
         return
     word = "Committed" if done.is_new else "No change since"
-    Console().print(
-        f"[green]{word}[/] [bold]{version.id}[/]  {version.manifest['rows']:,} rows  digest {version.digest}"
+    show_line(
+        "[green]{word}[/] [bold]{id}[/]  {rows:,} rows  digest {digest}",
+        word=word,
+        id=version.id,
+        rows=version.manifest["rows"],
+        digest=version.digest,
     )
     for name, state in stages.items():
-        Console().print(f"  {name}: {state if state != 'recorded' or not push else 'recorded and pushed'}")
+        say(f"  {name}: {state if state != 'recorded' or not push else 'recorded and pushed'}")
 
 
 @app.command(name="list")
@@ -135,9 +139,9 @@ def show(
     if as_json:
         print_json(asdict(found))
         return
-    Console().print(
-        f"[bold]{found.id}[/] {found.message}\ndigest {found.digest}\nparent {found.parent or '(none)'}"
-    )
+    show_line("[bold]{id}[/] {message}", id=found.id, message=found.message)
+    say(f"digest {found.digest}")
+    say(f"parent {found.parent or '(none)'}")
     show_what_became(found.manifest)
     splits = found.manifest["splits"]
     rows = [
@@ -163,11 +167,10 @@ def diff(
     counts = {"rows": (found.before_rows, found.after_rows), **found.splits, **found.classes}
     rows = [(name, a, b, f"{b - a:+,}") for name, (a, b) in counts.items()]
     show_table(f"{before} -> {after}", ("what", before, after, "change"), rows)
-    console = Console()
-    console.print(f"{found.added:,} added, {found.removed:,} removed, {found.relabelled:,} relabelled")
-    console.print(f"{found.unchanged:,} unchanged")
+    say(f"{found.added:,} added, {found.removed:,} removed, {found.relabelled:,} relabelled")
+    say(f"{found.unchanged:,} unchanged")
     if found.moved:
-        console.print(f"[red]{found.moved:,} rows moved to another split[/]")
+        show_line("[red]{moved:,} rows moved to another split[/]", moved=found.moved)
 
 
 @app.command()
@@ -180,7 +183,7 @@ def checkout(
     from services.dataset import checkout_version
 
     folder = checkout_version(place, version, into)
-    Console().print(f"[green]Version {version}[/] is in {folder}")
+    show_line("[green]Version {version}[/] is in {folder}", version=version, folder=folder)
 
 
 def _summary(version: Version) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from fleetloop.options import HERE, AsJson, Place, print_json, show_table
+from fleetloop.options import HERE, AsJson, Place
+from fleetloop.terminal import print_json, say, show_table
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="List rejected records, and replay them after a fix."
@@ -35,13 +34,13 @@ def list_(
             row["reason"],
             row["vehicle_id"] or "-",
             row["value_bytes"],
-            escape(row["detail"][:200]),
+            row["detail"][:200],
         )
         for row in found.letters
     ]
     headings = ("place", "reason", "vehicle", "bytes", "detail")
     show_table(f"{found.count:,} dead letters", headings, rows)
-    Console().print("  ".join(f"{name}: {count:,}" for name, count in found.by_reason.items()))
+    say("  ".join(f"{name}: {count:,}" for name, count in found.by_reason.items()))
 
 
 @app.command()
@@ -54,6 +53,6 @@ def replay(place: Place = HERE, reason: str = _REASON, as_json: AsJson = False) 
         print_json(report.to_json())
         return
     still = ", ".join(f"{name} {count:,}" for name, count in report.still_rejected.items()) or "none"
-    Console().print(
+    say(
         f"tried {report.tried:,}: landed {report.landed:,}, resent {report.resent:,}, still rejected: {still}"
     )

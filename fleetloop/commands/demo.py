@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from fleetloop.options import AsJson, print_json
+from fleetloop.options import AsJson
+from fleetloop.terminal import Terminal, TextTable, print_json, styled
 
 app = typer.Typer(add_completion=False)
 
@@ -42,7 +40,7 @@ def demo(
     from fleetloop.demo.run import DemoOptions, prepare_only, run_demo
     from foundation.errors import GuaranteeBrokenError
 
-    console = Console(file=sys.stderr if as_json else sys.stdout)
+    console = Terminal(file=sys.stderr if as_json else sys.stdout)
     options = DemoOptions(
         out=out, dataset=dataset, data=data, bootstrap=bootstrap, seed=seed, scale=scale, label_budget=labels,
         wheel_folder=wheel_folder,
@@ -62,9 +60,9 @@ def demo(
         )
 
 
-def _show(console: Console, result: dict[str, Any], out: Path) -> None:
+def _show(console: Terminal, result: dict[str, Any], out: Path) -> None:
     accuracy = result["accuracy"]
-    table = Table(title=f"Accuracy on {accuracy['n']} held-out images", title_justify="left")
+    table = TextTable(title=f"Accuracy on {accuracy['n']:d} held-out images", title_justify="left")
     for heading in ("slice", "n", "before", "after", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "slice" else "right")
     rows = [("all", {**accuracy, "interval": accuracy["interval_after"]}), *accuracy["by_class"].items()]
@@ -91,18 +89,20 @@ def _show(console: Console, result: dict[str, Any], out: Path) -> None:
             f"{vehicle['id']} runs {vehicle['model']} after {vehicle['swaps']} swaps, {vehicle['rollbacks']} rollbacks"
         )
     for release in result["releases"]:
-        console.print(f"release [bold]{release['id']}[/]: {release['outcome']}")
-    evidence = Table.grid(padding=(0, 2))
+        console.print(
+            styled("release [bold]{id}[/]: {outcome}", id=release["id"], outcome=release["outcome"])
+        )
+    evidence = TextTable.grid(padding=(0, 2))
     evidence.add_column(no_wrap=True)
     evidence.add_column(no_wrap=True)
     evidence.add_column(ratio=1)
     for g in result["guarantees"]:
-        state = Text("held", "green") if g["held"] else Text("BROKEN", "red")
-        evidence.add_row(state, f"G{g['number']}", Text(g["evidence"]))
+        state = styled("[green]held[/]") if g["held"] else styled("[red]BROKEN[/]")
+        evidence.add_row(state, f"G{g['number']}", g["evidence"])
     console.print(evidence, width=min(console.width, EVIDENCE_COLUMNS), highlight=False)
-    console.print(
-        f"[bold]{out / 'report.html'}[/]  [bold]{out / 'result.json'}[/]  ({result['seconds']['total']:.0f} s)"
-    )
+    seconds = result["seconds"]["total"]
+    files = {"report": out / "report.html", "result": out / "result.json"}
+    console.print(styled("[bold]{report}[/]  [bold]{result}[/]  ({seconds:.0f} s)", **files, seconds=seconds))
 
 
 def _pct(ratio: float) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from fleetloop.options import AsJson, MaybePlace, print_json, show_table
+from fleetloop.options import AsJson, MaybePlace
+from fleetloop.terminal import print_json, say, show_table, styled
 
 app = typer.Typer(add_completion=False)
 
@@ -32,11 +31,11 @@ def doctor(
     else:
         rows = []
         for f in found.findings:
-            mark = "[green]ok[/]" if f.ok else ("[red]missing[/]" if f.required else "[yellow]absent[/]")
-            cells = (f.name, f.found, f.needed_for, "" if f.ok else f.mend)
-            rows.append((mark, *(escape(cell) for cell in cells)))
+            absent = styled("[red]missing[/]") if f.required else styled("[yellow]absent[/]")
+            mark = styled("[green]ok[/]") if f.ok else absent
+            rows.append((mark, f.name, f.found, f.needed_for, "" if f.ok else f.mend))
         show_table("fleetloop doctor", ("", "what", "found", "needed for", "how to fix it"), rows)
         where = "no source tree: searched" if found.source_tree is None else "run from the source tree"
-        Console().print(f"{where} {found.looked_in}", soft_wrap=True, markup=False)
+        say(f"{where} {found.looked_in}")
     if not found.is_ok:
         raise typer.Exit(1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
 
 from fleetloop.options import HERE, AsJson, Place, record, words
+from fleetloop.terminal import print_json, say
 from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError
 
@@ -48,4 +48,4 @@ def enroll(
         }
         told = f"{vehicle} is enrolled with key {done.key_id}; its state is in {state}"
     record(place, f"{'Revoke' if revoke else 'Enrol'} {vehicle}")
-    print(json.dumps(document, sort_keys=True, indent=2) if as_json else told)
+    print_json(document) if as_json else say(told)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record, show_table
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, show, show_table
 from foundation.errors import RejectedError
 
 app = typer.Typer(add_completion=False)
@@ -35,8 +35,11 @@ def evaluate(
         for name, values in found["evaluation"]["summary"].items():
             estimate, low, high = (100 * v for v in values["difference"])
             before, after = (f"{values[word]:.1%}" for word in ("before", "after"))
-            rows.append((name, values["n"], before, after, rf"{estimate:+.1f} \[{low:+.1f}, {high:+.1f}]"))
+            rows.append((name, values["n"], before, after, f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"))
         show_table("", ("slice", "n", "before", "after", "difference"), rows)
-        Console().print(f"gate {'[green]passed' if gate['passed'] else '[red]refused'}[/]: {gate['reason']}")
+        if gate["passed"]:
+            show("gate [green]passed[/]: {reason}", reason=gate["reason"])
+        else:
+            show("gate [red]refused[/]: {reason}", reason=gate["reason"])
     if require_pass and not gate["passed"]:
         raise RejectedError(f"the gate refused: {gate['reason']}", reason="gate_refused")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -20,8 +18,8 @@ from fleetloop.options import (
     Processes,
     RunnerName,
     Workers,
-    print_json,
 )
+from fleetloop.terminal import Cell, print_json, say, show_table, styled
 from schemas.wire import TOPICS
 
 if TYPE_CHECKING:
@@ -71,42 +69,44 @@ def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
         job,
         stop,
         poll_s=poll_s,
-        on_report=lambda report: print(
-            json.dumps(report.to_json(), sort_keys=True), file=sys.stderr, flush=True
-        ),
-        on_wait=lambda error: print(f"waiting: {error}", file=sys.stderr),
+        on_report=lambda report: print_json(report.to_json(), indent=None, err=True),
+        on_wait=lambda error: say(f"waiting: {error}", err=True),
     )
 
 
 def _print(report: IngestReport) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"{report.topic} -> lake version {report.version_after}", title_justify="left")
-    for heading in ("what", "count"):
-        table.add_column(heading, justify="right" if heading == "count" else "left")
-    table.add_row("offsets read", f"{report.offsets:,}")
-    table.add_row("landed", f"{report.landed:,}")
-    table.add_row("resent", f"{report.resent:,}")
+    rows: list[tuple[Cell, Cell]] = [
+        ("offsets read", report.offsets),
+        ("landed", report.landed),
+        ("resent", report.resent),
+    ]
     for reason, count in report.rejected.items():
-        table.add_row(f"rejected: {reason}", f"[yellow]{count:,}[/]")
+        rows.append((f"rejected: {reason}", styled("[yellow]{count:,}[/]", count=count)))
     for lost in report.lost:
-        table.add_row(f"[red]lost ({lost.reason})[/]: partition {lost.partition} [{lost.begin}, {lost.end})",
-                      f"[red]{lost.end - lost.begin:,}[/]")  # fmt: skip
-    for gone in report.topics_gone:
-        table.add_row(f"[red]{escape(gone.describe(report.cluster))}[/]", "")
-    if report.gap_offsets:
-        table.add_row("gaps (transaction markers, aborted records)", f"{report.gap_offsets:,}")
-    for unread in report.unread:
-        table.add_row(f"[red]not read[/]: partition {unread.partition} from {unread.begin}: {unread.why}", "")
-    for waiting in report.waiting:
-        table.add_row(
-            f"[red]behind an open transaction[/]: partition {waiting.partition} [{waiting.begin}, {waiting.end})",
-            f"[red]{waiting.end - waiting.begin:,}[/]",
+        what = styled(
+            "[red]lost ({reason})[/]: partition {partition} {interval}",
+            reason=lost.reason,
+            partition=lost.partition,
+            interval=f"[{lost.begin}, {lost.end})",
         )
-    table.add_row("files", f"{report.files:,}")
-    table.add_row("seconds", f"{report.seconds:.1f}")
-    Console().print(table)
+        rows.append((what, styled("[red]{count:,}[/]", count=lost.end - lost.begin)))
+    rows += [
+        (styled("[red]{what}[/]", what=gone.describe(report.cluster)), "") for gone in report.topics_gone
+    ]
+    if report.gap_offsets:
+        rows.append(("gaps (transaction markers, aborted records)", report.gap_offsets))
+    for unread in report.unread:
+        told = f"partition {unread.partition} from {unread.begin}: {unread.why}"
+        rows.append((styled("[red]not read[/]: {told}", told=told), ""))
+    for waiting in report.waiting:
+        told = f"partition {waiting.partition} [{waiting.begin}, {waiting.end})"
+        rows.append(
+            (
+                styled("[red]behind an open transaction[/]: {told}", told=told),
+                styled("[red]{count:,}[/]", count=waiting.end - waiting.begin),
+            )
+        )
+    rows += [("files", report.files), ("seconds", f"{report.seconds:.1f}")]
+    show_table(f"{report.topic} -> lake version {report.version_after}", ("what", "count"), rows)
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", err=True)

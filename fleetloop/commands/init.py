@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fleetloop.options import AsJson, print_json, words
+from fleetloop.options import AsJson, words
+from fleetloop.terminal import print_json, show
 
 app = typer.Typer(add_completion=False)
 
@@ -38,9 +38,6 @@ def init(
         document = {"workspace": str(place.root), "keys": str(place.keys_path)}
         print_json(document)
         return
-    console = Console()
-    console.print(f"[green]Workspace[/] {place.root}")
-    console.print(f"[green]Private keys[/] {place.keys_path} (move offline/ off this machine)")
-    console.print(
-        "Next: [bold]fleetloop enroll[/], then [bold]fleetloop ingest[/] and [bold]fleetloop curate[/]."
-    )
+    show("[green]Workspace[/] {root}", root=place.root)
+    show("[green]Private keys[/] {keys} (move offline/ off this machine)", keys=place.keys_path)
+    show("Next: [bold]fleetloop enroll[/], then [bold]fleetloop ingest[/] and [bold]fleetloop curate[/].")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record, show_table
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say, show_table
 
 app = typer.Typer(
     add_completion=False,
@@ -54,7 +55,7 @@ def rotate(role: str, place: Place = HERE, as_json: AsJson = False) -> None:
         news = {"key_id": done.key_id} if done.root_version is None else {"root_version": done.root_version}
         print_json({"role": role, **news})
         return
-    typer.echo(f"the key of {role} was replaced; the old key file is trusted no more")
+    say(f"the key of {role} was replaced; the old key file is trusted no more")
 
 
 @app.command()
@@ -67,4 +68,4 @@ def refresh(place: Place = HERE, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"signed": list(signed)})
         return
-    typer.echo(f"signed again: {', '.join(signed)}")
+    say(f"signed again: {', '.join(signed)}")

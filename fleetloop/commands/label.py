@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fleetloop.options import (
     HERE,
@@ -17,9 +16,8 @@ from fleetloop.options import (
     Processes,
     RunnerName,
     Workers,
-    print_json,
-    show_table,
 )
+from fleetloop.terminal import print_json, show, show_table
 
 app = typer.Typer(add_completion=False)
 
@@ -55,7 +53,11 @@ def label(
     rows += [(f"requested: {arm}", number) for arm, number in result.arms.items()]
     rows += [(f"answered: {name}", number) for name, number in result.classes.items()]
     show_table(f"Label request {result.request_id}", ("what", "frames"), rows)
-    Console().print(
-        f"[green]Cost[/] {result.cost:g} for {result.answered:,} of {result.asked:,} frames "
-        f"({result.payload_bytes:,} bytes); the budget is {budget:,}"
+    show(
+        "[green]Cost[/] {cost:g} for {answered:,} of {asked:,} frames ({size:,} bytes); the budget is {budget:,}",
+        cost=result.cost,
+        answered=result.answered,
+        asked=result.asked,
+        size=result.payload_bytes,
+        budget=budget,
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +72,7 @@ def import_(
         print_json(asdict(found))
         return
     for line in lines(found):
-        typer.echo(line)
+        say(line)
 
 
 def lines(found: ImportedLabels) -> list[str]:

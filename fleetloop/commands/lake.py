@@ -6,9 +6,9 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fleetloop.options import HERE, AsJson, Place, print_json, show_table
+from fleetloop.options import HERE, AsJson, Place
+from fleetloop.terminal import print_json, say, show_table
 
 app = typer.Typer(
     add_completion=False,
@@ -67,7 +67,7 @@ def trim(place: Place = HERE, dry_run: DryRun = False, as_json: AsJson = False) 
         print_json({"dry_run": dry_run, "tables": rows})
         return
     for name, each in done.items():
-        Console().print(f"{name}: {each.log_entries:,} log entries {_removed(dry_run)}")
+        say(f"{name}: {each.log_entries:,} log entries {_removed(dry_run)}")
 
 
 @app.command()
@@ -92,7 +92,7 @@ def vacuum(
         print_json({"dry_run": dry_run, "older_than_days": older_than_days, "tables": rows})
         return
     for name, each in done.items():
-        Console().print(f"{name}: {len(each.files):,} files {_removed(dry_run)}")
+        say(f"{name}: {len(each.files):,} files {_removed(dry_run)}")
 
 
 def _removed(dry_run: bool) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fleetloop.options import AsJson, print_json
+from fleetloop.options import AsJson
+from fleetloop.terminal import print_json, say
 from foundation.clock import SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 
@@ -43,13 +44,13 @@ def migrate(
         print_json({**asdict(done), "git": recorded and asdict(recorded)})
     else:
         for each in done.steps:
-            typer.echo(f"{'done' if done.is_done else 'to do'}: {each.name} {each.what}")
+            say(f"{'done' if done.is_done else 'to do'}: {each.name} {each.what}")
         for each in done.by_hand:
-            typer.echo(f"by hand: {each.name} {each.what}")
+            say(f"by hand: {each.name} {each.what}")
         if not (done.steps or done.by_hand or done.unreadable):
-            typer.echo("nothing to migrate")
+            say("nothing to migrate")
         if recorded is not None and recorded.why:
-            typer.echo(f"git: {recorded.why}")
+            say(f"git: {recorded.why}")
     if done.unreadable:
         words = "; ".join(f"{each.name}: {each.what}" for each in done.unreadable)
         raise CorruptError(f"nothing was changed, because this cannot be read: {words}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record, words
+from fleetloop.options import HERE, AsJson, Place, record, words
+from fleetloop.terminal import print_json, say
 from foundation.errors import MisconfiguredError
 
 if TYPE_CHECKING:
@@ -141,12 +141,12 @@ def import_(
         print_json(document)
         return
     for line in found.taken:
-        typer.echo(f"taken: {line}")
+        say(f"taken: {line}")
     for line in found.warnings:
-        typer.echo(f"warning: {line}")
+        say(f"warning: {line}")
     for picture, told in found.seen:
-        typer.echo(f"{picture}: {told}")
-    typer.echo(
+        say(f"{picture}: {told}")
+    say(
         f"registered {found.name} ({found.digest[:12]}) as {found.path}; enrol a vehicle with --model {found.path}"
     )
 
@@ -163,17 +163,11 @@ def show(
 
     found = read_model(place, model)
     if as_json:
-        print(
-            json.dumps(
-                {"digest": found.digest, "contract": to_document(found.contract)},
-                indent=2,
-                sort_keys=True,
-            )
-        )
+        print_json({"digest": found.digest, "contract": to_document(found.contract)})
         return
     for line in lines(found.contract):
-        typer.echo(line)
-    typer.echo(f"{len(found.data):,} bytes, sha256 {found.digest}")
+        say(line)
+    say(f"{len(found.data):,} bytes, sha256 {found.digest}")
 
 
 def lines(contract: ModelContract) -> list[str]:

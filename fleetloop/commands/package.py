@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json
+from fleetloop.options import HERE, AsJson, Place
+from fleetloop.terminal import print_json, say
 
 app = typer.Typer(add_completion=False)
 
@@ -19,8 +20,8 @@ def package(place: Place = HERE, as_json: AsJson = False) -> None:
         print_json(document)
         return
     gate = document["gate"]
-    typer.echo(
+    say(
         f"packaged {document['model_name']} ({document['model_bytes']} "
         f"bytes, sha256 {document['model_digest']})"
     )
-    typer.echo(f"gate {'passed' if gate['passed'] else 'refused'}: {gate['reason']}")
+    say(f"gate {'passed' if gate['passed'] else 'refused'}: {gate['reason']}")

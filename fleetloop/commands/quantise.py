@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say
 
 app = typer.Typer(add_completion=False)
 
@@ -19,11 +20,11 @@ def quantise(place: Place = HERE, as_json: AsJson = False) -> None:
     if as_json:
         print_json(report)
         return
-    typer.echo(f"int8 for {report['target']}: {report['int8_bytes']} bytes (fp32 {report['fp32_bytes']})")
+    say(f"int8 for {report['target']}: {report['int8_bytes']} bytes (fp32 {report['fp32_bytes']})")
     providers = ", ".join(report["allowed_providers"])
-    typer.echo(f"runs on {providers}; falls back to the CPU: {report['cpu_fallback']}")
+    say(f"runs on {providers}; falls back to the CPU: {report['cpu_fallback']}")
     for entry in report["parity"]:
-        typer.echo(
+        say(
             f"{entry['reference']} and {entry['compared']}: "
             f"{entry['agreement_ratio']:.2%} of {entry['rows']} answers "
             f"agree, largest difference of a logit {entry['max_difference']:.3g}"

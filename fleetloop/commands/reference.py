@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fleetloop.options import HERE, AsJson, Place, print_json
+from fleetloop.options import HERE, AsJson, Place
+from fleetloop.terminal import print_json, show
 
 app = typer.Typer(
     add_completion=False,
@@ -42,14 +42,16 @@ def add(
     from services.reference import add_reference
 
     found = add_reference(place, source, labels=labels)
-    added, console = found.added, Console()
+    added = found.added
     refused = [f"{each.where}: {each.reason} {each.value}".rstrip() for each in found.refused]
     if as_json:
         print_json(asdict(added) | {"refused": refused})
         return
-    console.print(
-        f"[green]Added[/] {added.added:,} pictures, {added.known:,} were known (reference version {added.version})"
+    show(
+        "[green]Added[/] {added:,} pictures, {known:,} were known (reference version {version})",
+        added=added.added,
+        known=added.known,
+        version=added.version,
     )
     for line in (*added.unreadable, *refused):
-        console.print("[yellow]left out[/] ", end="")
-        console.print(line, markup=False)
+        show("[yellow]left out[/] {line}", line=line)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record, say_notice, show_table
+from fleetloop.options import HERE, AsJson, Place, record, say_notice
+from fleetloop.terminal import print_json, say, show_table
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Sign and publish a release; list what was released."
@@ -55,18 +56,16 @@ def create(
     published = create_release(place, request)
     say_notice(published.notified)
     if published.note:
-        typer.echo(published.note, err=True)
+        say(published.note, err=True)
     done = published.release
     record(place, f"Release {done.release_id}")
     if as_json:
         document = dataclasses.asdict(done) | {"notified": published.notified.is_sent}
         print_json(document)
         return
-    typer.echo(
-        f"release {done.release_id}: {done.model_name}, {done.model_bytes} bytes, sha256 {done.model_digest}"
-    )
+    say(f"release {done.release_id}: {done.model_name}, {done.model_bytes} bytes, sha256 {done.model_digest}")
     if done.gate.override is not None:
-        typer.echo(f"the gate refused it; {done.gate.override.by} let it pass: {done.gate.override.why}")
+        say(f"the gate refused it; {done.gate.override.by} let it pass: {done.gate.override.why}")
 
 
 @app.command("list")

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fleetloop.options import (
     HERE,
     AsJson,
     Bootstrap,
     Place,
-    print_json,
     record,
     say_notice,
-    show_table,
     words,
 )
+from fleetloop.terminal import print_json, say, show_table
 from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate
 
 if TYPE_CHECKING:
@@ -157,18 +154,17 @@ def status(
         more = {"other_roles": {name: _document(found[name]) for name in others}}
         print_json(_document(found[first]) | more)
         return
-    console = Console()
     shown = ("plan_id", "wave", "outcome", "model_name", "model_state", "swaps", "rollbacks", "reason")
     rows = []
     for name, each in found.items():
         for line in each.plans:
             sizes = ", ".join(f"{wave.number}: {wave.exact_count}" for wave in line.plan.waves)
             told = f"{line.plan.plan_id}  {name}  {line.plan.state}  open waves {sizes}"
-            console.print(f"{told}  {line.verdict or ''}  {line.halt_reason}".rstrip())
+            say(f"{told}  {line.verdict or ''}  {line.halt_reason}".rstrip())
         vehicles = {vehicle: _vehicle_row(said) for vehicle, said in each.vehicles.items()}
         rows += [(vehicle, name, *(row[key] for key in shown)) for vehicle, row in vehicles.items()]
     for trouble in next(iter(found.values())).unreadable:
-        typer.echo(trouble.why, err=True)
+        say(trouble.why, err=True)
     headings = (
         "vehicle",
         "role",
@@ -215,7 +211,7 @@ def history(
         ]  # fmt: skip
     show_table("which vehicle ran which model when (vehicles' clocks)", headings, rows)
     for trouble in found.unreadable:
-        typer.echo(f"not read: {trouble.why}", err=True)
+        say(f"not read: {trouble.why}", err=True)
 
 
 def _document(found: RolloutStatus) -> dict[str, Any]:
@@ -246,7 +242,7 @@ def _vehicle_row(vehicle: VehicleStatus) -> dict[str, Any]:
 def _changed(done: PlanChanged, as_json: bool, told: str) -> None:
     say_notice(done.notified)
     document = dataclasses.asdict(done.plan) | {"notified": done.notified.is_sent}
-    print(json.dumps(document, sort_keys=True, indent=2) if as_json else told)
+    print_json(document) if as_json else say(told)
 
 
 def _finish(place: Place, step: RolloutStep, as_json: bool, *, is_last_word: bool = False) -> None:
@@ -266,10 +262,10 @@ def _finish(place: Place, step: RolloutStep, as_json: bool, *, is_last_word: boo
         print_json(document)
     else:
         if done.plan.state == COMPLETE and not serving.is_updated:
-            typer.echo(f"the registry's serving model is unchanged: {serving.why}", err=True)
-        typer.echo(f"rollout {done.plan.plan_id} {done.did}: {done.plan.state} {done.reason}".rstrip())
+            say(f"the registry's serving model is unchanged: {serving.why}", err=True)
+        say(f"rollout {done.plan.plan_id} {done.did}: {done.plan.state} {done.reason}".rstrip())
         for each in vehicles:
-            typer.echo(f"  {each['vehicle_id']}  wave {each['wave']}  {each['outcome']}  {each['reason']}")
+            say(f"  {each['vehicle_id']}  wave {each['wave']}  {each['outcome']}  {each['reason']}")
     if serving.trouble is not None:
         raise serving.trouble
     if done.plan.state == HALTED:

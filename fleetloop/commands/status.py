@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from fleetloop.options import HERE, AsJson, Place, print_json
+from fleetloop.options import HERE, AsJson, Place
+from fleetloop.terminal import print_json, show_pairs
 from schemas.roles import SERVING
 
 if TYPE_CHECKING:
@@ -27,10 +26,8 @@ def status(place: Place = HERE, as_json: AsJson = False) -> None:
     if as_json:
         print_json(document)
         return
-    table = Table(title=f"workspace {document.pop('workspace')}", title_justify="left", show_header=False)
-    for name, value in document.items():
-        table.add_row(name.replace("_", " "), _line(value))
-    Console().print(table)
+    title = f"workspace {document.pop('workspace')}"
+    show_pairs(title, [(name.replace("_", " "), _line(value)) for name, value in document.items()])
 
 
 def _document(found: WorkspaceStatus) -> dict[str, Any]:

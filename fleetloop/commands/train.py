@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say
 
 if TYPE_CHECKING:
     from services.training import FirstModel
@@ -72,5 +73,5 @@ def _show(document: dict[str, Any], told: str, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    typer.echo(f"trained {document['model_name']} on {document['rows']} rows in {document['seconds']:.1f} s")
-    typer.echo(told)
+    say(f"trained {document['model_name']} on {document['rows']} rows in {document['seconds']:.1f} s")
+    say(told)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from fleetloop.options import HERE, AsJson, Place, print_json, record
+from fleetloop.options import HERE, AsJson, Place, record
+from fleetloop.terminal import print_json, say, show, show_table, styled
 
 app = typer.Typer(add_completion=False)
 
@@ -30,30 +28,28 @@ def validate(
     else:
         _show(found.report)
         if found.docs is not None:
-            Console().print(f"[green]Data Docs[/] {found.docs}")
+            show("[green]Data Docs[/] {docs}", docs=found.docs)
     if found.failure is not None:
-        print(f"RejectedError: {found.failure}", file=sys.stderr)
+        say(f"RejectedError: {found.failure}", err=True)
         raise typer.Exit(found.failure.exit_code)
 
 
 def _show(report: dict[str, Any]) -> None:
     rows = report["rows"]
     title = f"{rows['judged']:,} rows checked, {rows['in_quarantine']:,} in quarantine"
-    table = Table(title=title, title_justify="left")
-    table.add_column("rule", no_wrap=True)
-    for heading in ("failing", "Great Expectations", "in the shards"):
-        table.add_column(heading, justify="right")
+    counts = []
     for rule in report["rules"]:
-        colour = "red" if rule["failing_in_shards"] else "yellow" if rule["failing_rows"] else "green"
+        failing = rule["failing_rows"]
+        if rule["failing_in_shards"]:
+            told = styled("[red]{n:,}[/]", n=failing)
+        elif failing:
+            told = styled("[yellow]{n:,}[/]", n=failing)
+        else:
+            told = styled("[green]{n:,}[/]", n=failing)
         other = rule["great_expectations_failing_rows"]
-        table.add_row(
-            rule["rule"],
-            f"[{colour}]{rule['failing_rows']:,}[/]",
-            "-" if other is None else f"{other:,}",
-            f"{rule['failing_in_shards']:,}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(
-        "[green]passes[/]" if report["success"] else f"[red]does not pass[/]: {'; '.join(report['failures'])}"
-    )
+        counts.append((rule["rule"], told, "-" if other is None else other, rule["failing_in_shards"]))
+    show_table(title, ("rule", "failing", "Great Expectations", "in the shards"), counts)
+    if report["success"]:
+        show("[green]passes[/]")
+    else:
+        show("[red]does not pass[/]: {failures}", failures="; ".join(report["failures"]))

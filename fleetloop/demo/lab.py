@@ -11,9 +11,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from devservers.child_process import ChildProcess
+from fleetloop.terminal import Terminal, styled
 from foundation.errors import FleetLoopError
 from services.record import record_changes
 from workspace.layout import Workspace
@@ -32,7 +31,7 @@ class Lab:
     out: Path
     seed: int
     scale: float
-    console: Console
+    console: Terminal
     """Shows the progress. It has its own file: what libraries print during a step goes to demo.log."""
     seconds: dict[str, float] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
@@ -80,13 +79,17 @@ class Lab:
         started = time.monotonic()
         self.under_way = title
         self.commands += commands
-        with self.console.status(f"[bold]{title} ..."), (self.out / "demo.log").open("a") as log:
+        with (
+            self.console.status(styled("[bold]{title} ...", title=title)),
+            (self.out / "demo.log").open("a") as log,
+        ):
             with redirect_stdout(log), redirect_stderr(log):
                 yield
             if self.workspace.is_dir():
                 record_changes(self.place, title)
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 2)
-        self.console.print(f"[green]done[/] {title} [dim]({self.seconds[name]:.1f} s)[/]")
+        done = styled("[green]done[/] {title} [dim]({s:.1f} s)[/]", title=title, s=self.seconds[name])
+        self.console.print(done)
 
     def say(self, text: str) -> None:
         """Print a line below the current step."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from connectors.kafka.admin import ensure_topics
 from devservers.embedded_broker import EmbeddedBroker
@@ -33,6 +32,7 @@ from fleetloop.demo.report import write_report
 from fleetloop.demo.result import build_result
 from fleetloop.demo.sources import ImageSource, load_gtsrb, load_traffic_lights
 from fleetloop.demo.uplink import Uplink
+from fleetloop.terminal import Terminal
 from foundation.clock import SystemClock
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import write_atomic, write_json_atomic
@@ -77,7 +77,7 @@ class DemoOptions:
     wheel_folder: Path
 
 
-def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
+def run_demo(options: DemoOptions, console: Terminal) -> dict[str, Any]:
     """Run the whole loop and write result.json and report.html into `options.out`. Returns the result.
 
     A run that fails leaves a result.json as well: with the error, the steps done, and no guarantees.
@@ -127,7 +127,7 @@ def _write_broken_off(lab: Lab, source: ImageSource, error: str) -> None:
     write_json_atomic(lab.out / "result.json", {"format": 1, **known})
 
 
-def prepare_only(options: DemoOptions, console: Console) -> Path:
+def prepare_only(options: DemoOptions, console: Terminal) -> Path:
     """Write the drives, the labels and the images of v1, and nothing else: the start of the tutorial."""
     source = load_source(options)
     _clear(options.out)
