@@ -2,14 +2,20 @@
 
 A vehicle is healthy if its newest signed report, received since the wave was opened and within the gate's time limit, says
 that it runs the release in the role, past its probation and within the bounds of the gate. Any other state is waiting or
-a breach; one breach halts the rollout. Times are those of reception by the fleet's clock, because a vehicle's clock
-cannot be trusted.
+a breach, and waiting becomes a breach at a deadline. Times are those of reception by the fleet's clock, because a
+vehicle's clock cannot be trusted.
+
+Whether breaches halt the rollout depends on how many vehicles it has reached: they are tolerated only if their share of
+these vehicles is below `HealthGate.max_failing_ratio` with a confidence of 95 % (one-sided upper bound of Clopper and
+Pearson). With 2 % that is none of up to 235 vehicles, 1 of 236 and 12 of 1,000, so a
+canary wave stays strict, and a single vehicle that lies or is broken neither halts nor stalls a large rollout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import exp, fsum, lgamma, log, log1p
 from typing import Literal
 
 from schemas.documents import HealthGate, Release
@@ -17,8 +23,18 @@ from schemas.reasons import ModelState, RolloutOutcome
 from schemas.roles import SERVING
 
 BREACHES = frozenset(
-    {RolloutOutcome.REFUSED, RolloutOutcome.ROLLED_BACK, RolloutOutcome.UNHEALTHY, RolloutOutcome.SILENT}
+    {
+        RolloutOutcome.REFUSED,
+        RolloutOutcome.ROLLED_BACK,
+        RolloutOutcome.UNHEALTHY,
+        RolloutOutcome.SILENT,
+        RolloutOutcome.LATE,
+    }
 )
+_DOUBT = 0.05
+"""One minus the confidence of both bounds."""
+_FEWEST_TO_HALT_EARLY = 2
+"""Why not one? The first vehicle to report in a large wave would halt it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +74,14 @@ class VehicleVerdict:
 
 @dataclass(frozen=True, slots=True)
 class WaveVerdict:
-    """The verdict on all vehicles exposed so far; `healthy` only if each of them is."""
+    """The verdict on all vehicles exposed so far; `healthy` only if each of them is, or is a tolerated breach."""
 
     verdict: Literal["waiting", "healthy", "breached"]
     vehicles: tuple[VehicleVerdict, ...]
 
     @property
     def breaches(self) -> tuple[VehicleVerdict, ...]:
-        """The vehicles because of which the rollout must halt."""
+        """The failing vehicles: because of them the rollout must halt (`breached`), or it goes on without them."""
         return tuple(vehicle for vehicle in self.vehicles if vehicle.outcome in BREACHES)
 
 
@@ -87,10 +103,38 @@ def judge_waves(
         for number, (opened_ns, members) in sorted(waves.items())
         for vehicle in sorted(members)
     ]
-    if any(each.outcome in BREACHES for each in found):
+    failing = sum(each.outcome in BREACHES for each in found)
+    waiting = sum(each.outcome is RolloutOutcome.WAITING for each in found)
+    if failing and _must_halt(failing, len(found) - waiting, len(found), gate.max_failing_ratio):
         return WaveVerdict("breached", tuple(found))
-    is_healthy = bool(found) and all(each.outcome is RolloutOutcome.ACTIVATED for each in found)
-    return WaveVerdict("healthy" if is_healthy else "waiting", tuple(found))
+    return WaveVerdict("healthy" if found and not waiting else "waiting", tuple(found))
+
+
+def _must_halt(failing: int, decided: int, exposed: int, tolerated_ratio: float) -> bool:
+    """Return whether too many vehicles fail: of all, even if the undecided were healthy, or plainly of the decided ones."""
+    if not is_tolerable(failing, exposed, tolerated_ratio):
+        return True
+    return failing >= _FEWEST_TO_HALT_EARLY and 1 - _at_most(failing - 1, decided, tolerated_ratio) < _DOUBT
+
+
+def is_tolerable(failing: int, vehicles: int, tolerated_ratio: float) -> bool:
+    """Return whether the share of failing vehicles is below the tolerated one with a confidence of 95 %."""
+    return failing == 0 or _at_most(failing, vehicles, tolerated_ratio) <= _DOUBT
+
+
+def _at_most(most: int, tries: int, ratio: float) -> float:
+    """Return the probability of at most `most` events in independent tries (the binomial distribution)."""
+    if ratio in (0, 1):
+        return 1.0 if ratio == 0 or most >= tries else 0.0
+    each = (
+        lgamma(tries + 1)
+        - lgamma(n + 1)
+        - lgamma(tries - n + 1)
+        + n * log(ratio)
+        + (tries - n) * log1p(-ratio)
+        for n in range(min(most, tries) + 1)
+    )
+    return fsum(map(exp, each))
 
 
 def judge_vehicle(
@@ -121,7 +165,20 @@ def _outcome(
             RolloutOutcome.SILENT,
             f"no report for {quiet_s:.0f} s; the gate allows {gate.report_within_s:.0f} s",
         )
-    if report is None or heard_ns is None:
+    outcome, reason = _of_report(release, gate, report if heard_ns is not None else None)
+    open_s = (now_ns - opened_ns) / 1e9
+    if outcome is RolloutOutcome.WAITING and open_s > gate.settle_within_s:
+        return (
+            RolloutOutcome.LATE,
+            f"{reason}, {open_s:.0f} s after its wave was opened; the gate allows {gate.settle_within_s:.0f} s",
+        )
+    return outcome, reason
+
+
+def _of_report(
+    release: Release, gate: HealthGate, report: VehicleReport | None
+) -> tuple[RolloutOutcome, str]:
+    if report is None:
         return RolloutOutcome.WAITING, "has not reported since the wave opened"
     if report.model_digest != release.model_digest:
         return RolloutOutcome.WAITING, f"still serves {report.model_name}"

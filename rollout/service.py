@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
 
 from foundation.clock import Clock
-from foundation.documents import DocumentType, build, plain
+from foundation.documents import build, plain
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError, RetryLaterError
-from foundation.files import MAX_FILE_BYTES, read_document, write_document
+from foundation.files import read_document, write_document
 from rollout.health import VehicleReport, WaveVerdict, judge_waves
-from rollout.plan import EVERYBODY, PlannedWave, cut_waves, eligible, parse_sizes
+from rollout.plan import EVERYBODY, cut_waves, eligible, parse_sizes
+from rollout.plan_state import STATES, LeftOut, PlanState, PlanStates
 from rollout.release import find_release
 from rollout.repository import Repository
 from schemas.documents import (
@@ -35,30 +35,6 @@ from schemas.documents import (
 )
 from schemas.downlink import PLANS_KEY, index_targets
 from schemas.roles import SERVING
-
-
-@dataclass(frozen=True, slots=True)
-class PlanState:
-    """The state of a plan beyond the signed document."""
-
-    plan_id: str
-    waves: tuple[PlannedWave, ...]
-    opened_ns: tuple[int, ...]
-    covers_all: bool
-    """Whether the waves hold every vehicle that was eligible at the start; then the completed plan covers later ones too."""
-    exclude: tuple[str, ...]
-    """Vehicles that the operator excluded (the signed plan also excludes later enrolments while it runs)."""
-    halt_reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanStates:
-    """The content of state.json: plain objects of `PlanState` by plan_id, each read separately."""
-
-    plans: dict[str, dict[str, Any]]
-
-
-STATES: Final = DocumentType.first("state of the rollouts", PlanStates, max_bytes=MAX_FILE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +122,7 @@ class RolloutService:
     def advance(
         self, reports: Mapping[str, VehicleReport], role: str = SERVING, plan_id: str = ""
     ) -> Advance:
-        """Evaluate once: halt at a breach, open the next wave or complete if all are healthy, otherwise wait.
+        """Evaluate once: halt if too many fail, open the next wave or complete if the rest is healthy, otherwise wait.
 
         Args:
             reports: the newest report about `role` by vehicle.
@@ -161,12 +137,11 @@ class RolloutService:
             return Advance(plan, "nothing", None, f"rollout {plan.plan_id} is {plan.state}")
         verdict = self.verdict_on(plan, reports)
         if verdict.verdict == "breached":
-            first = verdict.breaches[0]
-            reason = f"{first.vehicle_id} {first.outcome}: {first.reason}"
+            reason = _why_halted(verdict)
             return Advance(self.halt(reason, role, plan.plan_id), "halted", verdict, reason)
         if verdict.verdict == "waiting":
             return Advance(plan, "waited", verdict)
-        state = self._state_of(plan)
+        state = self._leave_out(self._state_of(plan), verdict)
         if len(plan.waves) < len(state.waves):
             opened = replace(plan, waves=(*plan.waves, state.waves[len(plan.waves)].wave))
             return Advance(self._publish(plan, opened), "opened", verdict)
@@ -315,6 +290,20 @@ class RolloutService:
                     reason="rollout_running",
                 )
 
+    def _leave_out(self, state: PlanState, verdict: WaveVerdict) -> PlanState:
+        """Record, before the plan goes on, the failing vehicles without which it does."""
+        known = {(each.vehicle_id, each.outcome) for each in state.left_out}
+        now_ns = self._clock.now_ns()
+        news = tuple(
+            LeftOut(each.vehicle_id, each.wave, each.outcome, each.reason, now_ns)
+            for each in verdict.breaches
+            if (each.vehicle_id, each.outcome) not in known
+        )
+        if news:
+            state = replace(state, left_out=(*state.left_out, *news))
+            self._save(state)
+        return state
+
     def _completed(self, plan: RolloutPlan, state: PlanState) -> RolloutPlan:
         done = plan.with_state(COMPLETE)
         if not state.covers_all:
@@ -344,6 +333,12 @@ class RolloutService:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         held = read_document(self._path, STATES).plans if self._path.exists() else {}
         write_document(self._path, STATES, PlanStates({**held, state.plan_id: plain(state)}))
+
+
+def _why_halted(verdict: WaveVerdict) -> str:
+    first, others = verdict.breaches[0], len(verdict.breaches) - 1
+    told = f"{first.vehicle_id} {first.outcome}: {first.reason}"
+    return f"{told} (and {others} more of {len(verdict.vehicles)} vehicles)" if others else told
 
 
 Listen = Callable[[], Mapping[str, VehicleReport]]

@@ -162,12 +162,18 @@ class Wave:
 
 @dataclass(frozen=True, slots=True)
 class HealthGate:
-    """The conditions for the next wave. A vehicle without a report for `report_within_s` seconds is not healthy."""
+    """The conditions for the next wave. A vehicle without a report for `report_within_s` seconds is not healthy.
+
+    Nor is one that reports but is not past its probation with the release `settle_within_s` seconds after its wave was
+    opened. Failing vehicles are tolerated where their share is below `max_failing_ratio` with a confidence of 95 %.
+    """
 
     min_reports: Count = 1
     max_error_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.0
     max_nan_count: Count = 0
     report_within_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 3600.0
+    settle_within_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 86_400.0
+    max_failing_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.02
 
 
 @dataclass(frozen=True, slots=True)

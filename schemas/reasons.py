@@ -244,3 +244,4 @@ class RolloutOutcome(StrEnum):
     ROLLED_BACK = "rolled_back"
     UNHEALTHY = "unhealthy"
     SILENT = "silent"
+    LATE = "late"

@@ -11,9 +11,10 @@ from foundation.errors import CorruptError, FleetLoopError
 from rollout.fleet import active_vehicles, read_tags
 from rollout.health import VehicleReport, VehicleVerdict
 from rollout.history import HistoryRow, ModelRun
+from rollout.plan_state import LeftOut, PlanState
 from rollout.reports import FleetReports
 from rollout.repository import Repository
-from rollout.service import Advance, PlanState, RolloutService
+from rollout.service import Advance, RolloutService
 from rollout.service import watch as watch_service
 from schemas.documents import COMPLETE, RUNNING, HealthGate, RolloutPlan
 from schemas.roles import SERVING
@@ -79,6 +80,8 @@ class PlanStatus:
     plan: RolloutPlan
     halt_reason: str
     verdict: str | None
+    left_out: tuple[LeftOut, ...] = ()
+    """Failing vehicles without which it went on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class FleetHistory:
     events: tuple[HistoryRow, ...]
     unreadable: tuple[UnreadableRow, ...] = ()
     """Lines of the file that are not an event; they stay in it."""
+    left_out: tuple[tuple[str, LeftOut], ...] = ()
+    """(plan_id, failing vehicle without which this rollout went on), of every plan whose state can be read."""
 
 
 def start(place: Workspace, request: RolloutRequest) -> PlanChanged:
@@ -232,7 +237,8 @@ def _status_of(
     for plan in plans:
         state, said = states[plan.plan_id], verdicts.get(plan.plan_id)
         why = state.halt_reason if state else unreadable.get(plan.plan_id, "")
-        found.append(PlanStatus(plan, why, said.verdict if said else None))
+        left_out = state.left_out if state else ()
+        found.append(PlanStatus(plan, why, said.verdict if said else None, left_out))
     vehicles = {}
     for name in sorted({*newest, *judged}):
         verdict, plan_id = judged.get(name, (None, ""))
@@ -265,8 +271,10 @@ def history(place: Workspace, bootstrap: str = "", *, is_offline: bool = False) 
     reports = open_reports(place)
     if not is_offline:
         hear(place, reports, bootstrap)
-    held = reports.history
-    return FleetHistory(tuple(held.runs()), tuple(held.rows), tuple(held.unreadable))
+    held, service = reports.history, open_service(place)
+    states, _unreadable = _states_of(service, service.plans())
+    left_out = tuple((name, each) for name, state in states.items() if state for each in state.left_out)
+    return FleetHistory(tuple(held.runs()), tuple(held.rows), tuple(held.unreadable), left_out)
 
 
 def open_service(place: Workspace) -> RolloutService:

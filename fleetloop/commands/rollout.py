@@ -55,13 +55,29 @@ def start(
     report_within_s: float = typer.Option(
         3600.0, "--report-within-s", min=1.0, help="A vehicle silent for longer counts as unhealthy."
     ),
+    settle_within_s: float = typer.Option(
+        86_400.0,
+        "--settle-within-s",
+        min=1.0,
+        help="A vehicle that reports but does not run the release past its probation by then counts as unhealthy.",
+    ),
+    max_failing_ratio: float = typer.Option(
+        0.02,
+        "--max-failing-ratio",
+        min=0.0,
+        max=1.0,
+        help="Go on without failing vehicles while their share is below this with a confidence of 95 %; 0: halt at the"
+        " first. With 0.02, at the first of up to 235 vehicles, at the 13th of 1,000.",
+    ),
     place: Place = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Cut the fleet into waves of exactly the given sizes and open the first."""
     from services import rollout as service
 
-    health = HealthGate(min_reports, max_error_ratio, max_nan_count, report_within_s)
+    health = HealthGate(
+        min_reports, max_error_ratio, max_nan_count, report_within_s, settle_within_s, max_failing_ratio
+    )
     request = service.RolloutRequest(
         release_id,
         waves,
@@ -161,6 +177,9 @@ def status(
             sizes = ", ".join(f"{wave.number}: {wave.exact_count}" for wave in line.plan.waves)
             told = f"{line.plan.plan_id}  {name}  {line.plan.state}  open waves {sizes}"
             say(f"{told}  {line.verdict or ''}  {line.halt_reason}".rstrip())
+            for who in line.left_out:
+                why = f"{who.outcome}: {who.reason}"
+                say(f"  went on without {who.vehicle_id} ({_time(who.time_ns)}): {why}")
         vehicles = {vehicle: _vehicle_row(said) for vehicle, said in each.vehicles.items()}
         rows += [(vehicle, name, *(row[key] for key in shown)) for vehicle, row in vehicles.items()]
     for trouble in next(iter(found.values())).unreadable:
@@ -210,6 +229,13 @@ def history(
             for run in found.runs
         ]  # fmt: skip
     show_table("which vehicle ran which model when (vehicles' clocks)", headings, rows)
+    if found.left_out:
+        headings = ["rollout", "wave", "vehicle", "time", "outcome", "reason"]
+        rows = [
+            (plan_id, str(each.wave), each.vehicle_id, _time(each.time_ns), each.outcome, each.reason)
+            for plan_id, each in found.left_out
+        ]
+        show_table("failing vehicles without which a rollout went on", headings, rows)
     for trouble in found.unreadable:
         say(f"not read: {trouble.why}", err=True)
 
@@ -217,7 +243,12 @@ def history(
 def _document(found: RolloutStatus) -> dict[str, Any]:
     return {
         "plans": [
-            dataclasses.asdict(each.plan) | {"halt_reason": each.halt_reason, "verdict": each.verdict}
+            dataclasses.asdict(each.plan)
+            | {
+                "halt_reason": each.halt_reason,
+                "verdict": each.verdict,
+                "left_out": [dataclasses.asdict(who) for who in each.left_out],
+            }
             for each in found.plans
         ],
         "vehicles": {name: _vehicle_row(vehicle) for name, vehicle in found.vehicles.items()},

@@ -252,12 +252,42 @@ def test_a_breach_halts_with_its_own_exit_status_and_says_who_and_why(
     assert canary in desk.run("rollout", "status", "--offline")
 
 
+def test_who_was_left_out_of_a_large_rollout_is_named_in_status_and_history(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"car-{number}" for number in range(236)]
+    monkeypatch.setattr(rollout_service, "active_vehicles", lambda _enrolment: names)
+    desk.release()
+    desk.enrol("car-0")
+    desk.run("rollout", "start", "r2")
+    well = VehicleReport(
+        "car-0", SystemClock().now_ns(), "0" * 16, 1, sha256_hex(V2), "v2", ModelState.SERVING, 3, 100
+    )
+    heard = {name: replace(well, vehicle_id=name) for name in names}
+    heard["car-7"] = replace(heard["car-7"], ends={"r2": ("refused", "too_slow")})
+    monkeypatch.setattr(rollout_service, "hear", lambda *_: heard)
+    assert desk.json("rollout", "advance")["did"] == "completed"
+    (plan,) = desk.json("rollout", "status", "--offline")["plans"]
+    assert [(who["vehicle_id"], who["outcome"], who["reason"]) for who in plan["left_out"]] == [
+        ("car-7", "refused", "too_slow")
+    ]
+    assert "went on without car-7" in desk.run("rollout", "status", "--offline")
+    ((plan_id, who),) = desk.json("rollout", "history", "--offline")["left_out"]
+    assert (plan_id, who["vehicle_id"], who["reason"]) == ("r2.1", "car-7", "too_slow")
+    assert "car-7" in desk.run("rollout", "history", "--offline")
+
+
 def test_a_rollout_is_halted_by_hand_and_history_is_one_document(desk: Desk) -> None:
     desk.enrol("car-1")
     desk.release()
     desk.run("rollout", "start", "r2")
     assert desk.json("rollout", "halt", "--why", "rain")["state"] == "halted"
-    assert desk.json("rollout", "history", "--offline") == {"events": [], "runs": [], "unreadable": []}
+    assert desk.json("rollout", "history", "--offline") == {
+        "events": [],
+        "runs": [],
+        "unreadable": [],
+        "left_out": [],
+    }
     desk.place.rollouts_path.mkdir(exist_ok=True)
     (desk.place.rollouts_path / "history.jsonl").write_text("torn\n")
     assert "line 1 is not JSON" in desk.json("rollout", "history", "--offline")["unreadable"][0]["why"]

@@ -85,11 +85,17 @@ def simulate(folder: Path, seed: int) -> tuple[Lab, list[SimulatedVehicle], int]
     return lab, vehicles, sum(SIZES[:opened])
 
 
+def is_known_bad(exposed: list[SimulatedVehicle]) -> bool:
+    """Whether as many fail as no gate tolerates: any of the 50 canaries, or 2 % of more."""
+    bad = sum(vehicle.breaks or vehicle.is_silent for vehicle in exposed)
+    return bad > 0 if len(exposed) <= 50 else bad >= 0.02 * len(exposed)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_never_more_vehicles_are_exposed_than_the_open_waves_hold(tmp_path: Path, seed: int) -> None:
     lab, vehicles, allowed = simulate(tmp_path, seed)
     exposed = [vehicle for vehicle in vehicles if vehicle.was_exposed]
-    if any(vehicle.breaks or vehicle.is_silent for vehicle in exposed):
+    if is_known_bad(exposed):
         assert lab.service.current().state == HALTED
         plans = lab.service.plans()
         for vehicle in vehicles:
@@ -137,7 +143,7 @@ def test_a_hundred_seeds_of_a_canary_breach(tmp_path: Path) -> None:
     halted = 0
     for seed in range(100, 200):
         lab, vehicles, _allowed = simulate(tmp_path / str(seed), seed)
-        breached = any(v.was_exposed and (v.breaks or v.is_silent) for v in vehicles)
+        exposed = [vehicle for vehicle in vehicles if vehicle.was_exposed]
         halted += lab.service.current().state == HALTED
-        assert lab.service.current().state == HALTED or not breached
+        assert lab.service.current().state == HALTED or not is_known_bad(exposed), seed
     assert halted > 30

@@ -104,7 +104,8 @@ class Run:
     did: list[Did]
     enrolled: list[str]
     last_state: str
-    is_bad: bool
+    bad: int
+    """Vehicles that were exposed and broke or are silent."""
 
 
 def simulate(folder: Path, rng: random.Random) -> Run:
@@ -183,6 +184,6 @@ def simulate(folder: Path, rng: random.Random) -> Run:
     for vehicle in fleet:  # whoever was away comes back when all is over
         act(vehicle, TICKS * TICK_S * 2)
     exposed = {each.vehicle for vehicle in fleet for each in vehicle.did if each.what == "serves"}
-    is_bad = any(vehicle.name in exposed and (vehicle.breaks or vehicle.silent) for vehicle in fleet)
+    bad = sum(vehicle.name in exposed and (vehicle.breaks or vehicle.silent) for vehicle in fleet)
     did = [each for vehicle in fleet for each in vehicle.did]
-    return Run(published, did, enrolled, lab.service.current().state, is_bad)
+    return Run(published, did, enrolled, lab.service.current().state, bad)
