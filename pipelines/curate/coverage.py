@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipelines.curate.fair_shares import DRIVE, VEHICLE, Shares
 from pipelines.curate.near_pairs import rounded_unit
+from pipelines.curate.scores import embedding_form, has_form
 from schemas.reasons import Split
 
 DIMINISHING_POWER = 0.3
@@ -30,7 +32,9 @@ _BLOCK_TRACKS = 1024
 _NOWHERE = ""
 
 
-def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int, repeats: int) -> list[int]:
+def cover(
+    frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int, repeats: int, shares: Shares
+) -> list[int]:
     """Return the row numbers of at most `budget` of `frames`, the most valuable first.
 
     Args:
@@ -38,6 +42,7 @@ def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int,
         labelled: frames with `class_name` and `track_key`; those of test drives do not count as examples.
         limit: labels that any track may have.
         repeats: further labels that a track may have whose class is known from a label.
+        shares: how many labels each vehicle and drive may get.
     """
     examples = labelled.filter(pl.col("split") != str(Split.TEST))
     known = _classes_of_tracks(examples, "class_name")
@@ -65,14 +70,18 @@ def cover(frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, limit: int,
     for heap in heaps.values():
         heapq.heapify(heap)
     chosen: list[int] = []
+    owners = dict(zip(frames["track_key"], zip(frames[VEHICLE], frames[DRIVE], strict=True), strict=True))
+    ledger = shares.ledger()
     while heaps and len(chosen) < budget:
         name = max(sorted(heaps), key=lambda name: -heaps[name][0][0] / (1.0 + has.get(name, 0.0)))
         adds, _, chance, track = heapq.heappop(heaps[name])
-        chosen.append(rows[track].pop())
-        has[name] = has.get(name, 0.0) - adds
-        used[track] += 1
-        if rows[track] and used[track] < most[track]:
-            heapq.heappush(heaps[name], (-_adds(used[track]), doubt[track], chance, track))
+        if ledger.has_room(*owners[track]):
+            ledger.spend(*owners[track])
+            chosen.append(rows[track].pop())
+            has[name] = has.get(name, 0.0) - adds
+            used[track] += 1
+            if rows[track] and used[track] < most[track]:
+                heapq.heappush(heaps[name], (-_adds(used[track]), doubt[track], chance, track))
         if not heaps[name]:
             del heaps[name]
     return chosen
@@ -103,19 +112,16 @@ def _classes_of_tracks(frames: pl.DataFrame, column: str) -> dict[str, str]:
 def _nearest(frames: pl.DataFrame, examples: pl.DataFrame, known: Mapping[str, str]) -> dict[str, str]:
     """Return, for each track without a label, the class of the nearest labelled track, if it is near enough.
 
-    Nearness is the cosine similarity of mean embeddings, all of the model that made most of the candidates' ones;
-    tracks without one are left out.
+    Nearness is the cosine similarity of mean embeddings, all of the form that most vehicles sent; tracks without one
+    are left out.
     """
-    digests = frames["model_digest"].drop_nulls()
-    if digests.is_empty():
+    form = embedding_form(frames)
+    if form is None:
         return {}
-    model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][
-        0
-    ]
     everything = pl.concat(
-        [part.select("track_key", "model_digest", "embedding") for part in (frames, examples)]
+        [part.filter(has_form(form)).select("track_key", "embedding") for part in (frames, examples)]
     )
-    tracks, means = _mean_embeddings(everything.filter(pl.col("model_digest") == model))
+    tracks, means = _mean_embeddings(everything)
     is_known = np.array([track in known for track in tracks], dtype=np.bool_)
     if not is_known.any():
         return {}
@@ -134,12 +140,10 @@ def _nearest(frames: pl.DataFrame, examples: pl.DataFrame, known: Mapping[str, s
 
 
 def _mean_embeddings(frames: pl.DataFrame) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
-    """Return the tracks by name and their mean embeddings as unit vectors, shape (tracks, size)."""
-    frames = frames.filter(pl.col("embedding").list.len() > 0).sort("track_key")
+    """Return the tracks by name and their mean embeddings, all of one size, as unit vectors of shape (tracks, size)."""
+    frames = frames.sort("track_key")
     if frames.is_empty():
         return [], np.zeros((0, 0))
-    size = int(frames["embedding"].list.len().max())
-    frames = frames.filter(pl.col("embedding").list.len() == size)
     rounded = rounded_unit(np.array(frames["embedding"].to_list(), dtype=np.float32)).astype(np.float64)
     tracks, begins = np.unique(frames["track_key"].to_numpy(), return_index=True)
     sums = np.add.reduceat(rounded, begins, axis=0)  # whole numbers: exact in any order

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -123,12 +124,12 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     labelled = rows.filter(usable).sort("payload_sha256", "identity")
     labelled = labelled.unique("payload_sha256", keep="first", maintain_order=True)
     candidates = _askable(rows, params)
-    chosen = _select(candidates, labelled, 0 if budget > 0 else budget, params)
+    chosen = _select(candidates, labelled, 0 if budget > 0 else budget, params, {})
     answers: list[Label] = []
     rounds = params.label.rounds if params.label.strategy is Strategy.COVERAGE else 1
     for number in range(rounds):
         part = -(-(budget - chosen.height) // (rounds - number))
-        more = _select(candidates, labelled, part, params)
+        more = _select(candidates, labelled, part, params, Counter(chosen["vehicle_id"].to_list()))
         if more.is_empty():
             continue
         found = _request(
@@ -153,9 +154,16 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     return chosen, answers
 
 
-def _select(candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: Params) -> pl.DataFrame:
+def _select(
+    candidates: pl.DataFrame,
+    labelled: pl.DataFrame,
+    budget: int,
+    params: Params,
+    taken: Mapping[str, int],
+) -> pl.DataFrame:
     """Run `selection.select` on one class per frame: its own, or of several the rarest."""
-    return select(*with_rarest_class(candidates, labelled, params.task, params.classes), budget, params.label)
+    frames = with_rarest_class(candidates, labelled, params.task, params.classes)
+    return select(*frames, budget, params.label, taken)
 
 
 def _askable(rows: pl.DataFrame, params: Params) -> pl.DataFrame:

@@ -87,6 +87,8 @@ class LabelParams:
     test_ratio: float = setting(0.15, min=0.0, max=1.0)
     """Share of the budget drawn at random among test drives, so that the test set stays an unbiased sample."""
     seed: int = setting(0, min=0)
+    salt: str = ""
+    """A secret of the workspace, so that no vehicle can choose bytes that are drawn by chance."""
     repeats_per_track: int = setting(3, min=0)
     """coverage only: further labels for a track whose class, known from a label, has few."""
     rounds: int = setting(5, min=1, max=100)

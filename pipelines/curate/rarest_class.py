@@ -24,9 +24,13 @@ LABEL, PREDICTION = "class_name", "predicted_class"
 def with_rarest_class(
     candidates: pl.DataFrame, labelled: pl.DataFrame, task: AnyTask, classes: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return both tables with `class_name` of labels and `predicted_class` of predictions; null where there is none."""
+    """Return both tables with `class_name` of labels and `predicted_class` of predictions; null where there is none.
+
+    A predicted class that the contract does not have is none: a vehicle may claim any name, a new one in each frame.
+    """
     if task.label_is_class:
-        return candidates, labelled
+        is_known = pl.col(PREDICTION).is_in(list(classes))
+        return candidates.with_columns(pl.when(is_known).then(PREDICTION).alias(PREDICTION)), labelled
     labels = [task.label_of(value) for value in labelled[task.label_column].to_list()]
     said = [_said(text, task) for text in candidates["predictions_json"].to_list()]
     known = [label for label in said if label is not None]

@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 import polars as pl
 
+from pipelines.curate.fair_shares import DRIVE, VEHICLE, Shares
 from pipelines.curate.near_pairs import rounded_unit
 from pipelines.curate.params import Strategy
 
@@ -25,9 +26,13 @@ _COLUMN = {
 }
 
 
-def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int) -> pl.DataFrame:
-    """Return `candidates` with `worth` (0..1) and `chance` (a hash of seed and payload, for draws and for ties)."""
-    chance = [hashlib.sha256(f"{seed}/{sha}".encode()).hexdigest() for sha in candidates["payload_sha256"]]
+def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int, salt: str = "") -> pl.DataFrame:
+    """Return `candidates` with `worth` (0..1) and `chance`: a hash of seed, salt and payload, for draws and for ties.
+
+    With a salt that no vehicle knows, no vehicle can choose bytes that are drawn.
+    """
+    begin = f"{seed}/{salt}/" if salt else f"{seed}/"
+    chance = [hashlib.sha256(f"{begin}{sha}".encode()).hexdigest() for sha in candidates["payload_sha256"]]
     score = pl.lit(0.0) if strategy is Strategy.RANDOM else pl.col(_COLUMN[strategy])
     return candidates.with_columns(
         score.fill_nan(0.0).fill_null(0.0).clip(0.0, 1.0).alias("worth"),
@@ -35,47 +40,71 @@ def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int) -> pl.Da
     )
 
 
-def farthest_first(candidates: pl.DataFrame, labelled: pl.DataFrame, count: int) -> list[int]:
+def farthest_first(
+    candidates: pl.DataFrame, labelled: pl.DataFrame, count: int, shares: Shares
+) -> list[int]:
     """Return the row numbers of `count` candidates, each the farthest from all labelled and all chosen before it.
 
-    Distances are cosine distances of embeddings of the model that made most of the candidates' ones (candidates
-    without one come last); of equally far ones the first in `candidates` is chosen. (Gonzalez, "Clustering to
-    minimize the maximum intercluster distance", 1985.)
+    Distances are cosine distances of embeddings of one form (candidates without it come last); of equally far ones the
+    first in `candidates` is chosen. No vehicle gets more than its share. (Gonzalez, "Clustering to minimize the
+    maximum intercluster distance", 1985.)
     """
-    digests = candidates["model_digest"].drop_nulls()
-    if count <= 0 or candidates.is_empty() or digests.is_empty():
-        return list(range(min(count, candidates.height)))
-    model = digests.value_counts().sort(["count", "model_digest"], descending=[True, False])["model_digest"][
-        0
-    ]
-    ours, size = _embeddings(candidates, model, 0)
-    seen, _ = _embeddings(labelled, model, size)
+    form = embedding_form(candidates)
+    ours, seen = (_embeddings(frames, form) for frames in (candidates, labelled))
     nearest = np.full(len(ours), np.inf)
     known = np.any(ours != 0, axis=1)
     unit = _unit(ours)
     for other in _unit(seen[np.any(seen != 0, axis=1)]):
         nearest = np.minimum(nearest, 1.0 - unit @ other)
     nearest[~known] = -1.0
+    owners = candidates[VEHICLE].to_numpy(), candidates[DRIVE].to_numpy()
+    ledger = shares.ledger()
     taken: list[int] = []
-    for _ in range(min(count, len(ours))):
-        best = int(np.argmax(nearest))
+    is_open = np.ones(len(ours), np.bool_)
+    while len(taken) < count and is_open.any():
+        best = int(np.argmax(np.where(is_open, nearest, -np.inf)))
+        vehicle, drive = owners[0][best], owners[1][best]
+        if not ledger.has_room(vehicle, drive):
+            beyond = owners[0] == vehicle if ledger.vehicles[vehicle] <= 0 else owners[1] == drive
+            is_open &= ~beyond
+            continue
+        ledger.spend(vehicle, drive)
         taken.append(best)
+        is_open[best] = False
         nearest = np.where(known, np.minimum(nearest, 1.0 - unit @ unit[best]), nearest)
-        nearest[taken] = -np.inf
     return taken
 
 
-def _embeddings(frames: pl.DataFrame, model: str, size: int) -> tuple[np.ndarray, int]:
-    lists = [
-        values if digest == model and values is not None else []
-        for digest, values in zip(frames["model_digest"], frames["embedding"].to_list(), strict=True)
-    ]
-    size = size or max((len(values) for values in lists), default=0)
-    matrix = np.zeros((len(lists), size), dtype=np.float32)
-    for row, values in enumerate(lists):
-        if len(values) == size and size:
-            matrix[row] = values
-    return rounded_unit(matrix), size
+def embedding_form(frames: pl.DataFrame) -> tuple[str, int] | None:
+    """Return the model digest and length of the embeddings that the most vehicles sent; None when there are none.
+
+    Votes are vehicles, not frames, so that no number of records of one vehicle decides for the others. Of equally many
+    vehicles the form with the most frames counts, then the first by name.
+    """
+    sized = frames.select(VEHICLE, "model_digest", pl.col("embedding").list.len().alias("size"))
+    forms = (
+        sized.filter(pl.col("model_digest").is_not_null() & (pl.col("size") > 0))
+        .group_by("model_digest", "size")
+        .agg(pl.col(VEHICLE).n_unique().alias("vehicles"), pl.len().alias("frames"))
+        .sort("vehicles", "frames", "model_digest", "size", descending=[True, True, False, False])
+    )
+    return None if forms.is_empty() else (str(forms["model_digest"][0]), int(forms["size"][0]))
+
+
+def has_form(form: tuple[str, int]) -> pl.Expr:
+    """Return the condition that a frame's embedding is of this form."""
+    digest, size = form
+    return ((pl.col("model_digest") == digest) & (pl.col("embedding").list.len() == size)).fill_null(False)
+
+
+def _embeddings(frames: pl.DataFrame, form: tuple[str, int] | None) -> np.ndarray:
+    """Return the embeddings as rounded unit vectors, shape (frames, size); zeros where a frame has none of this form."""
+    matrix = np.zeros((frames.height, form[1] if form else 0), dtype=np.float32)
+    if form is not None:
+        found = frames.with_row_index("place").filter(has_form(form))
+        if found.height:
+            matrix[found["place"].to_numpy()] = np.array(found["embedding"].to_list(), dtype=np.float32)
+    return rounded_unit(matrix)
 
 
 def _unit(rounded: np.ndarray) -> np.ndarray:

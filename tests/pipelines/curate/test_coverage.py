@@ -32,7 +32,7 @@ def track(
     """One track of near-identical frames; what it looks like is its embedding."""
     rows = [
         {
-            "payload_sha256": f"{name}-{number}", "drive_id": "d", "track_id": name, "split": "train",
+            "payload_sha256": f"{name}-{number}", "vehicle_id": "car", "drive_id": "d", "track_id": name, "split": "train",
             "predicted_class": predicted, "class_name": class_name, "model_digest": "m", "score_entropy": 0.5,
             "score_margin": 0.5, "score_least_confidence": 0.5, "embedding": DIRECTION[looks_like],
             "width_pixels": 32, "height_pixels": 32, **other,

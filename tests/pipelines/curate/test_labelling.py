@@ -93,6 +93,7 @@ def test_the_largest_request_can_be_read_again_and_a_larger_one_is_refused_befor
     longest = "\x01" * MAX_TEXT_CHARS  # six bytes each in JSON
     frame: dict[str, object] = dict.fromkeys(("predicted_class", "drive_id", "track_id"), longest)
     frame |= {
+        "vehicle_id": "v" * 64,
         "payload_sha256": "a" * 64,
         "arm": "strategy",
         "split": "validation",

@@ -16,6 +16,7 @@ from pipelines.curate.selection import SELECTED, select
 
 SCHEMA = {
     "payload_sha256": pl.String,
+    "vehicle_id": pl.String,
     "drive_id": pl.String,
     "track_id": pl.String,
     "split": pl.String,
@@ -36,6 +37,7 @@ def frames(count: int, *, labelled: bool = False, first: int = 0) -> pl.DataFram
         [
             {
                 "payload_sha256": f"{number:064x}",
+                "vehicle_id": "car",
                 "drive_id": f"d{number % 8}",
                 "track_id": f"t{number // 24}",
                 "split": "test" if number % 8 in (0, 1) else "train",
