@@ -34,6 +34,7 @@ from foundation.errors import (
 )
 from foundation.events import EventLog
 from foundation.files import FileLock
+from foundation.private import close_tree_to_others
 from foundation.retry import Backoff
 from foundation.service_manager import ALIVE, READY, notify
 
@@ -329,10 +330,13 @@ def run_agent(config_path: Path, *, until_source_ends: bool = False) -> int:
             f"it must be {enrolled.vehicle_id!r}, as enrolled"
         )
     state.make()
+    closed = close_tree_to_others(state.root)
     clock = SystemClock()
     stop = StopSignal(None)
     stop.install()
     events = EventLog(state.events / "supervisor.jsonl", clock, "supervisor")
+    if closed:
+        events.emit("closed_to_other_accounts", count=closed)
     with FileLock(state.lock_path("supervisor"), wait_s=LOCK_WAIT_S, clock=clock):
         supervisor = Supervisor(settings, config_path.resolve(), clock, events, stop, until_source_ends)
         health = None

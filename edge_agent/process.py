@@ -21,6 +21,7 @@ from foundation.errors import FleetLoopError
 from foundation.events import EventLog
 from foundation.files import FileLock
 from foundation.printable import printable_lines
+from foundation.private import private_umask
 
 LOCK_WAIT_S = 30.0
 """Why a wait: after SIGKILL of the supervisor its children end by themselves, within seconds, before the
@@ -81,6 +82,7 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
     stop = StopSignal(options.parent_pid)
     stop.install()
     clock = SystemClock()
+    private_umask()
     try:
         settings = load_agent_settings(options.config)
         state = StateFolder(settings.state_folder)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from foundation.documents import DocumentType
-from foundation.errors import CorruptError, MisconfiguredError
+from foundation.errors import CorruptError
 from foundation.events import EventLog
 from foundation.files import json_bytes, read_document
+from foundation.private import make_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,13 @@ class StateFolder:
         return self.run / "drain.json"
 
     def make(self) -> None:
-        """Make the folders that the agent writes to. Raises MisconfiguredError when that is not possible."""
+        """Make the folders that the agent writes to, for their owner only, also where they existed before.
+
+        Raises:
+            MisconfiguredError: that is not possible; names the folder.
+        """
         for folder in (self.root, self.spool, self.models, self.trust, self.run, self.events):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise MisconfiguredError(f"state_folder: cannot make {folder}: {error.strerror}") from error
+            make_private(folder)
 
 
 STATUS: Final = DocumentType.first("status", dict[str, Any])

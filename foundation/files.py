@@ -21,6 +21,7 @@ from foundation import syscalls
 from foundation.clock import Clock, SystemClock
 from foundation.documents import DocumentType, parse_json
 from foundation.errors import CorruptError, MisconfiguredError, RetryLaterError
+from foundation.private import FILE_MODE, OTHERS
 
 T = TypeVar("T")
 _LOCK_POLL_S = 0.05
@@ -143,6 +144,8 @@ def _bounded(path: Path | str, max_bytes: int) -> bytes:
 class FileLock:
     """An exclusive lock between processes (fcntl.flock), which the kernel releases when its holder dies.
 
+    Only its owner can open the file, so that no other account can hold the lock.
+
     Args:
         path: the lock file; it holds the pid of its last holder and is never removed.
         wait_s: how long to wait for another holder; 0 tries once.
@@ -160,9 +163,12 @@ class FileLock:
 
     def __enter__(self) -> Self:
         try:
-            fd = syscalls.open(self._path, os.O_RDWR | os.O_CREAT)
+            fd = syscalls.open(self._path, os.O_RDWR | os.O_CREAT, FILE_MODE)
         except OSError as error:
             raise MisconfiguredError(f"cannot open the lock {self._path}: {error.strerror}") from error
+        with suppress(OSError):  # a lock of another account, or on a file system without modes
+            if os.fstat(fd).st_mode & OTHERS:  # of an earlier release: who may read a file may hold its lock
+                os.fchmod(fd, FILE_MODE)
         try:
             self._take(fd)
             os.ftruncate(fd, 0)

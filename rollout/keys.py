@@ -26,6 +26,7 @@ from securesystemslib.signer import CryptoSigner
 
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
+from foundation.private import make_private
 
 PASSPHRASE_VARIABLE = "FLEETLOOP_KEYS_PASSPHRASE"  # noqa: S105 - the name, not the value
 ROOT = "root"
@@ -66,7 +67,7 @@ class KeyStore:
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         folder = self.folder(role)
         for each in (self._path, folder):
-            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(each)
         write_atomic(folder / f"{role}-{signer.public_key.keyid[:8]}.pem", pem, mode=0o600)
         return signer
 

@@ -11,6 +11,7 @@ from edge_agent.models.trust_folder import TrustFolder
 from edge_agent.models.vehicle import Vehicle, read_vehicle, write_vehicle
 from foundation.clock import Clock
 from foundation.errors import MisconfiguredError
+from foundation.private import close_tree_to_others, make_private
 from rollout.fleet import read_tags, write_tags
 from rollout.repository import Repository
 from rollout.service import RolloutService
@@ -48,7 +49,8 @@ def enrol_vehicle(
             f"{state} is the state folder of {read_vehicle(state).vehicle_id}, not {vehicle_id}"
         )
     model_bytes = (model_path or serving_model(place)).read_bytes()
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(state)
+    close_tree_to_others(state)
     key_path = state / "key.pem"
     if not key_path.exists():
         save_key(VehicleKey.generate(), key_path)

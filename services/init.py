@@ -9,6 +9,7 @@ from pathlib import Path
 
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
+from foundation.private import make_private
 from modelkit.tasks import TASKS
 from pipelines.dataset.dvc import DvcRepository
 from schemas.predictions import CLASSIFICATION
@@ -98,7 +99,7 @@ def make_workspace(
         raise MisconfiguredError(f"{root} is a file; a workspace is a folder")
     if root.is_dir() and any(root.iterdir()) and not (root / CONFIG_NAME).is_file():
         raise MisconfiguredError(f"{root} is not empty and not a workspace; name a new or an empty folder")
-    root.mkdir(parents=True, exist_ok=True)
+    make_private(root)
     # First, so that the folder of an interrupted run is recognised as a workspace.
     config = CONFIG.format(
         name=_toml(name or root.name), licence=_toml(licence), provenance=_toml(provenance)

@@ -8,7 +8,7 @@
     reports/    the reports of the stages
     .fleetloop/ locks, caches and unfinished work; may be removed when nothing runs
 Private keys are outside, by default in the sibling folder "<workspace>.keys". This module reads `fleetloop.toml` and
-writes nothing.
+writes nothing; it closes what is there to other accounts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,23 @@ from typing import Any
 from connectors.kafka.settings import KafkaSettings
 from connectors.lake.address import local_folder
 from foundation.errors import MisconfiguredError
+from foundation.private import PASSAGE, close_to_others
 from foundation.settings import load_settings, setting
 
 CONFIG_NAME = "fleetloop.toml"
 KAFKA_SECRETS = ("FLEETLOOP_KAFKA_SASL_PASSWORD", "FLEETLOOP_KAFKA_TLS_KEY_PASSWORD")
 """The environment variables of the secrets of the table [kafka]."""
+PRIVATE_FOLDERS = (
+    ".fleetloop",
+    ".git",
+    ".dvc",
+    "datasets",
+    "models",
+    "reports",
+    "registry/models",
+    "registry/rollouts",
+)
+"""Folders that no other account may enter; `registry/tuf` is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,27 @@ class Workspace:
         workspace = cls(folder, load_settings(WorkspaceSettings, config, env={}))
         # [kafka] is checked now; its secrets are needed only by commands that connect to a broker.
         workspace.kafka(env=dict.fromkeys(KAFKA_SECRETS, "not needed yet"))
+        workspace.close_to_others()
         return workspace
+
+    def close_to_others(self) -> None:
+        """Let no other account read pictures, labels and reports or hold a lock, also in a workspace that was made open.
+
+        A folder of somebody else is left as it is. Mode 0711 of the workspace itself is left, too: by it a web server of
+        another account reaches `registry/tuf`, which is public, and nothing else.
+
+        Raises:
+            MisconfiguredError: the system refuses it; names the folder.
+        """
+        close_to_others(self.root, allowed=PASSAGE)
+        remote = self.root.with_name(f"{self.root.name}.dvc-remote")
+        for folder in (
+            self.lake_path,
+            self.keys_path,
+            remote,
+            *(self.root / name for name in PRIVATE_FOLDERS),
+        ):
+            close_to_others(folder)
 
     @property
     def bootstrap(self) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from fleetloop.terminal import print_json, say, show_pairs, show_table
 from foundation.errors import MisconfiguredError
+from foundation.private import private_umask
 
 app = typer.Typer(
     add_completion=False,
@@ -38,6 +39,7 @@ def run(
         return
     from edge_agent.daemon import run_agent
 
+    private_umask()
     raise typer.Exit(run_agent(config, until_source_ends=until_source_ends))
 
 

@@ -20,6 +20,7 @@ from fleetloop.options import (
     Workers,
 )
 from fleetloop.terminal import Cell, print_json, say, show_table, styled
+from foundation.private import private_umask
 from schemas.wire import TOPICS
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def ingest(
 def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
     from services import ingest as service
 
+    private_umask()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

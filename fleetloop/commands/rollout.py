@@ -18,6 +18,7 @@ from fleetloop.options import (
     words,
 )
 from fleetloop.terminal import print_json, say, show_table
+from foundation.private import private_umask
 from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def watch(
     """Advance until the rollout completes (exit status 0), halts (3), or the time is over (75)."""
     from services import rollout as service
 
+    private_umask()
     done = service.watch(
         place,
         timeout_s=timeout_s,

@@ -24,6 +24,7 @@ from typing import Any
 from foundation.documents import decode
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import FileLock, write_atomic
+from foundation.private import make_private
 from workspace.layout import Workspace
 
 COMMAND_TIMEOUT_S = 6 * 3600.0
@@ -135,7 +136,7 @@ class DvcRepository:
                 )
             self.dvc("init", "--quiet", "--force")
         if "[core]" not in config.read_text():
-            remote.mkdir(parents=True, exist_ok=True)
+            make_private(remote)
             place = os.path.relpath(remote.resolve(), config.parent)
             write_atomic(config, _CONFIG.format(name=REMOTE_NAME, place=place).encode())
 
