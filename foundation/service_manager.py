@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 READY = "READY=1"
 ALIVE = "WATCHDOG=1"
+BEAT_EVERY_S = 10.0
+"""The longest wait without a sign of life."""
 
 
 def notify(state: str) -> bool:
@@ -26,3 +29,16 @@ def notify(state: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def wait_alive(wait: Callable[[float], object], seconds: float) -> None:
+    """Call `wait` with pieces of `seconds`, and tell the service manager before each that this loop goes round.
+
+    The loop itself tells, never a timer thread: a loop that hangs between two calls must fall silent.
+    """
+    notify(ALIVE)
+    while seconds > 0:
+        piece_s = min(seconds, BEAT_EVERY_S)
+        wait(piece_s)
+        notify(ALIVE)
+        seconds -= piece_s

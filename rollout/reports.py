@@ -19,6 +19,7 @@ from foundation.documents import DocumentType, plain
 from foundation.errors import CorruptError, OffsetsLostError, RejectedError, RetryLaterError
 from foundation.files import MAX_FILE_BYTES, FileLock, read_document
 from foundation.row_file import RowFile
+from foundation.service_manager import ALIVE, notify
 from rollout.health import VehicleReport
 from rollout.history import History
 from rollout.marks import Mark, Marks, PastEpochs
@@ -166,6 +167,7 @@ class FleetReports:
         while start < end:
             try:
                 for batch in source.read(TOPICS.telemetry, partition, start, end):
+                    notify(ALIVE)
                     for record in batch:
                         taken += self._take(record, enrolment)
                         start = record.offset + 1

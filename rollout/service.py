@@ -18,6 +18,7 @@ from foundation.clock import Clock
 from foundation.documents import build, plain
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError, RetryLaterError
 from foundation.files import read_document, write_document
+from foundation.service_manager import READY, notify, wait_alive
 from rollout.health import VehicleReport, WaveVerdict, judge_waves
 from rollout.plan import EVERYBODY, cut_waves, eligible, parse_sizes
 from rollout.plan_state import STATES, LeftOut, PlanState, PlanStates
@@ -357,9 +358,11 @@ def watch(
 ) -> Advance:
     """Read reports and advance until the rollout completes or halts, or until `timeout_s` is over.
 
-    `on_published` is called after each published plan. Without a broker no decision is made. Raises MisconfiguredError if
+    `on_published` is called after each published plan. Without a broker no decision is made. The service manager gets a sign
+    of life with each round and while this waits. Raises MisconfiguredError if
     several rollouts of the role run and none is named; one that starts later does not matter.
     """
+    notify(READY)
     plan_id = service.current(role, plan_id).plan_id
     deadline_ns = clock.monotonic_ns() + round(timeout_s * 1e9)
     while True:
@@ -371,4 +374,4 @@ def watch(
             done = Advance(service.current(role, plan_id), "nothing", None, f"no reports: {error}")
         if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:
             return done
-        clock.sleep(every_s)
+        wait_alive(clock.sleep, every_s)

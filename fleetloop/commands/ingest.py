@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -64,6 +65,7 @@ def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
     from services import ingest as service
 
     private_umask()
+    faulthandler.enable()  # SIGABRT of systemd's watchdog prints where each thread was
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

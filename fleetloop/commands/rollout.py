@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,6 +127,7 @@ def watch(
     from services import rollout as service
 
     private_umask()
+    faulthandler.enable()  # SIGABRT of systemd's watchdog prints where each thread was
     done = service.watch(
         place,
         timeout_s=timeout_s,

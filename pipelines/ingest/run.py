@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from connectors.kafka.ports import RecordSource
 from connectors.lake.table import FilesGoneError, LakeTable, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import GuaranteeBrokenError, RetryLaterError
+from foundation.service_manager import ALIVE, READY, notify, wait_alive
 from pipelines import steps
 from pipelines.ingest.commit import commit
 from pipelines.ingest.elements import RunContext, SourceFactory
@@ -66,14 +68,17 @@ class Ingest:
     ) -> None:
         """Call `once` every `poll_s` seconds until `stop` is set; a run in progress is finished first.
 
-        A transient error (no broker, another committer) is passed to `on_report` and retried at the next poll.
+        A transient error (no broker, another committer) is passed to `on_report` and retried at the next poll. The
+        service manager gets a sign of life at each step of a run that is done in this process, and while this waits.
         """
+        notify(READY)
         while not stop.is_set():
             try:
-                on_report(self.once())
+                with steps.watched(lambda _step: notify(ALIVE)):
+                    on_report(self.once())
             except RetryLaterError as error:
                 on_report(error)
-            self.clock.wait(stop, poll_s)
+            wait_alive(partial(self.clock.wait, stop), poll_s)
 
     def _ends(self, source: RecordSource) -> dict[int, int]:
         topic = source.describe(self.settings.topic)
