@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Hook = Callable[[str], None]
+Hook = Callable[[str], object]
 
 _hooks: list[Hook] = []
 
