@@ -141,6 +141,7 @@ LABELS = pa.schema(
         pa.field("cost", pa.float64()),
         pa.field("request_id", pa.string()),
         pa.field("boxes", LABEL_COLUMNS["boxes"]),  # null in files that were written before there were boxes
+        pa.field("identity", pa.string()),  # of the frame that was asked; null in files from before
     ]
 )
 

@@ -14,10 +14,11 @@ import apache_beam as beam
 import numpy as np
 import polars as pl
 
+from pipelines.curate.dense_scenes import collapse
 from pipelines.curate.exact_duplicates import remove_exact_duplicates
 from pipelines.curate.labels import join_labels
 from pipelines.curate.measure_cache import MeasureCache
-from pipelines.curate.near_bands import band_pairs, choose_bands
+from pipelines.curate.near_bands import band_pairs, choose_bands, cut
 from pipelines.curate.near_pairs import (
     PAIR_SCHEMA,
     Block,
@@ -68,6 +69,7 @@ def frames_to_compare(rows: pl.DataFrame, label_column: str, *, with_embeddings:
     return present.select(
         "payload_sha256",
         "split",
+        pl.col("vehicle_id").fill_null(""),
         "image_hash",
         *(("model_digest", "embedding") if with_embeddings else ()),
         pl.col(label_column).is_not_null().alias("is_labelled"),
@@ -88,7 +90,8 @@ class GatherRows(beam.DoFn):
         """Yield the comparisons to make, one text each.
 
         "measure begin_a end_a begin_b end_b": rows of `frames.arrow` to compare by that measure; or
-        "band number first_new": the band in which to look for pairs with a row from `first_new` on.
+        "band number first_new count width radius": the one of `cut(count, width, radius)` in which to look for pairs with
+        a row from `first_new` on.
         """
         rows = pl.concat([pl.read_ipc(path) for path in sorted(element)], how="vertical")
         judged = judge_rows(rows, pl.read_parquet(self._labels_path), self._params)
@@ -97,12 +100,16 @@ class GatherRows(beam.DoFn):
         _, compared = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
         column = self._params.task.label_column
         frames = frames_to_compare(judged, column, with_embeddings=near.max_embedding_distance > 0)
+        frames, dense = collapse(frames, near.max_distance_bits)
+        dense.write_ipc(self._work / "dense.arrow")
         known = frames.join(compared, on="payload_sha256", how="semi").sort("payload_sha256")
         fresh = frames.join(compared, on="payload_sha256", how="anti").sort("payload_sha256")
         pl.concat([known, fresh]).write_ipc(self._work / "frames.arrow")
-        bands = choose_bands(frames.height, known.height, near.max_distance_bits)
+        words = as_words(pl.concat([known, fresh])["image_hash"].to_list())
+        bands = choose_bands(frames.height, known.height, near.max_distance_bits, words)
         for band in bands:
-            yield f"{BAND} {band.number} {known.height}"
+            # The form of the bands is in the element, so that every worker cuts the same ones.
+            yield f"{BAND} {band.number} {known.height} {len(bands)} {len(band.bits)} {band.radius}"
         if not bands:
             for block in blocks_to_compare(frames.height, first_new=known.height):
                 yield " ".join([HASH, *map(str, block)])
@@ -127,8 +134,8 @@ class FindPairs(beam.DoFn):
             self._frames = pl.read_ipc(self._work / "frames.arrow")
         near = self._params.curate.near_duplicates
         if measure == BAND:
-            number, first_new = (int(word) for word in numbers)
-            bands = choose_bands(self._frames.height, first_new, near.max_distance_bits)
+            number, first_new, count, width, radius = (int(word) for word in numbers)
+            bands = cut(count, width, radius)
             found = band_pairs(self._hashes(), bands, number, near.max_distance_bits, first_new)
             pairs = pairs_frame(self._frames["payload_sha256"], *found, HASH)
         else:

@@ -106,7 +106,8 @@ def label(
     # request that no answer refers to.
     write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})
     reached("label.recorded")
-    _append(table, answers, params.task.label_column, request_id, expected_version)
+    asked_of = dict(candidates.select("payload_sha256", "identity").iter_rows())
+    _append(table, answers, params.task.label_column, asked_of, request_id, expected_version)
     reached("label.appended")
     return result
 
@@ -196,7 +197,12 @@ def _request(desk: LabelDesk, asked: pl.DataFrame, params: Params) -> list[Label
 
 
 def _append(
-    table: LakeTable, answers: list[Label], column: str, request_id: str, expected_version: int
+    table: LakeTable,
+    answers: list[Label],
+    column: str,
+    asked_of: Mapping[str, str],
+    request_id: str,
+    expected_version: int,
 ) -> None:
     rows = [
         {
@@ -206,6 +212,7 @@ def _append(
             "labelled_time_ns": answer.labelled_time_ns,
             "cost": answer.cost,
             "request_id": request_id,
+            "identity": asked_of.get(answer.payload_sha256),
         }
         for answer in answers
     ]

@@ -20,7 +20,7 @@ AnyTask = Task[Any, Any]
 
 
 def resolve_labels(labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
-    """Return one row per payload of the table `labels`: payload_sha256, the task's label column, labeller.
+    """Return one row per payload of the table `labels`: payload_sha256, the task's label column, labeller, label_identity.
 
     A row without a class that has no label of another task either says that the payload has none: the newest one counts.
     """
@@ -30,16 +30,20 @@ def resolve_labels(labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
     if task.label_is_class:
         is_answer |= pl.all_horizontal(pl.col(name).is_null() for name in others) if others else True
     answers = labels.filter(is_answer)
+    is_recorded = "identity" in labels.columns
+    asked = (pl.col("identity") if is_recorded else pl.lit(None, pl.String)).alias("label_identity")
     return (
         answers.with_columns(label_text(answers[column]).alias("text"))
         .sort("payload_sha256", "labelled_time_ns", "labeller", "text", "cost")
         .unique("payload_sha256", keep="last", maintain_order=True)
-        .select("payload_sha256", column, "labeller")
+        .select("payload_sha256", column, "labeller", asked)
     )
 
 
 def join_labels(rows: pl.DataFrame, labels: pl.DataFrame, task: AnyTask) -> pl.DataFrame:
-    """Return `rows` with the task's label column and labeller (null without a label), without the columns reference_*.
+    """Return `rows` with the task's label column, labeller and label_identity, without the columns reference_*.
+
+    The three are null without a label; label_identity names the frame that was asked, null also where nobody recorded it.
 
     Needs payload_sha256 and reference_<label column>: a reference row's own label holds for every row with its payload,
     unless the table has another one.

@@ -49,6 +49,18 @@ class Band:
             keys |= found.astype(np.uint32) << np.uint32(place)
         return keys
 
+    def candidates(self, words: Words, first_new: int) -> int:
+        """Return how many pairs with a row >= `first_new` the band proposes."""
+        keys = self.keys(words)
+        size = 1 << len(self.bits)
+        of_all = np.bincount(keys, minlength=size).astype(np.int64)
+        of_new = np.bincount(keys[first_new:], minlength=size).astype(np.int64)
+        places = np.arange(size)
+        found = of_all.copy()
+        for place in range(len(self.bits) if self.radius else 0):
+            found += of_all[places ^ (1 << place)]
+        return int(of_new @ found) // (1 if first_new else 2)
+
     def mask(self) -> Words:
         """Return four words in which the band's bits are set."""
         mask = np.zeros(HASH_BITS // 64, np.uint64)
@@ -57,8 +69,14 @@ class Band:
         return mask
 
 
-def choose_bands(rows: int, first_new: int, max_distance_bits: int) -> tuple[Band, ...]:
-    """Return the bands expected to be fastest for the pairs with a row >= `first_new`; none: compare pair by pair."""
+def choose_bands(
+    rows: int, first_new: int, max_distance_bits: int, words: Words | None = None
+) -> tuple[Band, ...]:
+    """Return the bands expected to be fastest for the pairs with a row >= `first_new`; none: compare pair by pair.
+
+    With the hashes themselves (`words`) their candidates are counted, not estimated: hashes that agree in many bits and
+    are not near are then never compared more than pair by pair.
+    """
     fresh = rows - first_new
     best_ns = fresh * (rows - fresh / 2) * _PAIR_NS
     best: tuple[Band, ...] = ()
@@ -70,6 +88,8 @@ def choose_bands(rows: int, first_new: int, max_distance_bits: int) -> tuple[Ban
             continue
         probes = count * (1 + radius * width)
         candidates = probes * fresh * rows / 2 ** (width + 1)
+        if words is not None:
+            candidates = float(sum(each.candidates(words, first_new) for each in cut(count, width, radius)))
         spent_ns = probes * fresh * _PROBE_NS + candidates * _CANDIDATE_NS + count * rows * 200
         if spent_ns < best_ns:
             best_ns, best = spent_ns, cut(count, width, radius)
@@ -89,7 +109,7 @@ def cut(count: int, width: int, radius: int) -> tuple[Band, ...]:
 
 def near_hash_pairs(words: Words, max_distance_bits: int, first_new: int = 0) -> Pairs:
     """Return every pair with a row >= `first_new` at most `max_distance_bits` apart, once, by the faster method."""
-    bands = choose_bands(len(words), first_new, max_distance_bits)
+    bands = choose_bands(len(words), first_new, max_distance_bits, words)
     if bands:
         found = [band_pairs(words, bands, band.number, max_distance_bits, first_new) for band in bands]
     else:

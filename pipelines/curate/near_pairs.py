@@ -15,6 +15,8 @@ import numpy.typing as npt
 import polars as pl
 
 BLOCK_ROWS = 4096
+_SPARSE = 16
+"""While half of the bits leave less than one pair in this many, the others are compared one by one."""
 Block = tuple[int, int, int, int]
 """Rows [begin_a, end_a) against rows [begin_b, end_b)."""
 PAIR_SCHEMA = {"sha_a": pl.String, "sha_b": pl.String, "distance": pl.Float64, "measure": pl.String}
@@ -48,7 +50,14 @@ def hash_pairs(
         block_a = words[begin : min(begin + stripe, end_a)]
         bits = np.bitwise_count(block_a[:, None, 0] ^ block_b[None, :, 0])
         bits += np.bitwise_count(block_a[:, None, 1] ^ block_b[None, :, 1])
-        rows_a, rows_b = np.divmod(np.flatnonzero(bits <= max_distance_bits), max(1, len(block_b)))
+        near = np.flatnonzero(bits <= max_distance_bits)
+        if len(near) > bits.size // _SPARSE:
+            # One scene: half of the bits decide for few, and naming a pair costs more than comparing all of its bits.
+            rest = np.bitwise_count(block_a[:, None, 2] ^ block_b[None, :, 2])
+            rest += np.bitwise_count(block_a[:, None, 3] ^ block_b[None, :, 3])
+            left = np.uint8(max_distance_bits) - np.minimum(bits, np.uint8(max_distance_bits))
+            near = np.flatnonzero((bits <= max_distance_bits) & (rest <= left))
+        rows_a, rows_b = np.divmod(near, max(1, len(block_b)))
         keep = rows_a + begin < rows_b + begin_b
         rows_a, rows_b = rows_a[keep], rows_b[keep]
         distance = np.bitwise_count(block_a[rows_a] ^ block_b[rows_b]).sum(axis=1, dtype=np.int64)

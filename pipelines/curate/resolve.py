@@ -25,13 +25,23 @@ from schemas.reasons import Split
 REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"
 
 
-def resolve(judged: pl.DataFrame, frames: pl.DataFrame, pairs: pl.DataFrame, params: Params) -> pl.DataFrame:
+def resolve(
+    judged: pl.DataFrame,
+    frames: pl.DataFrame,
+    pairs: pl.DataFrame,
+    params: Params,
+    dense: pl.DataFrame | None = None,
+) -> pl.DataFrame:
     """Return `judged` with `state`, `rules`, `shard` and, where a label is a class, `class_index`.
+
+    `dense` are the decisions of `dense_scenes.collapse` on frames that are not among `frames`.
 
     Raises GuaranteeBrokenError when the states do not add up to the rows.
     """
     task = params.task
     decisions = remove_near_duplicates(frames, pairs)
+    if dense is not None:
+        decisions = pl.concat([decisions, dense.select(decisions.columns)])
     rows = judged.join(decisions, on="payload_sha256", how="left", suffix="_near", maintain_order="left")
     is_near = pl.col("reason").is_null() & pl.col("reason_near").is_not_null()
     rows = rows.with_columns(
@@ -110,7 +120,8 @@ class ResolveRows(beam.DoFn):
         """Yield the JSON of each fragment with kept rows; `element` is the path of the plan."""
         near = self._params.curate.near_duplicates
         frames = pl.read_ipc(
-            self._work / "frames.arrow", columns=["payload_sha256", "split", "is_labelled", "is_good"]
+            self._work / "frames.arrow",
+            columns=["payload_sha256", "split", "vehicle_id", "is_labelled", "is_good"],
         )
         stored, _ = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
         present = frames.select("payload_sha256")
@@ -123,7 +134,8 @@ class ResolveRows(beam.DoFn):
             .sort("sha_a", "sha_b", "measure")
         )
         pairs.write_parquet(self._work / "pairs.parquet", compression="lz4")
-        rows = resolve(pl.read_ipc(self._work / "judged.arrow"), frames, pairs, self._params)
+        dense = pl.read_ipc(self._work / "dense.arrow")
+        rows = resolve(pl.read_ipc(self._work / "judged.arrow"), frames, pairs, self._params, dense)
         rows.write_parquet(self._work / "resolved.parquet", compression="lz4")
         wanted = set(rows.filter(pl.col("state") == KEPT)["fragment_id"].unique())
         for fragment in decode(list[str], Path(element).read_bytes(), "plan of fragments"):

@@ -40,9 +40,7 @@ def with_worth(candidates: pl.DataFrame, strategy: Strategy, seed: int, salt: st
     )
 
 
-def farthest_first(
-    candidates: pl.DataFrame, labelled: pl.DataFrame, count: int, shares: Shares
-) -> list[int]:
+def farthest_first(candidates: pl.DataFrame, labelled: pl.DataFrame, count: int, shares: Shares) -> list[int]:
     """Return the row numbers of `count` candidates, each the farthest from all labelled and all chosen before it.
 
     Distances are cosine distances of embeddings of one form (candidates without it come last); of equally far ones the

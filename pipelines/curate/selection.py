@@ -70,9 +70,7 @@ def select(
     spare = _take_out(frames.filter(is_test), test)
     more = _by_chance(spare, left - strategy.height, params, got)
     arms = [("test", test), ("random", by_chance), (str(params.strategy), strategy), ("test (spare)", more)]
-    return pl.concat(
-        [chosen.with_columns(pl.lit(arm).alias("arm")).select(SELECTED) for arm, chosen in arms]
-    )
+    return pl.concat([chosen.with_columns(pl.lit(arm).alias("arm")).select(SELECTED) for arm, chosen in arms])
 
 
 def _with_keys(frames: pl.DataFrame) -> pl.DataFrame:

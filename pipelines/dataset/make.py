@@ -109,6 +109,7 @@ def _build(
         "distance",
         "reference_origin",
         "unreadable",
+        "label_identity",
     ]
     quarantined.drop(hidden, strict=False).sort("payload_sha256", "identity").write_parquet(
         staging / "quarantine.parquet", compression="zstd"

@@ -48,7 +48,7 @@ def world() -> list[dict[str, object]]:
         arrival(picture(seed_of_test), seq=901, drive=TRAIN_DRIVE),  # exact copy of a test frame
         arrival(picture(seed_of_test + 1, light=0.9), seq=902, drive=TRAIN_DRIVE),  # looks like a test frame
         arrival(
-            picture(seed_of_train + 1, light=1.1), seq=903, drive=TRAIN_DRIVE
+            picture(seed_of_train + 1, light=1.1), vehicle="car-2", seq=903, drive=TRAIN_DRIVE
         ),  # looks like a train frame
         arrival(b"no picture", seq=904, drive=TRAIN_DRIVE),
         arrival(picture(7), seq=905, outcome="resent"),

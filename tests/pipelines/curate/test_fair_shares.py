@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given

@@ -20,6 +20,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[dict[str, object]], list[tuple[str, st
         {
             "payload_sha256": name,
             "split": draw(st.sampled_from(["train", "validation", "test"])),
+            "vehicle_id": draw(st.sampled_from(["", "a", "b"])),
             "is_labelled": draw(st.booleans()),
             "is_good": draw(st.booleans()),
         }
@@ -36,9 +37,11 @@ def decide(
     schema = {
         "payload_sha256": pl.String,
         "split": pl.String,
+        "vehicle_id": pl.String,
         "is_labelled": pl.Boolean,
         "is_good": pl.Boolean,
     }
+    frames = [{"vehicle_id": "car", **frame} for frame in frames]
     found = remove_near_duplicates(
         pl.DataFrame(frames, schema=schema), pl.DataFrame(pairs, schema=PAIR_SCHEMA, orient="row")
     )
@@ -60,27 +63,56 @@ def test_the_decisions_do_not_depend_on_the_order_of_frames_or_pairs(world: tupl
 
 @settings(max_examples=200)
 @given(worlds())
-def test_nothing_near_a_test_frame_stays_outside_test(world: tuple) -> None:  # type: ignore[type-arg]
+def test_nothing_near_a_labelled_test_frame_or_one_of_its_own_vehicle_stays_outside_test(
+    world: tuple,
+) -> None:  # type: ignore[type-arg]
     frames, pairs = world
     gone = decide(frames, pairs)
-    split = {str(frame["payload_sha256"]): frame["split"] for frame in frames}
-    good = {str(frame["payload_sha256"]) for frame in frames if frame["is_good"]}
+    of = {str(frame["payload_sha256"]): frame for frame in frames}
     for a, b, *_ in pairs:
-        for mine, other in ((a, b), (b, a)):
-            if split[mine] != "test" and split[other] == "test" and mine in good:
-                assert gone[mine][0] == "near_duplicate_of_test"
+        for mine, other in ((of[a], of[b]), (of[b], of[a])):
+            is_admitted = other["is_labelled"] and other["is_good"]
+            is_own = mine["vehicle_id"] == other["vehicle_id"]
+            if (
+                mine["split"] != "test"
+                and other["split"] == "test"
+                and mine["is_good"]
+                and (is_admitted or is_own)
+            ):
+                assert gone[mine["payload_sha256"]][0] == "near_duplicate_of_test"
+
+
+@settings(max_examples=200)
+@given(worlds(), st.sampled_from(["a", "b"]))
+def test_what_a_vehicle_sends_and_nobody_labelled_removes_nothing_of_another(
+    world: tuple, vehicle: str
+) -> None:  # type: ignore[type-arg]
+    frames, pairs = world
+    hostile = {
+        frame["payload_sha256"]
+        for frame in frames
+        if frame["vehicle_id"] == vehicle and not (frame["is_labelled"] and frame["is_good"])
+    }
+    without = [pair for pair in pairs if not hostile & set(pair[:2])]
+    beside, alone = decide(frames, pairs), decide(frames, without)
+    others = {f["payload_sha256"] for f in frames if f["vehicle_id"] != vehicle}
+    assert others & set(beside) == others & set(alone)
 
 
 @settings(max_examples=200)
 @given(worlds())
-def test_no_two_near_frames_of_one_side_both_stay_and_each_removal_names_its_match(world: tuple) -> None:  # type: ignore[type-arg]
+def test_no_two_near_frames_of_one_side_both_stay_but_unlabelled_ones_of_two_vehicles(world: tuple) -> None:  # type: ignore[type-arg]
     frames, pairs = world
     gone = decide(frames, pairs)
-    split = {str(frame["payload_sha256"]): frame["split"] for frame in frames}
+    of = {str(frame["payload_sha256"]): frame for frame in frames}
+    split = {name: frame["split"] for name, frame in of.items()}
     good = {str(frame["payload_sha256"]) for frame in frames if frame["is_good"]}
     near = {frozenset((a, b)) for a, b, *_ in pairs}
     for a, b, *_ in pairs:
-        if (split[a] == "test") == (split[b] == "test") and {a, b} <= good:
+        is_shared = of[a]["vehicle_id"] != of[b]["vehicle_id"] and not (
+            of[a]["is_labelled"] or of[b]["is_labelled"]
+        )
+        if (split[a] == "test") == (split[b] == "test") and {a, b} <= good and not is_shared:
             assert a in gone or b in gone
     for sha, (_, match) in gone.items():
         assert frozenset((sha, match)) in near

@@ -87,6 +87,7 @@ def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:
                 "drive_id": "d",
                 "track_id": "t",
                 "identity": f"{vehicle}/e/{seq}",
+                "label_identity": None,
                 "reason": None,
                 "match_sha256": None,
                 "match_identity": None,
@@ -95,6 +96,7 @@ def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:
             for number, (source, vehicle, seq, split) in enumerate(places)
         ],
         schema_overrides={
+            "label_identity": pl.String,
             "reason": pl.String,
             "match_sha256": pl.String,
             "match_identity": pl.String,
@@ -117,6 +119,17 @@ def test_a_copy_of_a_test_frame_leaves_training_even_with_the_smallest_identity(
     assert left["distance"].to_list() == [0.0, None]
 
 
+def test_a_copy_in_anothers_test_drive_takes_no_row_from_the_frame_that_was_asked() -> None:
+    rows = copies(("fleet", "victim", 7, "train"), ("fleet", "evil", 0, "test"))
+    asked = rows.with_columns(pl.lit("victim/e/7").alias("label_identity"))
+    assert remove_exact_duplicates(asked)["reason"].to_list() == [None, "exact_duplicate"]
+
+
+def test_a_copy_of_a_reference_picture_in_a_test_drive_takes_it_not_from_training() -> None:
+    left = remove_exact_duplicates(copies(("reference", "", 9, "train"), ("fleet", "evil", 0, "test")))
+    assert left["reason"].to_list() == [None, "exact_duplicate"]
+
+
 def answers(*rows: tuple[str, str, str, int]) -> pl.DataFrame:
     names = ["payload_sha256", "class_name", "labeller", "labelled_time_ns"]
     return pl.DataFrame(rows, schema=names, orient="row").with_columns(pl.lit(1.0).alias("cost"))
@@ -124,7 +137,7 @@ def answers(*rows: tuple[str, str, str, int]) -> pl.DataFrame:
 
 def test_the_newest_answer_counts_whatever_its_place_in_the_table() -> None:
     table = answers(("x", "red", "ann", 5), ("x", "green", "bob", 9), ("x", "yellow", "cid", 7))
-    assert resolve_labels(table, TASK).rows() == [("x", "green", "bob")]
+    assert resolve_labels(table, TASK).drop("label_identity").rows() == [("x", "green", "bob")]
     assert resolve_labels(table[::-1], TASK).equals(resolve_labels(table, TASK))
 
 
@@ -157,7 +170,8 @@ def test_an_answer_without_a_labeller_has_the_references_and_the_newest_without_
 def test_an_answer_of_another_task_takes_no_class_back() -> None:
     table = answers(("x", "red", "ann", 1), ("x", None, "bob", 2))  # type: ignore[arg-type]
     boxes = pl.Series("boxes", [None, []], OWN_LABELS["reference_boxes"])
-    assert resolve_labels(table.with_columns(boxes), TASK).rows() == [("x", "red", "ann")]
+    found = resolve_labels(table.with_columns(boxes), TASK).drop("label_identity")
+    assert found.rows() == [("x", "red", "ann")]
 
 
 def test_columns_of_a_fleet_table_named_like_labels_are_no_labels(tmp_path: Path) -> None:
