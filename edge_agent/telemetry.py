@@ -1,13 +1,14 @@
-"""Send telemetry, signed and cumulative, so that losing one record loses nothing.
+"""Send telemetry, signed and small: counts are cumulative, so that losing one record loses nothing.
 
-A record contains everything since enrolment (ledger, swaps, the last 200 model events), never a difference to the
-previous one. Refuses to queue: while one record waits for its acknowledgement, no second one is made.
+Counts (ledger, swaps) are since enrolment, never a difference to the previous record. Events of models are told until
+they are acknowledged, and repeated rarely (`event_teller.py`). Refuses to queue: while one record waits for its
+acknowledgement, no second one is made.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 
 from connectors.kafka.ports import Acknowledgement, RecordSink
 from edge_agent import AGENT_VERSION
+from edge_agent.event_teller import EventTeller
 from edge_agent.models.status import health_of, read_model_status, read_other_roles
 from edge_agent.spool.snapshot import read_ledger
 from edge_agent.state_folder import StateFolder, read_status
@@ -24,13 +26,19 @@ from foundation.clock import Clock, boot_id
 from foundation.documents import DocumentType
 from foundation.errors import CorruptError, FleetLoopError
 from foundation.files import read_document, write_document
+from foundation.short_text import shorten_middle
 from schemas.codec import encode_telemetry
 from schemas.identity import Identity, is_epoch, new_epoch
 from schemas.limits import MAX_LONG
-from schemas.records import Telemetry
+from schemas.records import Health, ModelEvent, Telemetry
+from schemas.roles import SERVING
 from schemas.signing import VehicleKey, sign_record
 from schemas.wire import KIND_TELEMETRY, TOPICS
 
+VALUE_BYTES = 1500
+"""Size of a record's value that events fill up to; with key and signed headers it stays below 2 kB."""
+ERROR_CHARACTERS = 200
+"""Of the last error of a model; the whole text stays in the status of the vehicle."""
 SENT_WAIT_S = 60.0
 """After this time without acknowledgement a record is given up, with its sink: the next one contains it and more."""
 
@@ -147,6 +155,7 @@ class TelemetryJob:
         self._clock = clock
         self._epoch = draw_epoch(state.deliver_epochs_path, clock)
         self._is_remembered = False
+        self._teller = EventTeller()
         self._sink: RecordSink | None = None
         self._waiting: threading.Event | None = None
         self._answer: FleetLoopError | None = None
@@ -170,9 +179,7 @@ class TelemetryJob:
                 self._state, self._vehicle_id, self._epoch, self._seq, self._clock, self._other_roles
             )
             identity = Identity(self._vehicle_id, self._epoch.epoch, self._seq)
-            wire = sign_record(
-                TOPICS.telemetry, KIND_TELEMETRY, identity, encode_telemetry(record), self._key
-            )
+            wire = sign_record(TOPICS.telemetry, KIND_TELEMETRY, identity, self._encoded(record), self._key)
             if self._sink is None:
                 self._sink = self._sink_factory()
             waiting = threading.Event()
@@ -185,6 +192,14 @@ class TelemetryJob:
         self._seq += 1
         self.sent += 1
         return Ok(1, 0)
+
+    def _encoded(self, whole: Telemetry) -> bytes:
+        """Return the bytes of a record with as many of its events as there is room for."""
+        events = {role.role: role.model_events for role in whole.roles()}
+        bare = _with_events(whole, dict.fromkeys(events, ()))
+        room_bytes = VALUE_BYTES - len(encode_telemetry(bare))
+        chosen = self._teller.choose(events, max(0, room_bytes), self._clock.monotonic_ns())
+        return encode_telemetry(_with_events(bare, chosen))
 
     def _drawn_again(self) -> DeliverEpoch:
         """Draw a reliable start number once the clock is believable: records under the doubtful one may be ignored."""
@@ -229,6 +244,7 @@ class TelemetryJob:
                 self._answer = None
             else:
                 self.last_error = ""
+                self._teller.acknowledged(self._clock.monotonic_ns())
             return True
         if self._clock.monotonic_ns() - self._sent_ns < SENT_WAIT_S * 1e9:
             return False
@@ -245,6 +261,19 @@ class TelemetryJob:
         if sink is not None:
             sink.close(1.0)
             self._answer = None
+
+
+def _with_events(record: Telemetry, events: Mapping[str, tuple[ModelEvent, ...]]) -> Telemetry:
+    """Return the record with these events by role, and last errors that are not longer than `ERROR_CHARACTERS`."""
+    others = tuple(
+        replace(each, model_events=events[each.role], health=_short(each.health))
+        for each in record.other_roles
+    )
+    return replace(record, model_events=events[SERVING], health=_short(record.health), other_roles=others)
+
+
+def _short(health: Health) -> Health:
+    return replace(health, last_error=shorten_middle(health.last_error, ERROR_CHARACTERS))
 
 
 def _object(document: dict[str, object], key: str) -> dict[str, object]:

@@ -1,13 +1,15 @@
 """The history of models per vehicle and role, from the vehicles' signed telemetry.
 
-Entries are never removed. Telemetry carries all events of a vehicle's slots since enrolment, so a lost record loses
-nothing and a repeated one adds nothing: events are identified by content. Event times are those of the vehicle's clock,
+A vehicle tells an event until it was acknowledged, and again later, so a lost record loses nothing; a repeated event adds
+nothing: events are identified by content. Each vehicle has a share of the file (`MAX_ROWS`, `MAX_NEW_ROWS`), so that none
+floods it. Event times are those of the vehicle's clock,
 which may be wrong; `heard_ns` is the fleet's clock. The order within a role of a vehicle is that of its journal, never
 that of a clock.
 """
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +18,16 @@ from typing import Final
 from foundation.documents import DocumentType, UnreadableRow, plain
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.row_file import RowFile
+from foundation.short_text import shorten_middle
 from schemas.records import ModelEvent
 from schemas.roles import SERVING
 
+MAX_ROWS = 4000
+"""Newest events that are kept of a vehicle: decades of an honest one, which has some a week."""
+MAX_NEW_ROWS = 400
+"""Most events that are taken from a vehicle within `NEW_ROWS_S`; those of two roles of a vehicle that repeats its last 200."""
+NEW_ROWS_S = 3600
+REASON_CHARACTERS = 500
 STARTS = frozenset({"installed", "activated"})
 """Events after which another model has the role."""
 ENDS = frozenset({"rolled_back", "withdrawn"})
@@ -75,6 +84,10 @@ class History:
         self.rows: list[HistoryRow] = []
         self._keys: set[tuple[object, ...]] = set()
         self._unsaved: list[HistoryRow] = []
+        self._counts: Counter[str] = Counter()
+        self._newest: dict[str, deque[int]] = {}
+        self.not_kept: Counter[str] = Counter()
+        """Events that the share of a vehicle had no room for since this object was made, by reason."""
         self.catch_up()
 
     def catch_up(self) -> None:
@@ -82,6 +95,8 @@ class History:
         is_anew, rows = self._file.news()
         if is_anew:
             self.rows, self._keys = [], set()
+            self._counts.clear()
+            self._newest.clear()
         for row in rows:
             self._take(row)
 
@@ -92,9 +107,9 @@ class History:
 
     def add(
         self, vehicle_id: str, events: Iterable[ModelEvent], heard_ns: int, place: str, role: str = SERVING
-    ) -> int:
-        """Add the events that are new and return how many were."""
-        before = len(self._unsaved)
+    ) -> tuple[ModelEvent, ...]:
+        """Add the events that are new, within the share of the vehicle, and return them."""
+        added = []
         for each in events:
             row = HistoryRow(
                 vehicle_id=vehicle_id,
@@ -104,13 +119,20 @@ class History:
                 model_name=each.model_name,
                 model_digest=each.model_digest,
                 release_id=each.release_id,
-                reason=each.reason,
+                reason=shorten_middle(each.reason, REASON_CHARACTERS),
                 place=place,
                 role=role,
             )
-            if self._take(row):
-                self._unsaved.append(row)
-        return len(self._unsaved) - before
+            if row.key in self._keys:
+                continue
+            newest = self._newest.get(vehicle_id)
+            if newest and len(newest) == MAX_NEW_ROWS and 0 <= heard_ns - newest[0] < NEW_ROWS_S * 10**9:
+                self.not_kept["too_many_events"] += 1
+                continue
+            self._take(row)
+            self._unsaved.append(row)
+            added.append(each)
+        return tuple(added)
 
     def save(self) -> None:
         """Make added events durable; the caller holds the lock.
@@ -124,7 +146,32 @@ class History:
         except RetryLaterError:
             self._keys -= {row.key for row in unsaved}
             self.rows = [row for row in self.rows if row.key in self._keys]
+            self._count_again()
             raise
+        if any(count > MAX_ROWS + MAX_NEW_ROWS for count in self._counts.values()) and not self.unreadable:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Keep the newest `MAX_ROWS` of each vehicle. Raises RetryLaterError; the file is as it was then."""
+        left, kept = Counter(self._counts), []
+        for row in self.rows:
+            left[row.vehicle_id] -= 1
+            if left[row.vehicle_id] < MAX_ROWS:
+                kept.append(row)
+        self._file.replace([plain(row) for row in kept])
+        self.not_kept["events_forgotten"] += len(self.rows) - len(kept)
+        self.rows, self._keys = kept, {row.key for row in kept}
+        self._count_again()
+
+    def _count_again(self) -> None:
+        self._counts.clear()
+        self._newest.clear()
+        for row in self.rows:
+            self._count(row)
+
+    def _count(self, row: HistoryRow) -> None:
+        self._counts[row.vehicle_id] += 1
+        self._newest.setdefault(row.vehicle_id, deque(maxlen=MAX_NEW_ROWS)).append(row.heard_ns)
 
     def runs(self) -> list[ModelRun]:
         """Return the intervals in which models had a role, ordered by vehicle and role."""
@@ -162,6 +209,7 @@ class History:
             return False
         self._keys.add(row.key)
         self.rows.append(row)
+        self._count(row)
         return True
 
     def _event(self, row: object, name: str) -> HistoryRow:

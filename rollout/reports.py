@@ -8,7 +8,7 @@ health or model, across any number of restarts on both sides (`rollout.marks`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +20,12 @@ from foundation.errors import CorruptError, OffsetsLostError, RejectedError, Ret
 from foundation.files import MAX_FILE_BYTES, FileLock, read_document
 from foundation.row_file import RowFile
 from foundation.service_manager import ALIVE, notify
+from foundation.short_text import shorten_middle
 from rollout.health import VehicleReport
-from rollout.history import History
+from rollout.history import REASON_CHARACTERS, History
 from rollout.marks import Mark, Marks, PastEpochs
 from schemas.codec import decode_telemetry
-from schemas.records import RoleReport, Telemetry
+from schemas.records import ModelEvent, RoleReport, Telemetry
 from schemas.roles import SERVING
 from schemas.signing import Enrolment, verify
 from schemas.topics import TOPICS
@@ -32,6 +33,8 @@ from schemas.wire import FL_KEYID, KIND_TELEMETRY, StoredRecord
 
 _COMPACT_ABOVE_ROWS = 2000
 _ENDS = ("rolled_back", "refused")
+MAX_ENDS = 50
+"""Newest releases whose end is remembered per role of a vehicle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +200,14 @@ class FleetReports:
         self._changed += raised
         place = f"{self._topic_id}/{record.partition}/{record.offset}"
         for role in telemetry.roles():
-            self.history.add(telemetry.vehicle_id, role.model_events, self._clock.now_ns(), place, role.role)
-            self._remember(telemetry, role)
+            new = self.history.add(
+                telemetry.vehicle_id, role.model_events, self._clock.now_ns(), place, role.role
+            )
+            self._remember(telemetry, role, new)
         return 1
 
-    def _remember(self, said: Telemetry, role: RoleReport) -> None:
-        """Store the newest report of a role, with counts since its model was first reported."""
+    def _remember(self, said: Telemetry, role: RoleReport, new: Collection[ModelEvent]) -> None:
+        """Store the newest report of a role, with counts since its model was first reported, and every end so far."""
         last = self._heard.get((said.vehicle_id, role.role))
         totals = last.totals if last is not None else Totals()
         base = last.report if last is not None and last.report.model_digest == role.model_digest else None
@@ -221,7 +226,7 @@ class FleetReports:
             not_finite=(base.not_finite if base else 0) + _grown(totals.not_finite, not_finite),
             swaps=role.swaps,
             rollbacks=role.rollbacks,
-            ends={e.release_id: (e.event, e.reason) for e in role.model_events if e.event in _ENDS},
+            ends=_ends(last.report.ends if last is not None else None, role.model_events, new),
             role=role.role,
         )
         heard = Heard(report, Totals(role.frames, errors, not_finite))
@@ -270,6 +275,8 @@ class FleetReports:
         """Save the history first, so that reports count only once their events are durable."""
         try:
             self.history.save()
+            self._not_believed += self.history.not_kept
+            self.history.not_kept.clear()
         except RetryLaterError:  # then the reports do not count either
             self._file.forget()
             raise
@@ -320,6 +327,21 @@ def _key(row: Heard | Mark | PastEpochs | Place) -> object:
         case Mark():
             return (Mark, row.vehicle_id, row.key_id)
     return row  # epochs add up: none replaces another
+
+
+def _ends(
+    before: Mapping[str, tuple[str, str]] | None, events: Sequence[ModelEvent], new: Collection[ModelEvent]
+) -> dict[str, tuple[str, str]]:
+    """Return the releases that failed: a record carries a part of the events, so what was known stays.
+
+    An event that is told again does not replace a newer one about the same release.
+    """
+    found = dict(before or {})
+    for each in events:
+        if each.event in _ENDS and (each in new or each.release_id not in found):
+            found.pop(each.release_id, None)
+            found[each.release_id] = (each.event, shorten_middle(each.reason, REASON_CHARACTERS))
+    return dict(list(found.items())[-MAX_ENDS:])
 
 
 def _grown(before: int, now: int) -> int:

@@ -100,7 +100,7 @@ def test_a_history_keeps_no_row_that_its_file_does_not_hold(
     assert (history.rows, history.runs()) == ([], [])
     monkeypatch.undo()
     history.catch_up()
-    assert history.add("car-1", [EVENT], 2, "") == 1
+    assert history.add("car-1", [EVENT], 2, "") == (EVENT,)
     history.save()
     assert [each.heard_ns for each in History(tmp_path / "history.jsonl").rows] == [2]
     assert len(history.rows) == 1

@@ -11,7 +11,7 @@ from foundation import syscalls
 from foundation.clock import ManualClock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.files import write_atomic
-from rollout.history import History
+from rollout.history import MAX_NEW_ROWS, History
 from rollout.reports import FleetReports
 from schemas.codec import encode_telemetry
 from schemas.reasons import ModelState
@@ -347,3 +347,51 @@ def test_each_role_of_a_vehicle_is_reported_and_remembered_apart(vehicles: Fleet
         ("serving", A, None, ""),
         ("shadow", B, 9, "withdrawn"),
     ]
+
+
+def test_one_vehicle_fills_its_share_of_the_history_and_no_more(vehicles: Fleet) -> None:
+    """A flood of invented events costs the one that sends it: its share is bounded per hour and in all, and counted."""
+    for seq in range(12):
+        flood = tuple(
+            ModelEvent(seq * 1000 + n, B, "m", "refused", "x" * 4000, f"r{seq}-{n}") for n in range(200)
+        )
+        vehicles.say("car-1", seq, model_events=flood)
+    vehicles.say("car-2", 0, model_events=(INSTALLED, ACTIVATED, ROLLED_BACK, BACK))
+    reports = vehicles.listen()
+    rows = [row.vehicle_id for row in reports.history.rows]
+    assert (rows.count("car-1"), rows.count("car-2")) == (MAX_NEW_ROWS, 4)
+    assert reports.not_believed["too_many_events"] == 12 * 200 - MAX_NEW_ROWS
+    assert reports.newest["car-2"].ends == {"r2": ("rolled_back", "not_finite")}
+    assert (vehicles.folder / "reports.jsonl").stat().st_size < 100_000
+
+
+def test_of_a_flood_that_goes_on_for_days_the_newest_events_are_kept_and_the_rest_is_counted(
+    vehicles: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollout.history.MAX_ROWS", 1000)
+    vehicles.say("car-2", 0, model_events=(INSTALLED, ACTIVATED))
+    reports = vehicles.listen()
+    sizes = []
+    for seq in range(20):
+        flood = tuple(ModelEvent(seq * 1000 + n, B, "m", "refused", "x", f"r{seq}-{n}") for n in range(200))
+        vehicles.say("car-1", seq, model_events=flood)
+        vehicles.clock.advance(3601)
+        vehicles.listen(reports)
+        sizes.append((vehicles.folder / "history.jsonl").stat().st_size)
+    kept = vehicles.reports().history.rows
+    assert len(kept) <= 2 + 1000 + MAX_NEW_ROWS
+    assert [row.vehicle_id for row in kept[:2]] == ["car-2", "car-2"]
+    assert kept[-1].release_id == "r19-199"
+    assert reports.not_believed["events_forgotten"] == 20 * 200 + 2 - len(kept)
+    assert max(sizes[10:]) <= 1.1 * max(sizes[:10]), "it grows no more"
+
+
+def test_an_end_that_is_not_in_the_newest_record_stays_known_and_an_old_one_told_again_replaces_no_newer(
+    vehicles: Fleet,
+) -> None:
+    refused = ModelEvent(5, B, "v2", "refused", "crashed", "r2")
+    vehicles.say("car-1", 0, model_events=(refused,))
+    vehicles.say("car-1", 1, model_events=(ROLLED_BACK,))
+    vehicles.say("car-1", 2)
+    vehicles.say("car-1", 3, model_events=(refused,))
+    assert vehicles.listen().newest["car-1"].ends == {"r2": ("rolled_back", "not_finite")}
