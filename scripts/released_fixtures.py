@@ -130,7 +130,7 @@ def workspace(folder: Path) -> None:
     from training.registry import ModelRecord, register_model, set_serving
 
     folder.mkdir()
-    place = make_workspace(folder / "ws", classes=CLASSES)
+    place = make_workspace(folder / "ws", classes=CLASSES, secret="")
     keys = {name: VehicleKey.generate() for name in ("car-0", "car-1", "car-2")}
     Enrolment.of(*(EnrolledKey(n, key.key_id, key.public_b64, 5) for n, key in keys.items())).with_revoked(
         "car-2", 9
@@ -203,7 +203,7 @@ def learning(folder: Path) -> None:
     from training.registry import set_serving
     from training.rows import Row
 
-    place = make_workspace(folder, classes=CLASSES)
+    place = make_workspace(folder, classes=CLASSES, secret="")
     params = yaml.safe_load(place.params_path.read_text())
     params["split"] = {"validation_ratio": 0.2, "test_ratio": 0.3}
     params["curate"]["quality"]["min_sharpness"] = 0.0

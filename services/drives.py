@@ -15,7 +15,7 @@ from connectors.lake.table import LakeTable
 from connectors.sensors.folder_listing import FolderListing
 from foundation.errors import MisconfiguredError
 from pipelines.curate.params import load_params
-from pipelines.curate.split import split_of
+from pipelines.curate.split import drive_name, split_of
 from schemas.reasons import Split
 from workspace.layout import Workspace
 
@@ -42,10 +42,15 @@ def drives_of_lake(place: Workspace) -> tuple[DriveSplit, ...]:
         place.arrivals_uri: (pc.field("outcome") == "landed"),
         place.reference_uri: None,
     }
+    split = load_params(place.params_path).split
     for uri, condition in tables.items():
         if (Path(uri) / "_delta_log").is_dir():
-            column = LakeTable.open(uri).snapshot().read(columns=["drive_id"], filter=condition)["drive_id"]
-            counts.update(_counted(column))
+            columns = ["drive_id"] if condition is None else ["drive_id", "vehicle_id"]
+            held = LakeTable.open(uri).snapshot().read(columns=columns, filter=condition)
+            for row in held.group_by(columns).aggregate([([], "count_all")]).to_pylist():
+                if row["drive_id"] is not None:
+                    name = drive_name(row.get("vehicle_id"), str(row["drive_id"]), split)
+                    counts[name] += int(row["count_all"])
     return _placed(place, counts)
 
 

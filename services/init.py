@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import secrets
 from importlib import resources
 from pathlib import Path
 
@@ -73,6 +75,10 @@ LAUNCHER = "launch"
 """The script that starts FleetLoop for the stages of dvc.yaml."""
 CLASSES_LINE = re.compile(r"^classes: .*$", re.MULTILINE)
 TASK_LINE = re.compile(r"^task: .*$", re.MULTILINE)
+SALT_BYTES = 16
+"""Of each secret in params.yaml: one decides the split of drives, one what is drawn by chance."""
+SPLIT_SALT = re.compile(r'^  salt: ""\n  per_vehicle: false', re.MULTILINE)
+DRAW_SALT = re.compile(r'^  seed: 0\n  salt: ""', re.MULTILINE)
 PARITY_LINE = re.compile(r"^  min_parity_agreement: .*$", re.MULTILINE)
 
 
@@ -86,8 +92,21 @@ def make_workspace(
     licence: str = "",
     provenance: str = "",
     with_keys: bool = True,
+    secret: str | None = None,
 ) -> Workspace:
     """Create (or finish creating) the workspace and open it. Existing files are left unchanged.
+
+    Args:
+        folder: a new or empty folder, or a workspace.
+        classes: of the model contract; those of the template by default.
+        task: what a label is.
+        remote: of DVC; a sibling folder by default.
+        name: of the fleet; the folder's by default.
+        licence: shown on dataset cards.
+        provenance: shown on dataset cards.
+        with_keys: whether to make the signing keys.
+        secret: what the salts of the split and of random draws are made of; drawn at random by default. "" gives the public
+            ones, and drives that vehicles may share by name, as in earlier releases.
 
     Raises:
         MisconfiguredError: the folder holds something else; an unknown task; git or DVC is missing.
@@ -117,12 +136,27 @@ def make_workspace(
         params = CLASSES_LINE.sub(
             lambda _: f"classes: {json.dumps(list(classes), ensure_ascii=False)}", params, count=1
         )
-    _write_once(root / "params.yaml", params)
+    _write_once(root / "params.yaml", _salted(params, secret))
     _make_repositories(workspace, remote or root.with_name(f"{root.name}.dvc-remote"))
     if with_keys:
         _make_keys(workspace)
     _first_commit(workspace)
     return workspace
+
+
+def _salted(params: str, secret: str | None) -> str:
+    """Return params.yaml with salts that are derived from `secret`, from a random one by default, without any for ""."""
+    secret = secrets.token_hex(SALT_BYTES) if secret is None else secret
+    if not secret:
+        return params
+    split, draw = (
+        hashlib.sha256(f"fleetloop-{use}/{secret}".encode()).hexdigest()[: 2 * SALT_BYTES]
+        for use in ("split", "draw")
+    )
+    params = SPLIT_SALT.sub(
+        f'  salt: "{split}" # a secret of this workspace: never change it\n  per_vehicle: true', params, 1
+    )
+    return DRAW_SALT.sub(f'  seed: 0\n  salt: "{draw}" # a secret of this workspace', params, 1)
 
 
 def template(name: str) -> str:

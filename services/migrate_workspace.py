@@ -7,6 +7,8 @@ replaced. Old versions of a lake table stay as they are; the newest one gains th
 from __future__ import annotations
 
 import hashlib
+import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +38,7 @@ from rollout.reports import FleetReports
 from rollout.repository import Repository
 from rollout.service import RolloutService
 from schemas.predictions import CLASSIFICATION
-from services.init import GIT_IGNORE, LAUNCHER, template
+from services.init import GIT_IGNORE, LAUNCHER, SALT_BYTES, template
 from services.migrate import Finding, Migration, Step, run, unreadable
 from services.record import Recorded, record_changes, uncommitted
 from training.evidence import EVALUATION, GATE, PACKAGE, PARITY, TRAINING
@@ -84,7 +86,7 @@ def migrate_workspace(place: Workspace, *, is_dry_run: bool = False) -> tuple[Mi
         return done, None
     clean = [
         step.name
-        for step in done.steps
+        for step in {each.name: each for each in done.steps}.values()
         if step.name in PATHS and edited is not None and step.name not in edited
     ]
     return done, record_changes(place, "Migrate the workspace", clean)
@@ -101,6 +103,7 @@ def workspace_steps(place: Workspace) -> list[Step]:
             lambda: place.old_serving_path.read_bytes() if place.old_serving_path.is_file() else b"",
         ),
         _task_parameter(root / "params.yaml"),
+        _draw_salt(root / "params.yaml"),
         _stages(root / "dvc.yaml"),
         _serving_record(place),
         _git_ignore(root / ".gitignore"),
@@ -140,6 +143,50 @@ def _task_parameter(path: Path) -> Step:
         return needed if is_missing() and not added() else ""
 
     return Step("params.yaml", pending, lambda: write_atomic(path, added()), by_hand)
+
+
+def _draw_salt(path: Path) -> Step:
+    """Random draws get a secret salt; the split keeps the one that it has, so that no drive moves."""
+
+    def is_missing() -> bool:
+        label = read_params(path).get("label") if path.is_file() else {}
+        return path.is_file() and (label is None or (isinstance(label, Mapping) and "salt" not in label))
+
+    def added(salt: str) -> bytes:
+        """Return the file with the line in its section; empty where it would then say anything else."""
+        import yaml
+
+        held = path.read_bytes().decode()
+        line = f'  salt: "{salt}" # a secret of this workspace: nobody else knows what is drawn by chance\n'
+        text, count = re.subn(
+            r"^label:[ \t]*(#.*)?\n", lambda found: found[0] + line, held, count=1, flags=re.MULTILINE
+        )
+        if not count:
+            text = f"{held}{'' if held.endswith(chr(10)) else chr(10)}\nlabel:\n{line}"
+        try:
+            was, now = yaml.safe_load(held), yaml.safe_load(text)
+            is_same = now == {**was, "label": {**(was.get("label") or {}), "salt": salt}}
+        except yaml.YAMLError:
+            is_same = False
+        return text.encode() if is_same else b""
+
+    def pending() -> str:
+        return (
+            "label gains a secret salt: no vehicle can choose what is drawn by chance"
+            if is_missing() and added("0")
+            else ""
+        )
+
+    def by_hand() -> str:
+        is_left = is_missing() and not added("0")
+        return (
+            "needs label.salt, a secret random text: no line can be added to its section" if is_left else ""
+        )
+
+    def apply() -> None:
+        write_atomic(path, added(secrets.token_hex(SALT_BYTES)))
+
+    return Step("params.yaml", pending, apply, by_hand)
 
 
 def _serving_record(place: Workspace) -> Step:

@@ -28,12 +28,18 @@ def init(
     remote: Annotated[
         Path | None, typer.Option(help="Folder of the DVC remote; a sibling folder by default.")
     ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            help="What decides, with a drive's name, in which split it is: random by default, '' for the public one."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a workspace: your own git and DVC repository, with signing keys beside it. Repeating it changes nothing."""
     from services.init import make_workspace
 
-    place = make_workspace(folder, classes=tuple(words(classes)), task=task, remote=remote)
+    place = make_workspace(folder, classes=tuple(words(classes)), task=task, remote=remote, secret=secret)
     if as_json:
         document = {"workspace": str(place.root), "keys": str(place.keys_path)}
         print_json(document)

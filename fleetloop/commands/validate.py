@@ -49,6 +49,15 @@ def _show(report: dict[str, Any]) -> None:
         other = rule["great_expectations_failing_rows"]
         counts.append((rule["rule"], told, "-" if other is None else other, rule["failing_in_shards"]))
     show_table(title, ("rule", "failing", "Great Expectations", "in the shards"), counts)
+    for each in report["vehicles"]["in_quarantine"]:
+        line = "[yellow]{vehicle} in quarantine[/]: {rule}, {failing:,} of {rows:,} rows; they are not trained on"
+        show(
+            line,
+            vehicle=each["vehicle_id"],
+            rule=each["rule"],
+            failing=each["failing_rows"],
+            rows=each["rows"],
+        )
     if report["success"]:
         show("[green]passes[/]")
     else:

@@ -211,6 +211,7 @@ def _begin(lab: Lab, source: ImageSource, bootstrap: str) -> tuple[Prepared, Fir
             classes=source.classes,
             remote=lab.out / "dvc-remote",
             licence=f"{source.title}: {source.licence}",
+            secret="",  # one seed gives one demo, whose drives are planned before they have a vehicle
         )
         _configure(lab, source, bootstrap)
         prepared = prepare(lab, source, load_params(lab.place.params_path).split, shape_of(source))

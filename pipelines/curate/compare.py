@@ -31,7 +31,7 @@ from pipelines.curate.near_pairs import (
 from pipelines.curate.params import Params
 from pipelines.curate.perceptual_hash import as_words
 from pipelines.curate.quality import judge
-from pipelines.curate.split import with_split
+from pipelines.curate.split import with_drive_names, with_split
 from schemas.reasons import RemovalReason, Split
 
 HASH, BAND, EMBEDDING = "hash", "band", "embedding"
@@ -49,7 +49,7 @@ def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.D
         pl.lit(None, pl.String).alias("match_identity"),
         pl.lit(None, pl.Float64).alias("distance"),
     ]
-    rows = with_split(rows.with_columns(empty), params.split)
+    rows = with_split(with_drive_names(rows.with_columns(empty), params.split), params.split)
     return remove_exact_duplicates(judge(join_labels(rows, labels, params.task), params.curate.quality))
 
 

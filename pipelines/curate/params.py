@@ -6,6 +6,7 @@ Refuses an unknown key, a value outside its bounds and ratios that leave nothing
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,16 @@ class SplitParams:
     validation_ratio: float = setting(0.1, min=0.0, max=0.5)
     test_ratio: float = setting(0.3, min=0.0, max=0.5)
     salt: str = ""
+    """A secret of the workspace: who does not know it cannot tell, or choose, the split of a name."""
+    per_vehicle: bool = False
+    """Whether a drive of the fleet is named by its vehicle as well, so that two vehicles never share one."""
+
+    def as_json(self) -> dict[str, object]:
+        """Return the values for a manifest, of a salt only a digest; as released datasets have them without the newer ones."""
+        salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16] if self.salt else ""
+        newer = {"per_vehicle": True} if self.per_vehicle else {}
+        ratios = {"validation_ratio": self.validation_ratio, "test_ratio": self.test_ratio}
+        return {**ratios, "salt": salt, **newer}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,8 @@ class ValidateParams:
 
     max_failing_ratio: float = setting(0.02, min=0.0, max=1.0)
     """Per rule. Rows in quarantine are never trained on, whatever the value."""
+    max_failing_vehicles_ratio: float = setting(0.2, min=0.0, max=1.0)
+    """Share of the vehicles that may be in quarantine; one may in any fleet of two or more."""
     min_rows: int = setting(1, min=0)
 
 
@@ -126,7 +139,7 @@ class Params:
         Classification is not named: released datasets have the same parameters from before there was another task.
         """
         named = {} if self.task_name == CLASSIFICATION else {"task": self.task_name}
-        found = {"classes": list(self.classes), "split": asdict(self.split), "curate": asdict(self.curate)}
+        found = {"classes": list(self.classes), "split": self.split.as_json(), "curate": asdict(self.curate)}
         return {**named, **found}
 
 

@@ -7,7 +7,7 @@ the same failing rows for every rule (`stage.judge` stops when they do not).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -30,6 +30,8 @@ class Rule:
     fails: pl.Expr
     expectation: str
     arguments: Mapping[str, object] = field(default_factory=dict)
+    is_said_by_vehicle: bool = False
+    """Whether what a vehicle says of its own frames decides: such a rule is judged vehicle by vehicle."""
 
 
 def rules_for(task: AnyTask, classes: Sequence[str], max_distance_bits: int) -> tuple[Rule, ...]:
@@ -56,8 +58,10 @@ def rules_for(task: AnyTask, classes: Sequence[str], max_distance_bits: int) -> 
         _present(task.label_column),
         _usable(task.label_column, classes, is_class=task.label_is_class),
         _one_of("split", tuple(str(split) for split in Split), "the split is train, validation or test"),
-        *(_between(name, 0.0, 1.0) for name in SCORES),
-        _between("selection_probability", 0.0, 1.0),
+        *(
+            replace(_between(name, 0.0, 1.0), is_said_by_vehicle=True)
+            for name in (*SCORES, "selection_probability")
+        ),
         _between("luma", 0.0, MAX_LUMA),
         Rule(
             QuarantineReason.TIME_RISES,
@@ -70,6 +74,7 @@ def rules_for(task: AnyTask, classes: Sequence[str], max_distance_bits: int) -> 
                 "column_B": "previous_capture_time_ns",
                 "ignore_row_if": "either_value_is_missing",
             },
+            is_said_by_vehicle=True,
         ),
         _between("drive_splits", 1.0, 1.0, "a drive is in one split"),
         _between(

@@ -1,5 +1,8 @@
-"""The id of a drive alone decides whether it is in train, validation or test, and for ever.
+"""The name of a drive alone decides whether it is in train, validation or test, and for ever.
 
+With `per_vehicle` a fleet drive's name is VEHICLE/DRIVE from here on: what one vehicle calls its drives says nothing of
+another's, and none can be called like a reference drive whose split is known. With a secret salt nobody can tell the split of a
+name, so no vehicle chooses it. Workspaces of earlier releases have neither, and their drives stay where they are.
 The hash of a drive's id is a point in [0, 1); test is [0, test_ratio), validation the next validation_ratio,
 train the rest. So the frames of a drive stay together, a late drive is assigned without knowing the others, and
 changing the share of validation moves no drive into or out of test.
@@ -31,6 +34,20 @@ def split_of(drive_id: str, params: SplitParams) -> Split:
     if position < test_end + int(params.validation_ratio * _SCALE):
         return Split.VALIDATION
     return Split.TRAIN
+
+
+def drive_name(vehicle_id: str | None, drive_id: str, params: SplitParams) -> str:
+    """Return the name of a drive in datasets, which decides its split; `vehicle_id` is None for reference pictures."""
+    return f"{vehicle_id}/{drive_id}" if params.per_vehicle and vehicle_id is not None else drive_id
+
+
+def with_drive_names(rows: pl.DataFrame, params: SplitParams) -> pl.DataFrame:
+    """Return `rows` with the names of `drive_name` in the column drive_id."""
+    if not params.per_vehicle:
+        return rows
+    named = pl.concat_str("vehicle_id", pl.lit("/"), "drive_id")
+    is_fleet = pl.col("vehicle_id").is_not_null()
+    return rows.with_columns(pl.when(is_fleet).then(named).otherwise("drive_id").alias("drive_id"))
 
 
 def with_split(rows: pl.DataFrame, params: SplitParams) -> pl.DataFrame:

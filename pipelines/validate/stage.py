@@ -1,5 +1,7 @@
 """A dataset passes only if polars and Great Expectations agree, no shard row breaks a rule and quarantine is small.
 
+What a vehicle says of its own frames (times, scores) is judged vehicle by vehicle: one that breaks such a rule too often is
+in quarantine by name, with its count, and fails nothing for the others; too many such vehicles fail the stage.
 All rows that had a label are checked: those of the shards and those in quarantine. Polars and Great Expectations
 must count the same failing rows; when they do not, one of them is wrong and neither is trusted. Distances to test
 frames are computed again here, from the hashes in the rows, not taken from curation.
@@ -29,6 +31,7 @@ from workspace.layout import Workspace
 REPORT_NAME = "validation.json"
 DOCS_NAME = "data_docs"
 Report = dict[str, Any]
+_SHOWN_VEHICLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +90,15 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
     rows = pl.concat([kept, quarantined.select(pl.col(n).cast(k) for n, k in kept.schema.items())])
     prepared = _prepared(rows, params)
     counts = failing_counts(prepared.lazy(), rules)
+    vehicles = vehicles_judged(prepared, rules, params.validate.max_failing_ratio)
     in_shards = failing_counts(_prepared(kept, params).lazy(), rules)
     allowed = params.validate.max_failing_ratio
     failures = [
         f"{rule.name}: {counts[rule.name]} of {rows.height} rows fail, at most {allowed:.2%} may"
         for rule in rules
-        if counts[rule.name] > allowed * rows.height
+        if not rule.is_said_by_vehicle and counts[rule.name] > allowed * rows.height
     ]
+    failures += _vehicle_failures(vehicles, params.validate.max_failing_vehicles_ratio)
     failures += [
         f"{rule.name}: {in_shards[rule.name]} rows in the shards fail, none may"
         for rule in rules
@@ -107,6 +112,7 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
         "failures": failures,
         "rows": {"judged": rows.height, "in_shards": kept.height, "in_quarantine": quarantined.height},
         "max_failing_ratio": allowed,
+        "vehicles": vehicles,
         "rules": [
             {
                 "rule": rule.name,
@@ -118,6 +124,42 @@ def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs
             for rule in rules
         ],
     }
+
+
+def vehicles_judged(prepared: pl.DataFrame, rules: tuple[Rule, ...], allowed: float) -> dict[str, Any]:
+    """Return how many vehicles were judged, and name each that breaks a rule on what it says in more than `allowed` rows.
+
+    Each entry of `in_quarantine` has the vehicle, the rule, its failing rows and all its rows that were judged.
+    """
+    said = [rule for rule in rules if rule.is_said_by_vehicle]
+    of_fleet = prepared.filter(pl.col("vehicle_id").is_not_null())
+    counted = of_fleet.group_by("vehicle_id").agg(
+        pl.len().alias("rows"), *(rule.fails.sum().alias(rule.name) for rule in said)
+    )
+    broken = [
+        {
+            "vehicle_id": row["vehicle_id"],
+            "rule": str(rule.name),
+            "failing_rows": row[rule.name],
+            "rows": row["rows"],
+        }
+        for row in counted.sort("vehicle_id").iter_rows(named=True)
+        for rule in said
+        if row[rule.name] > allowed * row["rows"]
+    ]
+    return {"judged": counted.height, "in_quarantine": broken}
+
+
+def _vehicle_failures(vehicles: dict[str, Any], allowed: float) -> list[str]:
+    names = sorted({each["vehicle_id"] for each in vehicles["in_quarantine"]})
+    most = max(min(1, vehicles["judged"] - 1), int(allowed * vehicles["judged"]))
+    if len(names) <= most:
+        return []
+    broken = ", ".join(
+        f"{each['vehicle_id']} ({each['rule']}: {each['failing_rows']} of {each['rows']} rows)"
+        for each in vehicles["in_quarantine"][:_SHOWN_VEHICLES]
+    )
+    return [f"vehicles: {len(names)} of {vehicles['judged']} are in quarantine, at most {most} may: {broken}"]
 
 
 def _prepared(rows: pl.DataFrame, params: Params) -> pl.DataFrame:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from foundation import syscalls
 from foundation.clock import ManualClock
 from foundation.errors import CorruptError, RetryLaterError
 from foundation.files import FileLock
-from services.init import template
+from pipelines.curate.params import load_params
+from services.init import SALT_BYTES, template
 from services.migrate import migrate_vehicle
 from services.migrate_workspace import migrate_workspace
 from tests.released.released import NAMES, copy_of
@@ -132,6 +134,21 @@ def test_stages_that_a_person_edited_are_told_and_left(release: str, tmp_path: P
     assert serving_name(place)[0] == "v2"
 
 
+def test_a_workspace_from_before_keeps_its_split_and_draws_by_a_secret_of_its_own(
+    release: str, tmp_path: Path
+) -> None:
+    place = released(release, tmp_path)
+    before = load_params(place.params_path)
+    migrate_workspace(place)
+    after = load_params(place.params_path)
+    assert after.split == before.split
+    assert (before.label.salt, len(after.label.salt)) == ("", 2 * SALT_BYTES)
+    assert replace(after.label, salt="") == before.label
+    again, _ = migrate_workspace(place)
+    assert not again.steps
+    assert load_params(place.params_path) == after
+
+
 @pytest.mark.parametrize(
     "text", ['{"classes": ["red", "green"]}\n', "classes: [red]\n...\n", "classes: [red]\nnote: |+\n  kept\n"]
 )
@@ -141,7 +158,8 @@ def test_parameters_that_a_line_would_spoil_or_change_are_told_and_left(
     place = released(release, tmp_path)
     place.params_path.write_text(text)
     done, _ = migrate_workspace(place)
-    (found,) = done.by_hand
+    found, draws = done.by_hand
+    assert "needs label.salt" in draws.what
     assert found.name == "params.yaml" and "needs the key task" in found.what
     assert place.params_path.read_text() == text
 
