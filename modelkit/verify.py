@@ -1,8 +1,9 @@
 """Verify model bytes: only here they become a `VerifiedModel`, and backends accept nothing else (G10).
 
 Nothing is executed and no other file is opened: a tensor that points outside the bytes and the files of its bundle, an
-operator of a foreign domain, a tensor whose header claims more than its bytes, or a graph that is not what its contract
-says is refused with a reason. What only running can show (NaN, time, memory) is checked by the trial.
+operator of a foreign domain, a tensor whose header claims more than its bytes, a graph whose amount of work a picture
+could decide (`modelkit.control_flow`), or one that is not what its contract says is refused with a reason. What only
+running can show (NaN, time, memory) is checked by the trial.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from foundation.errors import GuaranteeBrokenError, RejectedError
 from modelkit.contract import STANDARD_DOMAIN, ModelContract
+from modelkit.control_flow import check_control_flow
 from modelkit.digest import sha256_hex
 from modelkit.embed import contract_of, parse_model
 from modelkit.specs import InputSpec
@@ -105,6 +107,7 @@ def verify_model(
     model = parse_model(data)
     contract = contract_of(model)
     _Walk(bounds, _domains(contract, bounds), external).model(model)
+    check_control_flow(model, bounds.max_nodes)
     _check_versions(model, bounds)
     _check_io(model.graph, contract)
     return VerifiedModel(bytes(data), digest, contract, _SEAL)

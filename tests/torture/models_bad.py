@@ -108,43 +108,63 @@ def _fails_when_dark(node: Any, constant: Any) -> None:
     node("Gather", ["table", "index"], "spoil")
 
 
-def _works_long(rounds: int, *, only_when_dark: bool) -> Callable[[str], bytes]:
-    """`rounds` products of large matrices: about two milliseconds each."""
+def _works_long(rounds: int, *, only_when_dark: bool, size: int = 256) -> Callable[[str], bytes]:
+    """`rounds` products of large matrices, one after the other: of size 256 about two milliseconds each."""
 
     def nodes(node: Any, constant: Any) -> None:
         from onnx import TensorProto, helper
 
-        size = 256
-        body = helper.make_graph(
-            [
-                helper.make_node("MatMul", ["state_in", "state_in"], ["product"]),
-                helper.make_node("Clip", ["product", "low", "high"], ["state_out"]),
-                helper.make_node("Identity", ["going_in"], ["going_out"]),
-            ],
-            "body",
-            [
-                helper.make_tensor_value_info("step", TensorProto.INT64, []),
-                helper.make_tensor_value_info("going_in", TensorProto.BOOL, []),
-                helper.make_tensor_value_info("state_in", TensorProto.FLOAT, [size, size]),
-            ],
-            [
-                helper.make_tensor_value_info("going_out", TensorProto.BOOL, []),
-                helper.make_tensor_value_info("state_out", TensorProto.FLOAT, [size, size]),
-            ],
-        )
-        constant("rounds", np.int64(rounds))
-        constant("going", np.array(True))
-        constant("start", np.full((size, size), 0.5, dtype=np.float32))
+        constant("shape", np.array([size, size], dtype=np.int64))
         constant("low", np.float32(0))
         constant("high", np.float32(1))
         constant("zero", np.float32(0))
-        node("Cast", ["is_dark"], "flag", to=7)
-        node("Mul", ["flag", "rounds"], "dark_rounds")
-        node("Loop", ["dark_rounds" if only_when_dark else "rounds", "going", "start"], "finished", body=body)
-        node("ReduceMean", ["finished"], "mean", keepdims=0)
+        half = helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5])
+        node("ConstantOfShape", ["shape"], "state_0", value=half)
+        work = []
+        for number in range(rounds):
+            before, after = f"state_{number}", f"state_{number + 1}"
+            work.append(helper.make_node("MatMul", [before, before], [f"product_{number}"]))
+            work.append(helper.make_node("Clip", [f"product_{number}", "low", "high"], [after]))
+        work.append(helper.make_node("ReduceMean", [f"state_{rounds}"], ["long_mean"], keepdims=0))
+        short = [helper.make_node("ReduceMean", ["state_0"], ["short_mean"], keepdims=0)]
+        branches = {
+            f"{name}_branch": helper.make_graph(
+                part, name, [], [helper.make_tensor_value_info(part[-1].output[0], TensorProto.FLOAT, [])]
+            )
+            for name, part in (("then", work), ("else", short if only_when_dark else work))
+        }
+        node("If", ["is_dark"], "mean", **branches)
         node("Mul", ["mean", "zero"], "spoil")
 
     return _spoiled(nodes)
+
+
+def _loops_when_dark(node: Any, constant: Any) -> None:
+    """A loop whose count comes from the picture: no trial on a light frame shows that it never ends."""
+    from onnx import TensorProto, helper
+
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going_in"], ["going_out"]),
+            helper.make_node("Add", ["sum_in", "sum_in"], ["sum_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_in", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("going_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, []),
+        ],
+    )
+    constant("many", np.int64(2**62))
+    constant("going", np.array(True))
+    constant("zero", np.float32(0))
+    node("Cast", ["is_dark"], "flag", to=7)
+    node("Mul", ["flag", "many"], "rounds")
+    node("Loop", ["rounds", "going", "zero"], "spoil", body=body)
 
 
 def _allocates(floats_a_light: float) -> Callable[[str], bytes]:
@@ -292,7 +312,8 @@ KINDS: tuple[Bad, ...] = (
     Bad("not-finite-in-the-dark-of-the-trial", REFUSED, lambda n: return_nan_when_dark(_sound(n), 50.0)),
     Bad("slow", REFUSED, _works_long(1000, only_when_dark=False)),
     Bad("slow-when-dark", ROLLED_BACK, _works_long(1000, only_when_dark=True), "", (90,)),
-    Bad("never-answers", REFUSED, _works_long(10**9, only_when_dark=False)),
+    Bad("never-answers", REFUSED, _works_long(2000, only_when_dark=False, size=4096)),
+    Bad("loops-when-dark", REFUSED, _spoiled(_loops_when_dark), "", (90,)),
     Bad("grows", REFUSED, _allocates(8e6), "", (0, 200)),
     Bad("asks-for-20-gigabytes", REFUSED, _allocates(2.5e9)),
     Bad("fails-when-dark", ROLLED_BACK, _spoiled(_fails_when_dark), "", (90,)),
