@@ -8,9 +8,12 @@ from connectors.labels.desk import FileLabelDesk
 from foundation.errors import MisconfiguredError
 from pipelines.curate import labelling
 from pipelines.curate.labelling import LabelResult
-from pipelines.curate.params import load_params
+from pipelines.curate.own_scores import ModelScorer, Scorer
+from pipelines.curate.params import Params, load_params
 from pipelines.runner import RunnerSettings
+from schemas.roles import SERVING
 from workspace.layout import Workspace
+from workspace.served_models import served_models
 
 
 def label(
@@ -43,4 +46,22 @@ def label(
     params = load_params(place.params_path)
     column = params.task.label_column
     answers = FileLabelDesk(file, classes=params.classes, column=column, labeller=known.labeller, cost=cost)
-    return labelling.label(place, answers, budget, runner)
+    scorer = serving_scorer(place, params) if params.label.shortlist_factor else None
+    return labelling.label(place, answers, budget, runner, scorer)
+
+
+def serving_scorer(place: Workspace, params: Params) -> Scorer | None:
+    """Return the model that the fleet is served, loaded to score frames here; None where none serves, or of another task.
+
+    Raises RejectedError or CorruptError for a registered model that is damaged.
+    """
+    from modelkit.runtimes import open_predictor
+    from training.registry import load_model, why_not_registered
+
+    served = served_models(place).get(SERVING)
+    if served is None or why_not_registered(place.registry_path, served.name, served.digest):
+        return None
+    model = load_model(place.registry_path, served.name, served.digest).model
+    if model.contract.task != params.task_name:
+        return None
+    return ModelScorer(served.name, served.digest, open_predictor(model))

@@ -53,6 +53,14 @@ def label(
     rows += [(f"requested: {arm}", number) for arm, number in result.arms.items()]
     rows += [(f"answered: {name}", number) for name, number in result.classes.items()]
     show_table(f"Label request {result.request_id}", ("what", "frames"), rows)
+    for vehicle, told in result.vehicles.items():
+        if told["differ"]:
+            line = "[yellow]{vehicle}[/]: {differ:,} of {compared:,} frames have other scores or classes than our model gives"
+            show(line, vehicle=vehicle, differ=told["differ"], compared=told["compared"])
+    if not result.scored_by:
+        show(
+            "Scores are those that the vehicles claim: no registered model of this task serves the fleet yet."
+        )
     show(
         "[green]Cost[/] {cost:g} for {answered:,} of {asked:,} frames ({size:,} bytes); the budget is {budget:,}",
         cost=result.cost,

@@ -1,7 +1,7 @@
 """A label is requested only for selected frames, paid for once, and stored with its cost and its request.
 
-    current lake -> rows that would be kept -> those without a label -> (selection -> label desk) x rounds
-    -> one commit to `labels`
+    current lake -> rows that would be kept -> those without a label -> shortlist, scored again by our own model
+    -> (selection -> label desk) x rounds -> one commit to `labels`
 
 The answers are appended in one commit on exactly the table version that the selection read: two concurrent runs
 cannot both pay for a frame. What was requested, by which arm and why, is written to reports/label_requests.
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import polars as pl
@@ -26,10 +27,11 @@ from foundation.documents import DocumentType
 from foundation.errors import MisconfiguredError, RejectedError
 from foundation.files import MAX_FILE_BYTES, write_document
 from pipelines.curate.labels import AnyTask, problems, value_problem
+from pipelines.curate.own_scores import Disagreement, Scorer, score_again
 from pipelines.curate.params import Params, Strategy, load_params
 from pipelines.curate.rarest_class import with_rarest_class
 from pipelines.curate.resolve import UNLABELLED
-from pipelines.curate.run import resolve_lake
+from pipelines.curate.run import payloads_of, resolve_lake
 from pipelines.curate.selection import select
 from pipelines.runner import RunnerSettings
 from pipelines.steps import reached
@@ -40,7 +42,9 @@ from workspace.layout import Workspace
 class LabelResult:
     """What one request asked for, what was answered, and what it cost. `arms` counts the requested frames per arm.
 
-    `payload_bytes` is the encoded size of the answered frames: what the annotators had to look at.
+    `payload_bytes` is the encoded size of the answered frames: what the annotators had to look at. `scored_by` is the digest of
+    the model that scored the shortlist here, "" where the vehicles' own scores were believed; `vehicles` says how far each
+    vehicle's claims were from it (`own_scores.Disagreement`).
     """
 
     request_id: str
@@ -52,6 +56,8 @@ class LabelResult:
     arms: dict[str, int]
     classes: dict[str, int]
     labels_version: int
+    scored_by: str = ""
+    vehicles: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `--json`."""
@@ -66,9 +72,15 @@ _SIZED: Final = ("payload_sha256", "width_pixels", "height_pixels")
 
 
 def label(
-    workspace: Workspace, desk: LabelDesk, budget: int, runner: RunnerSettings | None = None
+    workspace: Workspace,
+    desk: LabelDesk,
+    budget: int,
+    runner: RunnerSettings | None = None,
+    scorer: Scorer | None = None,
 ) -> LabelResult:
     """Spend at most `budget` labels on the lake as it is now, with the section `label` of params.yaml.
+
+    Without a scorer the vehicles' own scores are believed, each within its vehicle's share.
 
     Raises:
         MisconfiguredError: a budget below 0 or above MOST_FRAMES, no lake, a bad parameter.
@@ -83,7 +95,10 @@ def label(
     table = LakeTable.create(workspace.labels_uri, LABELS)
     rows, lock = resolve_lake(workspace, runner)
     candidates = _askable(rows, params)
-    chosen, answers = ask(rows, desk, budget, params)
+    again = None
+    if scorer is not None and params.label.shortlist_factor:
+        again = Rescoring(scorer, partial(payloads_of, workspace, lock))
+    chosen, answers = ask(rows, desk, budget, params, again)
     asked = chosen["payload_sha256"].to_list()
     request_id = hashlib.sha256("\n".join([str(lock["labels"].version), *asked]).encode()).hexdigest()[:16]
     reached("label.answered")
@@ -98,6 +113,8 @@ def label(
         arms=dict(chosen.group_by("arm", maintain_order=True).len().rows()),
         classes=_count(answers, params.task),
         labels_version=expected_version + bool(answers),
+        scored_by="" if again is None else again.scorer.digest,
+        vehicles={} if again is None else {name: each.to_json() for name, each in again.told.items()},
     )
     folder = workspace.reports_path / "label_requests"
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +129,18 @@ def label(
     return result
 
 
-def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tuple[pl.DataFrame, list[Label]]:
+@dataclass(frozen=True, slots=True)
+class Rescoring:
+    """How a shortlist is scored again; `told` gains each vehicle's disagreement."""
+
+    scorer: Scorer
+    payloads: Callable[[pl.DataFrame], Iterable[tuple[str, bytes]]]
+    told: dict[str, Disagreement] = field(default_factory=dict)
+
+
+def ask(
+    rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params, again: Rescoring | None = None
+) -> tuple[pl.DataFrame, list[Label]]:
     """Select among the rows of `resolve` and ask the desk, in rounds where the strategy learns from the answers.
 
     Returns the requested frames (the columns of `selection.SELECTED`) and all answers.
@@ -126,6 +154,8 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
     labelled = labelled.unique("payload_sha256", keep="first", maintain_order=True)
     candidates = _askable(rows, params)
     chosen = _select(candidates, labelled, 0 if budget > 0 else budget, params, {})
+    if again is not None and budget > 0:
+        candidates = _scored_again(candidates, labelled, budget, params, again)
     answers: list[Label] = []
     rounds = params.label.rounds if params.label.strategy is Strategy.COVERAGE else 1
     for number in range(rounds):
@@ -153,6 +183,17 @@ def ask(rows: pl.DataFrame, desk: LabelDesk, budget: int, params: Params) -> tup
         )
         chosen = pl.concat([chosen, more])
     return chosen, answers
+
+
+def _scored_again(
+    candidates: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: Params, again: Rescoring
+) -> pl.DataFrame:
+    """Return the shortlist of the candidates with our own scores; what chance would draw is in it."""
+    wanted = _select(candidates, labelled, budget * params.label.shortlist_factor, params, {})
+    shortlist = candidates.join(wanted.select("payload_sha256"), on="payload_sha256", maintain_order="left")
+    scored, told = score_again(shortlist, again.payloads(shortlist), again.scorer)
+    again.told.update(told)
+    return scored
 
 
 def _select(

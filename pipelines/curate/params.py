@@ -100,6 +100,8 @@ class LabelParams:
     seed: int = setting(0, min=0)
     salt: str = ""
     """A secret of the workspace, so that no vehicle can choose bytes that are drawn by chance."""
+    shortlist_factor: int = setting(3, min=0, max=1000)
+    """Frames per label that are scored again by the fleet's serving model before they are chosen; 0 believes the vehicles."""
     repeats_per_track: int = setting(3, min=0)
     """coverage only: further labels for a track whose class, known from a label, has few."""
     rounds: int = setting(5, min=1, max=100)

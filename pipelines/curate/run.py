@@ -5,6 +5,7 @@ A second run waits for the lock; what a killed run left is removed first. Measur
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from connectors.lake.schema import LABELS, TABLES
 from connectors.lake.table import Snapshot
 from foundation.errors import MisconfiguredError
 from foundation.files import FileLock
-from pipelines.curate.fragments import open_snapshots, plan_fragments
+from pipelines.curate.fragments import open_snapshots, plan_fragments, read_payloads
 from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.near_pairs import PAIR_SCHEMA
 from pipelines.curate.params import Params, load_params
@@ -39,6 +40,19 @@ def resolve_lake(workspace: Workspace, runner: RunnerSettings | None = None) -> 
         run_rows(workspace, snapshots, params, work, runner or RunnerSettings(), with_shards=False)
         remember(workspace, work, params)
         return pl.read_parquet(work.resolved), lock
+
+
+def payloads_of(workspace: Workspace, lock: LakeLock, rows: pl.DataFrame) -> Iterator[tuple[str, bytes]]:
+    """Yield (payload_sha256, payload) of `rows` of `resolve_lake` whose payload can be read, a row group in memory at a time.
+
+    Bytes that are not what their row says are left out.
+    """
+    fragments = {each.fragment_id: each for each in plan_fragments(open_snapshots(workspace.lake_path, lock))}
+    for (name,), part in rows.group_by("fragment_id", maintain_order=True):
+        named = dict(part.select("row", "payload_sha256").iter_rows())
+        for row, payload in read_payloads(fragments[str(name)], list(named), workspace.settings.blobs):
+            if isinstance(payload, bytes) and hashlib.sha256(payload).hexdigest() == named[row]:
+                yield named[row], payload
 
 
 @contextmanager
