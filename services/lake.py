@@ -51,7 +51,7 @@ def lake_status(place: Workspace) -> dict[str, TableHolding]:
         files = snapshot.files()
         size_bytes = sum(files.column("size_bytes").to_pylist())
         found[name] = TableHolding(
-            snapshot.version, snapshot.count(), files.num_rows, size_bytes, held.get(name, {})
+            snapshot.version, snapshot.rows(), files.num_rows, size_bytes, held.get(name, {})
         )
     return found
 

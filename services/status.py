@@ -114,8 +114,7 @@ def workspace_status(place: Workspace) -> WorkspaceStatus:
 
 
 def _lake(folder: Path) -> dict[str, TableStatus]:
-    import pyarrow.compute as pc
-
+    from connectors.lake.outcomes import count_outcomes
     from connectors.lake.schema import TABLES
     from connectors.lake.table import LakeTable
     from pipelines.ingest.holes import find_holes
@@ -125,11 +124,8 @@ def _lake(folder: Path) -> dict[str, TableStatus]:
         if not (folder / name / "_delta_log").is_dir():
             continue
         snapshot = LakeTable.open(folder / name).snapshot()
-        outcomes: dict[str, int] = {}
-        if name == "arrivals":
-            column = snapshot.read(columns=["outcome"], filter=pc.field("origin") == "log")["outcome"]
-            outcomes = {str(c["values"]): int(c["counts"]) for c in pc.value_counts(column).to_pylist()}
-        found[name] = TableStatus(snapshot.version, snapshot.count(), outcomes, tuple(find_holes(snapshot)))
+        outcomes = count_outcomes(snapshot) if name == "arrivals" else {}
+        found[name] = TableStatus(snapshot.version, snapshot.rows(), outcomes, tuple(find_holes(snapshot)))
     return found
 
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs
 
-from connectors.lake.schema import STATISTICS_COLUMNS
+from connectors.lake.schema import COUNTED_COLUMNS, STATISTICS_COLUMNS
 
 
 def statistics_json(rows: pa.Table) -> str:
@@ -35,6 +35,9 @@ def statistics_json(rows: pa.Table) -> str:
         found = pc.min_max(column).as_py()
         if found["min"] is not None:
             smallest[name], largest[name] = found["min"], found["max"]
+    for name in COUNTED_COLUMNS:
+        if name in rows.column_names:
+            nulls[name] = rows.column(name).null_count
     return json.dumps(
         {"numRecords": rows.num_rows, "minValues": smallest, "maxValues": largest, "nullCount": nulls}
     )

@@ -166,6 +166,7 @@ STATISTICS_COLUMNS = (
     "topic_id",
     "partition",
     "offset",
+    "offset_end",
     "outcome",
     "reason",
     "vehicle_id",
@@ -178,6 +179,9 @@ STATISTICS_COLUMNS = (
     "labelled_time_ns",
 )
 """Columns whose smallest and largest value a file's commit entry carries, so that readers leave files out."""
+
+COUNTED_COLUMNS = ("resend_of", "headers_json")
+"""Columns of which it carries only how many rows have none: with these, outcomes are counted without opening a file."""
 
 
 def place(topic_id: str, partition: int, offset: int) -> str:

@@ -101,8 +101,11 @@ class Snapshot:
     version: int
     delta: DeltaTable
 
-    def dataset(self) -> pads.Dataset:
+    def dataset(self, files: pa.Table | None = None) -> pads.Dataset:
         """Return the rows as a pyarrow dataset, with projection and filter push-down and file pruning.
+
+        Args:
+            files: rows of `files()`; only these are read.
 
         Raises MisconfiguredError for a table that is partitioned or needs a newer reader.
         """
@@ -112,16 +115,21 @@ class Snapshot:
                 f"lake table {self.table.folder} needs reader version {protocol.min_reader_version} and has partition "
                 f"columns {partitions}; only version {READER_VERSION} without partition columns is read"
             )
-        return dataset_of(self.table.folder, pa.schema(self.delta.schema().to_arrow()), self.files())
+        return dataset_of(
+            self.table.folder,
+            pa.schema(self.delta.schema().to_arrow()),
+            self.files() if files is None else files,
+        )
 
     def read(
         self,
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,  # noqa: A002
+        files: pa.Table | None = None,
     ) -> pa.Table:
-        """Return the rows that pass `filter`, in unspecified order."""
+        """Return the rows that pass `filter`, of `files` (rows of `files()`) or of all, in unspecified order."""
         with self._files_there():
-            return self.dataset().to_table(
+            return self.dataset(files).to_table(
                 columns=list(columns) if columns is not None else None, filter=filter
             )
 
@@ -168,6 +176,11 @@ class Snapshot:
         """Return the number of rows by the entries of the files; None if another writer gave no counts."""
         counts = self.files().column("num_records")
         return None if counts.null_count else int(pc.sum(counts).as_py() or 0)
+
+    def rows(self) -> int:
+        """Return the number of rows, without opening a file unless another writer gave no counts."""
+        counted = self.row_count()
+        return self.count() if counted is None else counted
 
     def missing_rows(self) -> int:
         """Return how many rows that were committed here are missing, because another engine removed them."""

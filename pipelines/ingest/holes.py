@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.kafka.ports import TopicInfo
@@ -28,13 +29,16 @@ def position_name(topic: TopicInfo, partition: int) -> str:
 def find_holes(snapshot: Snapshot, places: Iterable[Place] = ()) -> list[str]:
     """Return one message per partition whose rows end before its recorded end, and one if rows are missing in total.
 
-    Partitions that appear in no file statistics are checked only if they are among `places`. The last row is looked up in
-    the one file that can hold it; only if it is missing there, all files are read.
+    Partitions that appear in no file statistics are checked only if they are among `places`. The end of a partition is
+    in the statistics of its last file, in the log; only if it is not, files are read.
     """
     found = []
-    for cluster, topic_id, partition in sorted({*places, *_places_of(snapshot)}):
+    ends = _ends_of_files(snapshot)
+    for cluster, topic_id, partition in sorted({*places, *ends}):
         end = snapshot.app_transaction(position_name(TopicInfo(cluster, "", topic_id, ()), partition)) or 0
-        held = _rows_end(snapshot, topic_id, partition, end)
+        held = max(ends.get((cluster, topic_id, partition), 0), 0)
+        if held < end:
+            held = _rows_end(snapshot, topic_id, partition, end)
         if held < end:
             found.append(
                 f"partition {partition} of topic {topic_id} was read up to offset {end}, but its rows end at offset {held}"
@@ -56,18 +60,39 @@ def check_no_holes(snapshot: Snapshot, places: Iterable[Place]) -> None:
         )
 
 
-def _places_of(snapshot: Snapshot) -> set[Place]:
-    """Return the partitions of those files that hold one partition each, as ingest writes them."""
+def _ends_of_files(snapshot: Snapshot) -> dict[Place, int]:
+    """Return, for each partition that has a file of its own, where the rows of the log end by the files' statistics.
+
+    Ingest writes files of one partition each. The end is 0 where the statistics do not say it.
+    """
     files = snapshot.files()
     names = ("cluster", "topic_id", "partition")
     columns = [f"{kind}.{name}" for name in names for kind in ("min", "max")]
     if not set(columns) <= set(files.column_names):
-        return set()
+        return {}
+    for name in names:
+        files = files.filter(pc.equal(pc.field(f"min.{name}"), pc.field(f"max.{name}")))
+    end = _end_by_statistics(files)
+    grouped = files.select([f"min.{name}" for name in names]).append_column("end", end)
+    by_place = grouped.group_by([f"min.{name}" for name in names]).aggregate([("end", "max")])
     return {
-        (row["min.cluster"], row["min.topic_id"], row["min.partition"])
-        for row in files.select(columns).to_pylist()
-        if all(row[f"min.{name}"] is not None and row[f"min.{name}"] == row[f"max.{name}"] for name in names)
+        (row["min.cluster"], row["min.topic_id"], row["min.partition"]): row["end_max"]
+        for row in by_place.to_pylist()
     }
+
+
+def _end_by_statistics(files: pa.Table) -> pa.ChunkedArray:
+    """Return the end of the log's rows in each file, 0 if it is not known or the file has replayed rows."""
+    zeros = pa.chunked_array([pa.array([0] * files.num_rows, pa.int64())])
+    if not {"min.origin", "max.origin", "max.offset"} <= set(files.column_names):
+        return zeros
+    least, most = files["min.origin"], files["max.origin"]
+    replay = Origin.REPLAY.value
+    is_of_log = pc.and_(pc.not_equal(least, replay), pc.not_equal(most, replay))
+    last = pc.add(files["max.offset"], 1)  # exact where the last row is a record
+    if "max.offset_end" in files.column_names:
+        last = pc.coalesce(files["max.offset_end"], last)
+    return pc.fill_null(pc.if_else(is_of_log, last, zeros), 0)
 
 
 def _rows_end(snapshot: Snapshot, topic_id: str, partition: int, end: int) -> int:

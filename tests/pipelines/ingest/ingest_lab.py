@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,9 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from connectors.kafka.ports import RecordSource
+from connectors.lake.outcomes import count_outcomes
 from connectors.lake.schema import ARRIVALS
 from connectors.lake.table import LakeTable
 from foundation.clock import Clock, SystemClock
+from pipelines.ingest.holes import find_holes
 from pipelines.ingest.run import Ingest
 from pipelines.ingest.settings import IngestSettings
 from pipelines.runner import RunnerSettings
@@ -147,6 +150,11 @@ def assert_one_row_per_offset(lab: Lab) -> None:
     info = lab.broker.describe(TOPIC)
     of_log = [r for r in rows if r["origin"] == "log" and r["topic_id"] == info.topic_id]
     stored = {(r.partition, r.offset): r for r in lab.broker.records(TOPIC)}
+    counted = Counter(r["outcome"] for r in rows if r["origin"] == "log")
+    assert count_outcomes(lab.table.snapshot()) == counted, (
+        "what status counts from the log is what the rows say"
+    )
+    assert find_holes(lab.table.snapshot()) == []
     places = [(r["partition"], r["offset"]) for r in of_log]
     assert len(places) == len(set(places)), "an offset has two rows"
     assert set(places) >= set(stored), "an offset has no row"
