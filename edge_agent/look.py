@@ -57,6 +57,8 @@ class Viewer:
 
     def poll(self) -> None:
         """Between two observations: let a waiting model take over, or a halted one go."""
+        if not self._models.is_poll_due():
+            return
         self._beat(Activity.LOADING)
         try:
             self._models.poll()

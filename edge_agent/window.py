@@ -126,6 +126,10 @@ class CaptureWindow(Generic[T]):
     _now_ns: int | None = None
     _held_bytes: int = 0
     _left: WindowTail = field(default_factory=WindowTail)
+    _span_ns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._span_ns = max(self.pre_ns + self.post_ns, LEAST_SPAN_NS)
 
     @property
     def held(self) -> int:
@@ -158,7 +162,7 @@ class CaptureWindow(Generic[T]):
         self._ring.append(held)
         drive.held += 1
         self._held_bytes += size_bytes
-        forget_before(drive.incidents, self._now_ns - self._span_ns())
+        forget_before(drive.incidents, self._now_ns - self._span_ns)
         if selection.trigger is not None:
             self._open_window(held, selection.trigger, selection)
         else:
@@ -197,9 +201,6 @@ class CaptureWindow(Generic[T]):
                 del self._drives[idle.drive_id]
         return drive
 
-    def _span_ns(self) -> int:
-        return max(self.pre_ns + self.post_ns, LEAST_SPAN_NS)
-
     def _offset_ns(self, stream_id: str, time_ns: int) -> int:
         """Return the offset of the stream's clock to the time line of the window, which never goes back.
 
@@ -207,9 +208,9 @@ class CaptureWindow(Generic[T]):
         taken as showing the present when it is first seen so, and from then on by what it counts.
         """
         offset_ns, now_ns = 0, self._now_ns
-        if now_ns is not None and time_ns < now_ns - self._span_ns():
+        if now_ns is not None and time_ns < now_ns - self._span_ns:
             offset_ns = self._offsets_ns.get(stream_id, 0)
-            if time_ns + offset_ns < now_ns - self._span_ns():
+            if time_ns + offset_ns < now_ns - self._span_ns:
                 offset_ns = now_ns - time_ns
         put_offset(self._offsets_ns, stream_id, offset_ns)
         return offset_ns
@@ -293,7 +294,7 @@ class CaptureWindow(Generic[T]):
     def _change(self, head: _Held[T]) -> TailChange:
         drive_id, known_ns = head.drive.drive_id, self._left.now_ns
         now_ns = head.time_ns if known_ns is None else max(known_ns, head.time_ns)
-        over_ns = now_ns - self._span_ns()
+        over_ns = now_ns - self._span_ns
         change = TailChange(now_ns, over_ns - self.post_ns, over_ns)
         if head.offset_ns or head.stream_id in self._left.offsets_ns:
             change.offsets_ns[head.stream_id] = head.offset_ns

@@ -34,7 +34,7 @@ ANALYSIS_SIZE_PIXELS: Final = 32
 
 _MODES_16: Final = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _MODES: Final = _MODES_16 | {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
-_EXIF_KEYS: Final = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_EXIF_KEYS: Final = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 _ORIENTATION: Final = 0x0112
 _GIF_FRAME: Final = b"!\xf9\x04"
 """A graphic control extension: after the first image it belongs to a further frame."""
@@ -160,7 +160,7 @@ def _is_animated(image: Image.Image, payload: bytes) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of a loaded picture; 1 where there is none or it cannot be read, as viewers do."""
-    if not any(key in image.info for key in _EXIF_KEYS):
+    if _EXIF_KEYS.isdisjoint(image.info):
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,21 @@ def _between(
 
 def normalise(pixels: NDArray[np.uint8] | NDArray[np.float32], how: Preprocessing) -> NDArray[np.float32]:
     """Compute `(pixels * scale - mean) / std`: (N, H, W, 3) RGB of 0 to 255 to float32 (N, 3, H, W)."""
-    mean = np.asarray(how.mean, dtype=np.float32)
-    std = np.asarray(how.std, dtype=np.float32)
+    factor, offset = _linear(how.scale, tuple(how.mean), tuple(how.std))
     ordered = pixels if how.color == "RGB" else pixels[..., ::-1]
-    values = ordered.astype(np.float32) * (np.float32(how.scale) / std) - mean / std
-    return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+    values = ordered.astype(np.float32)
+    values *= factor
+    values -= offset
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+
+@lru_cache(maxsize=16)
+def _linear(
+    scale: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what each channel is multiplied by and what is subtracted then."""
+    spread = np.asarray(std, dtype=np.float32)
+    return np.float32(scale) / spread, np.asarray(mean, dtype=np.float32) / spread
 
 
 def place_all(images: Sequence[Pixels], contract: ModelContract) -> list[Placed]:

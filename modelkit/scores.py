@@ -6,6 +6,7 @@ guessed. The task defines uncertainty; novelty is the same for all models with a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,8 +61,9 @@ class EmbeddingMemory:
                 f"embedding of shape {vector.shape}, this memory holds ({self._rows.shape[1]},)",
                 reason="invalid_value",
             )
-        length = float(np.linalg.norm(vector.astype(np.float64)))
-        if not np.isfinite(length) or length <= 0.0:
+        wide = vector.astype(np.float64)
+        length = math.sqrt(wide.dot(wide))
+        if not 0.0 < length < math.inf:
             return None
         return np.asarray(vector / length, dtype=np.float32)
 

@@ -83,6 +83,8 @@ class ModelSet:
             or (has_crashed and any(other.had_model for other in self._others)),
             on_progress=on_progress,
         )
+        self._clock = clock
+        self._roles = (self.serving, *self._others)
 
     def predict(self, images: Sequence[Pixels]) -> list[Served]:
         """Return the answers for these pictures: the serving model's first, then those of other roles that are due.
@@ -95,8 +97,9 @@ class ModelSet:
         if (self._frames - 1) % self._every:
             return answers
         for other in self._others:
-            with suppress(RejectedError):  # counted in its health
-                answers.append(other.predict(images))
+            if other.has_model:
+                with suppress(RejectedError):  # counted in its health
+                    answers.append(other.predict(images))
         return answers
 
     @property
@@ -112,18 +115,22 @@ class ModelSet:
 
     def end_in_order(self) -> None:
         """Say that the process ends as it was told to, before it does: see `RoleModel.end_in_order`."""
-        for model in (self.serving, *self._others):
-            model.end_in_order()
+        for one in self._roles:
+            one.end_in_order()
 
     def remember(self, payload: bytes) -> bool:
         """Offer this encoded frame for the trial of the next candidate; return whether it was kept."""
         return self._trial_frames.offer(payload)
 
+    def is_poll_due(self) -> bool:
+        """Return whether `poll` would look for news in any role."""
+        now_ns = self._clock.monotonic_ns()
+        return any(one.is_poll_due(now_ns) for one in self._roles)
+
     def poll(self) -> None:
-        """Obey halts and swap in candidates in every role, between two frames. Cheap when there is nothing new."""
-        self.serving.poll()
-        for other in self._others:
-            other.poll()
+        """Obey halts and swap in candidates in every role, between two frames."""
+        for one in self._roles:
+            one.poll()
 
     def other_roles(self) -> dict[str, dict[str, object]]:
         """Return, for perceive's status: role -> model, frames, unrecorded answers and health since the process started."""

@@ -242,13 +242,17 @@ class RoleModel:
 
     # Between two frames.
 
+    def is_poll_due(self, now_ns: int) -> bool:
+        """Return whether `poll` would look for news at this time of the monotonic clock."""
+        return now_ns >= self._next_poll_ns
+
     def poll(self) -> ModelEvent | None:
         """Between two frames: obey a halt, or let a candidate take over. Cheap when there is nothing new.
 
         Whatever goes wrong is logged and tried again while the model that has the role goes on.
         """
         now_ns = self._clock.monotonic_ns()
-        if now_ns < self._next_poll_ns:
+        if not self.is_poll_due(now_ns):
             return None
         self._next_poll_ns = now_ns + round(self._settings.poll_interval_s * 1e9)
         self._models.save_again()

@@ -9,6 +9,8 @@ from foundation.errors import RejectedError
 
 Floats = NDArray[np.float64]
 
+_TINY = np.finfo(np.float64).tiny
+
 
 def _distributions(probabilities: ArrayLike) -> Floats:
     """Return probabilities over the last axis as float64; each row is finite, non-negative and sums to 1."""
@@ -17,11 +19,8 @@ def _distributions(probabilities: ArrayLike) -> Floats:
         raise RejectedError(
             f"probabilities of shape {p.shape}: there must be at least 2 classes", reason="invalid_value"
         )
-    if (
-        not bool(np.isfinite(p).all())
-        or bool((p < 0).any())
-        or bool((np.abs(p.sum(axis=-1) - 1.0) > 1e-2).any())
-    ):
+    # A NaN or an infinity fails these comparisons too.
+    if not (p.min(initial=0.0) >= 0.0 and (np.abs(p.sum(axis=-1) - 1.0) <= 1e-2).all()):
         raise RejectedError("probabilities must be finite, at least 0 and sum to 1", reason="invalid_value")
     return p
 
@@ -32,7 +31,7 @@ def entropy(probabilities: ArrayLike) -> Floats:
 
 
 def _entropy(p: Floats) -> Floats:
-    terms = np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0)
+    terms = p * np.log(np.maximum(p, _TINY))  # 0 for p = 0
     return np.asarray(-terms.sum(axis=-1) / np.log(p.shape[-1]))
 
 
