@@ -146,7 +146,8 @@ class _Sizes:
             for place in SIZED_BY.get(node.op_type, ()):
                 if place < len(node.input) and node.input[place] in scope.of_picture:
                     raise _refused(
-                        node, f"takes the size of its output from the values of a picture ({node.input[place]!r})"
+                        node,
+                        f"takes the size of its output from the values of a picture ({node.input[place]!r})",
                     )
             scope.make(node, self._outputs(node, scope))
 

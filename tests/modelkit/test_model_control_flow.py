@@ -118,7 +118,15 @@ AS_SIZE = node("Cast", ["light"], ["size"], to=TensorProto.INT64)
 
 @pytest.mark.parametrize(
     ("op", "at"),
-    [("Expand", 1), ("ConstantOfShape", 0), ("Range", 1), ("Tile", 1), ("Resize", 3), ("Pad", 1), ("OneHot", 1)],
+    [
+        ("Expand", 1),
+        ("ConstantOfShape", 0),
+        ("Range", 1),
+        ("Tile", 1),
+        ("Resize", 3),
+        ("Pad", 1),
+        ("OneHot", 1),
+    ],
 )
 def test_no_size_is_taken_from_the_values_of_a_picture(op: str, at: int) -> None:
     error = refusal(sized_from(LIGHT, AS_SIZE, op=op, at=at))
