@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from connectors.blob.store import BlobStore
 
 
+MAX_HEADER_BYTES = 65_536
+"""Bound on the header block of a record; those of a vehicle have less than 1,000 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Why one record is a dead letter; `identity` is set only if the signature was valid."""
@@ -131,7 +135,17 @@ def _verified(record: StoredRecord, enrolment: Enrolment) -> Identity:
             f"the value has {len(record.value)} bytes; the bound is {MAX_RECORD_BYTES} bytes",
             reason=RejectReason.OVERSIZE,
         )
+    if (size := header_bytes(record)) > MAX_HEADER_BYTES:
+        raise RejectedError(
+            f"the headers have {size} bytes; the bound is {MAX_HEADER_BYTES} bytes",
+            reason=RejectReason.OVERSIZE,
+        )
     return verify(record.headers, record.key, record.value, KIND_SAMPLE, enrolment)
+
+
+def header_bytes(record: StoredRecord) -> int:
+    """Return the bytes of all names and values of the headers."""
+    return sum(len(name.encode()) + len(content or b"") for name, content in record.headers)
 
 
 def _decoded(record: StoredRecord, identity: Identity, blobs: BlobStore | None) -> Accepted:

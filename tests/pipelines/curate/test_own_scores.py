@@ -102,7 +102,7 @@ def test_a_vehicle_whose_claims_are_not_what_its_model_says_is_named_with_its_co
 
 def test_each_vehicle_shortlists_within_its_own_share_and_few_frames_are_scored(tmp_path: Path) -> None:
     params = PARAMS | {"label": {"strategy": "entropy", "random_ratio": 0.0, "test_ratio": 0.0}}
-    workspace = make_workspace(tmp_path / "ws", fleet_rows(12, 9) + liar(200), params=params)
+    workspace = make_workspace(tmp_path / "ws", fleet_rows(24, 6) + liar(200), params=params)
     scorer = Ours(set())
     found = label(workspace, Desk(), 8, scorer=scorer)
     assert len(scorer.shown) <= 3 * 8

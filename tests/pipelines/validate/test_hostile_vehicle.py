@@ -49,6 +49,28 @@ def test_one_vehicles_backward_clock_fails_nothing_for_the_others_and_is_named_w
     assert kept[1].filter(kept[1]["vehicle_id"] != "evil").equals(kept[0])
 
 
+def test_a_clock_that_jumps_once_and_comes_back_leaves_no_row_in_the_shards_that_breaks_the_order(
+    tmp_path: Path,
+) -> None:
+    times = [1_000, 1_010, 9_000_000, 1_030, 1_040, 1_050]
+    jumped = [
+        arrival(
+            picture(3000 + n),
+            vehicle="evil",
+            seq=n,
+            drive="evil-1",
+            offset=3000 + n,
+            capture_time_ns=time_ns,
+            track_id=None,
+        )
+        for n, time_ns in enumerate(times)
+    ]
+    place = made(tmp_path / "ws", fleet_rows(12, 4) + jumped)
+    report = validate(place, with_expectations=False)
+    assert report["success"], report["failures"]
+    assert read_rows(place.dataset_path).filter(vehicle_id="evil")["seq"].sort().to_list() == [0, 1, 2, 4, 5]
+
+
 def test_a_fleet_of_which_many_vehicles_break_a_rule_does_not_pass(tmp_path: Path) -> None:
     rows = fleet_rows(3, 4) + [row for n in range(2) for row in backwards(f"late-{n}", 3000 + 100 * n)]
     with pytest.raises(
