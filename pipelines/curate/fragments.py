@@ -62,8 +62,12 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
     "consent_ref": pl.String(),
     "subject_refs": pl.List(pl.String()),
     "payload_sha256": pl.String(),
+    "ingest_time_ns": pl.Int64(),
 }
-"""The columns of an arrival that curation reads, payload excluded. Where and when it arrived is left out on purpose."""
+"""The columns of an arrival that curation reads, payload excluded. Where it arrived is left out on purpose.
+
+When it did decides only which of two vehicles was first to send the very bytes, while nobody labelled them.
+"""
 OWN_LABELS: Mapping[str, pl.DataType] = dict(
     pl.DataFrame(
         pl.from_arrow(

@@ -110,6 +110,7 @@ def _build(
         "reference_origin",
         "unreadable",
         "label_identity",
+        "ingest_time_ns",
     ]
     quarantined.drop(hidden, strict=False).sort("payload_sha256", "identity").write_parquet(
         staging / "quarantine.parquet", compression="zstd"

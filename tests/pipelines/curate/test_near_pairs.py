@@ -126,3 +126,15 @@ def dct_hash_of(seed: int, light: float = 1.0) -> bytes:
     from modelkit.images import decode_image
 
     return dct_hash(decode_image(picture(seed, light=light)))
+
+
+def test_hashes_that_agree_in_many_bits_and_are_not_near_are_compared_no_more_than_pair_by_pair() -> None:
+    rng = np.random.default_rng(3)
+    apart = np.frombuffer(rng.bytes(32 * 9_000), dtype=np.uint64).reshape(9_000, 4)
+    bands = choose_bands(len(apart), 0, 29, apart)
+    assert bands
+    alike = apart.copy()
+    for band in bands[: len(bands) // 2]:
+        alike = (alike & ~band.mask()) | (alike[:1] & band.mask())
+    assert not choose_bands(len(alike), 0, 29, alike)
+    assert sum(each.candidates(alike, 0) for each in bands) > len(alike) ** 2

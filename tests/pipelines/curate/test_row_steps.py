@@ -88,6 +88,8 @@ def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:
                 "track_id": "t",
                 "identity": f"{vehicle}/e/{seq}",
                 "label_identity": None,
+                "labeller": None,
+                "ingest_time_ns": 0,
                 "reason": None,
                 "match_sha256": None,
                 "match_identity": None,
@@ -97,6 +99,7 @@ def copies(*places: tuple[str, str, int, str]) -> pl.DataFrame:
         ],
         schema_overrides={
             "label_identity": pl.String,
+            "labeller": pl.String,
             "reason": pl.String,
             "match_sha256": pl.String,
             "match_identity": pl.String,
@@ -123,6 +126,14 @@ def test_a_copy_in_anothers_test_drive_takes_no_row_from_the_frame_that_was_aske
     rows = copies(("fleet", "victim", 7, "train"), ("fleet", "evil", 0, "test"))
     asked = rows.with_columns(pl.lit("victim/e/7").alias("label_identity"))
     assert remove_exact_duplicates(asked)["reason"].to_list() == [None, "exact_duplicate"]
+
+
+def test_bytes_that_nobody_labelled_stay_with_the_vehicle_that_sent_them_first() -> None:
+    rows = copies(("fleet", "victim", 7, "train"), ("fleet", "evil", 0, "test"))
+    later = rows.with_columns(pl.Series("ingest_time_ns", [5, 6]))
+    assert remove_exact_duplicates(later)["reason"].to_list() == [None, "exact_duplicate"]
+    one = rows.with_columns(pl.Series("ingest_time_ns", [6, 5]), pl.lit("desk").alias("labeller"))
+    assert remove_exact_duplicates(one)["reason"].to_list() == ["near_duplicate_of_test", None]
 
 
 def test_a_copy_of_a_reference_picture_in_a_test_drive_takes_it_not_from_training() -> None:
