@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from connectors.lake.schema import ARRIVALS
 from connectors.lake.table import LakeTable
 from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError, RetryLaterError
+from pipelines.ingest.backlog import FollowSettings
 from pipelines.ingest.report import IngestReport, total
 from pipelines.ingest.run import Ingest
 from pipelines.ingest.settings import IngestSettings
@@ -19,7 +21,8 @@ from schemas.wire import TOPICS
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
-__all__ = ["Ingest", "IngestReport", "follow", "open_ingest"]
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+__all__ = ["FollowSettings", "Ingest", "IngestReport", "follow", "open_ingest"]
 
 
 def open_ingest(
@@ -44,32 +47,58 @@ def open_ingest(
     )
 
 
+class Outage:
+    """Tells of failures that are like one another once, and how many there were when they are over."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell = tell
+        self._cause = ""
+        self._count = 0
+
+    def failed(self, error: RetryLaterError) -> None:
+        """Note a failure. Numbers in a message (a time waited, an attempt) make no other cause."""
+        cause = f"{type(error).__name__} {_NUMBER.sub('', str(error))}"
+        self._count += 1
+        if cause != self._cause:
+            self._cause = cause
+            self._tell(f"waiting ({self._count} failed): {error}")
+
+    def ended(self) -> None:
+        """Note a success."""
+        if self._count:
+            self._tell(f"going on after {self._count} failed")
+        self._cause, self._count = "", 0
+
+
 def follow(
     job: Ingest,
     stop: threading.Event,
     *,
-    poll_s: float,
+    settings: FollowSettings,
     on_report: Callable[[IngestReport], object],
-    on_wait: Callable[[RetryLaterError], object],
+    on_wait: Callable[[str], object],
 ) -> IngestReport | None:
-    """Ingest every `poll_s` seconds until `stop` is set; return the sum of all runs, None when none succeeded.
+    """Ingest whenever it is due until `stop` is set; return the sum of all runs, None when none succeeded.
 
     Args:
         on_report: called after every run that read something, lost something or could not read something.
-        on_wait: called with the error of a run that is retried at the next poll.
+        on_wait: called with a line when runs begin to fail, when the cause changes, and when they succeed again with the
+            count of the failures; never for a failure like the one before.
     """
     totals: list[IngestReport] = []
     warned: set[str] = set()
+    outage = Outage(on_wait)
 
     def on_run(report: IngestReport | RetryLaterError) -> None:
         if not isinstance(report, IngestReport):
-            on_wait(report)
+            outage.failed(report)
             return
+        outage.ended()
         totals[:] = [total(totals[0], report) if totals else report]
         is_news = bool(set(report.warnings) - warned)
         warned.update(report.warnings)
         if is_news or report.offsets or report.lost or report.unread or report.waiting or report.topics_gone:
             on_report(report)
 
-    job.follow(stop, on_run, poll_s=poll_s)
+    job.follow(stop, on_run, settings=settings)
     return totals[0] if totals else None

@@ -12,6 +12,8 @@ from connectors.lake.table import LakeTable
 from foundation.clock import SystemClock
 from pipelines.dataset.dvc import DvcRepository
 from pipelines.dataset.lock import holders, lake_tables
+from pipelines.ingest.compact import Compacted
+from pipelines.ingest.compact import compact as compact_files
 from pipelines.ingest.staging import commit_lock
 from workspace.layout import Workspace
 
@@ -79,6 +81,20 @@ def vacuum(place: Workspace, older_than: timedelta, *, is_dry_run: bool = False)
             files = retention.vacuum(table, keep, older_than=older_than, dry_run=is_dry_run)
             done[name] = Vacuumed(tuple(files), tuple(sorted(keep)))
     return done
+
+
+def compact(place: Workspace) -> Compacted:
+    """Merge the small files of the table arrivals; the rows, and what datasets name, stay as they are.
+
+    Raises:
+        MisconfiguredError: there is no lake. RetryLaterError: another committer was at work; run it again.
+    """
+    table = lake_tables(place).get("arrivals")
+    return (
+        Compacted()
+        if table is None
+        else compact_files(table, SystemClock(), wait_s=place.settings.lock_wait_s)
+    )
 
 
 @contextmanager

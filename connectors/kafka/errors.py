@@ -144,5 +144,9 @@ def client_log() -> ClientLog:
     with _installing:
         if _installed is None:
             _installed = ClientLog()
-            logging.getLogger("kafka").addHandler(_installed)
+            log = logging.getLogger("kafka")
+            log.addHandler(_installed)
+            log.propagate = (
+                False  # Beam gives the root logger a handler, which would print each of the client's retries
+            )
         return _installed

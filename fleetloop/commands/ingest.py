@@ -37,8 +37,16 @@ def ingest(
     topic: str = typer.Option(TOPICS.samples, "--topic", help="Topic to read."),
     follow: bool = typer.Option(False, "--follow", help="Continue until SIGINT or SIGTERM."),
     poll_s: float = typer.Option(
-        5.0, "--poll-s", min=0.1, max=3600.0, help="Seconds between two polls of the log."
+        5.0, "--poll-s", min=0.1, max=3600.0, help="Seconds between two looks at the log."
     ),
+    fresh_s: float = typer.Option(
+        60.0,
+        "--fresh-s",
+        min=0.0,
+        max=86_400.0,
+        help="With --follow: read what waits after so many seconds, or at 20,000 offsets; 0: at every look.",
+    ),
+    compact: bool = typer.Option(True, help="With --follow: merge small files of the lake after a run."),
     runner: RunnerName = "direct",
     workers: Workers = 1,
     processes: Processes = False,
@@ -52,7 +60,7 @@ def ingest(
 
     settings = runner_settings(runner, workers, processes, job_endpoint, prism_path)
     job = open_ingest(place, settings, topic=topic, bootstrap=bootstrap)
-    report = _follow(job, poll_s) if follow else job.once()
+    report = _follow(job, poll_s, fresh_s, compact) if follow else job.once()
     if as_json:
         print_json(report.to_json() if report is not None else {})
     elif report is not None:
@@ -61,7 +69,7 @@ def ingest(
         raise typer.Exit(75)
 
 
-def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
+def _follow(job: Ingest, poll_s: float, fresh_s: float, compact: bool) -> IngestReport | None:
     from services import ingest as service
 
     private_umask()
@@ -72,9 +80,9 @@ def _follow(job: Ingest, poll_s: float) -> IngestReport | None:
     return service.follow(
         job,
         stop,
-        poll_s=poll_s,
+        settings=service.FollowSettings(poll_s=poll_s, fresh_s=fresh_s, is_compacting=compact),
         on_report=lambda report: print_json(report.to_json(), indent=None, err=True),
-        on_wait=lambda error: say(f"waiting: {error}", err=True),
+        on_wait=lambda line: say(line, err=True),
     )
 
 

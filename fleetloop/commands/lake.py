@@ -71,6 +71,21 @@ def trim(place: Place = HERE, dry_run: DryRun = False, as_json: AsJson = False) 
 
 
 @app.command()
+def compact(place: Place = HERE, as_json: AsJson = False) -> None:
+    """Merge small files of the table arrivals, as `ingest --follow` does after its runs.
+
+    No row changes. The small files stay on disk until `lake vacuum`, for the versions that datasets name.
+    """
+    from services import lake as service
+
+    done = service.compact(place)
+    if as_json:
+        print_json({"files_before": done.before, "files_after": done.after})
+        return
+    say(f"arrivals: {done.before:,} small files became {done.after:,}")
+
+
+@app.command()
 def vacuum(
     older_than_days: Annotated[
         float,

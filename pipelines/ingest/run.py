@@ -16,7 +16,9 @@ from foundation.clock import Clock
 from foundation.errors import GuaranteeBrokenError, RetryLaterError
 from foundation.service_manager import ALIVE, READY, notify, wait_alive
 from pipelines import steps
+from pipelines.ingest.backlog import Backlog, FollowSettings
 from pipelines.ingest.commit import commit
+from pipelines.ingest.compact import compact
 from pipelines.ingest.elements import RunContext, SourceFactory
 from pipelines.ingest.pipeline import build, read_manifest
 from pipelines.ingest.plan import Plan, make_plan
@@ -64,21 +66,46 @@ class Ingest:
         stop: threading.Event,
         on_report: Callable[[IngestReport | RetryLaterError], None],
         *,
-        poll_s: float,
+        poll_s: float = 5.0,
+        settings: FollowSettings | None = None,
     ) -> None:
-        """Call `once` every `poll_s` seconds until `stop` is set; a run in progress is finished first.
+        """Call `once` whenever it is due until `stop` is set; a run in progress is finished first.
+
+        Args:
+            settings: when it is due (see `FollowSettings`); without them at every look, every `poll_s` seconds.
 
         A transient error (no broker, another committer) is passed to `on_report` and retried at the next poll. The
         service manager gets a sign of life at each step of a run that is done in this process, and while this waits.
         """
+        follow = settings or FollowSettings(poll_s=poll_s)
+        backlog = Backlog(follow)
         notify(READY)
         while not stop.is_set():
             try:
                 with steps.watched(lambda _step: notify(ALIVE)):
-                    on_report(self.once())
+                    if self._is_due(backlog):
+                        on_report(self.once())
+                        backlog.ran()
+                        if follow.is_compacting:
+                            self._compact(on_report)
             except RetryLaterError as error:
                 on_report(error)
-            wait_alive(partial(self.clock.wait, stop), poll_s)
+            wait_alive(partial(self.clock.wait, stop), follow.poll_s)
+
+    def _is_due(self, backlog: Backlog) -> bool:
+        source = self.open_source()
+        try:
+            snapshot, topic = self.table.snapshot(), self.settings.topic
+            return backlog.is_due(snapshot, source, topic, self.clock.monotonic_ns())
+        finally:
+            source.close()
+
+    def _compact(self, on_report: Callable[[IngestReport | RetryLaterError], None]) -> None:
+        """Merge small files; a failure for now is reported, and ingest goes on."""
+        try:
+            compact(self.table, self.clock, wait_s=self.settings.commit_wait_s)
+        except RetryLaterError as error:
+            on_report(error)
 
     def _ends(self, source: RecordSource) -> dict[int, int]:
         topic = source.describe(self.settings.topic)

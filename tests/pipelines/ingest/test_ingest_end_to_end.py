@@ -77,7 +77,7 @@ def test_the_commands_bring_every_offset_of_a_broker_into_the_lake(bootstrap: st
     assert answer("deadletter", "replay", *workspace, "--json")["tried"] == 0
 
     followed = subprocess.Popen(
-        command("ingest", *workspace, "--follow", "--poll-s", "0.2", "--json"),
+        command("ingest", *workspace, "--follow", "--poll-s", "0.2", "--fresh-s", "0", "--json"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
