@@ -11,6 +11,7 @@ from foundation.files import read_document
 from modelkit.bundle import read_bundle
 from rollout.release import NO_GATE, GateReport, publish_release, read_releases, with_override
 from rollout.repository import Repository
+from rollout.trim import Trimmed, trim_repository
 from schemas.documents import Release
 from schemas.roles import SERVING
 from services.notices import Notified, tell_fleet
@@ -114,3 +115,10 @@ def read_gate(path: Path | None) -> GateReport:
         raise MisconfiguredError(f"there is no {path}; run `fleetloop package`")
     found = read_verdict(path)
     return GateReport(found.passed, found.reason, found.candidate_digest)
+
+
+def trim_releases(place: Workspace, keep_days: float, *, is_dry_run: bool = False) -> Trimmed:
+    """Remove what no vehicle can ask the release repository for any more (see `rollout.trim`)."""
+    clock = SystemClock()
+    repository = Repository(place.tuf_path, place.keys_path, clock=clock)
+    return trim_repository(repository, keep_days * 86_400, clock, is_dry_run=is_dry_run)

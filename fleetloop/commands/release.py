@@ -85,3 +85,33 @@ def list_(place: Place = HERE, as_json: AsJson = False) -> None:
             (each.release_id, each.role, each.model_name, each.model_bytes, each.model_digest[:16], word)
         )
     show_table("releases", ("release", "role", "model", "bytes", "sha256", "gate"), rows)
+
+
+@app.command()
+def trim(
+    keep_days: float = typer.Option(
+        30.0,
+        "--keep-days",
+        min=1.0,
+        max=36_500.0,
+        help="Keep every state that was published within this time.",
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be removed, and remove nothing."),
+    place: Place = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Remove documents and targets of the release repository that no vehicle can ask for any more.
+
+    Every root, the present state, and every release and plan that it lists stay.
+    """
+    from services.release import trim_releases
+
+    done = trim_releases(place, keep_days, is_dry_run=dry_run)
+    if not dry_run:
+        record(place, "Trim the release repository")
+    if as_json:
+        print_json({"dry_run": dry_run, "paths": done.paths, "bytes": done.size_bytes})
+        return
+    say(
+        f"{len(done.paths):,} files, {done.size_bytes:,} bytes {'would be removed' if dry_run else 'removed'}"
+    )
