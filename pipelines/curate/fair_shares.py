@@ -62,7 +62,13 @@ class Ledger:
         self.drives[drive] -= 1
 
 
-def share_out(selectable: pl.DataFrame, seats: int, taken: Mapping[str, int], secret: str) -> Shares:
+def share_out(
+    selectable: pl.DataFrame,
+    seats: int,
+    taken: Mapping[str, int],
+    secret: str,
+    most: Mapping[str, int] | None = None,
+) -> Shares:
     """Return each vehicle's share of `seats`.
 
     Args:
@@ -70,17 +76,20 @@ def share_out(selectable: pl.DataFrame, seats: int, taken: Mapping[str, int], se
         seats: labels to share out.
         taken: labels that each vehicle got earlier in the same request; they count towards an equal total.
         secret: with it a hash decides who gets the seats that do not divide.
+        most: the most that each vehicle may get; None bounds none.
     """
     drives: dict[str, dict[str, int]] = {}
     for vehicle, drive, frames in selectable.select(VEHICLE, DRIVE, "frames").iter_rows():
         drives.setdefault(vehicle, {})[drive] = int(frames)
     capacity = {vehicle: sum(each.values()) for vehicle, each in drives.items()}
+    if most is not None:
+        capacity = {vehicle: min(frames, most.get(vehicle, 0)) for vehicle, frames in capacity.items()}
     of_vehicle = equal_parts(capacity, seats, taken, secret)
     of_drive: dict[str, int] = {}
     for vehicle, share in of_vehicle.items():
         least = equal_parts(drives[vehicle], share, {}, secret)
-        most = -int(-share * DRIVE_SHARE // 1)
-        of_drive |= {drive: max(most, part) for drive, part in least.items()}
+        largest = -int(-share * DRIVE_SHARE // 1)
+        of_drive |= {drive: max(largest, part) for drive, part in least.items()}
     return Shares(of_vehicle, of_drive)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -60,7 +61,10 @@ def select(
     examples = _with_keys(labelled)
     used = examples.group_by("track_key").len("used")
     frames = frames.join(used, on="track_key", how="left").with_columns(pl.col("used").fill_null(0))
-    got = Counter(taken or {})
+    before = Counter(taken or {})
+    # Over all arms: where some vehicles have no frames of one arm, the others take no more of it than their share of all.
+    most = _shares(frames, budget, params, before).of_vehicle
+    got = Got(Counter(before), {vehicle: share + before[vehicle] for vehicle, share in most.items()})
     is_test = pl.col("split") == str(Split.TEST)
     others = frames.filter(~is_test)
     test = _by_chance(frames.filter(is_test), int(budget * params.test_ratio), params, got)
@@ -71,6 +75,23 @@ def select(
     more = _by_chance(spare, left - strategy.height, params, got)
     arms = [("test", test), ("random", by_chance), (str(params.strategy), strategy), ("test (spare)", more)]
     return pl.concat([chosen.with_columns(pl.lit(arm).alias("arm")).select(SELECTED) for arm, chosen in arms])
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """Labels that each vehicle got in this request, and the most that it may."""
+
+    labels: Counter[str]
+    most: Mapping[str, int]
+
+    def count(self, chosen: pl.DataFrame) -> pl.DataFrame:
+        """Count the chosen frames and return them."""
+        self.labels.update(chosen[VEHICLE].to_list())
+        return chosen
+
+    def left(self) -> dict[str, int]:
+        """Return how many more each vehicle may get."""
+        return {vehicle: max(0, most - self.labels[vehicle]) for vehicle, most in self.most.items()}
 
 
 def _with_keys(frames: pl.DataFrame) -> pl.DataFrame:
@@ -91,7 +112,13 @@ def _within_tracks(frames: pl.DataFrame, order: list[str], params: LabelParams) 
     return ordered.filter(place < params.at_most_per_track)
 
 
-def _shares(frames: pl.DataFrame, seats: int, params: LabelParams, got: Mapping[str, int]) -> Shares:
+def _shares(
+    frames: pl.DataFrame,
+    seats: int,
+    params: LabelParams,
+    taken: Mapping[str, int],
+    most: Mapping[str, int] | None = None,
+) -> Shares:
     """Share `seats` out over the vehicles of `frames`, by how many of their frames the limits of tracks allow."""
     limit = pl.lit(params.at_most_per_track)
     if params.strategy is Strategy.COVERAGE:
@@ -101,17 +128,13 @@ def _shares(frames: pl.DataFrame, seats: int, params: LabelParams, got: Mapping[
         pl.min_horizontal(pl.len(), (limit - pl.col("used")).first().clip(0)).alias("frames"),
     )
     counted = tracks.group_by(VEHICLE, DRIVE).agg(pl.col("frames").sum()).filter(pl.col("frames") > 0)
-    return share_out(counted, seats, got, params.salt)
+    return share_out(counted, seats, taken, params.salt, most)
 
 
-def _by_chance(frames: pl.DataFrame, seats: int, params: LabelParams, got: Counter[str]) -> pl.DataFrame:
+def _by_chance(frames: pl.DataFrame, seats: int, params: LabelParams, got: Got) -> pl.DataFrame:
     ordered = _within_tracks(frames, ["chance"], params)
-    return _counted(_shares(ordered, seats, params, got).within(ordered).head(max(seats, 0)), got)
-
-
-def _counted(chosen: pl.DataFrame, got: Counter[str]) -> pl.DataFrame:
-    got.update(chosen[VEHICLE].to_list())
-    return chosen
+    shares = _shares(ordered, seats, params, got.labels, got.left())
+    return got.count(shares.within(ordered).head(max(seats, 0)))
 
 
 def _take_out(frames: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
@@ -126,23 +149,23 @@ def _take_out(frames: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_strategy(
-    frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams, got: Counter[str]
+    frames: pl.DataFrame, labelled: pl.DataFrame, budget: int, params: LabelParams, got: Got
 ) -> pl.DataFrame:
     if budget <= 0:
         return frames.clear()
-    shares = _shares(frames, budget, params, got)
+    shares = _shares(frames, budget, params, got.labels, got.left())
     if params.strategy is Strategy.COVERAGE:
         rows = cover(frames, labelled, budget, params.at_most_per_track, params.repeats_per_track, shares)
-        return _counted(frames[rows], got)
+        return got.count(frames[rows])
     order = ["chance"] if params.strategy is Strategy.RANDOM else ["worth", "chance"]
     ordered = _within_tracks(frames, order, params)
     if params.strategy is Strategy.DIVERSE:
-        pool = _shares(ordered, budget * _POOL_FACTOR, params, got).within(ordered)
-        pool = pool.head(budget * _POOL_FACTOR)
-        return _counted(pool[farthest_first(pool, labelled, budget, shares)], got)
+        seats = budget * _POOL_FACTOR
+        pool = _shares(ordered, seats, params, got.labels).within(ordered).head(seats)
+        return got.count(pool[farthest_first(pool, labelled, budget, shares)])
     if params.strategy is Strategy.CLASS_BALANCED:
-        return _counted(ordered[list(_fewest_first(ordered, labelled, budget, shares))], got)
-    return _counted(shares.within(ordered).head(budget), got)
+        return got.count(ordered[list(_fewest_first(ordered, labelled, budget, shares))])
+    return got.count(shares.within(ordered).head(budget))
 
 
 def _fewest_first(

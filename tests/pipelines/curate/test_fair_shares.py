@@ -96,10 +96,22 @@ def test_rounds_of_one_request_share_one_budget(tmp_path: object) -> None:
             self.requests.append(list(payload_sha256s))
             return [Label(sha, "a", "desk", 1, 1.0) for sha in payload_sha256s]
 
-    desk = AnyClass()
-    chosen, _ = ask(rows, desk, 50, params_with(LabelParams(Strategy.COVERAGE, rounds=5), tmp_path))  # type: ignore[arg-type]
-    assert len(desk.requests) == 5
-    assert Counter(chosen["vehicle_id"])["evil"] <= 10
+    for (
+        salt
+    ) in "abcdef":  # one of them gives a seat that does not divide to the hostile vehicle, in each round
+        desk = AnyClass()
+        params = params_with(LabelParams(Strategy.COVERAGE, rounds=5, salt=salt), tmp_path)  # type: ignore[arg-type]
+        chosen, _ = ask(rows, desk, 30, params)
+        assert len(desk.requests) == 5
+        assert Counter(chosen["vehicle_id"])["evil"] <= 7
+
+
+def test_where_the_others_have_no_frames_of_one_arm_their_labels_come_from_another() -> None:
+    of_test = [frame(f"car-{v}", n, "d0", None, "test") for v in range(9) for n in range(40)]
+    for strategy in Strategy:
+        beside = select(table(of_test + hostile(100)), table([]), 100, LabelParams(strategy))
+        assert Counter(beside["vehicle_id"])["evil"] <= 10
+        assert beside.height == 100
 
 
 def test_a_vehicle_that_names_anothers_drive_and_track_spends_none_of_its_labels() -> None:
