@@ -30,6 +30,7 @@ from foundation.errors import (
     GuaranteeBrokenError,
     MisconfiguredError,
     RejectedError,
+    RetryLaterError,
     UntrustedError,
 )
 from foundation.events import EventLog
@@ -346,8 +347,11 @@ def run_agent(config_path: Path, *, until_source_ends: bool = False) -> int:
                 "/status": lambda: (True, build_status(state.root)),
             }
             port = settings.health.port
-            health = HealthServer(state.health_socket if port is None else port, pages)
-            supervisor.health_port = health.port
+            try:
+                health = HealthServer(state.health_socket if port is None else port, pages)
+                supervisor.health_port = health.port
+            except RetryLaterError as error:  # of no room for its socket; the agent works without the page
+                events.emit("health_not_served", level="error", error=str(error))
         try:
             events.emit("started", pid=os.getpid(), health_port=supervisor.health_port)
             return supervisor.run()

@@ -18,7 +18,8 @@ from pathlib import Path
 from socketserver import BaseServer, TCPServer, ThreadingMixIn, UnixStreamServer
 from typing import Any, ClassVar
 
-from foundation.errors import FleetLoopError, MisconfiguredError
+from foundation.errors import FleetLoopError, MisconfiguredError, RetryLaterError
+from foundation.files import is_disk_trouble
 
 LOOPBACK = "127.0.0.1"
 REQUEST_WITHIN_S = 5.0
@@ -92,6 +93,7 @@ class HealthServer:
 
         Raises:
             MisconfiguredError: the port is taken, or the socket cannot be made.
+            RetryLaterError: the disk has no room for the socket.
         """
         handler = type("Handler", (_Handler,), {"pages": dict(pages)})
         self._server: _Bounded
@@ -110,7 +112,8 @@ class HealthServer:
                 self._server, self.port = port, int(port.server_address[1])
         except OSError as error:
             name = f"the health socket {at}" if isinstance(at, Path) else f"health.port is {at}; it"
-            raise MisconfiguredError(f"{name} cannot be used: {error.strerror or error}") from error
+            kind = RetryLaterError if is_disk_trouble(error) else MisconfiguredError
+            raise kind(f"{name} cannot be used: {error.strerror or error}") from error
         self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
         self._thread.start()
 

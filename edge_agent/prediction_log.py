@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from foundation.errors import MisconfiguredError
+from foundation.files import is_disk_trouble
 
 FLUSH_EVERY_LINES = 64
 LONGEST_LINE_BYTES = 65_536
@@ -21,25 +22,37 @@ class PredictionLog:
     """Appends frame_id, drive_id, lap, model_digest, predicted_class, time_ns; nothing without a path."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open the file. Raises MisconfiguredError when that is not possible."""
+        """Open the file; on a full disk, later. Raises MisconfiguredError when that is not possible for another reason."""
         self.lost_lines = 0
         self._unflushed = 0
+        self._path = path
         self._stream: IO[str] | None = None
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _cut_torn_line(path)
-                self._stream = path.open("a", encoding="utf-8", buffering=1 << 16)
-            except OSError as error:
-                raise MisconfiguredError(
-                    f"serving.prediction_log is {str(path)!r}; it cannot be written: {error.strerror}"
-                ) from error
+        self._open()
+
+    def _open(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(self._path)
+            self._stream = self._path.open("a", encoding="utf-8", buffering=1 << 16)
+        except OSError as error:
+            if is_disk_trouble(error):
+                return
+            raise MisconfiguredError(
+                f"serving.prediction_log is {str(self._path)!r}; it cannot be written: {error.strerror}"
+            ) from error
 
     def write(
         self, *, frame_id: str, drive_id: str, lap: int, model_digest: str, predicted_class: str, time_ns: int
     ) -> None:
         """Add one line; a disk error is counted in `lost_lines`."""
         if self._stream is None:
+            self.lost_lines += self._path is not None
+            self._unflushed += 1
+            if self._unflushed >= FLUSH_EVERY_LINES:
+                self._unflushed = 0
+                self._open()
             return
         line = json.dumps(
             {

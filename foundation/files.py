@@ -5,6 +5,7 @@ Steps: temporary file in the same folder, fsync, rename, fsync of the folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -29,6 +30,14 @@ _PIECE_BYTES = 1024 * 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Bound of a JSON file; it holds the reports of a fleet of several hundred thousand vehicles."""
+
+
+_DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+
+def is_disk_trouble(error: OSError) -> bool:
+    """Return whether the disk is full, over a quota or fails: it may pass, and no setting is wrong."""
+    return error.errno in _DISK_TROUBLE
 
 
 def fsync_folder(path: Path | str) -> None:
@@ -151,7 +160,7 @@ class FileLock:
         wait_s: how long to wait for another holder; 0 tries once.
 
     Raises on entering:
-        RetryLaterError: another process holds it (names its pid), or the pid of this one cannot be written.
+        RetryLaterError: another process holds it (names its pid), or the disk has no room for a new lock file.
         MisconfiguredError: the lock file cannot be opened.
     """
 
@@ -165,20 +174,23 @@ class FileLock:
         try:
             fd = syscalls.open(self._path, os.O_RDWR | os.O_CREAT, FILE_MODE)
         except OSError as error:
-            raise MisconfiguredError(f"cannot open the lock {self._path}: {error.strerror}") from error
+            kind = RetryLaterError if is_disk_trouble(error) else MisconfiguredError
+            raise kind(f"cannot open the lock {self._path}: {error.strerror}") from error
         with suppress(OSError):  # a lock of another account, or on a file system without modes
             if os.fstat(fd).st_mode & OTHERS:  # of an earlier release: who may read a file may hold its lock
                 os.fchmod(fd, FILE_MODE)
         try:
             self._take(fd)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             os.close(fd)
-            raise RetryLaterError(f"cannot write the lock {self._path}: {error.strerror}") from error
+            raise RetryLaterError(f"cannot take the lock {self._path}: {error.strerror}") from error
         except BaseException:
             os.close(fd)
             raise
+        # Why suppressed? On a full disk there is no room for the pid, which is only told to those who wait.
+        with suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
         return self
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from edge_agent.prediction_log import PredictionLog
+from edge_agent.prediction_log import FLUSH_EVERY_LINES, PredictionLog
 from foundation.errors import MisconfiguredError
 
 
@@ -63,3 +64,21 @@ def test_a_log_that_cannot_be_opened_is_a_mistake_in_the_settings(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MisconfiguredError, match=r"serving\.prediction_log"):
         PredictionLog(tmp_path / "file" / "log.jsonl")
+
+
+def test_a_disk_that_is_full_at_the_start_costs_lines_that_are_counted_and_no_more(tmp_path, monkeypatch):
+    path = tmp_path / "logs" / "predictions.jsonl"
+
+    def refuse(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "mkdir", refuse)
+        log = PredictionLog(path)
+    for number in range(FLUSH_EVERY_LINES):
+        write(log, number)
+    assert log.lost_lines == FLUSH_EVERY_LINES
+    write(log, 999)
+    log.close()
+    assert log.lost_lines == FLUSH_EVERY_LINES
+    assert len(path.read_text().splitlines()) == 1

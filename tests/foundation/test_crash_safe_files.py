@@ -136,17 +136,34 @@ def test_a_held_lock_names_its_holder_and_gives_up_in_time(tmp_path: Path) -> No
         pass
 
 
-def test_a_disk_that_takes_no_pid_gives_the_lock_back(
+def test_a_lock_is_held_on_a_full_disk_which_takes_no_pid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Else a process that must free the disk could not start on it."""
+
     def refuse(*_arguments: object) -> Never:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", refuse)
-        with pytest.raises(RetryLaterError, match="No space left"), FileLock(tmp_path / "lock"):
+        with (
+            FileLock(tmp_path / "lock"),
+            pytest.raises(RetryLaterError, match="is held by process unknown"),
+            FileLock(tmp_path / "lock"),
+        ):
             pass
     with FileLock(tmp_path / "lock"):
+        pass
+
+
+def test_a_disk_without_room_for_a_new_lock_file_is_no_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> Never:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(syscalls, "open", refuse)
+    with pytest.raises(RetryLaterError, match="No space left"), FileLock(tmp_path / "lock"):
         pass
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Never
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from edge_agent.models.model_set import ModelSet
 from edge_agent.models.slots import SlotFolder
 from edge_agent.models.status import read_other_roles
+from foundation import syscalls
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.tasks.task import Raw
 from schemas.documents import COMPLETE, HALTED
@@ -324,13 +323,15 @@ def test_a_shadow_model_that_the_machine_cannot_load_at_a_start_may_come_back(
 def test_a_disk_that_refuses_the_lock_file_is_kept_from_the_frame_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_arguments: object) -> Never:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(path: object, *arguments: int) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *arguments)  # type: ignore[arg-type]
 
     shadowed(bench)
-    models = bench.models()
+    models, real = bench.models(), syscalls.open
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", refuse)
+        patch.setattr(syscalls, "open", refuse)
         models.poll()
     assert bench.events()[-1] == "swap_postponed"
     models.poll()
