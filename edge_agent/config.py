@@ -194,6 +194,17 @@ class HealthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureSettings:
+    """Bounds of one encoded picture, read from its header before a decoder sees it: those of the largest sensor."""
+
+    max_bytes: int = setting(20_000_000, min=1, max=20_000_000, help="bytes of an encoded picture")
+    max_side_pixels: int = setting(10_000, min=1, max=10_000, help="pixels of the longer side")
+    max_pixels: int = setting(
+        25_000_000, min=1, max=25_000_000, help="pixels in all; decoding takes time and memory by them"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisorSettings:
     """How processes are restarted and stopped."""
 
@@ -226,6 +237,7 @@ class AgentSettings:
     sources: tuple[SourceSettings, ...] = setting((), max=MAX_SOURCES)
     upload: UploadSettings = field(default_factory=UploadSettings)
     serving: PerceiveServing = field(default_factory=PerceiveServing)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     capture: CaptureSettings = field(default_factory=CaptureSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)

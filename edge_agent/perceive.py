@@ -34,6 +34,7 @@ from edge_agent.spool.writer import SpoolWriter
 from edge_agent.state_folder import StatusFile
 from foundation.clock import boot_id
 from foundation.errors import MisconfiguredError
+from modelkit.images import ImageLimits
 from modelkit.runtimes import open_runtime
 
 STATUS_INTERVAL_NS = 1_000_000_000
@@ -63,6 +64,11 @@ def build_policy(settings: AgentSettings, track_limit: TrackLimit) -> SelectionP
         selection.random.value_class,
     )
     return SelectionPolicy(tuple(rules), arm, track_limit)
+
+
+def picture_limits(settings: AgentSettings) -> ImageLimits:
+    """Return the bounds of one picture, for the decoder."""
+    return ImageLimits(**dataclasses.asdict(settings.pictures))
 
 
 def progress_limits(settings: AgentSettings) -> ProgressLimits:
@@ -115,7 +121,15 @@ class Perceive:
         self.log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=settings.vehicle_id,
-            viewer=Viewer(self.models, running.memory, self.log, clock, events, heartbeat=context.heartbeat),
+            viewer=Viewer(
+                self.models,
+                running.memory,
+                self.log,
+                clock,
+                events,
+                picture_limits(settings),
+                heartbeat=context.heartbeat,
+            ),
             policy=build_policy(settings, running.tracks),
             capture=settings.capture,
             writer=self.writer,

@@ -26,7 +26,7 @@ from modelkit.tasks import TASKS
 from modelkit.verify import ModelLimits, VerifiedModel, verify_model
 from schemas.reasons import RefuseReason
 from services.foreign_contract import DEFAULT_MAX_BYTES, ImportRequest, contract_for
-from services.own_labels import look
+from services.own_labels import looking
 from workspace.layout import Workspace
 
 MAX_PICTURES: Final = 20
@@ -219,8 +219,9 @@ def _pictures(path: Path | None) -> dict[str, Pixels]:
         return _made_pictures()
     if path.is_file():
         return {path.name: decode_image(path.read_bytes())}
-    folder = FolderPictures(path, look)
-    readable = [name for name in folder.names[:MAX_PICTURES] if folder.shape(name) is not None]
+    with looking() as look:
+        folder = FolderPictures(path, look)
+        readable = [name for name in folder.names[:MAX_PICTURES] if folder.shape(name) is not None]
     if not readable:
         raise MisconfiguredError(f"none of the first {MAX_PICTURES} pictures of {path} can be read")
     return {name: decode_image(folder.payload(name)) for name in readable}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +18,12 @@ from connectors.labels.classes import ClassNames
 from connectors.labels.coco import read_coco
 from connectors.labels.label_set import LabelSet, Pictures, Refusal, Shape
 from connectors.labels.label_tables import read_table
-from connectors.labels.picture_sets import FolderPictures, NamedPayloads
+from connectors.labels.picture_sets import FolderPictures, Look, NamedPayloads
 from connectors.lake.table import LakeTable
-from foundation.errors import MisconfiguredError
+from foundation.errors import MisconfiguredError, RejectedError
 from foundation.files import write_atomic
-from modelkit.images import read_picture
+from modelkit.confined import Confined, Failed
+from modelkit.picture_facts import TASK, PictureFacts
 from modelkit.tasks import TASKS, Task
 from pipelines.curate.params import load_params
 from workspace.layout import Workspace
@@ -104,13 +106,22 @@ def import_labels(
         CorruptError: damaged.
     """
     asked = load_task(place.params_path) if not task else _task(task)
-    known: FolderPictures | NamedPayloads
     if pictures is not None:
-        known = FolderPictures(pictures, look)
-    elif not asked.label_is_class:
+        with looking() as look:
+            return _import(place, file, FolderPictures(pictures, look), form, asked, out)
+    if not asked.label_is_class:
         raise MisconfiguredError("boxes are matched to a picture's size: name the folder of the pictures")
-    else:
-        known = NamedPayloads(_landed(place))
+    return _import(place, file, NamedPayloads(_landed(place)), form, asked, out)
+
+
+def _import(
+    place: Workspace,
+    file: Path,
+    known: FolderPictures | NamedPayloads,
+    form: LabelForm,
+    asked: Task[Any, Any],
+    out: Path | None,
+) -> ImportedLabels:
     labels, found = read_labels(file, known, load_params(place.params_path).classes, form)
     answers = _answers(labels, known, asked)
     path = out or file.resolve().with_name(file.resolve().name + ANSWERS_ENDING)
@@ -133,11 +144,26 @@ def import_labels(
     )
 
 
-def look(payload: bytes) -> Shape:
-    """Return the shape of an encoded picture. Raises RejectedError when it cannot be decoded."""
-    picture = read_picture(payload)
-    height, width = picture.pixels.shape[:2]
-    return Shape(width, height, *picture.stored_size, picture.orientation)
+@contextmanager
+def looking() -> Iterator[Look]:
+    """Yield a function that returns the shape of an encoded picture, which is decoded in a confined process.
+
+    The function raises RejectedError when the picture cannot be decoded.
+    """
+    with Confined(TASK, PictureFacts) as work:
+
+        def look(payload: bytes) -> Shape:
+            (found,) = work.run([payload])
+            if isinstance(found, Failed):
+                raise RejectedError(found.why, reason="unreadable_image")
+            return shape_of(found)
+
+        yield look
+
+
+def shape_of(found: PictureFacts) -> Shape:
+    """Return the shape that labels are compared with."""
+    return Shape(found.width, found.height, found.stored_width, found.stored_height, found.orientation)
 
 
 def _form_of(file: Path) -> LabelForm:

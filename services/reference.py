@@ -13,7 +13,7 @@ from foundation.errors import MisconfiguredError
 from pipelines.curate.params import load_params
 from pipelines.dataset import reference
 from pipelines.dataset.reference import Added
-from services.own_labels import LabelForm, look, read_labels
+from services.own_labels import LabelForm, looking, read_labels
 from workspace.layout import Workspace
 
 LABEL_ENDINGS = (".csv", ".tsv", ".json", ".jsonl")
@@ -70,8 +70,9 @@ def labelled_pictures(
         raise MisconfiguredError(
             f"{source} is a folder of pictures: name the file of their labels with --labels"
         )
-    pictures = FolderPictures(source, look)
-    found, _ = read_labels(labels, pictures, params.classes, form)
-    values = found.values(column)
+    with looking() as look:
+        pictures = FolderPictures(source, look)
+        found, _ = read_labels(labels, pictures, params.classes, form)
+        values = found.values(column)
     refused += found.refused
     return labelled_files(pictures, values, source.resolve().name)

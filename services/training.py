@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from typing import Any
 from connectors.labels.answers import ANSWERS
 from connectors.labels.classes import ClassNames
 from connectors.labels.label_set import Refusal
-from foundation.errors import MisconfiguredError, RejectedError
+from connectors.labels.labelled_pictures import LabelledPicture
+from foundation.errors import MisconfiguredError
+from modelkit.confined import Confined, Failed
+from modelkit.picture_facts import TASK, PictureFacts
 from modelkit.tasks import Task
 from schemas.reasons import Split
 from schemas.roles import SERVING
@@ -197,29 +200,33 @@ def _read_pictures(
     Raises MisconfiguredError, with the remedy, when all are of test drives.
     """
     from modelkit.digest import sha256_hex
-    from modelkit.images import condition_of, decode_image
+    from modelkit.images import decode_image
 
     names, split_of = ClassNames(classes), split_by_params(place.params_path)
     refused: list[Refusal] = []
     test_drives: set[str] = set()
-    rows, unknown = [], []
-    for picture in labelled_pictures(place, request.source, refused, labels=request.labels):
-        value, problem = ANSWERS[task.label_column](picture.value, names)
-        if problem:
-            unknown.append(f"{picture.where}: {problem}")
-            continue
-        if split_of(picture.drive_id) is Split.TEST:
-            test_drives.add(picture.drive_id)
-            left_out["of test drives"] += 1
-            continue
-        try:
-            image = decode_image(picture.payload)
-        except RejectedError:
-            left_out["unreadable"] += 1
-            continue
-        digest = sha256_hex(picture.payload)
-        label = task.label_of(value)
-        rows.append(Row(image, digest, label, picture.drive_id, "", condition_of(image), REFERENCE))
+    unknown: list[str] = []
+
+    def to_decode() -> Iterator[tuple[tuple[LabelledPicture, Any], bytes]]:
+        for picture in labelled_pictures(place, request.source, refused, labels=request.labels):
+            value, problem = ANSWERS[task.label_column](picture.value, names)
+            if problem:
+                unknown.append(f"{picture.where}: {problem}")
+            elif split_of(picture.drive_id) is Split.TEST:
+                test_drives.add(picture.drive_id)
+                left_out["of test drives"] += 1
+            else:
+                yield (picture, value), picture.payload
+
+    rows = []
+    with Confined(TASK, PictureFacts) as work:
+        for (picture, value), found in work.each(to_decode()):
+            if isinstance(found, Failed):
+                left_out["unreadable"] += 1
+                continue
+            image, label = decode_image(picture.payload), task.label_of(value)
+            digest, drive = sha256_hex(picture.payload), picture.drive_id
+            rows.append(Row(image, digest, label, drive, "", found.condition, REFERENCE))
     if unknown:
         raise MisconfiguredError(
             f"{request.source}: {len(unknown)} pictures have a label that is not a class of params.yaml: "

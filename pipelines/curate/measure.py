@@ -1,6 +1,7 @@
 """Step 1: read every row of a fragment once and measure every payload once, in parallel over fragments.
 
-In: a fragment's JSON. Out: the path of an Arrow file with the fragment's rows and features, without payloads.
+In: a fragment's JSON. Out: the path of an Arrow file with the fragment's rows and features, without payloads. Pictures
+are decoded in a process with limits: one that breaks it is unreadable, and costs no other its measurements.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 import polars as pl
 
+from modelkit.confined import Confined
 from pipelines.curate.fragments import (
     Fragment,
     UnavailablePayload,
@@ -20,7 +22,11 @@ from pipelines.curate.fragments import (
     remote_rows,
 )
 from pipelines.curate.measure_cache import MeasureCache
-from pipelines.curate.quality import FEATURES, measure
+from pipelines.curate.picture import Measured
+from pipelines.curate.quality import FEATURES, check_payload, features_of
+
+DECODING = "pipelines.curate.picture:measured"
+"""The task of the confined process."""
 
 
 class MeasureFragment(beam.DoFn):
@@ -31,6 +37,13 @@ class MeasureFragment(beam.DoFn):
         self._cache = cache
         self._blobs = blobs
         self._known: pl.DataFrame | None = None
+        self._decoding: Confined[Measured] | None = None
+
+    def teardown(self) -> None:
+        """End the process in which pictures are decoded."""
+        if self._decoding is not None:
+            self._decoding.close()
+            self._decoding = None
 
     def process(self, element: str) -> Iterator[str]:
         """Yield one output path per fragment, always the same, so that a retried bundle changes nothing."""
@@ -64,14 +77,23 @@ class MeasureFragment(beam.DoFn):
         fresh = inline.join(known, on="payload_sha256", how="anti")
         names = dict(landed.filter(pl.col("row").is_in([*fresh["row"], *remote])).iter_rows())
         measured = set(known["payload_sha256"])
-        found: list[dict[str, object]] = []
         unavailable: dict[int, str] = {}
-        for row, payload in read_payloads(fragment, list(names), self._blobs):
-            if isinstance(payload, UnavailablePayload):
-                unavailable[row] = payload.why
-            elif names[row] not in measured:
-                found.append(asdict(measure(payload, names[row])))
-                measured.add(names[row])
+
+        def to_measure() -> Iterator[tuple[tuple[str, int], bytes]]:
+            for row, payload in read_payloads(fragment, list(names), self._blobs):
+                if isinstance(payload, UnavailablePayload):
+                    unavailable[row] = payload.why
+                elif names[row] not in measured:
+                    check_payload(payload, names[row])
+                    measured.add(names[row])
+                    yield (names[row], len(payload)), payload
+
+        if self._decoding is None:
+            self._decoding = Confined(DECODING, Measured)
+        found = [
+            asdict(features_of(sha256, size_bytes, result))
+            for (sha256, size_bytes), result in self._decoding.each(to_measure())
+        ]
         return pl.concat([known.select(list(FEATURES)), pl.DataFrame(found, schema=FEATURES)]), unavailable
 
 

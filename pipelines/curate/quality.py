@@ -1,6 +1,6 @@
 """A frame that cannot be learned from is removed, with the reason and the value that decided; every other is kept.
 
-`measure` looks at one payload (size, luma, sharpness, condition, perceptual hash); `judge` compares whole
+A payload is measured in a confined process (`pipelines.curate.picture`); `judge` compares whole
 columns with the bounds of params.yaml. Refuses to repair: a frame is kept as it is or removed.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from foundation.errors import CorruptError, RejectedError
-from modelkit.images import decode_image
-from modelkit.images import measure as measure_image
+from modelkit.confined import Failed
 from pipelines.curate.params import QualityParams
-from pipelines.curate.perceptual_hash import HASH_VERSION, dct_hash
+from pipelines.curate.perceptual_hash import HASH_VERSION
+from pipelines.curate.picture import Measured, measured
 from schemas.reasons import RemovalReason
 
 MEASURE_VERSION = f"measure-2+{HASH_VERSION}"
@@ -34,7 +34,6 @@ FEATURES: dict[str, pl.DataType] = {
 }
 """One row per payload. `unreadable` says why there are no measurements: with `payload_bytes` the picture could not be
 decoded, without it the payload could not be read."""
-_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +52,40 @@ class Features:
 
 
 def measure(payload: bytes, payload_sha256: str) -> Features:
-    """Decode and measure one image.
+    """Decode and measure one image in this process; see `features_of`.
 
     Raises CorruptError when the payload does not have the hash that ingest verified: the lake's file is damaged.
     """
+    check_payload(payload, payload_sha256)
+    try:
+        found: Measured | Failed = measured(payload)
+    except RejectedError as error:
+        found = Failed(str(error))
+    return features_of(payload_sha256, len(payload), found)
+
+
+def check_payload(payload: bytes, payload_sha256: str) -> None:
+    """Raise CorruptError when the payload does not have this hash."""
     found = hashlib.sha256(payload).hexdigest()
     if found != payload_sha256:
         raise CorruptError(f"a payload in the lake has sha256 {found}, but its row says {payload_sha256}")
-    try:
-        image = decode_image(payload)
-        measures = measure_image(image)
-        height, width = image.shape[:2]
-        return Features(
-            payload_sha256,
-            int(width),
-            int(height),
-            len(payload),
-            round(measures.luma, _DECIMALS),
-            round(measures.sharpness, _DECIMALS),
-            str(measures.condition),
-            dct_hash(image),
-            None,
-        )
-    except RejectedError as error:
-        why = str(error)
-    except MemoryError:
-        raise  # a fault of this machine, not of the picture
-    except Exception as error:  # noqa: BLE001 - a decoder may raise anything on untrusted bytes
-        why = f"decoding failed with {type(error).__name__}: {error}"[:500]
-    return Features(payload_sha256, None, None, len(payload), None, None, None, None, why)
+
+
+def features_of(payload_sha256: str, payload_bytes: int, found: Measured | Failed) -> Features:
+    """Return what was measured of a payload as a row; why there is nothing stands in `unreadable`."""
+    if isinstance(found, Failed):
+        return Features(payload_sha256, None, None, payload_bytes, None, None, None, None, found.why)
+    return Features(
+        payload_sha256,
+        found.width_pixels,
+        found.height_pixels,
+        payload_bytes,
+        found.luma,
+        found.sharpness,
+        found.condition,
+        bytes.fromhex(found.image_hash_hex),
+        None,
+    )
 
 
 def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
@@ -105,9 +109,9 @@ def judge(rows: pl.DataFrame, params: QualityParams) -> pl.DataFrame:
     ]
     failed = pl.col("reason").is_null()
     reason, value = pl.lit(None, pl.String), pl.lit(None, pl.Float64)
-    for condition, name, measured in reversed(rules):
+    for condition, name, value_found in reversed(rules):
         reason = pl.when(condition).then(pl.lit(str(name))).otherwise(reason)
-        value = pl.when(condition).then(measured).otherwise(value)
+        value = pl.when(condition).then(value_found).otherwise(value)
     return rows.with_columns(
         pl.when(failed).then(reason).otherwise("reason").alias("reason"),
         pl.when(failed).then(value).otherwise("reason_value").alias("reason_value"),

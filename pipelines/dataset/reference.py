@@ -18,8 +18,9 @@ from connectors.labels.labelled_pictures import LabelledPicture
 from connectors.lake.schema import REFERENCE
 from connectors.lake.table import LakeTable
 from foundation.errors import RejectedError
+from modelkit.confined import Confined, Failed
 from modelkit.digest import sha256_hex
-from modelkit.images import condition_of, decode_image
+from modelkit.picture_facts import TASK, PictureFacts
 from pipelines.curate.params import Params
 from workspace.layout import Workspace
 
@@ -54,37 +55,47 @@ def add_reference(
     snapshot = table.snapshot()
     before = snapshot.read(columns=["payload_sha256", column]).to_pylist()
     known = {row["payload_sha256"]: row[column] for row in before if row[column] is not None}
-    fresh: list[dict[str, object]] = []
-    unreadable: list[str] = []
+    wanted: dict[str, tuple[LabelledPicture, Any]] = {}
+    again: list[tuple[str, str]] = []
     repeated = 0
     for row, label in zip(rows, given, strict=True):
         digest = sha256_hex(row.payload)
-        if digest in known:
-            if known[digest] != label:
-                raise RejectedError(
-                    f"{name}, {row.where}: picture {digest} is {label!r} here and {known[digest]!r} in the lake "
-                    "or in another row",
-                    reason="conflict",
-                )
+        if digest in known and known[digest] != label:
+            raise RejectedError(
+                f"{name}, {row.where}: picture {digest} is {label!r} here and {known[digest]!r} in the lake "
+                "or in another row",
+                reason="conflict",
+            )
+        if digest in wanted:
+            again.append((row.where, digest))
+        elif digest in known:
             repeated += 1
-            continue
-        try:
-            condition = condition_of(decode_image(row.payload))
-        except RejectedError as error:
-            unreadable.append(f"{row.where} ({digest}): {error}")
-            continue
-        known[digest] = label
-        fresh.append(
-            {
-                "payload_sha256": digest,
-                "payload": row.payload,
-                column: label,
-                "drive_id": row.drive_id,
-                "track_id": row.track_id,
-                "condition": condition,
-                "origin": ORIGIN,
-            }
-        )
+        else:
+            known[digest] = label
+            wanted[digest] = row, label
+    fresh: list[dict[str, object]] = []
+    unreadable: list[str] = []
+    why_not: dict[str, str] = {}
+    with Confined(TASK, PictureFacts) as work:
+        for digest, found in work.each((digest, row.payload) for digest, (row, _) in wanted.items()):
+            row, label = wanted[digest]
+            if isinstance(found, Failed):
+                why_not[digest] = found.why
+                unreadable.append(f"{row.where} ({digest}): {found.why}")
+                continue
+            fresh.append(
+                {
+                    "payload_sha256": digest,
+                    "payload": row.payload,
+                    column: label,
+                    "drive_id": row.drive_id,
+                    "track_id": row.track_id,
+                    "condition": found.condition,
+                    "origin": ORIGIN,
+                }
+            )
+    unreadable += [f"{where} ({digest}): {why_not[digest]}" for where, digest in again if digest in why_not]
+    repeated += sum(digest not in why_not for _, digest in again)
     version = snapshot.version
     if fresh:
         version = table.append(

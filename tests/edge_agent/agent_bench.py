@@ -20,7 +20,7 @@ from edge_agent.models.model_set import ModelSet
 from edge_agent.models.slots import install_initial
 from edge_agent.models.vehicle import Vehicle, write_vehicle
 from edge_agent.observation_loop import ObservationLoop
-from edge_agent.perceive import build_policy, progress_limits
+from edge_agent.perceive import build_policy, picture_limits, progress_limits
 from edge_agent.place_keeper import PlaceKeeper
 from edge_agent.prediction_log import PredictionLog
 from edge_agent.progress import Place, Progress
@@ -113,7 +113,7 @@ class Vehicle1:
         log = PredictionLog(settings.serving.prediction_log)
         self.loop = ObservationLoop(
             vehicle_id=VEHICLE,
-            viewer=Viewer(self.models, self.running.memory, log, clock, events),
+            viewer=Viewer(self.models, self.running.memory, log, clock, events, picture_limits(settings)),
             policy=build_policy(settings, self.running.tracks),
             capture=settings.capture,
             writer=self.writer,

@@ -16,6 +16,7 @@ from edge_agent.config import (
     BudgetSettings,
     CaptureSettings,
     NoveltySettings,
+    PictureSettings,
     RandomSettings,
     SelectionSettings,
     UncertaintySettings,
@@ -25,6 +26,7 @@ from edge_agent.released_progress import KIND_SNAPSHOT, KIND_STEP
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.snapshot import read_ledger
 from foundation import syscalls
+from foundation.errors import RejectedError
 from foundation.events import EventLog
 from foundation.framing import encode_frame
 from modelkit.images import decode_image
@@ -88,6 +90,26 @@ def test_a_picture_that_takes_more_memory_than_there_is_is_counted_and_the_next_
     monkeypatch.setattr(look, "decode_image", decode)
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
     drive(vehicle, [make_frame(number) for number in range(3)])
+    vehicle.end_source()
+    assert counts(vehicle) == {"accepted": 2, "unreadable_image": 1}
+
+
+def test_a_picture_larger_than_the_bound_of_the_sensors_is_counted_before_a_decoder_sees_it(
+    tmp_path, monkeypatch
+):
+    def decode(payload, limits=None):
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", None)  # calling it fails otherwise than the bound does
+            if payload == png(1, size=64):
+                with pytest.raises(RejectedError, match="the limits are 10000 pixels a side and 1024 in all"):
+                    decode_image(payload, limits)
+        return decode_image(payload, limits)
+
+    monkeypatch.setattr(look, "decode_image", decode)
+    bounds = PictureSettings(max_pixels=32 * 32)
+    chosen = selection(random=RandomSettings(probability=1.0))
+    vehicle = Vehicle1(settings_for(tmp_path, selection=chosen, pictures=bounds))
+    drive(vehicle, [make_frame(0), make_frame(1, payload=png(1, size=64)), make_frame(2)])
     vehicle.end_source()
     assert counts(vehicle) == {"accepted": 2, "unreadable_image": 1}
 

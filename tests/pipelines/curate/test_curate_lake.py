@@ -371,25 +371,20 @@ def test_a_blob_that_is_gone_since_it_was_measured_removes_its_row(tmp_path: Pat
     assert curate(workspace).manifest["counts"]["removed"] == before | {"payload_unavailable": 1}
 
 
-def test_a_picture_on_which_the_decoder_breaks_is_removed_as_unreadable(
+def test_a_picture_that_ends_the_process_which_decodes_it_is_removed_as_unreadable_and_costs_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.curate import quality
+    from pipelines.curate import measure as measuring
 
     rows = world()
-    broken = rows[2]["payload"]
-    honest = quality.decode_image
-
-    def breaking(payload: bytes) -> object:
-        if payload == broken:
-            raise AssertionError("palette")
-        return honest(payload)
-
-    monkeypatch.setattr(quality, "decode_image", breaking)
-    workspace = make_workspace(tmp_path / "ws", rows, label_rows(rows))
-    assert (
-        curate(workspace).manifest["counts"]["removed"]["unreadable"] == 2
-    )  # with the one that is no picture
+    honest = curate(make_workspace(tmp_path / "honest", rows, label_rows(rows))).manifest["counts"]
+    killer = arrival(rows[2]["payload"] + b"ends the process", vehicle="hostile", drive="x", offset=9999)
+    monkeypatch.setattr(measuring, "DECODING", "tests.fakes.decoders:measured_unless_it_kills")
+    workspace = make_workspace(tmp_path / "ws", [*rows, killer], label_rows(rows))
+    for _ in range(2):  # the second run has it in its cache
+        counts = curate(workspace).manifest["counts"]
+        assert counts["removed"] == honest["removed"] | {"unreadable": honest["removed"]["unreadable"] + 1}
+        assert counts["kept"] == honest["kept"]
 
 
 def test_the_states_must_add_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
