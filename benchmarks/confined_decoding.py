@@ -42,21 +42,25 @@ def _here(payloads: Sequence[bytes]) -> list[Measured]:
     return [measured(payload) for payload in payloads]
 
 
+def line(payloads: Sequence[bytes]) -> str:
+    """Measure both ways in turn and say what came out."""
+    with Confined(TASK, Measured) as work:
+        started_s = _seconds(lambda: work.run(payloads[:1]))
+        turns = [
+            (_seconds(lambda: _here(payloads)), _seconds(lambda: list(work.each(enumerate(payloads)))))
+            for _ in range(_TURNS)
+        ]
+    here_s, confined_s = (min(column) for column in zip(*turns, strict=True))
+    return (
+        f"here {len(payloads) / here_s:.0f}/s, confined {len(payloads) / confined_s:.0f}/s, "
+        f"ratio {here_s / confined_s:.2f}; first picture after {started_s:.2f} s"
+    )
+
+
 def main() -> None:
-    """Print one line per kind of picture, and how long the first picture takes with the start of the process."""
+    """Print one line per kind of picture, also how long the first picture takes with the start of the process."""
     for width, height, count, kind in KINDS:
-        payloads = pictures(width, height, count, kind)
-        with Confined(TASK, Measured) as work:
-            started_s = _seconds(lambda: work.run(payloads[:1]))
-            turns = [
-                (_seconds(lambda: _here(payloads)), _seconds(lambda: list(work.each(enumerate(payloads)))))
-                for _ in range(_TURNS)
-            ]
-        here_s, confined_s = (min(column) for column in zip(*turns, strict=True))
-        print(
-            f"{width} x {height} {kind}: here {count / here_s:.0f}/s, confined {count / confined_s:.0f}/s, "
-            f"ratio {here_s / confined_s:.2f}; first picture after {started_s:.2f} s"
-        )
+        print(f"{width} x {height} {kind}: {line(pictures(width, height, count, kind))}")
 
 
 if __name__ == "__main__":
