@@ -10,12 +10,14 @@ from typing import Any
 
 import jinja2
 import pyarrow.compute as pc
+from markupsafe import Markup
 from PIL import Image
 
 from connectors.lake.table import LakeTable
 from fleetloop.demo.charts import accuracy_chart
 from fleetloop.demo.lab import Lab
 from foundation.files import write_atomic
+from foundation.web_page import CONTENT_POLICY_TAG, page_text
 
 FRAMES_SHOWN = 20
 MAX_CLASS_ROWS = 12
@@ -26,6 +28,7 @@ def write_report(lab: Lab, result: dict[str, Any]) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: page_text(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
     )
     note = f"fleetloop demo --dataset {result['dataset']['name']} --seed {lab.seed}"
@@ -35,6 +38,7 @@ def write_report(lab: Lab, result: dict[str, Any]) -> Path:
         "by_condition": accuracy_chart(chart_rows(accuracy["by_condition"]), "By condition", note),
     }
     text = environment.get_template("report.html.j2").render(
+        policy=Markup(CONTENT_POLICY_TAG),  # noqa: S704 - a constant
         result=result,
         charts=charts,
         by_class=accuracy["by_class"],

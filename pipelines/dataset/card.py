@@ -6,19 +6,23 @@ nothing from the network.
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from foundation.files import write_atomic
+from foundation.web_page import CONTENT_POLICY_TAG, page_text
 from pipelines.curate.labels import AnyTask
 from pipelines.dataset.pictures import draw_contact_sheets
 from pipelines.dataset.plots import draw_plots
 from schemas.reasons import RemovalReason
 
+_MARKDOWN = re.compile(r"[\\<>&|`\[\]!]")
 REASONS_IN_WORDS = {
     RemovalReason.NOT_LANDED: "not a landed sample: a resend, a dead letter or lost offsets",
     RemovalReason.UNREADABLE: "the image cannot be decoded",
@@ -42,11 +46,13 @@ def write_card(folder: Path, manifest: dict[str, Any], kept: pl.DataFrame, task:
     view = {
         "m": manifest,
         "sheets": sheets,
+        "policy": Markup(CONTENT_POLICY_TAG),  # noqa: S704 - a constant
         "rows": _count_rows(manifest["counts"]),
         "test_conditions": _conditions(manifest),
     }
     for name in ("card.md", "card.html"):
-        write_atomic(folder / name, _environment().get_template(f"{name}.j2").render(view).encode())
+        text = _environment(name).get_template(f"{name}.j2").render(view)
+        write_atomic(folder / name, text.encode())
 
 
 def _count_rows(counts: dict[str, Any]) -> list[tuple[str, int, str]]:
@@ -65,7 +71,7 @@ def _conditions(manifest: dict[str, Any]) -> list[str]:
     return sorted(manifest["conditions"])
 
 
-def _environment() -> Environment:
+def _environment(name: str) -> Environment:
     from jinja2 import BaseLoader, TemplateNotFound
 
     class PackageFiles(BaseLoader):
@@ -83,11 +89,22 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
+        finalize=_text if name.endswith(".html") else _markdown_text,
     )
     environment.filters["grouped"] = lambda number: f"{number:,}"
     environment.filters["size"] = _size
     environment.filters["share"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "0 %"
     return environment
+
+
+def _text(value: object) -> object:
+    """Return a value for the HTML page, which is escaped afterwards: nothing in it is invisible or reorders the rest."""
+    return page_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _markdown_text(value: object) -> object:
+    """Return a value for the Markdown page: neither HTML nor a link, a picture, code or a cell of a table."""
+    return _MARKDOWN.sub(r"\\\g<0>", page_text(value).replace("\n", " ")) if isinstance(value, str) else value
 
 
 def _size(size_bytes: int) -> str:

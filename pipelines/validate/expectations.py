@@ -7,6 +7,7 @@ quarantine.
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from pipelines.curate.rules import Rule
+from pipelines.validate.safe_docs import build_safe_docs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +67,16 @@ def judge_with_expectations(
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=name, data=batch, suite=suite)
     )
-    actions = [gx.checkpoint.UpdateDataDocsAction(name="data docs")] if docs is not None else []
     checkpoint = context.checkpoints.add(
-        gx.Checkpoint(
-            name=name, validation_definitions=[definition], actions=actions, result_format="SUMMARY"
-        )
+        gx.Checkpoint(name=name, validation_definitions=[definition], result_format="SUMMARY")
     )
     result = checkpoint.run(batch_parameters={"dataframe": frame})
     (run,) = result.run_results.values()
     found = {outcome.expectation_config.meta["rule"]: outcome for outcome in run.results}
-    return [_verdict(rule, found[rule.name]) for rule in rules]
+    verdicts = [_verdict(rule, found[rule.name]) for rule in rules]
+    if docs is not None:
+        build_safe_docs(context, docs)
+    return verdicts
 
 
 def _library() -> Any:
@@ -90,7 +92,7 @@ def _expectation(gx: Any, rule: Rule, allowed_ratio: float) -> Any:
     arguments = dict(rule.arguments)
     if "mostly" in kind.model_fields if hasattr(kind, "model_fields") else "mostly" in kind.__fields__:
         arguments["mostly"] = 1.0 - allowed_ratio
-    return kind(**arguments, meta={"rule": str(rule.name)}, description=rule.promise)
+    return kind(**arguments, meta={"rule": str(rule.name)}, description=html.escape(rule.promise))
 
 
 def _as_pandas(rows: pl.DataFrame) -> Any:

@@ -117,3 +117,15 @@ def test_no_data_of_others_and_nothing_large_is_in_the_repository() -> None:
             assert path.suffix not in {".parquet", ".onnx", ".whl", ".npz", ".jpg"}, name
             assert path.stat().st_size < 2_000_000, name
     assert released_bytes < 3_000_000
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_writes_a_spreadsheet_so_no_cell_of_ours_starts_a_formula(file: Path) -> None:
+    """Exports are Parquet and JSON. Who adds CSV has to escape cells that begin with =, +, -, @, tab or return."""
+    calls = {
+        ast.unparse(node.func) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)
+    }
+    assert not {
+        call for call in calls if call.split(".")[-1] in {"write_csv", "to_csv", "DictWriter", "to_excel"}
+    }
+    assert "csv.writer" not in calls

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from foundation.web_page import CONTENT_POLICY_TAG
 from pipelines.dataset.make import curate
 from tests.pipelines.curate_lake import fleet_rows, label_rows, make_workspace, reference_rows
 
@@ -53,5 +54,25 @@ def test_names_in_the_data_cannot_become_markup(tmp_path: Path) -> None:
     (workspace.root / "fleetloop.toml").write_text('name = "<script>alert(1)</script>"\n')
     from workspace.layout import Workspace
 
-    page = (curate(Workspace.open(workspace.root)).path / "card.html").read_text()
+    found = curate(Workspace.open(workspace.root)).path
+    page, text = (found / "card.html").read_text(), (found / "card.md").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "\\<script\\>" in text
+
+
+def test_names_of_a_vehicle_and_an_annotator_are_text_on_both_cards_and_the_page_may_run_nothing(
+    tmp_path: Path,
+) -> None:
+    evil = "<img src=x onerror=alert(1)>\u202e|[x](javascript:alert)`\n# title"
+    rows = [row | {"model_name": evil, "sensor_id": evil} for row in fleet_rows(4, 3)]
+    labels = [label | {"labeller": evil} for label in label_rows(rows)]
+    found = curate(make_workspace(tmp_path / "ws", rows, labels)).path
+    page, text = (found / "card.html").read_text(), (found / "card.md").read_text()
+    assert "&lt;img src=x" in page and "\\<img src=x" in text
+    for each in (page, text):
+        assert "<img src=x" not in each.replace("\\<", "")
+        assert "\u202e" not in each
+    assert "\n# title" not in text
+    assert "](javascript" not in text.replace("\\]", "")
+    assert CONTENT_POLICY_TAG in page
+    assert page.index(CONTENT_POLICY_TAG) < page.index("<style>")
