@@ -5,7 +5,8 @@
 
 Pictures are simulated. The hostile vehicle sends as many records as an honest one: near and exact copies of the others'
 pictures in a drive that hashes to test, others' drives and tracks, a dense scene, a backward clock, a class and an
-embedding of its own form in each frame, and the highest scores. Prints one JSON document.
+embedding of its own form in each frame, and the highest scores; its records come in a second run of ingest, since it has to see
+what it copies. Prints one JSON document; seconds are of the processor, in all threads of this process.
 """
 
 from __future__ import annotations
@@ -93,9 +94,9 @@ class Desk:
 
 
 def timed(times: dict[str, float], name: str, call: Callable[[], Any]) -> Any:
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = call()
-    times[name] = round(time.perf_counter() - begin, 2)
+    times[name] = round(times.get(name, 0.0) + time.process_time() - begin, 2)
     return found
 
 
@@ -108,11 +109,12 @@ def run(root: Path, frames: int, tenth: str, budget: int) -> dict[str, Any]:
     for number, vehicle in enumerate(vehicles):
         for n in range(frames):
             lab.produce(lab.fleet.record(vehicle, n, content_type="image/png", **honest_fields(number, n)), 0)
+    times: dict[str, float] = {}
+    first = timed(times, "ingest", lambda: lab.ingest().once())
     for n in range(frames if tenth != "absent" else 0):
         fields = honest_fields(HONEST, n) if tenth == "honest" else hostile_fields(n, frames)
         lab.produce(lab.fleet.record("tenth", n, content_type="image/png", **fields), 1)
-    times: dict[str, float] = {}
-    report = timed(times, "ingest", lambda: lab.ingest().once())
+    second = timed(times, "ingest", lambda: lab.ingest().once())
     (root / "fleetloop.toml").write_text('name = "t"\n')
     (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "label": {"strategy": "class_balanced"}}))
     place = Workspace.open(root)
@@ -144,7 +146,7 @@ def run(root: Path, frames: int, tenth: str, budget: int) -> dict[str, Any]:
     passed = timed(times, "validate", lambda: validate(place, with_expectations=False))
     kept = read_rows(place.dataset_path).filter(pl.col("vehicle_id") != "tenth")
     return {
-        "seconds": times, "landed": report.landed, "rejected": report.rejected, "labels": got.total(),
+        "seconds": times, "landed": first.landed + second.landed, "rejected": second.rejected, "labels": got.total(),
         "labels_of_the_nine": got.total() - got["tenth"], "rows_of_the_nine": kept.height,
         "validated": passed["success"], "in_quarantine": passed["vehicles"]["in_quarantine"],
     }  # fmt: skip
