@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadsc
 unexport PYTHONDONTWRITEBYTECODE
 DEMO_ARGS ?=
 
-.PHONY: help demo test test-fast test-e2e test-avx2 test-vnni torture torture-full torture-broken bench check format lint types imports schemas lock clean
+.PHONY: help demo test test-fast test-e2e test-avx2 test-vnni torture torture-full torture-broken soak bench check format lint types imports schemas lock clean
 help: ## Say what can be made.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
@@ -51,6 +51,9 @@ torture-full: $(DEV_READY) ## Every fault to its full count; goes on where it wa
 
 torture-broken: $(DEV_READY) ## Every fault on builds that are broken on purpose.
 	$(BIN)/python -m tests.torture broken --seed $(or $(SEED),7)
+
+soak: $(DEV_READY) ## Real processes for a long time; fails when anything grows: SECONDS=1200.
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),1200)
 
 bench: $(DEV_READY) $(DATA_READY) ## Speed beside the raw limit and a peer; writes docs/benchmarks.md.
 	$(BIN)/python -m benchmarks --seed $(or $(SEED),7)

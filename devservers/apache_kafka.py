@@ -20,7 +20,8 @@ from devservers.child_process import LOOPBACK, ChildProcess, free_port
 from devservers.local_authority import SERVICES, LocalAuthority
 from foundation.errors import MisconfiguredError, RetryLaterError
 
-DEFAULT_HOME: Final = Path(".cache/kafka")
+_HOME: Final = Path(".cache/kafka")
+_CLONE: Final = Path(__file__).resolve().parents[1]
 _STARTED: Final = "Kafka Server started"
 _READY_S: Final = 90.0
 _JAVA_OPTIONS: Final = (
@@ -32,12 +33,19 @@ _JAVA_OPTIONS: Final = (
 )
 
 
-def missing(home: Path = DEFAULT_HOME) -> str:
+def usual_home() -> Path:
+    """Return where `make kafka` put the jars: below the working folder, else in the clone that this code runs from."""
+    here_or_clone = (_HOME, _CLONE / _HOME)
+    return next((home for home in here_or_clone if (home / "libs" / ".complete").is_file()), here_or_clone[1])
+
+
+def missing(home: Path | None = None) -> str:
     """Return what Apache Kafka lacks to run here, as a message; empty if nothing."""
+    home = home or usual_home()
     if shutil.which("java") is None:
         return "no `java` on PATH: install Java 17 or newer"
     if not (home / "libs" / ".complete").is_file():
-        return f"no jars in {home / 'libs'}: run `make kafka`"
+        return f"no jars in {home / 'libs'}: run `make kafka` in a clone of FleetLoop"
     return ""
 
 
@@ -54,10 +62,11 @@ class ApacheKafka:
         *,
         port: int = 0,
         folder: Path | None = None,
-        home: Path = DEFAULT_HOME,
+        home: Path | None = None,
         extra: dict[str, str] | None = None,
         trust: LocalAuthority | None = None,
     ) -> None:
+        home = home or usual_home()
         if why := missing(home):
             raise MisconfiguredError(why)
         if nodes not in (1, 3, 5):
