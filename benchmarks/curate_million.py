@@ -90,7 +90,9 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
         .then(pl.lit("blurred"))
         .alias("reason")
     )
-    order = [pl.col("split") != "test", "vehicle_id", "epoch", "seq"]
+    nobodys = pl.col("class_name").is_null().all() & (pl.col("vehicle_id").n_unique() > 1)
+    first = pl.when(nobodys.over("payload_sha256")).then("ingest_time_ns")
+    order = [first, pl.col("split") != "test", "vehicle_id", "epoch", "seq"]
     present = frame.filter(pl.col("reason").is_null()).sort("payload_sha256", *order)
     copies = present.select(
         "identity",
@@ -113,6 +115,7 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
         .select(
             "payload_sha256",
             "split",
+            "vehicle_id",
             pl.col("class_name").is_not_null().alias("lab"),
             pl.col("reason").is_null().alias("good"),
         )
@@ -127,8 +130,11 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
         .join(known, left_on="other", right_on="payload_sha256")
     )
     mine, theirs = pl.col("split") == "test", pl.col("split_right") == "test"
-    of_test = both.filter(~mine & theirs & pl.col("good"))
+    own = pl.col("vehicle_id") == pl.col("vehicle_id_right")
+    admitted = pl.col("lab_right") & pl.col("good_right")
+    of_test = both.filter(~mine & theirs & pl.col("good") & (own | admitted))
     rest = both.filter(pl.col("good") & pl.col("good_right") & (mine == theirs))
+    rest = rest.filter(own | pl.col("lab") | pl.col("lab_right"))
     gone = of_test.select("payload_sha256").unique()
     rest = rest.join(gone, on="payload_sha256", how="anti").join(
         gone, left_on="other", right_on="payload_sha256", how="anti"

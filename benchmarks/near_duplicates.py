@@ -188,8 +188,11 @@ def _exact(images: ImageSet, seed: int) -> Measure:
             "track_id": "t",
         }
     ).with_columns(
-        [pl.lit(None, pl.String).alias(n) for n in ("reason", "match_sha256", "match_identity")]
-        + [pl.lit(None, pl.Float64).alias("distance")]
+        [
+            pl.lit(None, pl.String).alias(n)
+            for n in ("reason", "match_sha256", "match_identity", "label_identity", "labeller")
+        ]
+        + [pl.lit(0).alias("ingest_time_ns"), pl.lit(None, pl.Float64).alias("distance")]
     )
     leaving = remove_exact_duplicates(rows).filter(pl.col("reason").is_not_null())
     expected = len(arrived) - len(first)

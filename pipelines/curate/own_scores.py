@@ -50,7 +50,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelScorer:
-    """Predicts with a loaded model, as the vehicle does."""
+    """Predicts with a loaded model, as the vehicle does.
+
+    Decodes in this process: candidates are frames whose very bytes were measured in a confined one before.
+    """
 
     name: str
     digest: str
