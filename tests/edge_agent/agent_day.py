@@ -250,6 +250,7 @@ def begin(folder: Path) -> Day:
     if not day.perceive():
         raise RuntimeError(f"the second life ended: {day.ends}")
     day.add_frames(2 * EARLY, LATE)
+    (day.disk / "predictions.jsonl").unlink()  # somebody took it away to read it
     return day
 
 
