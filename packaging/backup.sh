@@ -1,12 +1,13 @@
 #!/bin/sh
 # Copies a workspace while commands are at work in it:  backup.sh WORKSPACE TARGET
-# TARGET must not exist yet. Private keys (the sibling folder WORKSPACE.keys) are not copied: keep them apart, encrypted.
+# TARGET must not exist yet; with a "/" at its end it is a folder of backups, in which a new one gets the time as its name. Private keys (the sibling folder WORKSPACE.keys) are not copied: keep them apart, encrypted.
 # A lake outside of the workspace (`lake` in fleetloop.toml) is copied by the same two steps, by hand.
 set -eu
 workspace=${1:?the folder of the workspace} target=${2:?the folder of the backup, which must not exist}
 [ -f "$workspace/fleetloop.toml" ] || { echo "$workspace is no workspace: it has no fleetloop.toml" >&2; exit 2; }
-[ ! -e "$target" ] || { echo "$target exists already" >&2; exit 2; }
 umask 077
+case $target in */) mkdir -p "$target"; target=$target$(date -u +%Y%m%dT%H%M%SZ) ;; esac
+[ ! -e "$target" ] || { echo "$target exists already" >&2; exit 2; }
 mkdir -p "$target.part"
 # 1. The logs of the lake's tables. Every data file that a log names was written before the log named it, so what is
 #    copied afterwards is never less than the logs say. Do not run `fleetloop lake vacuum` at the same time.

@@ -42,13 +42,16 @@ class Backlog:
         self._since_ns: int | None = None
         self._is_first = True
 
+    @property
+    def is_due_anyway(self) -> bool:
+        """Whether to run without a look: until the first run succeeded, and where nothing may wait."""
+        return self._is_first or self._settings.fresh_s == 0
+
     def is_due(self, snapshot: Snapshot, source: RecordSource, topic: str, monotonic_ns: int) -> bool:
-        """Return whether to run now: at the first look, if enough offsets wait, or if the first has waited `fresh_s`.
+        """Return whether to run now: if enough offsets wait, or if the first of them has waited `fresh_s`.
 
         A log that ends before the lake does, and a topic that was made anew, are for a run to tell.
         """
-        if self._is_first or self._settings.fresh_s == 0:
-            return True
         waiting = count_waiting(snapshot, source, topic)
         if waiting == 0:
             self._since_ns = None

@@ -93,6 +93,8 @@ class Ingest:
             wait_alive(partial(self.clock.wait, stop), follow.poll_s)
 
     def _is_due(self, backlog: Backlog) -> bool:
+        if backlog.is_due_anyway:
+            return True
         source = self.open_source()
         try:
             snapshot, topic = self.table.snapshot(), self.settings.topic

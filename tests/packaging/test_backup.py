@@ -16,7 +16,7 @@ from tests.pipelines.ingest.ingest_lab import TOPIC, Lab
 SCRIPT = Path(__file__).parents[2] / "packaging" / "backup.sh"
 
 
-def back_up(workspace: Path, target: Path) -> subprocess.CompletedProcess[str]:
+def back_up(workspace: Path, target: Path | str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", str(SCRIPT), str(workspace), str(target)], capture_output=True, text=True, check=False
     )
@@ -77,6 +77,17 @@ def test_a_backup_beside_a_running_ingest_is_whole_and_ingest_goes_on_from_it(
         == sent
         == len({*zip(rows["partition"].to_pylist(), rows["offset"].to_pylist(), strict=True)})
     )
+
+
+def test_a_folder_of_backups_gets_a_new_one_with_each_call_for_its_owner_only(
+    tmp_path: Path, lab: Lab
+) -> None:
+    """As fleetloop-backup.service calls it."""
+    done = back_up(lab.lake.parent, f"{tmp_path / 'backups'}/")
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "backups").iterdir()
+    assert (made / "fleetloop.toml").is_file()
+    assert (tmp_path / "backups").stat().st_mode & 0o077 == 0
 
 
 def test_a_backup_refuses_what_is_no_workspace_and_never_writes_over_another(
