@@ -41,7 +41,7 @@ from foundation.files import FileLock
 from foundation.settings import setting
 from rollout.keys import DELEGATED_ROLES, ONLINE_ROLES, ROOT, KeyStore
 from rollout.metadata_files import MetadataFiles
-from schemas.downlink import INDEX, INDEX_1, ISSUED_FIELD
+from schemas.downlink import DELEGATIONS_FIELD, INDEX, INDEX_1, ISSUED_FIELD
 
 TOP_LEVEL = ("root", "timestamp", "snapshot", "targets")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
@@ -163,6 +163,7 @@ class Repository:
                 targets.add_key(signer.public_key, role)
             self._write_role(role, Targets(version=1, expires=self._expiry(role)), snapshot, role)
         self._write_role("targets", targets, snapshot, "targets")
+        root.unrecognized_fields[DELEGATIONS_FIELD] = _pins(targets.delegations)
         self._write_root(root, self.keys.signers(ROOT))
         self._files.write_signed("1.snapshot", snapshot, self.keys.signers("snapshot"))
         timestamp = Timestamp(version=1, expires=self._expiry("timestamp"))
@@ -260,8 +261,8 @@ class Repository:
     def rotate_key(self, role: str) -> str:
         """Give an online role a new key without interruption for clients, and return the new key's id.
 
-        For a top-level role: a root that trusts both keys, documents signed by both, then a root that trusts only the new
-        key. For a delegated role: its delegation and its document change in one publication.
+        A root that trusts both keys, documents signed by both, then a root that trusts only the new key. For a delegated
+        role the root names the keys that may be delegated to; its delegation and its document change in one publication.
         """
         if role not in ONLINE_ROLES:
             raise RejectedError(f"role {role!r} is not one of {ONLINE_ROLES}", reason="invalid_value")
@@ -270,10 +271,16 @@ class Repository:
             if role in DELEGATED_ROLES:
                 document = self.load(role).signed
                 targets = self.load("targets").signed
+                root, before = self.load(ROOT).signed, _pins(targets.delegations)
                 for key_id in list(targets.delegations.roles[role].keyids):
                     targets.revoke_key(key_id, role)
                 targets.add_key(new, role)
+                after = _pins(targets.delegations)
+                self._next_root(root, self._root_signers(root), _both(before, after))
+                self._on_step("root-both")
                 self._republish([("targets", targets), (role, document)], targets)
+                self._on_step("republished")
+                self._next_root(root, self._root_signers(root), after)
                 return str(new.keyid)
             root = self.load(ROOT).signed
             old_ids = list(root.roles[role].keyids)
@@ -340,7 +347,12 @@ class Repository:
     def _root_signers(self, root: Any) -> list[Any]:
         return self.keys.trusted_signers(ROOT, root.roles[ROOT].keyids, root.roles[ROOT].threshold)
 
-    def _next_root(self, root: Any, signers: list[Any]) -> int:
+    def _next_root(self, root: Any, signers: list[Any], pins: Mapping[str, Any] | None = None) -> int:
+        """Write the next root. What it says of delegations stays without `pins`; one that says nothing gets today's."""
+        if pins is None and DELEGATIONS_FIELD not in root.unrecognized_fields:
+            pins = _pins(self.load("targets").signed.delegations)
+        if pins is not None:
+            root.unrecognized_fields[DELEGATIONS_FIELD] = pins
         root.version = self._files.newest_root_version() + 1
         root.expires = self._expiry(ROOT)
         self._write_root(root, signers)
@@ -362,3 +374,24 @@ class Repository:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)
+
+
+def _pins(delegations: Any) -> dict[str, Any]:
+    """Return the keys and the threshold of each delegated role, as the root names them."""
+    return {
+        role: {
+            "keys": {key_id: delegations.keys[key_id].to_dict() for key_id in delegations.roles[role].keyids},
+            "threshold": delegations.roles[role].threshold,
+        }
+        for role in DELEGATED_ROLES
+    }
+
+
+def _both(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        role: {
+            "keys": {**before[role]["keys"], **after[role]["keys"]},
+            "threshold": min(before[role]["threshold"], after[role]["threshold"]),
+        }
+        for role in before
+    }

@@ -22,7 +22,7 @@ from foundation.service_manager import READY, notify, wait_alive
 from rollout.health import VehicleReport, WaveVerdict, judge_waves
 from rollout.plan import EVERYBODY, cut_waves, eligible, parse_sizes
 from rollout.plan_state import STATES, LeftOut, PlanState, PlanStates
-from rollout.release import find_release
+from rollout.release import find_release, read_releases
 from rollout.repository import Repository
 from schemas.documents import (
     COMPLETE,
@@ -198,14 +198,17 @@ class RolloutService:
     # Reading.
 
     def plans(self) -> list[RolloutPlan]:
-        """Return all published plans, oldest first."""
+        """Return all published plans, oldest first; those of version 1 with the model of their release."""
         data = self._repository.read_index("rollouts")
         if data is None:
             return []
         rows = read_index(data, PLANS_KEY, ROLLOUT_PLAN)
         if rows.unreadable:  # the list is published again, so it must be complete
             raise CorruptError(f"plan {rows.unreadable[0].index} of the index: {rows.unreadable[0].why}")
-        return list(rows.read)
+        if all(plan.model_digest is not None for plan in rows.read):
+            return list(rows.read)
+        releases = {release.release_id: release for release in read_releases(self._repository)}
+        return [_naming_its_model(plan, releases.get(plan.release_id)) for plan in rows.read]
 
     def current(self, role: str = SERVING, plan_id: str = "") -> RolloutPlan:
         """Return the plan `plan_id`; without an id, the running plan of `role`, or else its newest.
@@ -375,3 +378,10 @@ def watch(
         if done.plan.state != RUNNING or clock.monotonic_ns() >= deadline_ns:
             return done
         wait_alive(clock.sleep, every_s)
+
+
+def _naming_its_model(plan: RolloutPlan, release: Release | None) -> RolloutPlan:
+    """Return the plan with the model that vehicles compare; unchanged if it has one or its release is not known."""
+    if plan.model_digest is not None or release is None:
+        return plan
+    return replace(plan, model_digest=release.model_digest, model_bytes=release.model_bytes)

@@ -16,6 +16,9 @@ from schemas.roles import SERVING
 
 ISSUED_FIELD: Final = "x-fleetloop-issued-s"
 """Signed field of timestamp.json: the time of issue in whole seconds since 1970."""
+DELEGATIONS_FIELD: Final = "x-fleetloop-delegations"
+"""Signed field of root.json: by delegated role the keys (as TUF writes them, by key id) and the least threshold that the
+role `targets` may delegate to. A root of an earlier release has none."""
 INDEX: Final = "index-2.json"
 INDEX_1: Final = "index.json"
 RELEASES_KEY: Final = "releases"

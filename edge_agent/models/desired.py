@@ -90,7 +90,7 @@ def check_plan(plan: RolloutPlan | None, release: Release) -> None:
         UntrustedError: the plan names another model, or another role.
     """
     if plan is None or (plan.model_digest is None and plan.role == release.role):
-        return
+        return  # a plan of version 1, in the list of a cloud of the first release: see `_plan`
     said = (plan.role, plan.model_digest, plan.model_bytes)
     found = (release.role, release.model_digest, release.model_bytes)
     if said != found:
@@ -148,10 +148,17 @@ def authorise(
 
 def _plan(row: object) -> RolloutPlan | UnreadablePlan:
     try:
-        return ROLLOUT_PLAN.of(row, family=UntrustedError)
+        return _naming_a_model(ROLLOUT_PLAN.of(row, family=UntrustedError), row)
     except UntrustedError as error:
         release_id = row.get("release_id") if isinstance(row, dict) and row.get("state") == HALTED else None
         return UnreadablePlan(str(error), release_id if isinstance(release_id, str) else "")
+
+
+def _naming_a_model(plan: RolloutPlan, row: object) -> RolloutPlan:
+    """Return the plan if it names its model; one of version 1 cannot."""
+    if plan.model_digest is None and isinstance(row, dict) and row.get("format") != 1:
+        raise UntrustedError(f"plan {plan.plan_id} names no model, so another could take its place")
+    return plan
 
 
 def _rows(index: bytes | None, key: str) -> list[object]:

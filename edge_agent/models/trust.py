@@ -5,6 +5,7 @@ python-tuf holds the chain (root, timestamp, snapshot, roles). This adds what it
 - durable metadata (fsync before rename), so that power loss cannot take rollback protection away;
 - role separation: a model only by the role `models`, a plan only by `rollouts`, also against the top-level
 targets;
+- delegations to the keys that the root names, so that the key of `targets` alone cannot put others in their place;
 - `SavedTrust.load`: the same check again without a network, from what is saved, just before a swap.
 """
 
@@ -28,11 +29,11 @@ from edge_agent.models.trust_folder import (
     our_errors,
 )
 from foundation.clock import Clock
-from foundation.documents import parse_json
+from foundation.documents import build, parse_json
 from foundation.errors import RetryLaterError, UntrustedError
 from foundation.files import write_atomic
 from modelkit.digest import sha256_hex
-from schemas.downlink import INDEX, INDEX_1
+from schemas.downlink import DELEGATIONS_FIELD, INDEX, INDEX_1
 
 
 class _FleetUpdater(Updater):  # type: ignore[misc]  # python-tuf is untyped here
@@ -79,6 +80,14 @@ class TargetInfo:
         return f"{base_url}/targets/{folder}/{self.sha256}.{name}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Delegations:
+    """What the root says of one delegated role: its keys by id, each as TUF writes it, and the least threshold."""
+
+    keys: dict[str, dict[str, Any]]
+    threshold: int
+
+
 class OnlineTrust:
     """One refresh of the chain over the network, in deliver. Saves what it verified; decides nothing about models."""
 
@@ -110,6 +119,7 @@ class OnlineTrust:
     def target(self, role: str, name: str) -> TargetInfo | None:
         """Return what `role` (and only it) signed for target `role/name`; None when it lists no such target."""
         path = f"{role}/{name}"
+        check_delegation(self._updater.trusted, role)
         with our_errors():
             info = self._updater.get_targetinfo(path)
             if info is None:
@@ -165,6 +175,7 @@ class SavedTrust:
 
     def index(self, role: str) -> bytes | None:
         """Return the saved index of a role, its delegation, signature, version and hash checked; None when it has none."""
+        check_delegation(self._trusted, role)
         with our_errors():
             if role not in self._trusted:
                 self._trusted.update_delegated_targets(_saved(self._trust, role), role, "targets")
@@ -200,6 +211,33 @@ def parse_index(data: bytes, key: str) -> list[object]:
         raise UntrustedError(f"the signed index is no format 1 or 2 list of {key}")
     rows: list[object] = document[key]
     return rows
+
+
+def check_delegation(trusted: Any, role: str) -> None:
+    """Check that `targets` delegates the role to keys that the root names for it, with no lower threshold.
+
+    Raises:
+        UntrustedError: it does not. A root of an earlier release names none and leaves it to `targets`.
+    """
+    named = trusted.root.unrecognized_fields.get(DELEGATIONS_FIELD)
+    if named is None:
+        return
+    try:
+        wanted = build(_Delegations, named[role], f"delegation of {role} in the root", family=UntrustedError)
+    except (KeyError, TypeError) as error:
+        raise UntrustedError(f"the root names no keys for the role {role}") from error
+    delegations = trusted.targets.delegations
+    delegation = (delegations.roles or {}).get(role) if delegations is not None else None
+    if delegation is None:
+        raise UntrustedError(f"the role targets does not delegate {role}")
+    found = {key_id: delegations.keys[key_id].to_dict() for key_id in delegation.keyids}
+    if delegation.threshold < wanted.threshold or any(
+        wanted.keys.get(key_id) != key for key_id, key in found.items()
+    ):
+        raise UntrustedError(
+            f"the role targets delegates {role} to {delegation.threshold} of the keys {sorted(found)}; the root names "
+            f"{wanted.threshold} of {sorted(wanted.keys)}"
+        )
 
 
 def _only_by(trusted: Any, role: str, path: str) -> TargetInfo | None:

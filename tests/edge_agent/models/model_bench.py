@@ -103,8 +103,16 @@ class Bench:
     def plan(
         self, release_id: str, state: str = RUNNING, *, threshold: str = EVERYBODY, **fields: object
     ) -> None:
-        """Publish the newest word on a release."""
-        plan = RolloutPlan(f"plan-{release_id}", release_id, state, (Wave(1, 1, threshold),))
+        """Publish the newest word on a release, with the model that it has; an unknown one gets a digest of zeros."""
+        known = {release.release_id: release for release in self.releases}.get(release_id)
+        plan = RolloutPlan(
+            f"plan-{release_id}",
+            release_id,
+            state,
+            (Wave(1, 1, threshold),),
+            model_digest=known.model_digest if known else "0" * 64,
+            model_bytes=known.model_bytes if known else 1,
+        )
         plan = replace(plan, **fields)  # type: ignore[arg-type]
         self.plans = [each for each in self.plans if each.plan_id != plan.plan_id] + [plan]
         self.repository.publish("rollouts", index_targets(PLANS_KEY, self.plans))

@@ -10,11 +10,12 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile
 
-from edge_agent.models.desired import check_plan, desired
+from edge_agent.models.desired import check_plan, desired, plans_of
 from edge_agent.models.trust import parse_index
 from edge_agent.models.trust_folder import TrustFolder
 from foundation.errors import UntrustedError
 from rollout.repository import init_repository
+from schemas.downlink import DELEGATIONS_FIELD
 from schemas.downlink import RELEASES_KEY as KEY
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.tuf_rig import (
@@ -169,3 +170,55 @@ def test_a_release_that_is_not_the_model_of_its_plan_is_not_taken(
 def test_a_signed_index_that_is_no_plain_list_is_not_acted_on(data: bytes) -> None:
     with pytest.raises(UntrustedError, match="releases"):
         parse_index(data, "releases")
+
+
+def test_a_plan_that_names_no_model_lets_nothing_out_and_its_halt_is_obeyed(bench: Bench) -> None:
+    """Its release could be replaced by the key of models alone; only a list of the first release has such plans."""
+    bench.release("r2", 2)
+    bench.plan("r2", model_digest=None, model_bytes=None)
+    assert bench.run(bench.fetcher())[-1].detail == "the plans want None"
+    row = json.loads(bench.plans[0].to_json())
+    listed = json.dumps({"format": 2, "plans": [row | {"state": "halted"}]}).encode()
+    assert desired(plans_of(listed), bench.vehicle).withdrawn == {"r2"}
+    old = json.dumps({"format": 1, "plans": [json.loads(bench.plans[0].to_json_1())]}).encode()
+    assert desired(plans_of(old), bench.vehicle).release_id == "r2"
+
+
+@pytest.mark.parametrize("role", ["models", "rollouts"])
+def test_the_key_of_targets_alone_puts_no_other_key_in_the_place_of_a_role(bench: Bench, role: str) -> None:
+    with_release(bench)
+    own = CryptoSigner.generate_ed25519()
+    forge(
+        bench,
+        "targets",
+        lambda targets: targets.add_key(own.public_key, role),
+        bench.repository.keys.signers("targets"),
+    )
+    forge(bench, role, lambda _document: None, [own])
+    with pytest.raises(UntrustedError, match=f"delegates {role} to 1 of the keys"):
+        refresh(bench).fetch_index(role)
+
+
+def test_a_root_of_an_earlier_release_leaves_delegations_to_targets_until_the_next_root(bench: Bench) -> None:
+    repository = bench.repository
+    root = repository.load("root").signed
+    del root.unrecognized_fields[DELEGATIONS_FIELD]
+    repository._write_root(root, repository.keys.signers("root"))
+    TrustFolder(bench.state).install(repository.root_bytes())
+    with_release(bench)
+    assert refresh(bench).fetch_index("models") is not None
+    repository.rotate_root()
+    assert set(repository.load("root").signed.unrecognized_fields[DELEGATIONS_FIELD]) == {
+        "models",
+        "rollouts",
+    }
+    assert refresh(bench).fetch_index("models") is not None
+
+
+def test_the_root_names_only_the_new_key_after_a_rotation(bench: Bench) -> None:
+    with_release(bench)
+    refresh(bench)
+    key_id = bench.repository.rotate_key("models")
+    named = bench.repository.load("root").signed.unrecognized_fields[DELEGATIONS_FIELD]
+    assert list(named["models"]["keys"]) == [key_id]
+    assert refresh(bench).fetch_index("models") is not None

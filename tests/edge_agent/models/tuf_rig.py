@@ -106,9 +106,14 @@ def with_release(bench: Bench, release_id: str = "r2") -> None:
     bench.plan(release_id)
 
 
+def evil_bytes() -> bytes:
+    """A valid model that nobody approved."""
+    return tiny_model(tiny_contract(name="evil"), seed=66)
+
+
 def evil_listing(bench: Bench) -> Callable[[Any], None]:
     """Lists an evil model and an index that offers it."""
-    data = tiny_model(tiny_contract(name="evil"), seed=66)
+    data = evil_bytes()
     evil = replace(
         bench.releases[0], release_id="evil", model_digest=sha256_hex(data), model_target="models/evil.onnx"
     )
@@ -127,8 +132,9 @@ def evil_listing(bench: Bench) -> Callable[[Any], None]:
 
 
 def assert_never_loads(bench: Bench, transport: Any = None) -> None:
-    """Whatever the vehicle does, the evil release is neither fetched nor served."""
-    bench.plan("evil")
+    """Whatever the vehicle does, the evil release is neither fetched nor served, though a plan lets out this very model."""
+    data = evil_bytes()
+    bench.plan("evil", model_digest=sha256_hex(data), model_bytes=len(data))
     done = bench.run(fetcher(bench, transport) if transport else bench.fetcher())
     assert done[-1].outcome == "failed", done
     assert bench.slots.read_candidate() is None
