@@ -66,7 +66,8 @@ def fit(
     if len(train) < 2:
         raise MisconfiguredError(f"there are {len(train)} training rows, must be at least 2")
     started = time.monotonic()
-    torch.use_deterministic_algorithms(True)
+    # Why not use_deterministic_algorithms: it also imports the compiler, which takes longer than a small training.
+    torch.set_deterministic_debug_mode("error")
     torch.set_num_threads(params.threads)
     rng = np.random.default_rng(params.seed)
     task = TASKS[contract.task]
