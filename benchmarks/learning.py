@@ -68,7 +68,7 @@ from modelkit.scores import score
 from modelkit.tasks import TASKS
 from pipelines.curate.labelling import ask
 from pipelines.curate.params import LabelParams, Params, Strategy, load_params
-from pipelines.curate.resolve import KEPT, UNLABELLED
+from pipelines.curate.row_states import KEPT, UNLABELLED
 from pipelines.curate.split import split_of
 from schemas.reasons import Split
 from training.initial import train_initial

@@ -30,7 +30,7 @@ from pipelines.curate.labels import AnyTask, problems, value_problem
 from pipelines.curate.own_scores import Disagreement, Scorer, score_again
 from pipelines.curate.params import Params, Strategy, load_params
 from pipelines.curate.rarest_class import with_rarest_class
-from pipelines.curate.resolve import UNLABELLED
+from pipelines.curate.row_states import UNLABELLED
 from pipelines.curate.run import payloads_of, resolve_lake
 from pipelines.curate.selection import select
 from pipelines.runner import RunnerSettings

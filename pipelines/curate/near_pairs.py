@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from schemas.reasons import Split
+
 BLOCK_ROWS = 4096
 _SPARSE = 16
 """While half of the bits leave less than one pair in this many, the others are compared one by one."""
@@ -114,3 +116,16 @@ def pairs_frame(
         "distance",
         "measure",
     )
+
+
+def test_distances(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return payload_sha256 and test_distance_bits of the payloads with a near test frame among `rows`."""
+    tests = rows.filter(pl.col("split") == str(Split.TEST)).select("payload_sha256")
+    by_hash = pairs.filter(pl.col("measure") == "hash")
+    both = [
+        by_hash.join(tests, left_on=other, right_on="payload_sha256", how="semi").select(
+            pl.col(mine).alias("payload_sha256"), pl.col("distance").alias("test_distance_bits")
+        )
+        for mine, other in (("sha_a", "sha_b"), ("sha_b", "sha_a"))
+    ]
+    return pl.concat(both).group_by("payload_sha256").agg(pl.col("test_distance_bits").min())

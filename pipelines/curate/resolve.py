@@ -17,12 +17,10 @@ from foundation.errors import GuaranteeBrokenError
 from pipelines.curate.fragments import Fragment
 from pipelines.curate.measure_cache import MeasureCache
 from pipelines.curate.near_duplicates import remove_near_duplicates
-from pipelines.curate.near_pairs import PAIR_SCHEMA
+from pipelines.curate.near_pairs import PAIR_SCHEMA, test_distances
 from pipelines.curate.params import Params, ShardParams
+from pipelines.curate.row_states import KEPT, QUARANTINED, REMOVED, UNLABELLED
 from pipelines.curate.rules import broken_rules, failing, rules_for, with_derived, with_label_problems
-from schemas.reasons import Split
-
-REMOVED, UNLABELLED, QUARANTINED, KEPT = "removed", "unlabelled", "quarantined", "kept"
 
 
 def resolve(
@@ -79,19 +77,6 @@ def resolve(
             f"{judged.height} rows were read, but {rows.height} were resolved and {counted} have a state"
         )
     return rows
-
-
-def test_distances(rows: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Return payload_sha256 and test_distance_bits of the payloads with a near test frame among `rows`."""
-    tests = rows.filter(pl.col("split") == str(Split.TEST)).select("payload_sha256")
-    by_hash = pairs.filter(pl.col("measure") == "hash")
-    both = [
-        by_hash.join(tests, left_on=other, right_on="payload_sha256", how="semi").select(
-            pl.col(mine).alias("payload_sha256"), pl.col("distance").alias("test_distance_bits")
-        )
-        for mine, other in (("sha_a", "sha_b"), ("sha_b", "sha_a"))
-    ]
-    return pl.concat(both).group_by("payload_sha256").agg(pl.col("test_distance_bits").min())
 
 
 def _class_index(column: str, classes: tuple[str, ...]) -> pl.Expr:

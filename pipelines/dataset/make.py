@@ -20,7 +20,7 @@ from pipelines.curate.fragments import open_snapshots
 from pipelines.curate.labels import label_text
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.pipeline import WorkFolder
-from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED
+from pipelines.curate.row_states import KEPT, QUARANTINED, REMOVED
 from pipelines.curate.run import remember, run_rows, working_folder
 from pipelines.dataset.card import write_card
 from pipelines.dataset.exclusive import dataset_lock

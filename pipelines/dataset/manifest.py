@@ -25,8 +25,8 @@ from modelkit.tasks import TASKS
 from pipelines.curate.labels import AnyTask, label_histogram
 from pipelines.curate.params import Params
 from pipelines.curate.quality import MEASURE_VERSION
-from pipelines.curate.resolve import KEPT, QUARANTINED, REMOVED, UNLABELLED
-from pipelines.curate.shards import logical_columns, logical_rows, shard_schema
+from pipelines.curate.row_states import KEPT, QUARANTINED, REMOVED, UNLABELLED
+from pipelines.curate.shard_rows import logical_columns, logical_rows, shard_schema
 from pipelines.dataset.digest import rows_digest
 from schemas.predictions import CLASSIFICATION
 from schemas.reasons import Split

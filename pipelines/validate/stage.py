@@ -19,10 +19,9 @@ from foundation.documents import DocumentType
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError, RejectedError
 from foundation.files import write_document
 from pipelines.curate.near_bands import near_hash_pairs
-from pipelines.curate.near_pairs import pairs_frame
+from pipelines.curate.near_pairs import pairs_frame, test_distances
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.perceptual_hash import as_words
-from pipelines.curate.resolve import test_distances
 from pipelines.curate.rules import Rule, failing_counts, prepare, rules_for, with_label_problems
 from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows, task_of
 from schemas.reasons import Split

@@ -8,7 +8,7 @@ import polars as pl
 
 from modelkit.tasks import TASKS
 from pipelines.curate.rules import rules_for
-from pipelines.curate.shards import shard_schema
+from pipelines.curate.shard_rows import shard_schema
 
 CLASSES = ("green", "red")
 MAX_BITS = 24

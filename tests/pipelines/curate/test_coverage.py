@@ -12,7 +12,7 @@ import polars as pl
 from connectors.labels.ports import Label
 from pipelines.curate.labelling import ask, label
 from pipelines.curate.params import LabelParams, Params, Strategy, load_params
-from pipelines.curate.resolve import KEPT, UNLABELLED
+from pipelines.curate.row_states import KEPT, UNLABELLED
 from pipelines.curate.selection import select
 from tests.pipelines.curate.test_selection import SCHEMA
 from tests.pipelines.curate_lake import CLASSES, PARAMS, fleet_rows, make_workspace
