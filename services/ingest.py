@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ from connectors.lake.table import LakeTable
 from foundation.clock import SystemClock
 from foundation.errors import MisconfiguredError, RetryLaterError
 from pipelines.ingest.backlog import FollowSettings
+from pipelines.ingest.outage import Outage
 from pipelines.ingest.report import IngestReport, total
 from pipelines.ingest.run import Ingest
 from pipelines.ingest.settings import IngestSettings
@@ -21,7 +21,6 @@ from schemas.wire import TOPICS
 from workspace.enrolment_file import load_enrolment
 from workspace.layout import Workspace
 
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 __all__ = ["FollowSettings", "Ingest", "IngestReport", "follow", "open_ingest"]
 
 
@@ -45,29 +44,6 @@ def open_ingest(
         runner=runner,
         clock=SystemClock(),
     )
-
-
-class Outage:
-    """Tells of failures that are like one another once, and how many there were when they are over."""
-
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        self._tell = tell
-        self._cause = ""
-        self._count = 0
-
-    def failed(self, error: RetryLaterError) -> None:
-        """Note a failure. Numbers in a message (a time waited, an attempt) make no other cause."""
-        cause = f"{type(error).__name__} {_NUMBER.sub('', str(error))}"
-        self._count += 1
-        if cause != self._cause:
-            self._cause = cause
-            self._tell(f"waiting ({self._count} failed): {error}")
-
-    def ended(self) -> None:
-        """Note a success."""
-        if self._count:
-            self._tell(f"going on after {self._count} failed")
-        self._cause, self._count = "", 0
 
 
 def follow(

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "tests/waiting.py": "the poll of `until`",
     "tests/uplinks.py": "a slow or late network takes real time",
+    "tests/soak/__main__.py": "the pause between two measurements of a long run",
     "tests/torture/agent_recovery.py": "polls killed processes",
     "tests/torture/broker_cluster.py": "asks a cluster again that is still starting",
     "tests/torture/broker_day.py": "real time goes along with simulated time: the broker is a real one",

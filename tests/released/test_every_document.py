@@ -224,6 +224,7 @@ WITHOUT_TYPE: Mapping[str, str] = {
     "pipelines.ingest.elements": "what a runner hands from one step to the next",
     "pipelines.curate.": "files of one run in its working folder; a cache whose name holds its version",
     "pipelines.dataset.card": "pages for people",
+    "pipelines.validate.safe_docs": "pages for people",
     "pipelines.dataset.dvc": "settings of DVC and git",
     "pipelines.dataset.make": "Parquet of a dataset; its manifest is above",
     "services.init": "the files of a new workspace; fleetloop.toml and params.yaml are tested below",

@@ -11,7 +11,7 @@ from connectors.kafka.errors import client_log
 from foundation.clock import ManualClock
 from foundation.errors import MisconfiguredError, RetryLaterError
 from pipelines.ingest.backlog import Backlog, FollowSettings, count_waiting
-from services.ingest import Outage
+from pipelines.ingest.outage import Outage
 from tests.fakes.kafka import FakeBroker, FakeSource
 from tests.pipelines.ingest.ingest_lab import TOPIC, Lab
 
