@@ -19,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
 LONGEST = (
     "e2e/test_demo.py",
     "e2e/test_tutorial.py",
+    "e2e/test_tutorial_own_pictures.py",
     "e2e/test_delivery_under_kills.py",
     "connectors/test_kafka_access.py",
     "e2e/test_demo_interrupted.py",

@@ -18,7 +18,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from connectors.kafka import access as kafka_access
 from connectors.kafka.admin import ensure_topics
-from devservers.apache_kafka import DEFAULT_HOME, ApacheKafka
+from devservers.apache_kafka import ApacheKafka
 from devservers.local_authority import SERVICES, VEHICLES, Certificate, LocalAuthority
 from schemas.topics import TOPICS
 
@@ -32,7 +32,7 @@ EXPIRED = datetime.timedelta(hours=-1)
 class Gate:
     """The cluster, its authority, another authority that nobody trusts, and the topics."""
 
-    def __init__(self, folder: Path, home: Path = DEFAULT_HOME) -> None:
+    def __init__(self, folder: Path, home: Path | None = None) -> None:
         self.folder = folder
         self.authority = LocalAuthority(folder / "authority")
         self.stranger = LocalAuthority(folder / "stranger", "stranger")
@@ -68,6 +68,12 @@ class Gate:
                 "ssl_keyfile": str(certificate.key_path),
             }
         return made
+
+    def operator_options(self) -> dict[str, Any]:
+        """What a bare client of the operator needs. One certificate, for to issue it again would replace its files."""
+        paths = self.operator.tls_certificate_path, self.operator.tls_key_path
+        assert paths[0] is not None and paths[1] is not None
+        return self.options(Certificate(*paths))
 
     def lines(self, certificate: Certificate | None) -> str:
         """What agent.toml and fleetloop.toml say."""
@@ -133,7 +139,7 @@ class Gate:
 
 
 @contextmanager
-def gate(folder: Path, home: Path = DEFAULT_HOME) -> Iterator[Gate]:
+def gate(folder: Path, home: Path | None = None) -> Iterator[Gate]:
     """A gate that is open until the end of the block; its broker ends with it."""
     made = Gate(folder, home)
     try:

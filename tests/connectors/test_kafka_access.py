@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from schemas.topics import TOPICS
 from tests.connectors.gate import Gate, gate
 from tests.connectors.tls import make_certificate
 from tests.connectors.worlds import KAFKA_HOME, Outcomes, read_all, record
-from tests.torture.broker_gate import PROMISES, Promise
+from tests.torture.broker_gate import PROMISES, REFUSED, Promise
 from tests.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -134,8 +135,29 @@ def open_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def tried(
+    open_gate: Gate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[list[str]]]]:
+    """What each agent that is refused did before the gate; all of them at the same time."""
+    with ThreadPoolExecutor(len(REFUSED)) as pool:
+        yield {
+            promise.__name__: pool.submit(promise, open_gate, tmp_path_factory.mktemp(promise.__name__))
+            for promise in REFUSED
+        }
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize(
+    "promise", [each for each in PROMISES if each not in REFUSED], ids=lambda promise: promise.__name__
+)
 def test_a_vehicle(promise: Promise, open_gate: Gate, tmp_path: Path) -> None:
-    """may_not_read_samples, may_not_write_as_another, expired_is_refused, ...: each promise by its name."""
+    """may_not_read_samples, may_not_write_as_another, ...: each promise by its name."""
     assert promise(open_gate, tmp_path) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", [each.__name__ for each in REFUSED])
+def test_an_agent_before_a_closed_gate(name: str, tried: dict[str, Future[list[str]]]) -> None:
+    """expired_is_refused, untrusted_is_refused, ...: each promise by its name."""
+    assert tried[name].result() == []

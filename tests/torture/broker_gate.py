@@ -186,6 +186,13 @@ def removed_is_refused_and_let_in_again(gate: Gate, folder: Path) -> list[str]:
 
 
 Promise = Callable[["Gate", Path], list[str]]
+REFUSED: tuple[Promise, ...] = (
+    expired_is_refused,
+    untrusted_is_refused,
+    without_certificate_is_refused,
+    without_rights_is_refused,
+)
+"""Each an agent of its own before a closed gate, which mostly waits: they may be tried at the same time."""
 PROMISES: tuple[Promise, ...] = (
     may_do_its_work,
     may_not_read_samples,
@@ -197,10 +204,7 @@ PROMISES: tuple[Promise, ...] = (
     sees_no_other_topic,
     is_no_service_by_its_name,
     may_not_write_as_another,
-    expired_is_refused,
-    untrusted_is_refused,
-    without_certificate_is_refused,
-    without_rights_is_refused,
+    *REFUSED,
     removed_is_refused_and_let_in_again,
 )
 
@@ -213,9 +217,7 @@ def _car(gate: Gate) -> Certificate:
 def _topics_are_the_same(gate: Gate) -> list[str]:
     from schemas.topics import TOPICS
 
-    there = gate.administer(
-        gate.options(gate.issue("operator", "services")), lambda client: client.list_topics()
-    )
+    there = gate.administer(gate.operator_options(), lambda client: client.list_topics())
     missing = {TOPICS.samples, TOPICS.telemetry, TOPICS.notices} - set(there)
     return [f"topics changed: {sorted(there)}"] if missing or "evil" in there else []
 
@@ -290,7 +292,7 @@ def _log(gate: Gate) -> list[Any]:
     from tests.checker.broker_log import read_log, read_schemas
     from tests.e2e.field import ROOT
 
-    options = gate.options(gate.issue("operator", "services"))
+    options = gate.operator_options()
     bootstrap = options.pop("bootstrap_servers")
     log = read_log(bootstrap, "fleetloop.samples", read_schemas(ROOT / "schemas" / "avro"), **options)
     return [record.identity for record in log.records if record.identity is not None]
