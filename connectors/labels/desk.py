@@ -13,11 +13,15 @@ from connectors.labels.answers import ANSWERS
 from connectors.labels.classes import ClassNames
 from connectors.labels.label_tables import CLASS_COLUMNS, table_rows
 from connectors.labels.ports import Label
+from connectors.sensors.parquet_columns import check_size
 from foundation.clock import Clock, SystemClock
 from foundation.errors import CorruptError, MisconfiguredError
 
 KEY: Final = "payload_sha256"
 SHOWN: Final = 5
+MAX_ANSWER_BYTES: Final = 1_000_000
+"""Bound on the mean uncompressed size of the rows of a Parquet file: 10,000 boxes."""
+_BATCH_ROWS: Final = 4096
 _WORDS: Final = {"class_name": "class", "boxes": "boxes of classes"}
 
 
@@ -114,8 +118,10 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, Any, Any]]:
         names = file.schema_arrow.names
         if absent := [name for name in (KEY, column) if name not in names]:
             raise MisconfiguredError(f"{path} has no column {', '.join(absent)} (it has {', '.join(names)})")
+        for group in range(file.num_row_groups):
+            check_size(file.metadata.row_group(group), path, (KEY, column), MAX_ANSWER_BYTES)
         number = 0
-        for batch in file.iter_batches(columns=[KEY, column]):
+        for batch in file.iter_batches(_BATCH_ROWS, columns=[KEY, column]):
             for row in batch.to_pylist():
                 number += 1
                 yield f"row {number}", row[KEY], row[column]

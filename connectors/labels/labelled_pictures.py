@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from connectors.labels.label_set import Refusal
 from connectors.labels.picture_sets import FolderPictures
-from connectors.sensors.parquet_columns import payload_of
+from connectors.sensors.parquet_columns import check_size, payload_of
 from foundation.errors import MisconfiguredError
 
 WANTED: Final = {
@@ -49,6 +49,7 @@ def read_labelled_parquet(
 
     Raises:
         MisconfiguredError: not Parquet, or a column is missing or of a type that is not read.
+        CorruptError: a row group is larger than a picture per row can be.
     """
     try:
         parquet = pq.ParquetFile(file)
@@ -64,6 +65,8 @@ def read_labelled_parquet(
     names = [name for name in (*columns, "track_id") if name in schema.names]
     for name in names:
         _check_type(file, name, schema.field(name).type)
+    for group in range(parquet.num_row_groups):
+        check_size(parquet.metadata.row_group(group), file, names)
     number = 0
     try:
         for batch in parquet.iter_batches(64, columns=names):

@@ -18,7 +18,8 @@ _SUBSECONDS: Final = 0x9291
 _TIME = re.compile(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)")
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-MAX_PIXELS: Final = 100_000_000
+MAX_PIXELS: Final = 25_000_000
+"""Equals the largest picture that is decoded; opening an animation may allocate for all of its pixels."""
 SECOND_NS: Final = 1_000_000_000
 UNKNOWN_ZONE_NS: Final = 14 * 3600 * SECOND_NS
 """No time zone is further from UTC than 14 hours."""

@@ -6,16 +6,19 @@ needed. A row with an invalid value is left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
-from foundation.errors import MisconfiguredError
+from foundation.errors import CorruptError, MisconfiguredError
 from schemas.limits import MAX_LONG, MAX_TEXT_CHARS
 from schemas.reasons import Provenance
 
+MAX_ROW_BYTES: Final = 64_000_000
+"""Bound on the mean uncompressed size of the rows of a row group that holds pictures."""
 REQUIRED: Final = ("payload", "frame_id", "drive_id", "sensor_id", "capture_time_ns")
 DEFAULTS: Final[dict[str, Any]] = {
     "track_id": None,
@@ -125,6 +128,21 @@ def times_in_ns(batch: Any) -> Any:
         return column.to_pylist()
     factor = _NS_PER[column.type.unit]
     return [None if value is None else value * factor for value in column.cast(pa.int64()).to_pylist()]
+
+
+def check_size(group: Any, path: Path, names: Collection[str], row_bytes: int = MAX_ROW_BYTES) -> None:
+    """Check the size of columns of a row group from the footer, before anything is read: unpacking could exhaust memory.
+
+    Raises:
+        CorruptError: more than `row_bytes` per row on average.
+    """
+    columns = (group.column(number) for number in range(group.num_columns))
+    size = sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] in names)
+    if size > group.num_rows * row_bytes:
+        raise CorruptError(
+            f"a row group has {size} bytes in {group.num_rows} rows; the limit is {row_bytes} bytes per row",
+            path=path,
+        )
 
 
 def payload_of(value: Any) -> bytes | None:

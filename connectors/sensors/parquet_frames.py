@@ -14,6 +14,7 @@ from connectors.sensors.parquet_columns import (
     DEFAULTS,
     REQUIRED,
     check_columns,
+    check_size,
     fault_of,
     payload_of,
     times_in_ns,
@@ -22,8 +23,6 @@ from connectors.sensors.ports import Observation, SourceNote
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 from schemas.reasons import Provenance
 
-MAX_ROW_BYTES: Final = 64_000_000
-"""Bound on the mean uncompressed size of the rows of a row group."""
 NO_PAYLOAD: Final = "taken: no payload (null, or a path only), counted as an unreadable image"
 NOT_UTF8: Final = "left out: a text is not UTF-8"
 IN_1970: Final = "taken: a capture time in January 1970; is it in another unit than nanoseconds?"
@@ -101,7 +100,7 @@ class ParquetFrameSource:
                 if skip >= metadata.num_rows:
                     skip -= metadata.num_rows
                     continue
-                _check_size(metadata, path)
+                check_size(metadata, path, names)
                 for batch in file.iter_batches(self._batch_rows, row_groups=[group], columns=names):
                     part = batch.slice(min(skip, batch.num_rows))
                     skip = max(0, skip - batch.num_rows)
@@ -147,15 +146,6 @@ class ParquetFrameSource:
 def _place(path: Path, row: int, frame_id: str) -> str:
     """Return the name of a row within a recording; the frame id in it reveals a file that was replaced."""
     return f"{path.name}\0{row}\0{frame_id}"
-
-
-def _check_size(group: Any, path: Path) -> None:
-    """Raise CorruptError for a row group above the size bound; decompressing it could exhaust memory."""
-    if group.total_byte_size > group.num_rows * MAX_ROW_BYTES:
-        raise CorruptError(
-            f"a row group has {group.total_byte_size} bytes in {group.num_rows} rows; the limit is {MAX_ROW_BYTES} bytes per row",
-            path=path,
-        )
 
 
 def _values(batch: Any) -> list[dict[str, Any] | None]:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connectors.sensors import parquet_frames
+from connectors.labels.desk import FileLabelDesk
+from connectors.labels.labelled_pictures import read_labelled_parquet
 from connectors.sensors.parquet_frames import IN_1970, NO_PAYLOAD, NOT_UTF8, ParquetFrameSource
 from foundation.errors import CorruptError, MisconfiguredError, RejectedError
 
@@ -179,12 +180,9 @@ def test_a_place_of_another_recording_under_the_same_name_is_unknown(tmp_path: P
         next(source_of(tmp_path, frame_id=pa.array([f"g{row}" for row in range(ROWS)])).observations(place))
 
 
-def test_a_payload_that_unpacks_to_more_than_any_picture_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parquet_frames, "MAX_ROW_BYTES", 1000)
-    source = source_of(tmp_path, payload=pa.array([bytes([row]) * 2000 for row in range(ROWS)]))
-    with pytest.raises(CorruptError, match="the limit is 1000 bytes per row"):
+def test_a_payload_that_unpacks_to_more_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    source = source_of(tmp_path, payload=pa.array([bytes(65_000_000 * ROWS), *PAYLOADS[1:]]))
+    with pytest.raises(CorruptError, match="the limit is 64000000 bytes per row"):
         next(source.observations())
 
 
@@ -237,3 +235,21 @@ def test_a_file_of_many_row_groups_is_opened_once_per_reading(
     monkeypatch.setattr(pq, "ParquetFile", Counted)
     assert len(list(source.observations())) == ROWS
     assert len(opened) == 1
+
+
+def test_small_files_that_unpack_to_hundreds_of_megabytes_are_refused_from_their_footer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = tmp_path / "bomb.parquet"
+    columns = {"payload_sha256": ["a" * 2_000_000], "payload": [bytes(65_000_000)], "class_name": ["red"]}
+    pq.write_table(pa.table(columns | {"drive_id": ["d"]}), bomb, compression="zstd")
+    assert bomb.stat().st_size < 100_000
+
+    def read(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("something of the file was unpacked")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", read)
+    with pytest.raises(CorruptError, match="the limit is 64000000 bytes per row"):
+        list(read_labelled_parquet(bomb, []))
+    with pytest.raises(CorruptError, match="the limit is 1000000 bytes per row"):
+        FileLabelDesk(bomb)
