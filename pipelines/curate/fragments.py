@@ -125,11 +125,16 @@ def _ranges(metadata: pq.FileMetaData) -> Iterator[tuple[int, int, int]]:
             first, size_bytes, rows = group + 1, 0, 0
 
 
-def read_metadata(fragment: Fragment) -> pl.DataFrame:
-    """Return all rows of the fragment without payloads, with `fragment_id`, `row` and the unique text `identity`."""
+def read_metadata(fragment: Fragment, *, with_embeddings: bool = True) -> pl.DataFrame:
+    """Return all rows of the fragment without payloads, with `fragment_id`, `row` and the unique text `identity`.
+
+    Without embeddings that column is null: a vehicle decides how long they are.
+    """
     file = pq.ParquetFile(fragment.path)
     brought = LABEL_COLUMNS if fragment.kind == "reference" else {}
-    present = [name for name in [*FLEET_COLUMNS, *brought] if name in file.schema_arrow.names]
+    left_out = frozenset[str]() if with_embeddings else frozenset({"embedding"})
+    wanted = [name for name in [*FLEET_COLUMNS, *brought] if name not in left_out]
+    present = [name for name in wanted if name in file.schema_arrow.names]
     groups = list(range(fragment.first_group, fragment.end_group))
     rows = pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, columns=present)))
     rows = rows.with_columns(

@@ -32,7 +32,8 @@ DECODING = "pipelines.curate.picture:measured"
 class MeasureFragment(beam.DoFn):
     """Measures what is not in the cache. `cache` is its folder, `blobs` the store of payloads that are not inline."""
 
-    def __init__(self, work: str, cache: str, blobs: str) -> None:
+    def __init__(self, work: str, cache: str, blobs: str, *, with_embeddings: bool = True) -> None:
+        self._with_embeddings = with_embeddings
         self._work = work
         self._cache = cache
         self._blobs = blobs
@@ -48,7 +49,7 @@ class MeasureFragment(beam.DoFn):
     def process(self, element: str) -> Iterator[str]:
         """Yield one output path per fragment, always the same, so that a retried bundle changes nothing."""
         fragment = Fragment.from_json(element)
-        rows = read_metadata(fragment)
+        rows = read_metadata(fragment, with_embeddings=self._with_embeddings)
         remote = remote_rows(fragment)
         features, unavailable = self._features(fragment, rows, remote)
         measured = rows.join(features, on="payload_sha256", how="left", maintain_order="left")

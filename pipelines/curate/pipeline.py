@@ -59,8 +59,11 @@ class WorkFolder:
 class CurateRows(beam.PTransform):
     """Fragments -> the fragments that have kept rows; `resolved.parquet` is written then."""
 
-    def __init__(self, work: WorkFolder, cache: Path, params: Params, blobs: str) -> None:
+    def __init__(
+        self, work: WorkFolder, cache: Path, params: Params, blobs: str, *, with_embeddings: bool = True
+    ) -> None:
         super().__init__()
+        self._with_embeddings = with_embeddings
         self._blobs = blobs
         self._work = work
         self._cache = str(cache)
@@ -70,7 +73,7 @@ class CurateRows(beam.PTransform):
         """Build the graph of the module's docstring."""
         work = str(self._work.path)
         measured = fragments | "MeasureFragment" >> beam.ParDo(
-            MeasureFragment(work, self._cache, self._blobs)
+            MeasureFragment(work, self._cache, self._blobs, with_embeddings=self._with_embeddings)
         )
         blocks = (
             measured

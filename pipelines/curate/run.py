@@ -102,8 +102,12 @@ def run_rows(
     write_plan(work, fragments)
     cache, blobs = cache_of(workspace), workspace.settings.blobs
 
+    # A dataset has no embeddings; they are read where labels are selected, or near-duplicates are looked for by them.
+    with_embeddings = not with_shards or params.curate.near_duplicates.max_embedding_distance > 0
+
     def build(pipeline: object) -> None:
-        rows = fragments_of(pipeline, fragments) | "Curate" >> CurateRows(work, cache.folder, params, blobs)
+        curation = CurateRows(work, cache.folder, params, blobs, with_embeddings=with_embeddings)
+        rows = fragments_of(pipeline, fragments) | "Curate" >> curation
         if with_shards:
             _ = rows | "WriteShards" >> WriteShards(work, params, blobs)
 
