@@ -22,15 +22,14 @@ from connectors.kafka import batches as kafka_batches
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
-from devservers.apache_kafka import ApacheKafka, missing
+from devservers.apache_kafka import ApacheKafka
 from foundation.errors import RejectedError
 from pipelines.ingest.decode import rows_of, verify_and_decode
 from pipelines.ingest.elements import LogBatch, LogBatchCoder, OffsetRange
 from schemas.enrolment import Enrolment
 from schemas.reasons import RejectReason
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, Topic
 from schemas.wire import StoredRecord
-from tests.connectors.worlds import KAFKA_HOME
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 BASE = 7
@@ -278,21 +277,13 @@ def test_an_unreadable_record_is_a_dead_letter_with_its_bytes_also_after_a_stop_
     assert rejection.record.value == b"packed"
 
 
-@pytest.fixture
-def apache_kafka() -> Iterator[KafkaSettings]:
-    if why := missing(KAFKA_HOME):
-        pytest.skip(f"Apache Kafka cannot run here: {why}")
-    with ApacheKafka(home=KAFKA_HOME) as kafka:
-        settings = KafkaSettings(bootstrap=kafka.bootstrap, progress_deadline_s=20.0)
-        ensure_topics(settings)
-        yield settings
-
-
 @pytest.mark.kafka
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_on_a_real_broker_no_sender_can_stop_a_reader(apache_kafka: KafkaSettings) -> None:
-    place = TopicPartition(TOPICS.samples, 0)
+def test_on_a_real_broker_no_sender_can_stop_a_reader(apache_kafka: ApacheKafka) -> None:
+    client = KafkaSettings(bootstrap=apache_kafka.bootstrap, progress_deadline_s=20.0)
+    place = TopicPartition("of.this.test.alone", 0)
+    ensure_topics(client, [Topic(place.topic, 1, 3600)])
     for codec in ("gzip", "zstd"):
         producer = KafkaProducer(
             bootstrap_servers=apache_kafka.bootstrap, max_request_size=200_000_000,
@@ -303,7 +294,7 @@ def test_on_a_real_broker_no_sender_can_stop_a_reader(apache_kafka: KafkaSetting
     honest = KafkaProducer(bootstrap_servers=apache_kafka.bootstrap)
     honest.send(place.topic, value=b"whole", key=b"k", partition=0).get(timeout=20)
     honest.close(timeout=5)
-    source = KafkaSource(apache_kafka)
+    source = KafkaSource(client)
     _, end = source.bounds(place.topic, 0)
     records = [record for part in source.read(place.topic, 0, 0, end) for record in part]
     source.close()
