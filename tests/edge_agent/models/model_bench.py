@@ -26,6 +26,7 @@ from foundation.events import EventLog
 from modelkit.digest import sha256_hex
 from modelkit.embed import read_contract
 from modelkit.runtime import Backend
+from rollout.release import read_releases
 from rollout.repository import init_repository
 from schemas.documents import RUNNING, Gate, Release, RolloutPlan, Wave
 from schemas.downlink import PLANS_KEY, RELEASES_KEY, index_targets
@@ -104,7 +105,10 @@ class Bench:
         self, release_id: str, state: str = RUNNING, *, threshold: str = EVERYBODY, **fields: object
     ) -> None:
         """Publish the newest word on a release, with the model that it has; an unknown one gets a digest of zeros."""
-        known = {release.release_id: release for release in self.releases}.get(release_id)
+        published = {
+            release.release_id: release for release in [*read_releases(self.repository), *self.releases]
+        }
+        known = published.get(release_id)
         plan = RolloutPlan(
             f"plan-{release_id}",
             release_id,
