@@ -268,11 +268,13 @@ def live(day: Day, stages: tuple[Callable[[Day], bool], ...] = STAGES) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One change of the disk in an undisturbed day: its number within its stage, what it is, whether its place is new."""
+    """One change of the disk in an undisturbed day: its number within its stage, what changes, whether its place is new."""
 
     stage: int
     number: int
     what: str
+    path: str
+    """A path, or the number of an open file."""
     is_first_of_its_place: bool
 
 
@@ -293,7 +295,8 @@ class Course:
             if day.ends:
                 raise RuntimeError(f"an undisturbed day ended: {day.ends}")
             for number, (call, place) in enumerate(zip(gate.calls, gate.places, strict=True), 1):
-                self.calls.append(Call(stage, number, call.split()[0], place not in known))
+                what, path = call.split(" ", 1)
+                self.calls.append(Call(stage, number, what, path, place not in known))
                 known.add(place)
             seen = {Path(path).relative_to(day.disk.resolve()) for path in gate.seen}
             self.unseen += [str(path) for path in _files(day) if path not in seen and path not in there]

@@ -54,3 +54,16 @@ def test_a_disk_without_inodes_at_any_new_name_refuses_no_release_and_delivery_g
         if call.what in NAMES:
             wrong += course.attempt(call, "inodes", errno.ENOSPC)
     assert wrong == []
+
+
+def test_one_failed_call_on_the_way_of_a_model_refuses_it_not_and_costs_one_restart_at_most(
+    course: Course,
+) -> None:
+    """The disk works again at once, so that a wrong refusal would be written down."""
+    wrong, is_knowledge = [], False
+    for number, call in enumerate(places(course)):
+        if not call.path.isdecimal():  # else of the file that a call before it opened
+            is_knowledge = "candidate.json" in call.path or "fetch.json" in call.path
+        if is_knowledge:
+            wrong += course.attempt(call, "one", (errno.EIO, errno.ENOSPC)[number % 2])
+    assert wrong == []
