@@ -17,6 +17,8 @@ ALLOWED = {
     "tests/torture/broker_day.py": "real time goes along with simulated time: the broker is a real one",
     "tests/torture/broker_gate.py": "stays refused past the stall, when the client is made anew",
     "tests/torture/broker_ride.py": "measures memory and rates over time",
+    "tests/edge_agent/hang_shim/sitecustomize.py": "the model of a child process that never answers",
+    "tests/torture/disk_everywhere.py": "looks how full the disk of a forked child is",
     "tests/torture/faults/agent_hangs.py": "the random moment of a hang",
     "tests/torture/faults/agent_kills.py": "the random moment of a kill",
     "tests/torture/faults/broker.py": "how long an outage lasts",
