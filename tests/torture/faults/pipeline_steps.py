@@ -88,8 +88,10 @@ _CURATE = Fault(
             "pipelines/curate/labelling.py",
             '    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})\n'
             '    reached("label.recorded")\n'
-            "    _append(table, answers, params.task.label_column, request_id, expected_version)\n",
-            "    _append(table, answers, params.task.label_column, request_id, expected_version)\n"
+            '    asked_of = dict(candidates.select("payload_sha256", "identity").iter_rows())\n'
+            "    _append(table, answers, params.task.label_column, asked_of, request_id, expected_version)\n",
+            '    asked_of = dict(candidates.select("payload_sha256", "identity").iter_rows())\n'
+            "    _append(table, answers, params.task.label_column, asked_of, request_id, expected_version)\n"
             '    reached("label.recorded")\n'
             '    write_document(record, LABEL_REQUEST, {**result.to_json(), "frames": chosen.to_dicts()})\n',
             tries=1,
