@@ -114,15 +114,10 @@ class GridNet(Network):
         """Return boxes, scores and embedding."""
         features = self.features(image)
         seen = self.context(features)
-        far = self._by_cell(torch.nn.functional.softplus(self.edges(seen))) * GRID_STRIDE
+        far = torch.nn.functional.softplus(self.edges(seen)).flatten(2).transpose(1, 2) * GRID_STRIDE
         boxes = torch.cat([self.centres - far[..., :2], self.centres + far[..., 2:]], dim=2)
-        scores = self._by_cell(torch.sigmoid(self.classify(seen)))
+        scores = torch.sigmoid(self.classify(seen)).flatten(2).transpose(1, 2)
         return boxes, scores, features.mean(dim=(2, 3))
-
-    def _by_cell(self, values: torch.Tensor) -> torch.Tensor:
-        """Return (N, channels, rows, columns) as (N, cells, channels). Sizes are numbers: they are constants of the export."""
-        channels, cells = int(values.shape[1]), self.centres.shape[1]
-        return values.reshape(-1, channels, cells).transpose(1, 2)
 
 
 NETWORKS: Final[Mapping[str, type[Network]]] = MappingProxyType(
