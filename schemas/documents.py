@@ -176,6 +176,10 @@ class HealthGate:
     max_failing_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.02
 
 
+_GATE_2: Final = frozenset({"settle_within_s", "max_failing_ratio"})
+"""What version 1 of a plan does not know of its gate, which only the cloud applies."""
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
     """Which vehicles may take a release. `waves` holds the waves that were opened so far, numbered from 1."""
@@ -225,7 +229,9 @@ class RolloutPlan:
 
     def to_json_1(self) -> bytes:
         """Encode as JSON of version 1, which knew only the role serving and named the model by its release."""
-        return _written_1(self, ROLLOUT_PLAN, {"role", "model_digest", "model_bytes", "is_bundle"})
+        gate = {key: value for key, value in plain(self.health).items() if key not in _GATE_2}
+        new = {"role", "model_digest", "model_bytes", "is_bundle"}
+        return _written_1(self, ROLLOUT_PLAN, new, health=gate)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
@@ -320,9 +326,11 @@ def _written(document: Release | RolloutPlan, kind: DocumentType[Any]) -> bytes:
     return data
 
 
-def _written_1(document: Release | RolloutPlan, kind: DocumentType[Any], new: set[str]) -> bytes:
+def _written_1(
+    document: Release | RolloutPlan, kind: DocumentType[Any], new: set[str], **changed: object
+) -> bytes:
     tree = {key: value for key, value in plain(document).items() if key not in new}
-    data = encode_json(tree, format=1)
+    data = encode_json(tree | changed, format=1)
     kind.read(data)
     return data
 
