@@ -55,8 +55,12 @@ def label(
     show_table(f"Label request {result.request_id}", ("what", "frames"), rows)
     for vehicle, told in result.vehicles.items():
         if told["differ"]:
-            line = "[yellow]{vehicle}[/]: {differ:,} of {compared:,} frames have other scores or classes than our model gives"
-            show(line, vehicle=vehicle, differ=told["differ"], compared=told["compared"])
+            show(
+                "[yellow]{vehicle}[/]: {differ:,} of {compared:,} frames have other scores or classes than our model gives",
+                vehicle=vehicle,
+                differ=told["differ"],
+                compared=told["compared"],
+            )
     if not result.scored_by:
         show(
             "Scores are those that the vehicles claim: no registered model of this task serves the fleet yet."

@@ -50,9 +50,8 @@ def _show(report: dict[str, Any]) -> None:
         counts.append((rule["rule"], told, "-" if other is None else other, rule["failing_in_shards"]))
     show_table(title, ("rule", "failing", "Great Expectations", "in the shards"), counts)
     for each in report["vehicles"]["in_quarantine"]:
-        line = "[yellow]{vehicle} in quarantine[/]: {rule}, {failing:,} of {rows:,} rows; they are not trained on"
         show(
-            line,
+            "[yellow]{vehicle} in quarantine[/]: {rule}, {failing:,} of {rows:,} rows; they are not trained on",
             vehicle=each["vehicle_id"],
             rule=each["rule"],
             failing=each["failing_rows"],
