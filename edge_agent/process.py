@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from foundation.events import EventLog
 from foundation.files import FileLock
 from foundation.printable import printable_lines
 from foundation.private import private_umask
+from foundation.service_manager import print_threads_on_abort
 
 LOCK_WAIT_S = 30.0
 """Why a wait: after SIGKILL of the supervisor its children end by themselves, within seconds, before the
@@ -78,7 +78,7 @@ def run_process(name: str, body: Callable[[ProcessContext], int], arguments: lis
     parser.add_argument("--until-source-ends", action="store_true")
     parser.add_argument("--crashed-in", choices=[each.name.lower() for each in Activity])
     options = parser.parse_args(arguments)
-    faulthandler.enable()  # SIGABRT of the supervisor's watchdog prints where each thread was
+    print_threads_on_abort()
     stop = StopSignal(options.parent_pid)
     stop.install()
     clock = SystemClock()

@@ -5,9 +5,12 @@ Outside of such a service nothing is sent. A service manager that cannot be reac
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 READY = "READY=1"
 ALIVE = "WATCHDOG=1"
@@ -29,6 +32,12 @@ def notify(state: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def print_threads_on_abort() -> None:
+    """Let SIGABRT, which a watchdog sends, print where each thread was; nothing without a file behind standard error."""
+    with suppress(io.UnsupportedOperation):
+        faulthandler.enable()
 
 
 def wait_alive(wait: Callable[[float], object], seconds: float) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from foundation.documents import plain
+from foundation.documents import decode, plain
 from modelkit.confined import ERROR, LENGTH, VALUE, ItemLimits
 
 _FORBIDDEN_EVENTS = (
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     """Serve until standard input ends."""
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints is no answer
-    limits = ItemLimits(**json.loads(arguments[1]))
+    limits = decode(ItemLimits, arguments[1], "limits")
     try:
         module, _, name = arguments[0].partition(":")
         task: Callable[[bytes], object] = getattr(importlib.import_module(module), name)

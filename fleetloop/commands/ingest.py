@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from fleetloop.options import (
 )
 from fleetloop.terminal import Cell, print_json, say, show_table, styled
 from foundation.private import private_umask
+from foundation.service_manager import print_threads_on_abort
 from schemas.wire import TOPICS
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _follow(job: Ingest, poll_s: float, fresh_s: float, compact: bool) -> Ingest
     from services import ingest as service
 
     private_umask()
-    faulthandler.enable()  # SIGABRT of systemd's watchdog prints where each thread was
+    print_threads_on_abort()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

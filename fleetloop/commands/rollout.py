@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +19,7 @@ from fleetloop.options import (
 )
 from fleetloop.terminal import print_json, say, show_table
 from foundation.private import private_umask
+from foundation.service_manager import print_threads_on_abort
 from schemas.documents import COMPLETE, HALTED, RUNNING, HealthGate
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def watch(
     from services import rollout as service
 
     private_umask()
-    faulthandler.enable()  # SIGABRT of systemd's watchdog prints where each thread was
+    print_threads_on_abort()
     done = service.watch(
         place,
         timeout_s=timeout_s,

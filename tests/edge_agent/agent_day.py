@@ -140,7 +140,7 @@ class Day:
             mock.patch("edge_agent.daemon.SystemClock", lambda: self.clock),
             mock.patch.object(_Bounded, "serve_forever", lambda server: _SERVE(server, 0.01)),
             mock.patch.object(StopSignal, "install", lambda _signal: None),
-            mock.patch("edge_agent.process.faulthandler.enable"),
+            mock.patch("edge_agent.process.print_threads_on_abort"),
             mock.patch("edge_agent.perceive.open_runtime", FakeBackend),
             mock.patch.object(SpoolWriter, "start_committer", lambda _writer: None),
             mock.patch.object(Deliver, "_make_sink", sink),
