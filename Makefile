@@ -4,8 +4,8 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Whole files go to one worker, so that a file's broker or workspace is made once; tests/conftest.py puts long files first.
-TEST_WORKERS ?= 2
+# Three on two cores, because many tests wait for processes. Whole files go to one worker, so that a file's broker or workspace is made once; tests/conftest.py puts long files first.
+TEST_WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 DEMO_ARGS ?=

@@ -164,6 +164,9 @@ def decode(kind: type[T], data: bytes | str, name: str, *, family: Family = Corr
     return build(kind, parse_json(data, name, family=family), name, family=family)
 
 
+_BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+
+
 @dataclass(frozen=True, slots=True)
 class Version(Generic[S, T]):
     """A released version of a document: it is read into `kind`, then converted to the present type by `upgrade`.
@@ -235,7 +238,25 @@ class DocumentType(Generic[T]):
         inner["required"] = sorted([self.version_key, *inner["required"]])
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", **about}
         inner = {key: value for key, value in inner.items() if key not in head}
-        return {**head, **inner, **({"$defs": parts} if parts else {})}
+        found: dict[str, Any] = _whole_bounds({**head, **inner, **({"$defs": parts} if parts else {})})
+        return found
+
+
+def _whole_bounds(tree: Any) -> Any:
+    """Return a JSON Schema whose bounds are whole numbers where they can be.
+
+    Why: `typing` keeps one object for equal annotations, so which of 1 and 1.0 a bound is depends on what was imported first.
+    """
+    if isinstance(tree, list):
+        return [_whole_bounds(each) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: int(value)
+        if key in _BOUNDS and isinstance(value, float) and value.is_integer()
+        else _whole_bounds(value)
+        for key, value in tree.items()
+    }
 
 
 def _same(document: T) -> T:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,22 @@ def test_what_is_no_document_is_rejected(data: bytes) -> None:
 def test_the_published_schemas_are_those_of_the_types() -> None:
     folder = Path(__file__).parents[2] / "schemas" / "json"
     assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == json_schemas()
+
+
+def test_the_schemas_do_not_depend_on_what_was_imported_first() -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from typing import Annotated\nfrom msgspec import Meta\n"
+            "kept = Annotated[float, Meta(ge=0.0, le=1.0)], Annotated[float, Meta(ge=0.0, le=31_536_000.0)]\n"
+            "import json\nfrom schemas.documents import json_schemas\nprint(json.dumps(json_schemas()))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(told.stdout) == json_schemas()
 
 
 json_values = st.recursive(
