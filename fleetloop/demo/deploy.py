@@ -105,7 +105,7 @@ def release_bad(lab: Lab, fleet: Fleet, good_model: Path) -> ReleaseOutcome:
     if len(exposed) != 1:
         raise GuaranteeBrokenError(f"{len(exposed)} vehicles carry the release, wave 1 has exactly 1")
     canary = exposed[0]
-    lab.say(f"[yellow]{canary} serves it: its trial held no dark frame. Now it gets dark")
+    lab.say(f"{canary} serves it: its trial held no dark frame. Now it gets dark")
     rollbacks = int(fleet.status(canary)["rollbacks"])
     fleet.stop(canary)
     fleet.start(canary, "dusk", loop=True, rate_hz=PATROL_RATE_HZ)

@@ -198,7 +198,7 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
     )
     road.uplink.cut()
     cut_ns = time.monotonic_ns()
-    lab.say(f"[yellow]{CUT_VEHICLE} loses the broker")
+    lab.say(f"{CUT_VEHICLE} loses the broker")
     wait_until(
         lambda: fleet.frames_seen(KILLED_VEHICLE) >= kill_at,
         60.0,
@@ -206,9 +206,7 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
     )
     before = fleet.frames_seen(KILLED_VEHICLE)
     fleet.kill(KILLED_VEHICLE)
-    lab.say(
-        f"[yellow]{KILLED_VEHICLE} is killed (SIGKILL to every process) after {before} frames and starts again"
-    )
+    lab.say(f"{KILLED_VEHICLE} is killed (SIGKILL to every process) after {before} frames and starts again")
     fleet.restart(KILLED_VEHICLE)
     told.append(f"{KILLED_VEHICLE}: SIGKILL to all its processes after {before} frames; started again.")
     remaining_s = OUTAGE_S - (time.monotonic_ns() - cut_ns) / 1e9
@@ -217,9 +215,7 @@ def first_journey(lab: Lab, fleet: Fleet, road: Road, frames: dict[str, int]) ->
     pending = int(fleet.status(CUT_VEHICLE)["ledger"]["pending"])
     road.uplink.restore()
     outage_s = (time.monotonic_ns() - cut_ns) / 1e9
-    lab.say(
-        f"[yellow]{CUT_VEHICLE} has the broker back after {outage_s:.1f} s, {pending} samples wait in its spool"
-    )
+    lab.say(f"{CUT_VEHICLE} has the broker back after {outage_s:.1f} s, {pending} samples wait in its spool")
     told.append(
         f"{CUT_VEHICLE}: no broker for {outage_s:.1f} s; {road.uplink.refused} connections refused; "
         f"{pending} samples waited in the spool and were delivered afterwards."
