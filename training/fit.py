@@ -1,13 +1,14 @@
 """Train a network on the CPU so that the same rows, parameters and seed give the same weights.
 
-Deterministic algorithms, a fixed number of threads, and one generator for everything random; the best epoch on the
-validation rows is kept. No test row is used here.
+Deterministic algorithms, a fixed number of threads, and one generator for everything random; validation rows decide
+which epoch is kept. No test row is used here.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     augmentation: AugmentParams | None = None,
 ) -> Fit:
-    """Train `network` in place and return its best weights.
+    """Train `network` in place and return the weights of the chosen epoch.
 
     Raises:
         MisconfiguredError: fewer than 2 rows to train on, or the loss is not finite.
@@ -82,7 +83,7 @@ def fit(
         optimiser, max_lr=params.learning_rate, total_steps=steps * params.epochs, pct_start=0.2
     )
     reports: list[EpochReport] = []
-    best: tuple[tuple[float, float], int, Weights] | None = None
+    chosen, weights = 0, weights_of(network)
     for epoch in range(1, params.epochs + 1):
         network.train()
         total = 0.0
@@ -110,14 +111,22 @@ def fit(
         reports.append(report)
         if on_epoch is not None:
             on_epoch(report)
-        worth = (
-            (0.0, float(epoch)) if quality is None or validation_loss is None else (quality, -validation_loss)
-        )
-        if best is None or worth > best[0]:
-            best = (worth, epoch, weights_of(network))
-    assert best is not None  # noqa: S101 - params.epochs is at least 1
+        if choose_epoch([each.validation_quality for each in reports], len(validation)) == epoch:
+            chosen, weights = epoch, weights_of(network)
     selected_by = "validation" if len(validation) else "last epoch"
-    return Fit(best[2], tuple(reports), best[1], selected_by, time.monotonic() - started)
+    return Fit(weights, tuple(reports), chosen, selected_by, time.monotonic() - started)
+
+
+def choose_epoch(qualities: Sequence[float | None], validation_rows: int) -> int:
+    """Return the number, from 1, of the last epoch whose quality is within one standard error of the best.
+
+    A few dozen validation rows tell the epochs of one training apart by chance only, and towards its end the learning rate
+    falls to zero: so a later epoch is preferred until it is plainly worse. Without validation rows the last one is chosen.
+    """
+    # The largest standard error that a share of so many rows can have.
+    doubt = 0.5 / math.sqrt(validation_rows) if validation_rows else 1.0
+    known = [quality or 0.0 for quality in qualities]
+    return max(number for number, each in enumerate(known, 1) if each >= max(known) - doubt)
 
 
 def sampling_chances(
