@@ -109,7 +109,10 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
     )
     readable = frame.filter(landed & pl.col("image_hash").is_not_null())
     known = (
-        readable.filter(pl.col("reason").is_null() | (pl.col("split") == "test"))
+        readable.with_columns(
+            pl.col("ingest_time_ns").min().over("payload_sha256", "vehicle_id").alias("first")
+        )
+        .filter(pl.col("reason").is_null() | (pl.col("split") == "test"))
         .sort("payload_sha256", pl.col("reason").is_not_null(), pl.col("split") != "test", "identity")
         .unique("payload_sha256", keep="first", maintain_order=True)
         .select(
@@ -118,6 +121,7 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
             "vehicle_id",
             pl.col("class_name").is_not_null().alias("lab"),
             pl.col("reason").is_null().alias("good"),
+            "first",
         )
     )
     stored = pl.read_parquet(cache.pairs_path(near.max_distance_bits)).filter(pl.col("compared").is_null())
@@ -131,10 +135,8 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
     )
     mine, theirs = pl.col("split") == "test", pl.col("split_right") == "test"
     own = pl.col("vehicle_id") == pl.col("vehicle_id_right")
-    admitted = pl.col("lab_right") & pl.col("good_right")
-    of_test = both.filter(~mine & theirs & pl.col("good") & (own | admitted))
-    rest = both.filter(pl.col("good") & pl.col("good_right") & (mine == theirs))
-    rest = rest.filter(own | pl.col("lab") | pl.col("lab_right"))
+    of_test = both.filter(own & ~mine & theirs & pl.col("good"))
+    rest = both.filter(own & pl.col("good") & pl.col("good_right") & (mine == theirs))
     gone = of_test.select("payload_sha256").unique()
     rest = rest.join(gone, on="payload_sha256", how="anti").join(
         gone, left_on="other", right_on="payload_sha256", how="anti"
@@ -143,6 +145,18 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
     rest = rest.filter(
         (pl.col("lab_right") & ~pl.col("lab")) | ((pl.col("lab_right") == pl.col("lab")) & smaller)
     )
+    place = {
+        sha: (first, split != "test", not labelled, sha)
+        for sha, first, split, labelled in known.select("payload_sha256", "first", "split", "lab").iter_rows()
+    }
+    foreign = both.filter(~own & pl.col("lab_right") & pl.col("good") & pl.col("good_right"))
+    taken = set(gone["payload_sha256"]) | set(rest["payload_sha256"])
+    between: list[tuple[str, str]] = []
+    cross = foreign.select("payload_sha256", "other", (~mine & theirs).alias("of_test"), "distance").rows()
+    for sha, other, is_of_test, _ in sorted(cross, key=lambda row: (place[row[0]], row[3], row[1])):
+        if place[other] < place[sha] and sha not in taken and other not in taken:
+            taken.add(sha)
+            between.append((sha, "near_duplicate_of_test" if is_of_test else "near_duplicate"))
     decided = pl.concat(
         [
             part.sort("payload_sha256", "distance", "other")
@@ -150,6 +164,7 @@ def plain_polars(workspace: Workspace, params: Params, out: Path) -> tuple[Count
             .select("payload_sha256", pl.lit(reason).alias("near"))
             for part, reason in ((of_test, "near_duplicate_of_test"), (rest, "near_duplicate"))
         ]
+        + [pl.DataFrame(between, {"payload_sha256": pl.String, "near": pl.String}, orient="row")]
     )
     frame = frame.join(decided, on="payload_sha256", how="left").with_columns(
         pl.coalesce("reason", "near").alias("reason")

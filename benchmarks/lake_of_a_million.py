@@ -96,7 +96,14 @@ def _labels(payloads: pl.Series, rng: np.random.Generator) -> pa.Table:
             "request_id": "r",
         }
     )
-    return frame.select(LABELS.names).to_arrow().cast(LABELS)
+    table = frame.to_arrow()
+    arrays = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(frame), field.type)
+        for field in LABELS
+    ]
+    return pa.Table.from_arrays(arrays, schema=LABELS)
 
 
 def random_hashes(count: int, rng: np.random.Generator) -> np.ndarray:

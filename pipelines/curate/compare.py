@@ -54,10 +54,14 @@ def judge_rows(rows: pl.DataFrame, labels: pl.DataFrame, params: Params) -> pl.D
 
 
 def frames_to_compare(rows: pl.DataFrame, label_column: str, *, with_embeddings: bool = True) -> pl.DataFrame:
-    """Return one row per readable payload, by sha256: those kept so far, and those of test drives whatever their quality."""
+    """Return one row per readable payload, by sha256: those kept so far, and those of test drives whatever their quality.
+
+    `since_ns` is when the lake first got the payload from the vehicle of that row; null of a reference picture.
+    """
     is_test = pl.col("split") == str(Split.TEST)
     readable = rows.filter((pl.col("outcome") == "landed") & pl.col("image_hash").is_not_null())
-    present = readable.filter(pl.col("reason").is_null() | is_test)
+    since = pl.col("ingest_time_ns").min().over("payload_sha256", "vehicle_id").alias("since_ns")
+    present = readable.with_columns(since).filter(pl.col("reason").is_null() | is_test)
     order = ["payload_sha256", pl.col("reason").is_not_null(), ~is_test, "identity"]
     first = (
         present.lazy()
@@ -74,6 +78,7 @@ def frames_to_compare(rows: pl.DataFrame, label_column: str, *, with_embeddings:
         *(("model_digest", "embedding") if with_embeddings else ()),
         pl.col(label_column).is_not_null().alias("is_labelled"),
         pl.col("reason").is_null().alias("is_good"),
+        "since_ns",
     )[first]
 
 

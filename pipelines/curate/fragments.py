@@ -66,7 +66,8 @@ FLEET_COLUMNS: dict[str, pl.DataType] = {
 }
 """The columns of an arrival that curation reads, payload excluded. Where it arrived is left out on purpose.
 
-When it did decides only which of two vehicles was first to send the very bytes, while nobody labelled them.
+When it did decides only between two vehicles: which of them was first to send the very bytes, while nobody labelled them,
+or a near-duplicate, so that what one vehicle sends takes no row from another that was there before.
 """
 OWN_LABELS: Mapping[str, pl.DataType] = dict(
     pl.DataFrame(

@@ -106,7 +106,7 @@ class ResolveRows(beam.DoFn):
         near = self._params.curate.near_duplicates
         frames = pl.read_ipc(
             self._work / "frames.arrow",
-            columns=["payload_sha256", "split", "vehicle_id", "is_labelled", "is_good"],
+            columns=["payload_sha256", "split", "vehicle_id", "is_labelled", "is_good", "since_ns"],
         )
         stored, _ = MeasureCache(Path(self._cache)).read_pairs(near.max_distance_bits)
         present = frames.select("payload_sha256")

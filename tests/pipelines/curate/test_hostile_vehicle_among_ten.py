@@ -8,9 +8,13 @@ from functools import cache
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from connectors.labels.ports import Label
+from connectors.lake.lock import write_lake_lock
+from connectors.lake.schema import LABELS
+from connectors.lake.table import LakeTable
 from pipelines.curate.labelling import label
 from pipelines.curate.params import SplitParams
 from pipelines.curate.split import split_of
@@ -131,6 +135,27 @@ def test_no_attack_of_one_vehicle_takes_a_row_from_the_dataset_of_the_others(
     place = made(tmp_path / "ws", honest() + hostile)
     assert alone.height > 150
     assert dataset(place).equals(alone)
+    assert validate(place, with_expectations=False)["success"]
+
+
+def test_what_a_vehicle_sent_later_takes_no_row_from_the_others_even_where_it_all_was_labelled(
+    alone: pl.DataFrame, tmp_path: Path
+) -> None:
+    hostile = [row for rows in attacks().values() for row in rows]
+    place = made(tmp_path / "ws", honest() + hostile)
+    taken = {row["payload_sha256"] for row in [*honest(), *reference_rows(60)]}
+    asked = {row["payload_sha256"]: row for row in hostile if row["payload_sha256"] not in taken}
+    paid = [
+        {**answer, "identity": f"evil/{row['epoch']}/{row['seq']}"}
+        for row, answer in zip(asked.values(), label_rows([*asked.values()]), strict=True)
+    ]
+    LakeTable.open(place.labels_uri).append(pa.Table.from_pylist(paid, LABELS))
+    lock = {name: LakeTable.open(place.lake_path / name) for name in ("arrivals", "labels", "reference")}
+    write_lake_lock(place.lake_lock_path, lock)
+    curate(place)
+    every = read_rows(place.dataset_path)
+    assert every.filter(pl.col("vehicle_id") == "evil").height > 100
+    assert every.filter(pl.col("vehicle_id").ne_missing("evil")).equals(alone)
     assert validate(place, with_expectations=False)["success"]
 
 
