@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from foundation.documents import DocumentType, Version
+from foundation.documents import MUST_UNDERSTAND, DocumentType, Version
 from foundation.errors import RejectedError
 from modelkit.digest import digest_of_json
 from modelkit.specs import ContractFields, HeadSpec, InputSpec, Preprocessing, is_plain
@@ -29,6 +29,8 @@ METADATA_KEY: Final = "fleetloop.contract"
 MAX_CLASSES: Final = 10_000
 STANDARD_DOMAIN: Final = "ai.onnx"
 MAX_CONTRACT_BYTES: Final = 262_144
+_LATER_IN_HEAD: Final = ("activation", "priors", "variances")
+"""Keys of `head` that version 2 gained: written where they are not the default, and then to be understood."""
 _NEW_IN_2: Final = ("embedding_size", "head", "size_input", "task")
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
@@ -231,6 +233,7 @@ def to_document(contract: ModelContract) -> dict[str, Any]:
     plain = dataclasses.replace(contract, outputs=dict(contract.outputs))
     document = {**dataclasses.asdict(plain), "format_version": 2}
     if not _is_version_1(contract):
+        _leave_out_defaults(document["head"], HeadSpec(), _LATER_IN_HEAD)
         return document
     for key in _NEW_IN_2:
         del document[key]
@@ -240,6 +243,15 @@ def to_document(contract: ModelContract) -> dict[str, Any]:
     for key, kind in (("input", _InputV1), ("preprocessing", _PreprocessingV1)):
         document[key] = {f.name: document[key][f.name] for f in dataclasses.fields(kind)}
     return document
+
+
+def _leave_out_defaults(plain: dict[str, Any], default: object, later: tuple[str, ...]) -> None:
+    """Drop keys with their default value, so that digests stay; a reader that skips one of the others would be wrong."""
+    said = [key for key in later if plain[key] != getattr(default, key)]
+    for key in set(later) - set(said):
+        del plain[key]
+    if said:
+        plain[MUST_UNDERSTAND] = said
 
 
 def _is_version_1(c: ModelContract) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -89,6 +89,34 @@ def read_foreign(path: Path, max_bytes: int) -> ForeignModel:
     initialised = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_port(value) for value in model.graph.input if value.name not in initialised)
     return ForeignModel(model, inputs, tuple(_port(value) for value in model.graph.output), packed)
+
+
+def resized(foreign: ForeignModel, name: str, layout: str, size: tuple[int, int]) -> ForeignModel:
+    """Return the model with one picture of `size` (width, height) as its input `name`, whatever size it was exported with.
+
+    Only declared shapes change, and those of outputs are left to the run: a graph that has its size in constants fails
+    at its first run. `layout` is nchw, nhwc, or "" for the axis of three channels.
+
+    Raises:
+        RejectedError: reason `wrong_io`; the input has not four axes.
+    """
+    (value,) = (each for each in foreign.proto.graph.input if each.name == name)
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) != 4:
+        raise RejectedError(
+            f"the input {name!r} has {len(dims)} axes, a picture has 4", reason=RefuseReason.WRONG_IO
+        )
+    is_last = layout.upper() == "NHWC" or (not layout and dims[1].dim_value != 3 and dims[3].dim_value == 3)
+    width, height = size
+    wanted = (1, height, width, 3) if is_last else (1, 3, height, width)
+    for dim, number in zip(dims, wanted, strict=True):
+        dim.dim_value = number
+    for output in foreign.proto.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
+    del foreign.proto.graph.value_info[:]
+    inputs = tuple(_port(value) if port.name == name else port for port in foreign.inputs)
+    return replace(foreign, inputs=inputs, outputs=tuple(map(_port, foreign.proto.graph.output)))
 
 
 def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:

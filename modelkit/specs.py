@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Fit = Literal["stretch", "letterbox-centre", "letterbox-topleft", "crop-centre"]
+Activation = Literal["none", "sigmoid", "softmax"]
 Suppression = Literal["none", "per-class", "agnostic"]
 
 
@@ -68,6 +69,10 @@ class HeadSpec:
     `boxes` is a convention and a unit: xyxy, cxcywh, xywh or yxyx, then px (of the input), norm (0 to 1 of the
     input) or original (pixels of the picture). A box counts when its score is above `min_score`; it is
     suppressed by a better one when their overlap (intersection over union) is above `max_overlap`.
+
+    `priors` are the boxes that the head `ssd-priors` starts from: per stride those of one cell, each (width, height)
+    in pixels of the input. `variances` scale its numbers: of the centre (x, y), then of the size (width, height).
+    `activation` is what remains to be done to scores; "none" when the graph does it.
     """
 
     kind: str = "softmax"
@@ -79,6 +84,9 @@ class HeadSpec:
     suppression: Suppression = "per-class"
     max_overlap: float = 0.5
     max_boxes: int = 300
+    priors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    activation: Activation = "none"
 
 
 def _default_outputs() -> dict[str, str]:

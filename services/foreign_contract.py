@@ -15,7 +15,7 @@ from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
 from modelkit.foreign import ForeignModel, Port
 from modelkit.specs import HeadSpec, InputSpec, Preprocessing, SizeSpec
-from modelkit.tasks.detection_heads import HEADS
+from modelkit.tasks import TASKS
 from schemas.reasons import RefuseReason
 
 MEBIBYTE: Final = 1024 * 1024
@@ -42,7 +42,8 @@ class ImportRequest:
     """What the user states about a model. Empty means: from the file, or a default that is reported.
 
     `outputs` are the graph's outputs by role. `size` is (width, height) in pixels. `values` is 0-1, 0-255, -1-1 or
-    imagenet; `mean` and `std` are in units of 0 to 1, in the order of the input's channels.
+    imagenet; `mean` and `std` are in units of 0 to 1, in the order of the input's channels. `any_size`: the sizes in
+    the file are only those of the export; it is given `size` and a batch of one (see `modelkit.foreign.resized`).
     """
 
     file: Path
@@ -73,6 +74,10 @@ class ImportRequest:
     max_boxes: int = 300
     strides: tuple[int, ...] = ()
     columns: tuple[str, ...] = ()
+    priors: tuple[tuple[tuple[float, float], ...], ...] = ()
+    variances: tuple[float, ...] = ()
+    activation: str = ""
+    any_size: bool = False
     max_bytes: int = DEFAULT_MAX_BYTES
     target: str = "cpu"
     allows_chance: bool = False
@@ -86,7 +91,10 @@ def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]
     """
     port, size_input = _inputs(foreign, request)
     spec = _input_spec(port, request, taken)
-    outputs = _outputs(foreign, request, taken)
+    if request.task not in TASKS:
+        raise MisconfiguredError(f"--task is {request.task!r}; it must be one of {', '.join(sorted(TASKS))}")
+    head = TASKS[request.task].completed(_asked(request), request.classes, taken)
+    outputs = _outputs(foreign, request, head, taken)
     fixed = {
         port.shape[0]
         for port in foreign.outputs
@@ -105,7 +113,7 @@ def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]
         classes=request.classes,
         trained_classes=request.classes,
         task=request.task,
-        head=_head(request, taken),
+        head=head,
         input=spec,
         size_input=size_input,
         preprocessing=_preprocessing(spec, request, taken),
@@ -115,6 +123,11 @@ def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]
         target=request.target,
         created_by="fleetloop model import",
     )
+
+
+def picture_port(foreign: ForeignModel, request: ImportRequest) -> Port:
+    """Return the input that takes the picture. Raises MisconfiguredError when several could."""
+    return _inputs(foreign, request)[0]
 
 
 def _inputs(foreign: ForeignModel, request: ImportRequest) -> tuple[Port, SizeSpec | None]:
@@ -227,44 +240,27 @@ def _preprocessing(spec: InputSpec, request: ImportRequest, taken: list[str]) ->
     )
 
 
-def _head(request: ImportRequest, taken: list[str]) -> HeadSpec:
-    kind, boxes = request.head, request.boxes
-    if request.task == "classification":
-        if not kind:
-            kind = "softmax"
-            taken.append(
-                "logits, from which softmax makes probabilities (--head probabilities, sigmoid, sigmoid-inside)"
-            )
-        return HeadSpec(kind)
-    if not kind:
-        raise MisconfiguredError(f"say how the boxes come out with --head: {', '.join(HEADS)}")
-    if not boxes:
-        boxes = "cxcywh-px" if kind.startswith("yolo") else ""
-        if not boxes:
-            raise MisconfiguredError(
-                "say how boxes are written with --boxes, such as xyxy-px, cxcywh-norm or xyxy-original"
-            )
-        taken.append(f"boxes as {boxes} (--boxes for others)")
-    if kind == "detr-softmax" and request.first_class == 0:
-        count = len(request.classes)
-        taken.append(
-            f"{count + 1} columns for {count} classes: the last one is no-object (--first-class 1: the first)"
-        )
-    suppression = request.suppression or ("per-class" if kind.startswith("yolo") else "none")
+def _asked(request: ImportRequest) -> HeadSpec:
+    """Return the head as it was said, "" where nothing was."""
     return HeadSpec(
-        kind,
-        boxes,
+        request.head,
+        request.boxes,
         request.strides,
         request.columns,
         request.first_class,
         request.min_score,
-        cast(Any, suppression),
+        cast(Any, request.suppression),
         request.max_overlap,
         request.max_boxes,
+        request.priors,
+        cast(Any, request.variances or HeadSpec().variances),
+        cast(Any, request.activation or HeadSpec().activation),
     )
 
 
-def _outputs(foreign: ForeignModel, request: ImportRequest, taken: list[str]) -> dict[str, str]:
+def _outputs(
+    foreign: ForeignModel, request: ImportRequest, head: HeadSpec, taken: list[str]
+) -> dict[str, str]:
     names = [port.name for port in foreign.outputs]
     for role, name in request.outputs.items():
         if name not in names:
@@ -273,16 +269,8 @@ def _outputs(foreign: ForeignModel, request: ImportRequest, taken: list[str]) ->
             )
     found = dict(request.outputs)
     free = [port for port in foreign.outputs if port.name not in found.values()]
-    if request.task == "classification":
-        roles: Sequence[str] = ("logits",)
-    else:
-        head = HEADS.get(request.head)
-        roles = (
-            (*head.roles, *(role for role in head.optional if request.outputs or len(free) > 2))
-            if head
-            else ()
-        )
-    if "embedding" not in found:
+    needed, optional = TASKS[request.task].roles(head, request.classes)
+    if "embedding" not in (*found, *needed):
         named = [
             port
             for port in free
@@ -292,16 +280,17 @@ def _outputs(foreign: ForeignModel, request: ImportRequest, taken: list[str]) ->
             found["embedding"] = named[0].name
             free.remove(named[0])
             taken.append(f"the output {named[0].name!r} as the embedding")
-    for role in roles:
+    for role in (*needed, *(optional if request.outputs or len(free) > len(needed) else ())):
         if role in found:
             continue
-        fits = [port for port in free if port.name in ROLE_NAMES.get(role, ())]
-        if not fits and role in ("logits", "output") and len(free) == 1:
+        fits = [port for port in free if port.name == role]
+        fits = fits or [port for port in free if port.name in ROLE_NAMES.get(role, ())]
+        if not fits and len(needed) == 1 and role in needed and len(free) == 1:
             fits = free[:1]
         if len(fits) == 1:
             found[role] = fits[0].name
             free = [port for port in free if port is not fits[0]]
-        elif role in ("logits", "output", "boxes", "scores", "selected"):
+        elif role in needed:
             raise MisconfiguredError(
                 f"which output is the {role}? Say --output {role}=NAME; there are {_listed(foreign.outputs)}"
             )

@@ -18,14 +18,14 @@ from foundation.errors import MisconfiguredError, RejectedError
 from foundation.files import write_atomic
 from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract, read_contract
-from modelkit.foreign import ForeignModel, nodes_of, random_nodes, read_foreign, scale_faults
+from modelkit.foreign import ForeignModel, nodes_of, random_nodes, read_foreign, resized, scale_faults
 from modelkit.images import Pixels, decode_image
 from modelkit.prepare import feeds, place_all
 from modelkit.runtimes import open_predictor
 from modelkit.tasks import TASKS
 from modelkit.verify import ModelLimits, VerifiedModel, verify_model
 from schemas.reasons import RefuseReason
-from services.foreign_contract import DEFAULT_MAX_BYTES, ImportRequest, contract_for
+from services.foreign_contract import DEFAULT_MAX_BYTES, ImportRequest, contract_for, picture_port
 from services.own_labels import looking
 from workspace.layout import Workspace
 
@@ -57,6 +57,12 @@ def import_model(place: Workspace, request: ImportRequest, pictures: Path | None
         RejectedError: the model can never be served as it is; the message names the cause and the remedy.
     """
     foreign = read_foreign(request.file, request.max_bytes)
+    if request.any_size:
+        if request.size is None:
+            raise MisconfiguredError(
+                "--any-size needs the size that the graph is to have: --size WIDTHxHEIGHT"
+            )
+        foreign = resized(foreign, picture_port(foreign, request).name, request.layout, request.size)
     _refuse_operators(foreign)
     _refuse_target(request)
     taken: list[str] = [f"the weights in {name} were packed into the model" for name in foreign.packed]

@@ -37,7 +37,8 @@ def import_(
         str,
         typer.Option(
             help="How outputs are read. classification: softmax, probabilities, sigmoid, sigmoid-inside. detection: "
-            "yolo-anchor-free, yolo-anchor-free-rows, yolov5, yolox-decoded, yolox-grid, rows, parts, selected, detr-softmax."
+            "yolo-anchor-free, yolo-anchor-free-rows, yolov5, yolox-decoded, yolox-grid, rows, parts, selected, detr-softmax, "
+            "ssd-priors, yunet, centerface, centre-heatmap."
         ),
     ] = "",
     pictures: Annotated[
@@ -73,10 +74,24 @@ def import_(
     suppression: Annotated[str, typer.Option(help="Of overlapping boxes: none, per-class or agnostic.")] = "",
     max_overlap: Annotated[float, typer.Option(min=0.0, max=1.0, help="Intersection over union.")] = 0.5,
     max_boxes: Annotated[int, typer.Option(min=1, max=10_000)] = 300,
-    strides: Annotated[str, typer.Option(help="Of the head yolox-grid, with commas.")] = "",
+    strides: Annotated[str, typer.Option(help="Of heads with a grid, with commas.")] = "",
     columns: Annotated[
         str, typer.Option(help="Of the head rows, with commas: b0,b1,b2,b3,score,class.")
     ] = "",
+    priors: Annotated[
+        str,
+        typer.Option(
+            help="Of the head ssd-priors: per stride the sizes of one cell, as 10,16,24/32x48,64 (one number: a square)."
+        ),
+    ] = "",
+    variances: Annotated[str, typer.Option(help="Of the head ssd-priors: x, y, width, height.")] = "",
+    activation: Annotated[
+        str, typer.Option(help="Of ssd-priors and centre-heatmap, if not in the file: sigmoid or softmax.")
+    ] = "",
+    any_size: Annotated[
+        bool,
+        typer.Option("--any-size", help="The sizes in the file are only the export's: give it --size."),
+    ] = False,
     max_mebibytes: Annotated[int, typer.Option(min=1, max=2047, help="Largest file.")] = 64,
     target: Annotated[str, typer.Option(help="Processor that it is meant for.")] = "cpu",
     allow_chance: Annotated[
@@ -122,6 +137,10 @@ def import_(
         max_boxes=max_boxes,
         strides=tuple(int(each) for each in _numbers(strides, "--strides", 0)),
         columns=tuple(words(columns)),
+        priors=_priors(priors),
+        variances=_numbers(variances, "--variances", 4),
+        activation=activation,
+        any_size=any_size,
         max_bytes=max_mebibytes * MEBIBYTE,
         target=target,
         allows_chance=allow_chance,
@@ -172,6 +191,8 @@ def show(
 
 def lines(contract: ModelContract) -> list[str]:
     """Return a contract in a few readable lines."""
+    from modelkit.tasks import TASKS
+
     spec, how, head = contract.input, contract.preprocessing, contract.head
     batch = f"{spec.batch} per run" if spec.batch else "any number per run"
     told = [
@@ -181,10 +202,7 @@ def lines(contract: ModelContract) -> list[str]:
         f"pictures: {how.fit}, {how.resample}; value = (pixel * {how.scale:g} - {_listed(how.mean)}) / {_listed(how.std)}",
         f"outputs: {', '.join(f'{role} = {name}' for role, name in contract.outputs.items())}",
     ]
-    if contract.task == "detection":
-        told.append(
-            f"boxes: {head.boxes}, above {head.min_score:g}, suppression {head.suppression}, at most {head.max_boxes}"
-        )
+    told += TASKS[contract.task].facts(contract)
     if contract.untrained_classes:
         told.append(f"not trained on: {', '.join(contract.untrained_classes)}")
     return told
@@ -218,8 +236,22 @@ def _numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:
     except ValueError as error:
         raise MisconfiguredError(f"{option} is {text[:60]!r}; it must be numbers with commas") from error
     if found and count and len(found) != count:
-        raise MisconfiguredError(f"{option} has {len(found)} numbers; there are {count} channels")
+        what = "channels" if count == 3 else "of them"
+        raise MisconfiguredError(f"{option} has {len(found)} numbers; there are {count} {what}")
     return found
+
+
+def _priors(text: str) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Return sizes (width, height) per stride from text such as 10,16/32x24."""
+    try:
+        return tuple(
+            tuple((float(one.partition("x")[0]), float(one.partition("x")[2] or one)) for one in words(part))
+            for part in (text.split("/") if text else ())
+        )
+    except ValueError as error:
+        raise MisconfiguredError(
+            f"--priors is {text[:60]!r}; it must be sizes such as 10,16/32x24, a slash between strides"
+        ) from error
 
 
 def _roles(pairs: list[str]) -> dict[str, str]:

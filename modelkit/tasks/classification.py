@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from foundation.errors import RejectedError
 from modelkit.geometry import Placed
+from modelkit.specs import HeadSpec
 from modelkit.tasks.accuracy import Accuracy
 from modelkit.tasks.judged import Judged
 from modelkit.tasks.task import Drawing, Raw, Shapes, Task, per_picture, wrong_io
@@ -33,24 +34,38 @@ class Classification(Task[ClassificationOutput, str]):
     """
 
     name: ClassVar[str] = "classification"
+    heads: ClassVar[tuple[str, ...]] = (*COMPETING, *INDEPENDENT)
+
+    def roles(self, head: HeadSpec, classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the logits."""
+        return ("logits",), ()
+
+    def completed(self, asked: HeadSpec, classes: Sequence[str], taken: list[str]) -> HeadSpec:
+        """Take softmax for granted."""
+        if asked.kind:
+            return HeadSpec(asked.kind)
+        taken.append(
+            "logits, from which softmax makes probabilities (--head probabilities, sigmoid, sigmoid-inside)"
+        )
+        return HeadSpec()
 
     def problems(self, contract: ContractFields) -> Iterator[str]:
         """See `Task.problems`."""
-        heads = (*COMPETING, *INDEPENDENT)
         if len(contract.classes) < self.least_classes:
             yield f"{len(contract.classes)} classes, classification needs at least {self.least_classes}"
-        if contract.head.kind not in heads:
-            yield f"head {contract.head.kind!r}, classification has {list(heads)}"
+        if contract.head.kind not in self.heads:
+            yield f"head {contract.head.kind!r}, classification has {list(self.heads)}"
         if set(contract.outputs) - {"embedding"} != {"logits"}:
             yield f"outputs {sorted(contract.outputs)}, classification has logits and perhaps embedding"
 
     def check_shapes(self, contract: ContractFields, shapes: Shapes) -> None:
         """See `Task.check_shapes`."""
         found, wanted = shapes["logits"], len(contract.classes)
-        if len(found) != 2 or found[1] != wanted:
+        is_row = len(found) >= 2 and set(found[2:]) <= {1}
+        if not is_row or found[1] != wanted:
             raise RejectedError(
                 f"{contract.outputs['logits']!r} has shape {found[1:]} per picture, the contract has {wanted} classes",
-                reason=RefuseReason.WRONG_CLASSES if len(found) == 2 else RefuseReason.WRONG_IO,
+                reason=RefuseReason.WRONG_CLASSES if is_row else RefuseReason.WRONG_IO,
             )
 
     def decode(

@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.errors import RejectedError
+from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.geometry import Placed
 from modelkit.tasks.average_precision import AveragePrecision
 from modelkit.tasks.boxes import area, clip, overlap, suppress
+from modelkit.tasks.candidate_rows import Rows
+from modelkit.tasks.dense_heads import shape_problem
 from modelkit.tasks.detection_heads import (
     COLUMNS,
     CONVENTIONS,
     HEADS,
+    OWN_BOXES,
     UNITS,
-    Rows,
     candidates,
     columns_problem,
+    roles_of,
 )
 from modelkit.tasks.judged import Judged
 from modelkit.tasks.task import Drawing, Move, Raw, Shapes, Task
@@ -30,7 +33,7 @@ from schemas.predictions import Box, DetectionOutput, ModelPrediction
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
-    from modelkit.specs import ContractFields
+    from modelkit.specs import ContractFields, HeadSpec, Suppression
 
 MATCH_OVERLAP = 0.5
 """Two boxes of one class are the same object when they overlap by at least this."""
@@ -44,6 +47,8 @@ LEAST_VISIBLE = 0.4
 """Share of a box that must stay in a picture which training zoomed."""
 OUTSIDE_PIXELS = 1.0
 """A labelled box may end so far outside of its picture: tools round edges differently."""
+MAX_PRIORS = 256
+MAX_PRIOR_PIXELS = 8192.0
 MANY_BOXES = 50
 """So many objects or more give the score `count` its largest value."""
 
@@ -52,6 +57,51 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
     """The label is a tuple of boxes; an empty one says that somebody looked and there is none."""
 
     name: ClassVar[str] = "detection"
+    heads: ClassVar[tuple[str, ...]] = tuple(HEADS)
+
+    def roles(self, head: HeadSpec, classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """See `Task.roles`; none for an unknown head."""
+        return roles_of(head) if head.kind in HEADS else ((), ())
+
+    def completed(self, asked: HeadSpec, classes: Sequence[str], taken: list[str]) -> HeadSpec:
+        """Ask for the head and how it writes boxes; suppress what the head does not suppress itself."""
+        kind, boxes = asked.kind, asked.boxes
+        if not kind:
+            raise MisconfiguredError(f"say how the boxes come out with --head: {', '.join(HEADS)}")
+        if kind == "ssd-priors" and not (asked.priors and asked.strides):
+            raise MisconfiguredError(
+                "the head ssd-priors needs the boxes that it starts from: --priors, such as 10,16/32x24, and --strides"
+            )
+        if not boxes:
+            boxes = "xyxy-px" if kind in OWN_BOXES else "cxcywh-px" if kind.startswith("yolo") else ""
+            if not boxes:
+                raise MisconfiguredError(
+                    "say how boxes are written with --boxes, such as xyxy-px, cxcywh-norm or xyxy-original"
+                )
+            if kind not in OWN_BOXES:
+                taken.append(f"boxes as {boxes} (--boxes for others)")
+        if kind == "detr-softmax" and asked.first_class == 0:
+            count = len(classes)
+            taken.append(
+                f"{count + 1} columns for {count} classes: the last one is no-object (--first-class 1: the first)"
+            )
+        overlaps = kind.startswith("yolo") or kind in ("ssd-priors", "yunet", "centerface")
+        said: str = asked.suppression
+        suppression = said or ("per-class" if overlaps else "none")
+        return dataclasses.replace(asked, boxes=boxes, suppression=cast("Suppression", suppression))
+
+    def facts(self, contract: ContractFields) -> list[str]:
+        """Return how boxes are written and which count."""
+        spec = contract.head
+        found = [
+            f"boxes: {spec.boxes}, above {spec.min_score:g}, suppression {spec.suppression}, at most {spec.max_boxes}"
+        ]
+        if spec.priors:
+            found.append(
+                f"priors: {sum(map(len, spec.priors))} sizes at strides {', '.join(map(str, spec.strides))}, "
+                f"variances {', '.join(f'{each:g}' for each in spec.variances)}"
+            )
+        return found
 
     def problems(self, contract: ContractFields) -> Iterator[str]:
         """See `Task.problems`."""
@@ -63,14 +113,16 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         if len(contract.classes) < self.least_classes:
             yield f"{len(contract.classes)} classes, detection needs at least {self.least_classes}"
         roles = set(contract.outputs) - {"embedding"}
-        if not set(head.roles) <= roles or not roles <= {*head.roles, *head.optional}:
-            yield f"outputs {sorted(roles)}, the head {spec.kind} has {[*head.roles, *head.optional]}"
+        needed, optional = roles_of(spec)
+        if not set(needed) <= roles or not roles <= {*needed, *optional}:
+            yield f"outputs {sorted(roles)}, the head {spec.kind} has {[*needed, *optional]}"
         convention, _, unit = spec.boxes.partition("-")
         if convention not in CONVENTIONS or unit not in UNITS:
             yield f"boxes {spec.boxes!r}, allowed are {list(CONVENTIONS)} with -{', -'.join(UNITS)}"
-        needed = {"b0", "b1", "b2", "b3", "score", "class"}
-        if spec.kind == "rows" and not needed <= set(spec.columns) <= set(COLUMNS):
-            yield f"columns {list(spec.columns)}, needed are {sorted(needed)}, allowed {list(COLUMNS)}"
+        least = {"b0", "b1", "b2", "b3", "score", "class"}
+        if spec.kind == "rows" and not least <= set(spec.columns) <= set(COLUMNS):
+            yield f"columns {list(spec.columns)}, needed are {sorted(least)}, allowed {list(COLUMNS)}"
+        yield from _prior_problems(spec)
         if not 0.0 <= spec.min_score < 1.0 or not 0.0 <= spec.max_overlap <= 1.0:
             yield f"min_score {spec.min_score} or max_overlap {spec.max_overlap} is not in [0, 1]"
         if spec.suppression not in ("none", "per-class", "agnostic"):
@@ -82,8 +134,10 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         """See `Task.check_shapes`."""
         if "output" in shapes:
             problem = columns_problem(contract.head.kind, shapes["output"], contract)
-            if problem:
-                raise RejectedError(problem, reason=RefuseReason.WRONG_CLASSES)
+        else:
+            problem = shape_problem(contract, dict(shapes))
+        if problem:
+            raise RejectedError(problem, reason=RefuseReason.WRONG_CLASSES)
 
     def decode(
         self, raw: Raw, contract: ContractFields, placed: Sequence[Placed]
@@ -284,6 +338,25 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
     ) -> Judged:
         """Return mean average precision at an overlap of 0.5."""
         return AveragePrecision(labels, outputs, classes)
+
+
+def _prior_problems(spec: HeadSpec) -> Iterator[str]:
+    if spec.activation not in ("none", "sigmoid", "softmax"):
+        yield f"activation {spec.activation!r}, allowed are 'none', 'sigmoid' and 'softmax'"
+    if spec.kind in ("centerface", "centre-heatmap") and len(spec.strides) > 1:
+        yield f"strides {spec.strides}, a heat-map has one"
+    if spec.kind in OWN_BOXES and spec.boxes != "xyxy-px":
+        yield f"boxes {spec.boxes!r}, the head {spec.kind} gives xyxy-px"
+    if spec.kind == "ssd-priors" and (not spec.priors or len(spec.priors) != len(spec.strides)):
+        yield f"priors of {len(spec.priors)} strides, the contract has {len(spec.strides)} strides"
+    sides = [side for cell in spec.priors for prior in cell for side in prior]
+    for side in sides:
+        if not 0.0 < side <= MAX_PRIOR_PIXELS:
+            yield f"a prior of {side:g} pixels, allowed are above 0 to {MAX_PRIOR_PIXELS:g}"
+    if len(sides) > MAX_PRIORS * 2 or not all(spec.priors):
+        yield f"priors {len(sides) // 2} in {len(spec.priors)} strides, allowed are 1 per stride to {MAX_PRIORS} in all"
+    if not all(0.0 < each <= 1.0 for each in spec.variances):
+        yield f"variances {spec.variances} are not in (0, 1]"
 
 
 def edges(boxes: Sequence[Box]) -> np.ndarray[Any, np.dtype[np.float64]]:

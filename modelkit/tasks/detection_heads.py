@@ -13,35 +13,26 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modelkit.tasks.candidate_rows import DEFAULT_STRIDES, Floats, Rows, best_of, centres, grid
+from modelkit.tasks.dense_heads import centerface, centre_heatmap, ssd_priors, yunet
 from modelkit.tasks.task import Raw, role, wrong_io
 
 if TYPE_CHECKING:
-    from modelkit.specs import ContractFields
+    from modelkit.specs import ContractFields, HeadSpec
 
-Floats = NDArray[np.float64]
 CONVENTIONS: Final = ("xyxy", "cxcywh", "xywh", "yxyx")
 UNITS: Final = ("px", "norm", "original")
 COLUMNS: Final = ("batch", "b0", "b1", "b2", "b3", "score", "class", "ignored")
-DEFAULT_STRIDES: Final = (8, 16, 32)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Candidates of one picture: boxes (N, 4), scores (N,), class numbers (N,). Any of them may be not finite."""
-
-    boxes: Floats
-    scores: Floats
-    classes: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How to read one form of output. `roles` are needed, `optional` may be there.
+    """How to read one form of output. `roles` are needed, `optional` may be there; see `roles_of`.
 
-    `rows` gives the candidates of picture number `index` of the batch. `columns` says how many columns the one
-    output must have, as a number beside the classes; None where it is no such form.
+    With `is_per_stride` there is an output of each role for each stride, such as `cls_8`. `rows` gives the candidates
+    of picture number `index` of the batch. `columns` says how many columns the one output must have, as a number beside
+    the classes; None where it is no such form.
     """
 
     roles: tuple[str, ...]
@@ -49,17 +40,7 @@ class Head:
     optional: tuple[str, ...] = ()
     columns: int | None = None
     has_columns_first: bool = False
-
-
-def grid(contract: ContractFields) -> tuple[Floats, Floats]:
-    """Return column and row of every cell (N, 2), and its stride (N, 1): strides in order, rows from top to bottom."""
-    cells, strides = [], []
-    for stride in contract.head.strides or DEFAULT_STRIDES:
-        rows, columns = contract.input.height // stride, contract.input.width // stride
-        y, x = np.divmod(np.arange(rows * columns), max(columns, 1))
-        cells.append(np.stack([x, y], axis=1))
-        strides.append(np.full((rows * columns, 1), stride))
-    return np.concatenate(cells).astype(np.float64), np.concatenate(strides).astype(np.float64)
+    is_per_stride: bool = False
 
 
 def to_edges(boxes: Floats, contract: ContractFields) -> Floats:
@@ -103,19 +84,6 @@ def _boxes(raw: Raw, index: int) -> Floats:
     return np.asarray(boxes[index], dtype=np.float64)
 
 
-def _best(boxes: Floats, by_class: Floats) -> Rows:
-    """Return every row with its best class; a NaN in any class makes the row's score NaN."""
-    if not by_class.shape[1]:
-        return Rows(boxes, np.zeros(len(boxes)), np.zeros(len(boxes)))
-    return Rows(boxes, by_class.max(axis=1), by_class.argmax(axis=1).astype(np.float64))
-
-
-def _centres(values: Floats) -> Floats:
-    """Convert centre and size in pixels of the input to edges: the form of every YOLO head, whatever `boxes` says."""
-    half = values[:, 2:4] / 2
-    return np.concatenate([values[:, :2] - half, values[:, :2] + half], axis=1)
-
-
 def _matrix(raw: Raw, contract: ContractFields, index: int, head: Head) -> Floats:
     values: Floats = role(raw, "output")[index]
     columns = len(contract.classes) + (head.columns or 0)
@@ -139,12 +107,12 @@ def _columns_message(found: int, contract: ContractFields, head: Head) -> str:
 
 def _anchor_free(raw: Raw, contract: ContractFields, index: int) -> Rows:
     values = _matrix(raw, contract, index, HEADS[contract.head.kind])
-    return _best(_centres(values), values[:, 4:])
+    return best_of(centres(values), values[:, 4:])
 
 
 def _with_objectness(raw: Raw, contract: ContractFields, index: int) -> Rows:
     values = _matrix(raw, contract, index, HEADS[contract.head.kind])
-    return _best(_centres(values), values[:, 5:] * values[:, 4:5])
+    return best_of(centres(values), values[:, 5:] * values[:, 4:5])
 
 
 def _yolox_grid(raw: Raw, contract: ContractFields, index: int) -> Rows:
@@ -156,7 +124,7 @@ def _yolox_grid(raw: Raw, contract: ContractFields, index: int) -> Rows:
             f"{contract.input.width} x {contract.input.height} pixels has {len(cells)} cells"
         )
     centre, size = (values[:, :2] + cells) * strides, np.exp(values[:, 2:4]) * strides
-    return _best(_centres(np.concatenate([centre, size], axis=1)), values[:, 5:] * values[:, 4:5])
+    return best_of(centres(np.concatenate([centre, size], axis=1)), values[:, 5:] * values[:, 4:5])
 
 
 def _rows(raw: Raw, contract: ContractFields, index: int) -> Rows:
@@ -187,7 +155,7 @@ def _parts(raw: Raw, contract: ContractFields, index: int) -> Rows:
         if scores.ndim != 2 or len(scores) != len(boxes) or scores.shape[1] < first + len(contract.classes):
             wanted = (len(boxes), first + len(contract.classes))
             raise wrong_io(f"scores of shape {scores.shape} per picture, the head needs {wanted}")
-        found = _best(to_edges(boxes, contract), scores[:, first : first + len(contract.classes)])
+        found = best_of(to_edges(boxes, contract), scores[:, first : first + len(contract.classes)])
     if "count" not in raw:
         return found
     told = float(role(raw, "count").reshape(-1)[index])
@@ -231,7 +199,7 @@ def _detr(raw: Raw, contract: ContractFields, index: int) -> Rows:
         raise wrong_io(f"{len(boxes)} boxes and {len(logits)} rows of logits per picture")
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
-    return _best(to_edges(boxes, contract), shares[:, first : first + classes])
+    return best_of(to_edges(boxes, contract), shares[:, first : first + classes])
 
 
 HEADS: Final[Mapping[str, Head]] = MappingProxyType(
@@ -245,9 +213,26 @@ HEADS: Final[Mapping[str, Head]] = MappingProxyType(
         "parts": Head(("boxes", "scores"), _parts, optional=("classes", "count")),
         "detr-softmax": Head(("logits", "boxes"), _detr),
         "selected": Head(("boxes", "scores", "selected"), _selected),
+        "ssd-priors": Head(("loc", "conf"), ssd_priors, optional=("iou",)),
+        "yunet": Head(("cls", "obj", "bbox"), yunet, is_per_stride=True),
+        "centerface": Head(("heatmap", "scale", "offset"), centerface),
+        "centre-heatmap": Head(("heatmap", "size"), centre_heatmap, optional=("offset",)),
     }
 )
 """`yolo-anchor-free` is [B, 4 + C, N]; the other YOLO forms are [B, N, 4 + C] and, with objectness, [B, N, 5 + C]."""
+
+
+OWN_BOXES: Final = frozenset({"ssd-priors", "yunet", "centerface", "centre-heatmap"})
+"""Heads that know how their boxes are written: the contract says xyxy-px, which is what comes out of them."""
+
+
+def roles_of(spec: HeadSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the outputs that the head needs, and those that it may have."""
+    head = HEADS[spec.kind]
+    if not head.is_per_stride:
+        return head.roles, head.optional
+    strides = spec.strides or DEFAULT_STRIDES
+    return tuple(f"{role}_{stride}" for role in head.roles for stride in strides), ()
 
 
 def columns_problem(kind: str, shape: tuple[int, ...], contract: ContractFields) -> str:

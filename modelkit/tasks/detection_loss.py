@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from modelkit.tasks.detection_heads import grid
+from modelkit.tasks.candidate_rows import grid
 
 if TYPE_CHECKING:
     from modelkit.specs import ContractFields

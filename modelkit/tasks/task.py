@@ -16,7 +16,7 @@ from schemas.predictions import ModelPrediction
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
-    from modelkit.specs import ContractFields
+    from modelkit.specs import ContractFields, HeadSpec
 
 Raw = Mapping[str, NDArray[Any]]
 """What a graph returned, by role; the batch is the first axis unless the head says otherwise."""
@@ -46,6 +46,25 @@ class Task(ABC, Generic[Output, Label]):
     """One kind of question to a model. Stateless; there is one instance of each, in `modelkit.tasks.TASKS`."""
 
     name: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]]
+    """The forms of output that it reads: `HeadSpec.kind`."""
+
+    @abstractmethod
+    def roles(self, head: HeadSpec, classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the outputs that the head needs, and those that it may have besides an embedding."""
+
+    @abstractmethod
+    def completed(self, asked: HeadSpec, classes: Sequence[str], taken: list[str]) -> HeadSpec:
+        """Return the head of a model from elsewhere, of which "" was not said; defaults are added to `taken` as text.
+
+        Raises:
+            MisconfiguredError: what must be said is missing.
+        """
+
+    def facts(self, contract: ContractFields) -> list[str]:
+        """Return what a person should know of the head, in lines."""
+        del contract
+        return []
 
     @abstractmethod
     def problems(self, contract: ContractFields) -> Iterator[str]:
@@ -187,10 +206,14 @@ def role(raw: Raw, name: str) -> NDArray[np.float64]:
 def per_picture(raw: Raw, name: str, contract: ContractFields, count: int, width: int) -> NDArray[np.float64]:
     """Return the output of a role that has one row of `width` numbers per picture; rows that only filled a batch are cut.
 
+    Axes of one after it, as a pooling leaves them, are dropped.
+
     Raises:
         RejectedError: reason `wrong_io`; it has another shape.
     """
     values, rows = role(raw, name), contract.input.batch or count
+    if values.ndim > 2 and set(values.shape[2:]) == {1}:
+        values = values.reshape(values.shape[:2])
     if values.shape != (rows, width):
         raise wrong_io(f"{name} of shape {values.shape}, the contract says {(rows, width)}")
     return values[:count]

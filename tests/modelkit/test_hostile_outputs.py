@@ -17,7 +17,7 @@ from modelkit.geometry import Placed
 from modelkit.specs import HeadSpec, InputSpec
 from modelkit.tasks import TASKS
 from modelkit.tasks.classification import COMPETING, INDEPENDENT
-from modelkit.tasks.detection_heads import COLUMNS, HEADS
+from modelkit.tasks.detection_heads import COLUMNS, HEADS, OWN_BOXES
 from schemas.reasons import RefuseReason
 from tests.fakes.models import tiny_contract
 
@@ -39,6 +39,14 @@ RIGHT_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "detr-softmax": {"logits": (PICTURES, ROWS, 3), "boxes": (PICTURES, ROWS, 4)},
     "selected": {"boxes": (PICTURES, ROWS, 4), "scores": (PICTURES, 2, ROWS), "selected": (3, 3)},
+    "ssd-priors": {"loc": (PICTURES, 9, 4), "conf": (PICTURES, 9, 3), "iou": (PICTURES, 9, 1)},
+    "yunet": {
+        f"{role}_{stride}": (PICTURES, (32 // stride) ** 2, width)
+        for role, width in (("cls", 2), ("obj", 1), ("bbox", 4))
+        for stride in (16, 32)
+    },
+    "centerface": dict.fromkeys(("heatmap", "scale", "offset"), (PICTURES, 2, 2, 2)),
+    "centre-heatmap": dict.fromkeys(("heatmap", "size", "offset"), (PICTURES, 2, 2, 2)),
     **{kind: {"logits": (PICTURES, 2)} for kind in (*COMPETING, *INDEPENDENT)},
 }
 ODD_NUMBERS = [0.0, 1.0, 2.0, 5.0, -1.0, 0.5, 1e9, -1e308, 1e308, np.nan, np.inf, -np.inf]
@@ -52,7 +60,14 @@ def contract_of(kind: str, boxes: str = "xyxy-px", first_class: int = 0) -> Mode
             classes=CLASSES,
             trained_classes=(),
             task="detection",
-            head=HeadSpec(kind, boxes, (16, 32), COLUMNS if kind == "rows" else (), first_class),
+            head=HeadSpec(
+                kind,
+                "xyxy-px" if kind in OWN_BOXES else boxes,
+                (16,) if "heat" in kind or kind == "centerface" else (16, 32),
+                COLUMNS if kind == "rows" else (),
+                first_class,
+                priors=(((4.0, 4.0), (8.0, 12.0)), ((16.0, 16.0),)) if kind == "ssd-priors" else (),
+            ),
             input=InputSpec(height=32, width=32),
             outputs={role: role for role in RIGHT_SHAPES[kind]},
             embedding_size=0,
