@@ -47,7 +47,9 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LUMA_WEIGHTS: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+_LUMA_WEIGHTS: Final = np.array(
+    [299.0, 587.0, 114.0]
+)  # ITU-R BT.601, in thousandths: sums of them are whole numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +212,12 @@ def resize_to(image: Pixels, width: int, height: int, window: Window | None = No
 
 
 def luma(image: Pixels) -> float:
-    """Return mean luma of the picture, 0 (black) to 255 (white), ITU-R BT.601 weights."""
-    return float(image.reshape(-1, 3).mean(axis=0, dtype=np.float64) @ _LUMA_WEIGHTS.astype(np.float64))
+    """Return mean luma of the picture, 0 (black) to 255 (white), ITU-R BT.601 weights; the same on every processor."""
+    height, width = image.shape[:2]
+    columns = image.reshape(height, width * 3).sum(axis=0, dtype=np.uint64)  # adds whole rows, which is fast
+    thousandths: int = int(columns.reshape(width, 3).sum(axis=0) @ _LUMA_WEIGHTS)
+    pixels: int = height * width
+    return thousandths / (1000 * pixels)
 
 
 def sharpness(image: Pixels) -> float:
@@ -219,15 +225,21 @@ def sharpness(image: Pixels) -> float:
 
     The ratio does not change with brightness or contrast, and the fixed size makes crops of every size
     comparable: it says how sharp the picture is at the size at which a small model sees it.
+
+    A dataset's digest holds it, so that it must be the same on every processor: all sums are of whole numbers
+    below 2 ** 53, which float64 adds exactly in any order, and only the last division rounds.
     """
     side = ANALYSIS_SIZE_PIXELS
-    grey = resize_to(image, side, side).astype(np.float32) @ _LUMA_WEIGHTS
-    contrast = float(grey.var())
-    if contrast < 1.0:
+    grey = resize_to(image, side, side) @ _LUMA_WEIGHTS
+    number = side * side
+    total: int = int(grey.sum())
+    contrast: int = number * int(np.vdot(grey, grey)) - total * total  # variance * (1000 * number) ** 2
+    if contrast < (1000 * number) ** 2:
         return 0.0
     inner = grey[1:-1, 1:-1]
     laplacian = 4.0 * inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    return float((laplacian * laplacian).mean()) / contrast
+    energy: int = int(np.vdot(laplacian, laplacian)) * number * number
+    return energy / ((side - 2) * (side - 2) * contrast)
 
 
 def measure(image: Pixels) -> ImageMeasures:

@@ -18,7 +18,7 @@ from pipelines.curate.perceptual_hash import HASH_VERSION
 from pipelines.curate.picture import Measured, measured
 from schemas.reasons import RemovalReason
 
-MEASURE_VERSION = f"measure-2+{HASH_VERSION}"
+MEASURE_VERSION = f"measure-3+{HASH_VERSION}"
 """Changes whenever the same payload would be measured differently: cached measurements of other versions are unused."""
 
 FEATURES: dict[str, pl.DataType] = {

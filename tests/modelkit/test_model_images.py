@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import operator
 import struct
 import zlib
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -112,6 +114,23 @@ def test_sharpness_hardly_changes_with_brightness(factor: float) -> None:
     pixels = noise(size=(32, 32))
     dimmed = (pixels * factor).astype(np.uint8)
     assert images.sharpness(dimmed) == pytest.approx(images.sharpness(pixels), rel=0.05)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_luma_and_sharpness_are_the_exact_ratios_rounded_once_whatever_the_processor(seed: int) -> None:
+    pixels = noise(seed, (32, 32))
+    grey = [[sum(map(operator.mul, (299, 587, 114), pixel)) for pixel in row] for row in pixels.tolist()]
+    flat = [value for row in grey for value in row]
+    mean = Fraction(sum(flat), len(flat))
+    contrast = sum((value - mean) ** 2 for value in flat) / len(flat)
+    inner = range(1, 31)
+    energies = [
+        (4 * grey[y][x] - grey[y - 1][x] - grey[y + 1][x] - grey[y][x - 1] - grey[y][x + 1]) ** 2
+        for y in inner
+        for x in inner
+    ]
+    assert images.luma(pixels) == float(mean / 1000)
+    assert images.sharpness(pixels) == float(Fraction(sum(energies), len(energies)) / contrast)
 
 
 def test_preprocess_is_resize_then_normalise() -> None:
