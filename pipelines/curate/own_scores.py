@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import polars as pl
 
 from foundation.errors import RejectedError
-from modelkit.images import decode_image
+from modelkit.images import Pixels, decode_image
 from modelkit.predictor import Predictor, to_wire
 from schemas.predictions import ModelPrediction, flat_prediction, to_plain
 from schemas.roles import SERVING
@@ -52,29 +52,45 @@ class Scorer(Protocol):
 class ModelScorer:
     """Predicts with a loaded model, as the vehicle does.
 
-    Decodes in this process: candidates are frames whose very bytes were measured in a confined one before.
+    Decodes in this process: candidates are frames whose very bytes were measured in a confined one before. Whatever a
+    decoder raises, and memory that is short, is a verdict on that picture; at most `held_bytes` of pixels and one picture
+    are held.
     """
 
     name: str
     digest: str
     predictor: Predictor
+    held_bytes: int = 128_000_000
 
     def predict(self, payloads: Sequence[bytes]) -> list[ModelPrediction | None]:
         """Return one prediction per picture, in order; None for a picture that cannot be decoded or answered."""
-        pictures: dict[int, Any] = {}
+        found: list[ModelPrediction | None] = [None] * len(payloads)
+        pictures: dict[int, Pixels] = {}
         for number, payload in enumerate(payloads):
             try:
                 pictures[number] = decode_image(payload)
-            except RejectedError:
-                continue  # its prediction is None: the caller counts it
-        found: list[ModelPrediction | None] = [None] * len(payloads)
-        answers = self.predictor.predict(list(pictures.values()))
+            except Exception:  # noqa: BLE001, S112 - a decoder may raise anything; the caller counts the None
+                continue
+            if sum(each.nbytes for each in pictures.values()) >= self.held_bytes:
+                self._answer(pictures, found)
+                pictures = {}
+        self._answer(pictures, found)
+        return found
+
+    def _answer(self, pictures: Mapping[int, Pixels], found: list[ModelPrediction | None]) -> None:
+        """Put the answers into `found`; where there are none for all pictures together they are tried one by one."""
+        try:
+            answers = list(self.predictor.predict(list(pictures.values())))
+        except (MemoryError, RejectedError):
+            if len(pictures) > 1:
+                for number, picture in pictures.items():
+                    self._answer({number: picture}, found)
+            return
         for number, answer in zip(pictures, answers, strict=True):
             if answer.is_finite:
                 found[number] = to_wire(
                     answer, answer.scores, role_name=SERVING, model_name=self.name, model_digest=self.digest
                 )
-        return found
 
 
 @dataclass(frozen=True, slots=True)

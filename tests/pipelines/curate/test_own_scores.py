@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from PIL import Image
 
 from connectors.labels.ports import Label
+from foundation.errors import RejectedError
 from modelkit.digest import sha256_hex
+from modelkit.images import Pixels, decode_image
+from modelkit.predictor import Prediction, Predictor
 from modelkit.runtimes import open_predictor
 from modelkit.verify import verify_model
+from pipelines.curate import own_scores
 from pipelines.curate.labelling import label
 from pipelines.curate.own_scores import ModelScorer
 from pipelines.curate.params import Strategy
@@ -118,6 +125,58 @@ def test_a_picture_that_gives_no_answer_keeps_no_claim(tmp_path: Path) -> None:
     found = label(make_workspace(tmp_path / "ws", rows, params=ENTROPY), desk, 2, scorer=Ours(set(), silent))
     assert set(desk.asked) <= {row["payload_sha256"] for row in rows[:5]}
     assert found.vehicles["liar"]["unanswered"] > 0
+
+
+def scorer_of(predictor: object, **changes: Any) -> ModelScorer:
+    return ModelScorer("v1", DIGEST, cast("Any", predictor), **changes)
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), AssertionError(), RecursionError(), SystemError()])
+def test_a_picture_whose_decoder_fails_in_any_way_costs_no_other_its_score(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = picture(1)
+
+    def decode(payload: bytes) -> Pixels:
+        if payload == bad:
+            raise raised
+        return decode_image(payload)
+
+    monkeypatch.setattr(own_scores, "decode_image", decode)
+    data = tiny_model()
+    scorer = scorer_of(open_predictor(verify_model(data, sha256_hex(data))))
+    found = scorer.predict([picture(0), bad, picture(2)])
+    assert [each is None for each in found] == [False, True, False]
+
+
+class Short:
+    """A predictor with memory for so many pixels that cannot answer for pictures of one height; notes what it held."""
+
+    def __init__(self, predictor: Predictor, most_bytes: int, fails_at: int) -> None:
+        self._predictor, self._most_bytes, self._fails_at = predictor, most_bytes, fails_at
+        self.held: list[int] = []
+
+    def predict(self, images: Sequence[Pixels]) -> list[Prediction]:
+        self.held.append(sum(each.nbytes for each in images))
+        if self.held[-1] > self._most_bytes:
+            raise MemoryError
+        if any(len(each) == self._fails_at for each in images):
+            raise RejectedError("the runtime failed", reason="run_failed")
+        return self._predictor.predict(images)
+
+
+def png(side: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), (9, 99, 199)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_large_pictures_are_not_held_together_and_one_without_an_answer_costs_no_other_its_score() -> None:
+    data = tiny_model()
+    predictor = Short(open_predictor(verify_model(data, sha256_hex(data))), 20_000, 41)
+    found = scorer_of(predictor, held_bytes=12_000).predict([png(side) for side in (40, 50, 40, 41, 40, 90)])
+    assert [each is None for each in found] == [False, False, False, True, False, True]
+    assert max(predictor.held) <= 12_000 + 90 * 90 * 3
 
 
 @pytest.mark.parametrize("strategy", [Strategy.COVERAGE, Strategy.DIVERSE, Strategy.CLASS_BALANCED])
