@@ -59,3 +59,13 @@ def show_what_became(manifest: dict[str, Any]) -> None:
         (f"removed: {name.replace('_', ' ')}", count) for name, count in sorted(counts["removed"].items())
     ]
     show_table(f"Outcome of the {counts['read']:,} rows that were read", ("outcome", "rows"), rows)
+    for vehicle, rules in manifest.get("vehicles_in_quarantine", {}).items():
+        show(
+            "[yellow]{vehicle} in quarantine[/]: none of its {rows:,} labelled rows is trained on; it broke {rules}; "
+            "curate.quarantine.lifted in params.yaml lifts it",
+            vehicle=vehicle,
+            rows=rules["vehicle_in_quarantine"],
+            rules=", ".join(
+                f"{rule} ({count})" for rule, count in rules.items() if rule != "vehicle_in_quarantine"
+            ),
+        )

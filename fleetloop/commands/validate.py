@@ -49,13 +49,22 @@ def _show(report: dict[str, Any]) -> None:
         other = rule["great_expectations_failing_rows"]
         counts.append((rule["rule"], told, "-" if other is None else other, rule["failing_in_shards"]))
     show_table(title, ("rule", "failing", "Great Expectations", "in the shards"), counts)
-    for each in report["vehicles"]["in_quarantine"]:
+    vehicles = report["vehicles"]
+    for each in vehicles["in_quarantine"]:
+        why = vehicles["lifted"].get(each["vehicle_id"])
         show(
-            "[yellow]{vehicle} in quarantine[/]: {rule}, {failing:,} of {rows:,} rows; they are not trained on",
+            "[yellow]{vehicle}[/]: {rule}, {failing:,} of {rows:,} rows; {what}",
             vehicle=each["vehicle_id"],
             rule=each["rule"],
             failing=each["failing_rows"],
             rows=each["rows"],
+            what="these are in quarantine" if why is None else f"its quarantine was lifted: {why}",
+        )
+    for vehicle, count in vehicles["not_trained_on"].items():
+        show(
+            "[yellow]{vehicle} in quarantine[/]: none of its {rows:,} rows is trained on",
+            vehicle=vehicle,
+            rows=count,
         )
     if report["success"]:
         show("[green]passes[/]")

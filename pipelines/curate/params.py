@@ -67,12 +67,35 @@ class ShardParams:
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantineParams:
+    """When nothing of a vehicle is trained on."""
+
+    max_failing_ratio: float = setting(0.02, min=0.0, max=1.0)
+    """Share of a vehicle's labelled rows that may break one rule on what it says of itself (times, scores)."""
+    lifted: dict[str, str] = field(default_factory=dict)
+    """Vehicle to the reason why: of such a vehicle only the rows that break a rule are in quarantine."""
+
+    def __post_init__(self) -> None:
+        for vehicle, why in self.lifted.items():
+            if not why.strip():
+                raise MisconfiguredError(f"quarantine.lifted.{vehicle} is {why!r}; it must say why")
+
+
+@dataclass(frozen=True, slots=True)
 class CurateParams:
     """The parameters of the stage `curate`."""
 
     quality: QualityParams = field(default_factory=QualityParams)
     near_duplicates: NearDuplicateParams = field(default_factory=NearDuplicateParams)
     shards: ShardParams = field(default_factory=ShardParams)
+    quarantine: QuarantineParams = field(default_factory=QuarantineParams)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the values for a manifest, as released datasets have them without a quarantine that is not the default."""
+        values = asdict(self)
+        if self.quarantine == QuarantineParams():
+            del values["quarantine"]
+        return values
 
 
 class Strategy(StrEnum):
@@ -141,7 +164,11 @@ class Params:
         Classification is not named: released datasets have the same parameters from before there was another task.
         """
         named = {} if self.task_name == CLASSIFICATION else {"task": self.task_name}
-        found = {"classes": list(self.classes), "split": self.split.as_json(), "curate": asdict(self.curate)}
+        found = {
+            "classes": list(self.classes),
+            "split": self.split.as_json(),
+            "curate": self.curate.as_json(),
+        }
         return {**named, **found}
 
 

@@ -1,12 +1,13 @@
 """Step 4: decide the outcome of every row that was read.
 
 A row is removed (with its reason and match), unlabelled, quarantined (with the rules it breaks) or kept (with its
-shard). The four add up to the rows that were read, or the run stops.
+shard). The four add up to the rows that were read, or the run stops. A vehicle that breaks a rule on what it says of itself
+in too many of its labelled rows is in quarantine with all of them, and keeps no frame of another vehicle out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -20,7 +21,17 @@ from pipelines.curate.near_duplicates import remove_near_duplicates
 from pipelines.curate.near_pairs import PAIR_SCHEMA, test_distances
 from pipelines.curate.params import Params, ShardParams
 from pipelines.curate.row_states import KEPT, QUARANTINED, REMOVED, UNLABELLED
-from pipelines.curate.rules import broken_rules, failing, rules_for, with_derived, with_label_problems
+from pipelines.curate.rules import (
+    Rule,
+    broken_by_vehicles,
+    broken_rules,
+    failing,
+    failing_of_vehicles,
+    rules_for,
+    with_derived,
+    with_label_problems,
+)
+from schemas.reasons import QuarantineReason
 
 
 def resolve(
@@ -37,7 +48,12 @@ def resolve(
     Raises GuaranteeBrokenError when the states do not add up to the rows.
     """
     task = params.task
-    decisions = remove_near_duplicates(frames, pairs)
+    rules = rules_for(task, params.classes, params.curate.near_duplicates.max_distance_bits)
+    untrusted = vehicles_in_quarantine(judged, rules, params)
+    is_believed = ~pl.col("vehicle_id").is_in(untrusted).fill_null(False)
+    decisions = remove_near_duplicates(
+        frames.with_columns((pl.col("is_labelled") & is_believed).alias("is_labelled")), pairs
+    )
     if dense is not None:
         decisions = pl.concat([decisions, dense.select(decisions.columns)])
     rows = judged.join(decisions, on="payload_sha256", how="left", suffix="_near", maintain_order="left")
@@ -58,15 +74,19 @@ def resolve(
         *([_class_index(task.label_column, params.classes)] if task.label_is_class else []),
     )
     labelled = rows.filter(pl.col("state") == KEPT)
+    believed = labelled.filter(is_believed).select("payload_sha256", "split")
+    distances = test_distances(believed, pairs).join(believed, on="payload_sha256", how="semi")
     judged_labels = with_label_problems(labelled, task, params.classes)
-    verdicts = failing(
-        with_derived(judged_labels.lazy(), test_distances(labelled, pairs)),
-        rules_for(task, params.classes, params.curate.near_duplicates.max_distance_bits),
-    )
+    verdicts = failing(with_derived(judged_labels.lazy(), distances), rules)
     breaks = verdicts.select(pl.any_horizontal(verdicts.columns))[verdicts.columns[0]]
     broken = labelled.filter(breaks).select("fragment_id", "row")
     broken = broken.with_columns(broken_rules(verdicts.filter(breaks)))
     rows = rows.join(broken, on=["fragment_id", "row"], how="left", maintain_order="left")
+    of_vehicle = pl.concat_list(
+        pl.col("rules").fill_null([]), pl.lit([str(QuarantineReason.VEHICLE_IN_QUARANTINE)])
+    )
+    is_out = (pl.col("state") == KEPT) & pl.col("vehicle_id").is_in(untrusted)
+    rows = rows.with_columns(pl.when(is_out).then(of_vehicle).otherwise("rules").alias("rules"))
     rows = rows.with_columns(
         pl.when(pl.col("rules").list.len() > 0).then(pl.lit(QUARANTINED)).otherwise("state").alias("state")
     )
@@ -77,6 +97,18 @@ def resolve(
             f"{judged.height} rows were read, but {rows.height} were resolved and {counted} have a state"
         )
     return rows
+
+
+def vehicles_in_quarantine(judged: pl.DataFrame, rules: Sequence[Rule], params: Params) -> list[str]:
+    """Return the vehicles of which nothing is trained on, by name.
+
+    All labelled rows count that no quality rule and no copy removed, so that no frame of another vehicle decides.
+    """
+    has_label = pl.col("reason").is_null() & pl.col(params.task.label_column).is_not_null()
+    quarantine = params.curate.quarantine
+    counted = failing_of_vehicles(with_derived(judged.lazy().filter(has_label)), rules)
+    broken = broken_by_vehicles(counted, quarantine.max_failing_ratio)
+    return sorted({each["vehicle_id"] for each in broken} - set(quarantine.lifted))
 
 
 def _class_index(column: str, classes: tuple[str, ...]) -> pl.Expr:

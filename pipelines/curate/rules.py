@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import polars as pl
 
@@ -135,6 +136,29 @@ def failing_counts(prepared: pl.LazyFrame, rules: Sequence[Rule]) -> dict[str, i
     """Count the rows that break each rule, without the columns of `failing` in memory."""
     counted = prepared.select(rule.fails.sum().alias(rule.name) for rule in rules).collect()
     return {rule.name: int(counted[rule.name][0] or 0) for rule in rules}
+
+
+def failing_of_vehicles(prepared: pl.LazyFrame, rules: Sequence[Rule]) -> pl.DataFrame:
+    """Return one row per vehicle, by name: vehicle_id, `rows`, and per rule on what it says how many of them fail."""
+    counted = (
+        prepared.filter(pl.col("vehicle_id").is_not_null())
+        .group_by("vehicle_id")
+        .agg(
+            pl.len().alias("rows"),
+            *(rule.fails.sum().alias(rule.name) for rule in rules if rule.is_said_by_vehicle),
+        )
+    )
+    return counted.sort("vehicle_id").collect()
+
+
+def broken_by_vehicles(counted: pl.DataFrame, allowed: float) -> list[dict[str, Any]]:
+    """Name each vehicle of `failing_of_vehicles` and rule that fails in more than `allowed` of its rows, with both counts."""
+    return [
+        {"vehicle_id": row["vehicle_id"], "rule": name, "failing_rows": row[name], "rows": row["rows"]}
+        for row in counted.iter_rows(named=True)
+        for name in counted.columns[2:]
+        if row[name] > allowed * row["rows"]
+    ]
 
 
 def broken_rules(verdicts: pl.DataFrame) -> pl.Series:

@@ -29,7 +29,7 @@ from pipelines.curate.row_states import KEPT, QUARANTINED, REMOVED, UNLABELLED
 from pipelines.curate.shard_rows import logical_columns, logical_rows, shard_schema
 from pipelines.dataset.digest import rows_digest
 from schemas.predictions import CLASSIFICATION
-from schemas.reasons import Split
+from schemas.reasons import QuarantineReason, Split
 from workspace.layout import WorkspaceSettings
 
 Manifest = dict[str, Any]
@@ -106,6 +106,7 @@ def build_manifest(
         "labellers": _histogram(kept, "labeller"),
         "models": _histogram(kept.filter(pl.col("model_digest").is_not_null()), "model_digest"),
         "quarantine": _quarantine(rows),
+        "vehicles_in_quarantine": _vehicles_in_quarantine(rows),
         "made_from": {
             "lake": dict(lake_lock),
             "offsets": _offsets(snapshots.get("arrivals")),
@@ -215,6 +216,16 @@ def _split(kept: pl.DataFrame, split: str, params: Params) -> dict[str, object]:
 def _quarantine(rows: pl.DataFrame) -> dict[str, int]:
     broken = rows.filter(pl.col("state") == QUARANTINED).select(pl.col("rules").list.explode().alias("rule"))
     return _histogram(broken, "rule")
+
+
+def _vehicles_in_quarantine(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Return for each vehicle of which nothing is trained on its rows by the rules that they break, and all of them."""
+    name = str(QuarantineReason.VEHICLE_IN_QUARANTINE)
+    of_vehicle = rows.filter(pl.col("state") == QUARANTINED, pl.col("rules").list.contains(name))
+    return {
+        str(vehicle): _quarantine(part)
+        for (vehicle,), part in of_vehicle.sort("vehicle_id").group_by("vehicle_id", maintain_order=True)
+    }
 
 
 def _histogram(rows: pl.DataFrame, column: str) -> dict[str, int]:

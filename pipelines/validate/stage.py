@@ -1,7 +1,8 @@
 """A dataset passes only if polars and Great Expectations agree, no shard row breaks a rule and quarantine is small.
 
 What a vehicle says of its own frames (times, scores) is judged vehicle by vehicle: one that breaks such a rule too often is
-in quarantine by name, with its count, and fails nothing for the others; too many such vehicles fail the stage.
+in quarantine by name, with its count, and fails nothing for the others; too many such vehicles fail the stage. Curation left
+all rows of such a vehicle out (`not_trained_on` counts them), unless its quarantine was `lifted` with a reason.
 All rows that had a label are checked: those of the shards and those in quarantine. Polars and Great Expectations
 must count the same failing rows; when they do not, one of them is wrong and neither is trusted. Distances to test
 frames are computed again here, from the hashes in the rows, not taken from curation.
@@ -9,6 +10,7 @@ frames are computed again here, from the hashes in the rows, not taken from cura
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +24,17 @@ from pipelines.curate.near_bands import near_hash_pairs
 from pipelines.curate.near_pairs import pairs_frame, test_distances
 from pipelines.curate.params import Params, load_params
 from pipelines.curate.perceptual_hash import as_words
-from pipelines.curate.rules import Rule, failing_counts, prepare, rules_for, with_label_problems
+from pipelines.curate.rules import (
+    Rule,
+    broken_by_vehicles,
+    failing_counts,
+    failing_of_vehicles,
+    prepare,
+    rules_for,
+    with_label_problems,
+)
 from pipelines.dataset.manifest import dataset_digest, read_manifest, read_rows, task_of
-from schemas.reasons import Split
+from schemas.reasons import QuarantineReason, Split
 from workspace.layout import Workspace
 
 REPORT_NAME = "validation.json"
@@ -69,7 +79,8 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
             f"the shards in {folder} have the digest {found}, but the manifest says {manifest['digest']}"
         )
     docs = workspace.reports_path / DOCS_NAME if with_expectations else None
-    report = judge(read_rows(folder), pl.read_parquet(folder / "quarantine.parquet"), params, docs=docs)
+    quarantined = pl.read_parquet(folder / "quarantine.parquet")
+    report = judge(read_rows(folder), quarantined, params, docs=docs, lifted=_lifted(manifest))
     report["digest"] = manifest["digest"]
     workspace.reports_path.mkdir(exist_ok=True)
     write_document(workspace.reports_path / REPORT_NAME, VALIDATION, report)
@@ -80,16 +91,30 @@ def validate(workspace: Workspace, *, with_expectations: bool = True) -> Report:
     return report
 
 
-def judge(kept: pl.DataFrame, quarantined: pl.DataFrame, params: Params, *, docs: Path | None) -> Report:
+def judge(
+    kept: pl.DataFrame,
+    quarantined: pl.DataFrame,
+    params: Params,
+    *,
+    docs: Path | None,
+    lifted: Mapping[str, str] | None = None,
+) -> Report:
     """Return the report on rows with the columns of a shard (without payloads). Without `docs` only polars judges.
+
+    `lifted` says of which vehicles the quarantine was lifted when the dataset was made, and why: they fail nothing.
 
     Raises GuaranteeBrokenError when the two engines count different failing rows.
     """
     rules = rules_for(params.task, params.classes, params.curate.near_duplicates.max_distance_bits)
     rows = pl.concat([kept, quarantined.select(pl.col(n).cast(k) for n, k in kept.schema.items())])
-    prepared = _prepared(rows, params)
+    of_vehicle = quarantined.filter(
+        pl.col("rules").list.contains(str(QuarantineReason.VEHICLE_IN_QUARANTINE))
+    )
+    prepared = _prepared(rows, rows.join(of_vehicle, on="identity", how="anti"), params)
     counts = failing_counts(prepared.lazy(), rules)
     vehicles = vehicles_judged(prepared, rules, params.validate.max_failing_ratio)
+    vehicles["not_trained_on"] = dict(of_vehicle.group_by("vehicle_id").len().sort("vehicle_id").iter_rows())
+    vehicles["lifted"] = dict(lifted or {})
     # What a row follows is decided among all rows that were judged, as in curation: without those in quarantine a row
     # would follow another one, and one wrong clock would break rows that are right.
     in_shards = failing_counts(prepared.head(kept.height).lazy(), rules)
@@ -132,27 +157,15 @@ def vehicles_judged(prepared: pl.DataFrame, rules: tuple[Rule, ...], allowed: fl
 
     Each entry of `in_quarantine` has the vehicle, the rule, its failing rows and all its rows that were judged.
     """
-    said = [rule for rule in rules if rule.is_said_by_vehicle]
-    of_fleet = prepared.filter(pl.col("vehicle_id").is_not_null())
-    counted = of_fleet.group_by("vehicle_id").agg(
-        pl.len().alias("rows"), *(rule.fails.sum().alias(rule.name) for rule in said)
-    )
-    broken = [
-        {
-            "vehicle_id": row["vehicle_id"],
-            "rule": str(rule.name),
-            "failing_rows": row[rule.name],
-            "rows": row["rows"],
-        }
-        for row in counted.sort("vehicle_id").iter_rows(named=True)
-        for rule in said
-        if row[rule.name] > allowed * row["rows"]
-    ]
-    return {"judged": counted.height, "in_quarantine": broken}
+    counted = failing_of_vehicles(prepared.lazy(), rules)
+    return {"judged": counted.height, "in_quarantine": broken_by_vehicles(counted, allowed)}
 
 
 def _vehicle_failures(vehicles: dict[str, Any], allowed: float) -> list[str]:
-    names = sorted({each["vehicle_id"] for each in vehicles["in_quarantine"]})
+    names = sorted(
+        {each["vehicle_id"] for each in vehicles["in_quarantine"]} - set(vehicles["lifted"])
+        | set(vehicles["not_trained_on"])
+    )
     most = max(min(1, vehicles["judged"] - 1), int(allowed * vehicles["judged"]))
     if len(names) <= most:
         return []
@@ -163,10 +176,19 @@ def _vehicle_failures(vehicles: dict[str, Any], allowed: float) -> list[str]:
     return [f"vehicles: {len(names)} of {vehicles['judged']} are in quarantine, at most {most} may: {broken}"]
 
 
-def _prepared(rows: pl.DataFrame, params: Params) -> pl.DataFrame:
+def _lifted(manifest: Mapping[str, Any]) -> dict[str, str]:
+    quarantine = manifest["made_from"]["parameters"]["curate"].get("quarantine", {})
+    return dict(quarantine.get("lifted", {}))
+
+
+def _prepared(rows: pl.DataFrame, believed: pl.DataFrame, params: Params) -> pl.DataFrame:
+    """Return `rows` with what rules need. Distances to test are those of `believed` among themselves.
+
+    A vehicle of which nothing is trained on has neither training rows nor test rows.
+    """
     bits = params.curate.near_duplicates.max_distance_bits
     judged = with_label_problems(rows, params.task, params.classes)
-    return prepare(judged, test_distances(rows, pairs_with_test(rows, bits)))
+    return prepare(judged, test_distances(believed, pairs_with_test(believed, bits)))
 
 
 def pairs_with_test(rows: pl.DataFrame, max_distance_bits: int) -> pl.DataFrame:

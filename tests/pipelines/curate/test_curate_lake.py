@@ -273,7 +273,10 @@ def test_rows_that_break_a_rule_are_in_quarantine_with_the_rule_and_not_in_the_s
     labels = label_rows(rows)
     labels[0]["class_name"] = "blue"
     rows[2]["score_margin"] = 1.5
-    result = curate(make_workspace(tmp_path / "ws", rows, labels))
+    no_vehicle = PARAMS | {
+        "curate": {"quality": {"min_sharpness": 0.0}, "quarantine": {"max_failing_ratio": 1.0}}
+    }
+    result = curate(make_workspace(tmp_path / "ws", rows, labels, params=no_vehicle))
     quarantine = pl.read_parquet(result.path / "quarantine.parquet").sort("seq")
     assert quarantine.select("seq", pl.col("rules").list.join(",")).rows() == [
         (0, "class_name_known"),
