@@ -51,6 +51,8 @@ class RejectReason(StrEnum):
     OVERSIZE = "oversize"
     CONFLICT = "conflict"
     UNREADABLE_BATCH = "unreadable_batch"
+    OVER_QUOTA = "over_quota"
+    """Its vehicle landed as much within a day as the workspace allows; a replay of this reason lands it."""
     FOREIGN_URI = "foreign_uri"
     """`payload_uri` is not the address at which the workspace's blob store would keep the payload."""
 
@@ -74,7 +76,8 @@ class RemovalReason(StrEnum):
 class QuarantineReason(StrEnum):
     """Which rule a labelled row breaks, so that it is quarantined until a person reviews it.
 
-    One member per rule of `pipelines.curate.rules`; quarantine, manifest, card and validation report use these values.
+    One member per rule of `pipelines.curate.rules`, and one for all rows of a vehicle that breaks a rule too often;
+    quarantine, manifest, card and validation report use these values.
     """
 
     IDENTITY_PRESENT = "identity_present"
@@ -95,6 +98,8 @@ class QuarantineReason(StrEnum):
     TIME_RISES = "time_rises"
     DRIVE_SPLITS_IN_RANGE = "drive_splits_in_range"
     TEST_DISTANCE_BITS_IN_RANGE = "test_distance_bits_in_range"
+    VEHICLE_IN_QUARANTINE = "vehicle_in_quarantine"
+    """Not of the row: its vehicle breaks a rule on what it says of itself in too many of its rows."""
 
 
 class LandOutcome(StrEnum):

@@ -43,6 +43,8 @@ def list_letters(place: Workspace, reason: str = "", limit: int = 100) -> DeadLe
 def replay(place: Workspace, reason: str = "") -> ReplayReport:
     """Verify rejected records again; those that pass now land once and refer to the rejection that they supersede.
 
+    Without a reason those beyond a vehicle's quota (over_quota) are left as they are.
+
     Raises:
         MisconfiguredError: there is no such reason, or no lake.
         RetryLaterError: other writers committed first at every attempt.

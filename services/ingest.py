@@ -39,7 +39,11 @@ def open_ingest(
         open_source=partial(KafkaSource, kafka),
         load_enrolment=lambda: load_enrolment(place.enrolment_path),
         settings=IngestSettings(
-            topic=topic, commit_wait_s=place.settings.lock_wait_s, blobs=place.settings.blobs
+            topic=topic,
+            commit_wait_s=place.settings.lock_wait_s,
+            blobs=place.settings.blobs,
+            vehicle_records_per_day=place.settings.vehicle_quota.records_per_day,
+            vehicle_bytes_per_day=place.settings.vehicle_quota.bytes_per_day,
         ),
         runner=runner,
         clock=SystemClock(),

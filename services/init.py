@@ -63,6 +63,12 @@ file = ""
 labeller = "label-desk"
 cost = 1.0
 
+# The most that one vehicle lands within a day, in records and bytes of pictures; what is beyond stays a dead letter
+# (over_quota) that `fleetloop deadletter replay --reason over_quota` lands later. 0 bounds nothing.
+[vehicle_quota]
+records_per_day = 100000
+bytes_per_day = 10000000000
+
 # How to be let in to a broker that is not on this machine. Paths are relative to this file. The passwords come from
 # the environment: FLEETLOOP_KAFKA_SASL_PASSWORD, FLEETLOOP_KAFKA_TLS_KEY_PASSWORD.
 [kafka]

@@ -54,6 +54,15 @@ class LabelDeskSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class VehicleQuota:
+    """The most that one vehicle lands within a day; what is beyond stays a dead letter (`over_quota`). 0 bounds nothing."""
+
+    records_per_day: int = setting(100_000, min=0, max=10**9)
+    bytes_per_day: int = setting(10_000_000_000, min=0, max=10**15)
+    """Bytes of payloads."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkspaceSettings:
     """The contents of fleetloop.toml."""
 
@@ -76,6 +85,7 @@ class WorkspaceSettings:
     notice_wait_s: float = setting(2.0, min=0.0, max=60.0)
     """Seconds that a release or a rollout waits for the broker to accept its notice; 0 sends none."""
     label_desk: LabelDeskSettings = LabelDeskSettings()
+    vehicle_quota: VehicleQuota = VehicleQuota()
 
 
 @dataclass(frozen=True, slots=True)

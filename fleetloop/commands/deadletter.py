@@ -45,7 +45,7 @@ def list_(
 
 @app.command()
 def replay(place: Place = HERE, reason: str = _REASON, as_json: AsJson = False) -> None:
-    """Verify rejected records again; those that pass now land once and refer to the rejection that they supersede."""
+    """Verify rejected records again, without --reason all but over_quota; those that pass now land once, beside the rejection."""
     from services import deadletter as service
 
     report = service.replay(place, reason)

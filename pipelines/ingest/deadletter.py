@@ -30,10 +30,11 @@ from pipelines import steps
 from pipelines.ingest.apply_verdicts import apply_verdicts
 from pipelines.ingest.commit import commit_renamed, rename_files
 from pipelines.ingest.decode import accepted_rows, blob_store, headers_of, verify_and_decode
-from pipelines.ingest.deduplicate import INDEX, duplicate_verdicts
+from pipelines.ingest.deduplicate import duplicate_verdicts
 from pipelines.ingest.elements import OffsetRange, StagedFile
 from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.staging import REPLAY_FOLDER, commit_lock, run_folder
+from pipelines.ingest.verdicts import INDEX
 from pipelines.ingest.write import index_by_shard, stage
 from schemas.reasons import LandOutcome, RejectReason
 from schemas.signing import Enrolment
@@ -108,7 +109,9 @@ def replay(
     clock: Clock,
     reason: RejectReason | None = None,
 ) -> ReplayReport:
-    """Verify the open dead letters again (of one `reason`, or all) and commit those that pass in one commit.
+    """Verify the open dead letters again and commit those that pass in one commit: of one `reason`, or all but over_quota.
+
+    What a vehicle sent beyond its quota lands only where that is what the operator asks for.
 
     Raises RetryLaterError when other committers were first in `replans` + 1 attempts.
     """
@@ -213,7 +216,10 @@ def _open_letters(
     """
     done = _superseded(snapshot)
     packed = _open_packed(snapshot, done) if reason in (None, RejectReason.UNREADABLE_BATCH) else set()
-    for batch in snapshot.batches(_RAW, _rejected(reason), BATCH_ROWS):
+    wanted = _rejected(reason)
+    if reason is None:
+        wanted &= pc.field("reason") != RejectReason.OVER_QUOTA.value
+    for batch in snapshot.batches(_RAW, wanted, BATCH_ROWS):
         of_partition: dict[OffsetRange, list[StoredRecord]] = {}
         for row in batch.to_pylist():
             source = OffsetRange(row["cluster"], row["topic"], row["topic_id"], row["partition"], 0, 0, False)

@@ -23,6 +23,7 @@ from foundation.errors import CorruptError, RejectedError
 from pipelines import steps
 from pipelines.ingest.columns import sample_columns
 from pipelines.ingest.elements import LogBatch, OffsetRange, RunContext
+from pipelines.ingest.quota import Quota, from_json
 from schemas.codec import decode_sample
 from schemas.identity import Identity
 from schemas.reasons import LandOutcome, RejectReason
@@ -66,13 +67,15 @@ class Decode(beam.DoFn):
         self._context = context
         self._enrolment: Enrolment | None = None
         self._blobs: BlobStore | None = None
+        self._quota: Quota | None = None
 
     def process(self, element: LogBatch) -> Iterator[pa.Table]:
         """Yield one table per batch."""
         if self._enrolment is None:
             self._enrolment = Enrolment.from_json(self._context.enrolment_json)
             self._blobs = blob_store(self._context.settings.blobs)
-        yield rows_of(element, self._enrolment, self._context.ingest_time_ns, self._blobs)
+            self._quota = Quota(from_json(self._context.used_json), self._context.settings)
+        yield rows_of(element, self._enrolment, self._context.ingest_time_ns, self._blobs, self._quota)
         steps.reached("ingest.decode")
 
 
@@ -86,13 +89,17 @@ def blob_store(address: str) -> BlobStore | None:
 
 
 def rows_of(
-    batch: LogBatch, enrolment: Enrolment, ingest_time_ns: int, blobs: BlobStore | None = None
+    batch: LogBatch,
+    enrolment: Enrolment,
+    ingest_time_ns: int,
+    blobs: BlobStore | None = None,
+    quota: Quota | None = None,
 ) -> pa.Table:
     """Return the rows of a batch; each offset in [begin, end) is in exactly one of them."""
     source = batch.source
     if batch.is_lost:
         return _intervals(source, Origin.LOSS, "retention", [(batch.begin, batch.end)], ingest_time_ns)
-    accepted, rejected = verify_and_decode(batch.records, enrolment, blobs)
+    accepted, rejected = verify_and_decode(batch.records, enrolment, blobs, quota)
     tables = [
         accepted_rows(source, accepted, ingest_time_ns),
         rejected_rows(source, rejected, ingest_time_ns),
@@ -104,10 +111,14 @@ def rows_of(
 
 
 def verify_and_decode(
-    records: Sequence[StoredRecord], enrolment: Enrolment, blobs: BlobStore | None = None
+    records: Sequence[StoredRecord],
+    enrolment: Enrolment,
+    blobs: BlobStore | None = None,
+    quota: Quota | None = None,
 ) -> tuple[list[Accepted], list[Rejection]]:
     """Verify and decode each record. Each record is in exactly one of the two lists.
 
+    Nothing is decoded of a vehicle that had used up its `quota`; the signature comes first, so that no other spends it.
     A `payload_uri` must be the address at which `blobs` would keep the payload; curation checks that it exists.
     """
     accepted: list[Accepted] = []
@@ -116,6 +127,8 @@ def verify_and_decode(
         identity: Identity | None = None
         try:
             identity = _verified(record, enrolment)
+            if quota is not None:
+                quota.check(identity.vehicle_id)
             accepted.append(_decoded(record, identity, blobs))
         except RejectedError as error:
             rejected.append(Rejection(record, error.reason, str(error), identity))

@@ -14,27 +14,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.lake.seen import SEEN, landed_identities
+from connectors.lake.seen import landed_identities
 from connectors.lake.table import LakeTable
 from pipelines import steps
 from pipelines.ingest.elements import RunContext, Unread
+from pipelines.ingest.quota import from_json, with_quota
+from pipelines.ingest.verdicts import IDENTITY, PLACE, VERDICTS
 from schemas.reasons import LandOutcome, RejectReason
-
-IDENTITY = ["vehicle_id", "epoch", "seq"]
-PLACE = ["topic_id", "partition", "offset"]
-INDEX = SEEN.append(pa.field("path", pa.string()))
-VERDICTS = pa.schema(
-    [
-        pa.field("topic_id", pa.string()),
-        pa.field("partition", pa.int32()),
-        pa.field("offset", pa.int64()),
-        pa.field("path", pa.string()),
-        pa.field("outcome", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("resend_of", pa.string()),
-    ]
-)
 
 
 class Deduplicate(beam.DoFn):
@@ -49,7 +35,9 @@ class Deduplicate(beam.DoFn):
         """Yield verdicts; rows behind an unread offset, which this run cannot commit, take no part."""
         index = committable(pa.concat_tables(list(element[1])), unread)
         seen = landed_identities(LakeTable.open(self._context.table).snapshot(self._context.version), index)
-        verdicts = duplicate_verdicts(index, seen)
+        verdicts = with_quota(
+            index, duplicate_verdicts(index, seen), from_json(self._context.used_json), self._context.settings
+        )
         steps.reached("ingest.deduplicate")
         for (path,), of_path in pl.DataFrame(pl.from_arrow(verdicts)).group_by(["path"], maintain_order=True):
             yield str(path), of_path.to_arrow().cast(VERDICTS)

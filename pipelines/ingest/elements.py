@@ -127,6 +127,8 @@ class RunContext:
     enrolment_json: str
     open_source: SourceFactory
     settings: IngestSettings
+    used_json: str = "{}"
+    """What each vehicle landed within the day before the run (`pipelines.ingest.quota`)."""
 
     @property
     def staging_folder(self) -> Path:

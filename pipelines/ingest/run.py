@@ -22,6 +22,7 @@ from pipelines.ingest.compact import compact
 from pipelines.ingest.elements import RunContext, SourceFactory
 from pipelines.ingest.pipeline import build, read_manifest
 from pipelines.ingest.plan import Plan, make_plan
+from pipelines.ingest.quota import to_json, used_within_a_day
 from pipelines.ingest.report import IngestReport
 from pipelines.ingest.settings import IngestSettings
 from pipelines.ingest.staging import run_folder
@@ -166,12 +167,15 @@ class Ingest:
 
     def _read(self, source: RecordSource, plan: Plan, report: IngestReport) -> IngestReport:
         with run_folder(self.table, self.settings.commit_wait_s, self.clock) as (run_id, folder):
+            now_ns = self.clock.now_ns()
+            used = used_within_a_day(self.table.snapshot(plan.version), now_ns, self.settings)
             context = RunContext(
                 table=str(self.table.folder.resolve()),
                 version=plan.version,
                 run_id=run_id,
                 staging=str(folder.resolve()),
-                ingest_time_ns=self.clock.now_ns(),
+                ingest_time_ns=now_ns,
+                used_json=to_json(used),
                 enrolment_json=self.load_enrolment().to_json(),
                 open_source=self.open_source,
                 settings=self.settings,

@@ -15,6 +15,8 @@ _BOUNDS = {
     "identity_shards": (1, 4096),
     "commit_wait_s": (0, 3600),
     "replans": (0, 100),
+    "vehicle_records_per_day": (0, 10**9),
+    "vehicle_bytes_per_day": (0, 10**15),
 }
 
 
@@ -27,6 +29,8 @@ class IngestSettings:
     `identity_shards`: groups in which identities are deduplicated in parallel. `commit_wait_s`: how long to wait for
     another committer. `replans`: how often to plan again if another committer was first. `blobs`: address of the blob store
     for payloads outside of records; without one a record with a `payload_uri` becomes a dead letter, to be replayed later.
+    `vehicle_records_per_day`, `vehicle_bytes_per_day`: the most that one vehicle lands within a day (`pipelines.ingest.quota`),
+    in records and bytes of payloads; 0 bounds nothing.
     """
 
     topic: str = TOPICS.samples
@@ -38,6 +42,8 @@ class IngestSettings:
     commit_wait_s: float = 60.0
     replans: int = 5
     blobs: str = ""
+    vehicle_records_per_day: int = 0
+    vehicle_bytes_per_day: int = 0
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from connectors.lake.schema import Origin
 from connectors.lake.table import LakeFile, write_parquet
 from pipelines import steps
-from pipelines.ingest.deduplicate import INDEX
 from pipelines.ingest.elements import RunContext, StagedFile
+from pipelines.ingest.verdicts import INDEX
 from schemas.reasons import LandOutcome
 
 INDEXED = "indexed"

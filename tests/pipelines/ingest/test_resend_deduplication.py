@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.lake.seen import SEEN
-from pipelines.ingest.deduplicate import INDEX, committable, duplicate_verdicts
+from pipelines.ingest.deduplicate import committable, duplicate_verdicts
 from pipelines.ingest.elements import Unread
+from pipelines.ingest.verdicts import INDEX
 
 arrival = st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 1))
 """(partition, identity, content); its offset is its number within the partition."""
