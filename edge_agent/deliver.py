@@ -60,6 +60,7 @@ class Deliver:
                 clock,
                 events,
                 providers=settings.serving.model.providers,
+                cpu_fallback=settings.serving.model.cpu_fallback,
                 other_roles=settings.serving.model.other_roles,
             )
             if settings.updates.base_url

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
-from modelkit.placement import CPU, refuse_fallback
+from modelkit.placement import CPU, refuse_fallback, share_of_work
 from modelkit.runtime import NodePlacement, RuntimeOptions
 from modelkit.tasks.task import Raw, wrong_io
 from modelkit.verify import VerifiedModel, shape_of
+from modelkit.work import graph_work
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class OnnxRuntimeModel:
         self.provider: str = provider
         self._session = session
         self._placement = placement
+        is_mixed = len({node.provider for node in placement}) > 1
+        self._work = share_of_work(placement, graph_work(model.data, model.contract) if is_mixed else ())
         self._is_provider_missing = is_provider_missing
 
     @property
@@ -90,6 +93,10 @@ class OnnxRuntimeModel:
     def placement(self) -> tuple[NodePlacement, ...]:
         """See `LoadedModel.placement`."""
         return self._placement
+
+    def work(self) -> Mapping[str, float]:
+        """See `LoadedModel.work`."""
+        return self._work
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
         """See `LoadedModel.run`."""

@@ -11,6 +11,7 @@ import numpy as np
 from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
 from modelkit.images import Pixels
+from modelkit.placement import state_placement
 from modelkit.prepare import feeds, place_all
 from modelkit.runtime import LoadedModel
 from modelkit.tasks import TASKS
@@ -19,6 +20,8 @@ from schemas.predictions import ModelPrediction
 from schemas.reasons import RefuseReason
 
 DEFAULT_MAX_BATCH: Final = 64
+CPU_SCORE: Final = "fallback_cpu_ratio"
+"""Score of a prediction whose model fell back to the CPU on this vehicle: the share of its work (MACs) that ran there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,16 @@ class Predictor:
     """Runs a loaded model on pictures exactly as its contract says."""
 
     def __init__(
-        self, loaded: LoadedModel, contract: ModelContract, max_batch: int = DEFAULT_MAX_BATCH
+        self,
+        loaded: LoadedModel,
+        contract: ModelContract,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        wanted: Sequence[str] = (),
     ) -> None:
-        """Raises RejectedError(wrong_io) when `contract` is not the loaded model's own."""
+        """`wanted`: the providers that a vehicle prefers, best first; if the model fell back, each prediction says so.
+
+        Raises RejectedError(wrong_io) when `contract` is not the loaded model's own.
+        """
         if contract != loaded.contract:
             raise RejectedError(
                 f"the loaded model is {loaded.contract.name!r}, not {contract.name!r}",
@@ -66,6 +76,10 @@ class Predictor:
         self.loaded = loaded
         self.contract = contract
         self.task = TASKS[contract.task]
+        self.placement = state_placement(loaded, wanted)
+        self._flags = (
+            {CPU_SCORE: self.placement.cpu_ratio} if wanted and self.placement.is_fallen_back else {}
+        )
         self._no_answer = Prediction(contract.task, None, (), False)
         self._batch = contract.input.batch or max_batch
 
@@ -96,7 +110,13 @@ class Predictor:
             embeddings = matrix.tolist()
             finite = (np.isfinite(matrix).all(axis=1) & np.array(finite)).tolist()
         return [
-            Prediction(contract.task, output, tuple(embedding), True, self.task.scores(output, contract))
+            Prediction(
+                contract.task,
+                output,
+                tuple(embedding),
+                True,
+                {**self.task.scores(output, contract), **self._flags},
+            )
             if is_finite
             else self._no_answer
             for output, embedding, is_finite in zip(outputs, embeddings, finite, strict=True)

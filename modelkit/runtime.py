@@ -69,6 +69,9 @@ class LoadedModel(Protocol):
     def placement(self) -> tuple[NodePlacement, ...]:
         """Return which node runs where, as reported by the runtime."""
 
+    def work(self) -> Mapping[str, float]:
+        """Return the share of the model's MACs by provider; empty when it cannot be told."""
+
     @property
     def is_fallen_back(self) -> bool:
         """Whether a node runs on the CPU although another provider was requested first."""

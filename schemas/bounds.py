@@ -31,6 +31,7 @@ from schemas.records import (
 from schemas.roles import MAX_ROLES, ROLE_PATTERN, SERVING, is_role
 
 MAX_SUBJECTS: Final = 1000
+MAX_PROVIDERS: Final = 32
 
 
 def check_sample(sample: Sample) -> None:
@@ -133,6 +134,12 @@ def _health(place: str, health: Health) -> None:
     for name in ("error_count", "nan_count", "latency_p50_ns", "latency_p99_ns"):
         whole(f"{place}.{name}", getattr(health, name), least=0)
     text(f"{place}.last_error", health.last_error, most=MAX_DETAIL_CHARS)
+    if len(health.work) > MAX_PROVIDERS:
+        raise invalid(f"{place}.work", len(health.work), f"at most {MAX_PROVIDERS} of them")
+    for provider, share in health.work.items():
+        text(f"{place}.work", provider, least=1)
+        if not 0 <= share <= 1:
+            raise invalid(f"{place}.work.{provider}", share, "in [0, 1]")
 
 
 def _events(place: str, events: tuple[ModelEvent, ...]) -> None:

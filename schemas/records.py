@@ -122,6 +122,10 @@ class Health:
     latency_p50_ns: int = 0
     latency_p99_ns: int = 0
     last_error: str = ""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """Share of the multiply-accumulate operations of the model of now by execution provider; empty when it cannot be told."""
+    is_fallen_back: bool = False
+    """Whether it runs on the CPU, in part or whole, although another provider was wanted first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,10 @@ def examples() -> dict[str, Record]:
             records.RoleReport("depth", "", "", reasons.ModelState.REFUSED),
         ),
     )
+    work = {"CPUExecutionProvider": 0.25, "QNNExecutionProvider": 0.75}
+    placed = dataclasses.replace(
+        two_roles, health=dataclasses.replace(telemetry.health, work=work, is_fallen_back=True)
+    )
     notice = records.Notice("n1", 1_790_000_000_000_000_000, target="v", detail="look")
     return {
         "sample-3-minimal": minimal,
@@ -234,7 +238,7 @@ def examples() -> dict[str, Record]:
         "sample-3-by-uri": by_uri,
         "sample-3-signals": signals,
         "sample-3-detected": detected,
-        "telemetry-2-two-roles": two_roles,
+        "telemetry-3-placed": placed,
         "notice": notice,
     }
 

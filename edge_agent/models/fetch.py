@@ -114,6 +114,7 @@ class ModelFetcher:
         events: EventLog,
         *,
         providers: tuple[str, ...] = (),
+        cpu_fallback: str = "flag",
         other_roles: tuple[str, ...] = (),
         transport: Transport | None = None,
         start_trial: StartTrial | None = None,
@@ -124,6 +125,7 @@ class ModelFetcher:
             raise MisconfiguredError("fetch.base_url is empty: name the folder or address of the repository")
         self._settings = settings
         self._providers = providers
+        self._cpu_fallback = cpu_fallback
         self._slots = SlotFolder(state_folder)
         self._roles = (self._slots, *(SlotFolder(state_folder, role) for role in other_roles))
         self._refreshed_ns = 0
@@ -388,7 +390,9 @@ class ModelFetcher:
             return None
 
     def _start_real_trial(self, slot_path: Path, digest: str, frames: Path) -> TrialRun:
-        return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock, self._providers)
+        return TrialRun(
+            slot_path, digest, frames, self._settings.trial, self._clock, self._providers, self._cpu_fallback
+        )
 
     def _tidy(self) -> None:
         """Remove staged files and unreferenced slots while nothing is wanted."""

@@ -13,9 +13,8 @@ from edge_agent.models.settings import ServingSettings
 from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
 from modelkit.images import Pixels
-from modelkit.placement import PlacementStatement, state_placement
 from modelkit.predictor import Prediction, Predictor
-from modelkit.runtime import Backend, RuntimeOptions
+from modelkit.runtime import Backend, LoadedModel, RuntimeOptions
 from modelkit.verify import VerifiedModel
 from schemas.reasons import RefuseReason
 
@@ -39,9 +38,20 @@ def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[st
     return wanted
 
 
-def stated(predictor: Predictor, wish: tuple[str, ...]) -> PlacementStatement:
-    """Return where the nodes of a loaded model run, and what this vehicle (or the contract) preferred."""
-    return state_placement(predictor.loaded, wish or predictor.contract.allowed_providers)
+def predictor_of(loaded: LoadedModel, wish: tuple[str, ...], cpu_fallback: str) -> Predictor:
+    """Return the predictor, which knows what this vehicle (or the contract) preferred and where the model runs.
+
+    Raises:
+        RejectedError: reason `cpu_fallback`; the model fell back, and this vehicle's `cpu_fallback` is "refuse".
+    """
+    predictor = Predictor(loaded, loaded.contract, wanted=wish or loaded.contract.allowed_providers)
+    if predictor.placement.is_fallen_back and cpu_fallback == "refuse":
+        raise RejectedError(
+            f"{predictor.placement.wanted[0]} was wanted first, found are {predictor.placement}; this vehicle refuses a "
+            "fall-back to the CPU (serving.model.cpu_fallback)",
+            reason=RefuseReason.CPU_FALLBACK,
+        )
+    return predictor
 
 
 def ask(predictor: Predictor, images: Sequence[Pixels]) -> list[Prediction]:
@@ -75,10 +85,7 @@ class ModelLoader:
         """
         providers = wanted_providers(self._settings.providers, verified.contract)
         options = RuntimeOptions(threads=self._settings.threads, providers=providers)
-        predictor = Predictor(self._backend.load(verified, options), verified.contract)
+        loaded = self._backend.load(verified, options)
+        predictor = predictor_of(loaded, self._settings.providers, self._settings.cpu_fallback)
         ask(predictor, [np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)])
         return predictor
-
-    def placement(self, predictor: Predictor) -> PlacementStatement:
-        """Return where the nodes of a loaded model run."""
-        return stated(predictor, self._settings.providers)

@@ -170,15 +170,18 @@ class RoleModel:
     @property
     def placement(self) -> PlacementStatement | None:
         """Where the nodes of the model run, as reported by the runtime; None without a model."""
-        return None if self._predictor is None else self._loader.placement(self._predictor)
+        return None if self._predictor is None else self._predictor.placement
 
     @property
     def _state(self) -> ActiveState:
         return self._models.state
 
     def health(self) -> Health:
-        """Return the health of the models since the process started."""
-        return self._watch.report()
+        """Return the health of the models since the process started, and where the model of now runs."""
+        health, found = self._watch.report(), self.placement
+        return (
+            health if found is None else replace(health, work=found.work, is_fallen_back=found.is_fallen_back)
+        )
 
     def end_in_order(self) -> None:
         """Take back the count of this start: the process ends as it was told to, which says nothing about the model.

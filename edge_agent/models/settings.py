@@ -42,6 +42,9 @@ class ServingSettings:
     providers: tuple[str, ...] = setting(
         (), help="execution providers, best first, such as QNNExecutionProvider; empty: the contract's"
     )
+    cpu_fallback: str = setting(
+        "flag", help="of a model that falls back to the CPU, although its contract allows it: flag or refuse"
+    )
     trial_frames: int = setting(32, min=0, max=1000, help="recent frames kept for trials; 0 keeps none")
     trial_frame_every: int = setting(25, min=1, max=1_000_000, help="keep one frame of so many")
     other_roles: tuple[str, ...] = setting(
@@ -57,6 +60,8 @@ class ServingSettings:
                 f"other_roles is {list(self.other_roles)}; at most {MAX_ROLES - 1} different names of the form "
                 f"{ROLE_PATTERN}, without {SERVING}"
             )
+        if self.cpu_fallback not in ("flag", "refuse"):
+            raise MisconfiguredError(f"cpu_fallback is {self.cpu_fallback!r}; it is flag or refuse")
         for name in self.providers:
             if not _PROVIDER.fullmatch(name):
                 raise MisconfiguredError(

@@ -75,16 +75,17 @@ def run_trial(
     frames_folder: Path,
     limits: TrialLimits,
     providers: tuple[str, ...] = (),
+    cpu_fallback: str = "flag",
 ) -> TrialResult:
     """Verify, load and run the model (its bytes, or the folder of a bundle) on the recorded frames, or on a grey one.
 
-    `providers` are those of `serving.model`, so that the trial runs where the model would serve.
+    `providers` and `cpu_fallback` are those of `serving.model`, so that the trial runs where the model would serve.
     """
-    from edge_agent.models.loading import stated, wanted_providers
+    from edge_agent.models.loading import predictor_of, wanted_providers
     from edge_agent.models.slots import verified_bundle
     from foundation.errors import CorruptError, FleetLoopError, RejectedError
     from modelkit.runtime import RuntimeOptions
-    from modelkit.runtimes import open_predictor
+    from modelkit.runtimes import open_runtime
     from modelkit.verify import verify_model
 
     try:
@@ -95,8 +96,9 @@ def run_trial(
         return TrialResult(False, error.reason, str(error))
     try:
         wanted = wanted_providers(providers, verified.contract)
-        predictor = open_predictor(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
-        nodes = dict(stated(predictor, providers).nodes)
+        loaded = open_runtime().load(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
+        predictor = predictor_of(loaded, providers, cpu_fallback)
+        nodes = dict(predictor.placement.nodes)
         return replace(_measure(predictor, frames_folder, limits), nodes=nodes)
     except RejectedError as error:
         return TrialResult(False, error.reason, str(error))
@@ -206,6 +208,7 @@ def main(arguments: list[str]) -> int:
             Path(specification["frames"]),
             limits,
             tuple(map(str, specification["providers"])),
+            str(specification["cpu_fallback"]),
         )
     except MemoryError:
         result = TrialResult(

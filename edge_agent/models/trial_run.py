@@ -52,6 +52,7 @@ class TrialRun:
         limits: TrialLimits,
         clock: Clock,
         providers: tuple[str, ...] = (),
+        cpu_fallback: str = "flag",
     ) -> None:
         self.digest = digest
         self._clock = clock
@@ -63,6 +64,7 @@ class TrialRun:
             "frames": str(frames),
             "limits": asdict(limits),
             "providers": providers,
+            "cpu_fallback": cpu_fallback,
         }
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         environment |= {

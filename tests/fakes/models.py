@@ -12,7 +12,7 @@ from foundation.errors import FleetLoopError
 from modelkit.contract import ModelContract
 from modelkit.digest import digest_of_json
 from modelkit.embed import embed_contract
-from modelkit.placement import CPU, refuse_fallback
+from modelkit.placement import CPU, refuse_fallback, share_of_work
 from modelkit.runtime import NodePlacement, RuntimeOptions
 from modelkit.tasks.task import Raw
 from modelkit.verify import VerifiedModel
@@ -141,6 +141,10 @@ class FakeModel:
     def placement(self) -> tuple[NodePlacement, ...]:
         """See `LoadedModel.placement`."""
         return self._placement
+
+    def work(self) -> Mapping[str, float]:
+        """See `LoadedModel.work`: each node does as much as another."""
+        return share_of_work(self._placement, ())
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
         """See `LoadedModel.run`; raises `run_error` when it is set."""

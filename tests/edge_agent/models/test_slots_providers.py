@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edge_agent.models.settings import ServingSettings
@@ -12,6 +13,7 @@ from foundation.errors import CorruptError, MisconfiguredError
 from foundation.settings import load_settings
 from modelkit.digest import sha256_hex
 from modelkit.placement import CPU, PlacementStatement
+from modelkit.predictor import CPU_SCORE, to_wire
 from modelkit.runtime import Backend
 from modelkit.runtimes import open_runtime
 from schemas.reasons import RefuseReason
@@ -19,6 +21,7 @@ from tests.edge_agent.models.model_bench import Bench
 from tests.fakes.models import FakeBackend, tiny_contract, tiny_model
 
 QNN = "QNNExecutionProvider"
+GREY = np.full((32, 32, 3), 128, np.uint8)
 
 
 def npu_release(bench: Bench, cpu_fallback: str = "refuse") -> str:
@@ -56,7 +59,7 @@ def test_a_candidate_on_its_npu_serves_and_says_so(bench: Bench) -> None:
     serving = bench.serving(backend)
     serving.poll()
     assert serving.name == "r2"
-    assert serving.placement == PlacementStatement((QNN, CPU), {QNN: 2}, False, "refuse")
+    assert serving.placement == PlacementStatement((QNN, CPU), {QNN: 2}, False, "refuse", {QNN: 1.0})
     assert backend.options[-1].providers == (QNN, CPU)
 
 
@@ -74,6 +77,45 @@ def test_the_vehicles_choice_of_providers_reaches_the_runtime_and_what_it_got_is
     assert missed is not None
     assert (missed.wanted, set(missed.nodes), missed.is_fallen_back) == ((QNN, CPU), {CPU}, True)
     assert missed.cpu_fallback == "allow"
+
+
+@pytest.mark.parametrize(("runs_on", "on_cpu"), [((QNN, QNN, QNN, CPU), 0.25), ((CPU,), 1.0)])
+def test_a_fall_back_stands_in_status_telemetry_and_every_prediction(
+    bench: Bench, runs_on: tuple[str, ...], on_cpu: float
+) -> None:
+    npu_release(bench, cpu_fallback="allow")
+    serving = bench.serving(FakeBackend(runs_on=runs_on))
+    before = serving.predict([GREY]).predictions[0]
+    assert CPU_SCORE not in before.scores and not serving.health().is_fallen_back
+    serving.poll()
+    assert serving.placement is not None and serving.placement.is_fallen_back
+    assert serving.health().is_fallen_back
+    assert serving.health().work == serving.placement.work
+    assert serving.placement.cpu_ratio == pytest.approx(on_cpu)
+    said = to_wire(
+        serving.predict([GREY]).predictions[0],
+        serving.predict([GREY]).predictions[0].scores,
+        role_name="serving",
+        model_name=serving.name,
+        model_digest=serving.digest,
+    )
+    assert said.scores[CPU_SCORE] == pytest.approx(on_cpu)
+
+
+def test_a_vehicle_that_refuses_a_fall_back_keeps_its_model_whatever_the_contract_allows(
+    bench: Bench,
+) -> None:
+    npu_release(bench, cpu_fallback="allow")
+    serving = bench.serving(FakeBackend(runs_on=(CPU,)), cpu_fallback="refuse")
+    event = serving.poll()
+    assert event is not None and event.event == "refused"
+    assert event.reason.startswith(f"{RefuseReason.CPU_FALLBACK}: {QNN} was wanted first")
+    assert serving.name == "v1"
+
+
+def test_the_setting_of_a_fall_back_has_two_values() -> None:
+    with pytest.raises(MisconfiguredError, match="cpu_fallback is 'maybe'"):
+        load_settings(ServingSettings, {"cpu_fallback": "maybe"}, env={})
 
 
 def test_a_vehicle_whose_providers_its_only_model_does_not_allow_says_so(bench: Bench) -> None:

@@ -265,9 +265,9 @@ def test_a_model_that_fails_the_real_trial_is_refused_once_and_reported(bench: B
     assert [event.event for event in bench.slots.read_fetch().events] == ["refused"]
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, data: bytes | None = None) -> Path:
     path = folder / "model.onnx"
-    path.write_bytes(tiny_model())
+    path.write_bytes(data or tiny_model())
     return path
 
 
@@ -301,6 +301,21 @@ def test_a_release_that_forbids_the_cpu_is_refused_where_there_is_nothing_else(b
     (event,) = bench.slots.read_fetch().events
     assert "QNNExecutionProvider" in event.reason
     assert bench.slots.read_candidate() is None
+
+
+def test_a_trial_refuses_a_fall_back_where_the_vehicle_does(tmp_path: Path) -> None:
+    data = tiny_model(
+        replace(tiny_contract(), allowed_providers=("QNNExecutionProvider", "CPUExecutionProvider"))
+    )
+    path, frames = write(tmp_path, data), tmp_path / "frames"
+    trials = [
+        TrialRun(path, sha256_hex(data), frames, LIMITS, SystemClock(), (), word)
+        for word in ("flag", "refuse")
+    ]
+    flagged, refused = (trial.wait(60) for trial in trials)
+    assert flagged.passed and flagged.nodes
+    assert (refused.passed, refused.reason) == (False, RefuseReason.CPU_FALLBACK)
+    assert "serving.model.cpu_fallback" in refused.detail
 
 
 def test_a_release_that_allows_none_of_the_vehicles_providers_fails_its_trial(tmp_path: Path) -> None:
