@@ -15,7 +15,7 @@ FAULTS = (
     Fault(
         name="hostile-vehicle",
         group=12,
-        guarantees=("G3", "G5", "G8"),
+        guarantees=("G3", "G5", "G8", "G11"),
         what=(
             "One of three vehicles sends payload references, broken pictures, header blocks, class names, embeddings, clocks, "
             "names of drives and tracks, near and exact copies, a dense scene, replays, conflicts, records in another's "
@@ -45,13 +45,6 @@ FAULTS = (
                 "pipelines/curate/fair_shares.py",
                 '            ordered = ordered.filter(place < pl.col("share").fill_null(0)).drop("share")\n',
                 '            ordered = ordered.filter(place < 10**9).drop("share")\n',
-                tries=3,
-            ),
-            BrokenBuild(
-                "a payload reference to anything lands",
-                "pipelines/ingest/decode.py",
-                "        if blobs is None:\n            raise RejectedError(\n",
-                "        if blobs is None and b'no' in sample.payload:\n            raise RejectedError(\n",
                 tries=3,
             ),
             BrokenBuild(
