@@ -19,7 +19,7 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check datasets/current by the same rules with polars and Great Expectations. Exit status 65 when it fails."""
-    from services import curate as service
+    from services import validate as service
 
     found = service.validate(place, with_expectations=not fast)
     record(place, "Validate the dataset")

@@ -50,12 +50,13 @@ from schemas.records import Sample
 from schemas.signing import EnrolledKey, Enrolment
 from schemas.wire import TOPICS
 from services import training
-from services.curate import curate, validate
+from services.curate import curate
 from services.drives import split_by_params
 from services.init import make_workspace
 from services.label import label
 from services.own_labels import LabelForm, import_labels
 from services.release import ReleaseRequest, create_release
+from services.validate import validate
 from tests.edge_agent.agent_bench import VEHICLE, WALL_NS, Vehicle1, enrol, settings_for
 from tests.fakes.kafka import FakeBroker, FakeSource
 from workspace.layout import Workspace

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("module", ["services.dataset", "pipelines.validate.stage", "services.training"])
+@pytest.mark.parametrize("module", ["services.dataset", "services.validate", "services.training"])
 def test_a_command_without_a_pipeline_imports_neither_beam_nor_pytorch(module: str) -> None:
     code = f"import sys, {module}; print({{'apache_beam', 'torch'}} & set(sys.modules) or '')"
     done = subprocess.run(

@@ -25,13 +25,14 @@ from pipelines.runner import RunnerSettings
 from schemas.codec import decode_sample
 from schemas.signing import VehicleKey
 from schemas.topics import TOPICS
-from services.curate import curate, validate
+from services.curate import curate
 from services.dataset import commit, diff
 from services.init import make_workspace
 from services.migrate import migrate_vehicle
 from services.migrate_workspace import migrate_workspace
 from services.status import workspace_status
 from services.training import fine_tune
+from services.validate import validate
 from tests.conditions import needs_embedded_broker
 from tests.edge_agent.agent_bench import png
 from tests.pipelines.curate_lake import arrival, label_rows, picture
