@@ -16,6 +16,7 @@ help: ## Say what can be made.
 
 include mk/setup.mk
 -include mk/kafka.mk
+include mk/runtimes.mk
 
 demo: $(DEMO_READY) $(DATA_READY) ## The whole loop, from a frame on a vehicle to a better model on that vehicle.
 	$(BIN)/fleetloop demo $(DEMO_ARGS)

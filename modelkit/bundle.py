@@ -18,21 +18,30 @@ from foundation.documents import build
 from foundation.errors import RejectedError
 from modelkit.embed import parse_model
 from modelkit.tensor_checks import locations
-from modelkit.verify import ModelLimits, VerifiedModel, verify_model
+from modelkit.verify import ModelLimits, VerifiedModel, verify_artefact, verify_model
 from schemas.bundle import (
+    CONTRACT,
     EXTERNAL_DATA,
     GRAPH,
     KIND_LIMITS,
     MAX_FILES,
+    OPENVINO,
+    OPENVINO_WEIGHTS,
+    PTE,
+    TFLITE,
     BundleFile,
     bundle_digest,
     check_bundle,
     external_data_of,
+    file_of,
     graph_of,
 )
 from schemas.reasons import RefuseReason
 
 CHUNK_BYTES: Final = 1024 * 1024
+CONTRACT_FILE: Final = "contract.json"
+"""Name of the contract beside a graph that cannot hold it."""
+_GRAPH_SUFFIXES: Final = {".onnx": GRAPH, ".xml": OPENVINO, ".tflite": TFLITE, ".pte": PTE}
 _TOKENIZER_NAMES: Final = frozenset(
     {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"}
     | {"vocab.txt", "merges.txt", "spiece.model", "added_tokens.json"}
@@ -76,8 +85,21 @@ class Bundle:
         path = self.folder / graph.path
         with open_own_file(path, graph.path) as stream:
             data = stream.read(graph.length_bytes + 1)
-        verified = verify_model(data, graph.sha256, limits, external_data_of(self.files))
+        if graph.kind == GRAPH:
+            verified = verify_model(data, graph.sha256, limits, external_data_of(self.files))
+        else:
+            verified = self._other(graph.kind, data)
         return verified.in_bundle(self.digest, path.parent)
+
+    def _other(self, kind: str, data: bytes) -> VerifiedModel:
+        contract = file_of(self.files, CONTRACT)
+        with open_own_file(self.folder / contract.path, contract.path) as stream:
+            text = stream.read(contract.length_bytes + 1)
+        weights = ("", 0)
+        if kind == OPENVINO:
+            file = file_of(self.files, OPENVINO_WEIGHTS)
+            weights = (os.path.relpath(file.path, Path(graph_of(self.files).path).parent), file.length_bytes)
+        return verify_artefact(kind, data, text, weights)
 
     def _compare(self, file: BundleFile, on_progress: Callable[[], None]) -> None:
         with open_own_file(self.folder / file.path, file.path) as stream:
@@ -100,28 +122,41 @@ def read_bundle(folder: Path) -> Bundle:
     names = sorted(_walk(folder))
     if len(names) > MAX_FILES:
         raise _bad(f"more than {MAX_FILES} files in {folder}")
-    graphs = [name for name in names if name.endswith(".onnx")]
+    graphs = [name for name in names if Path(name).suffix in _GRAPH_SUFFIXES]
     if len(graphs) != 1:
-        raise _bad(f"{len(graphs)} files *.onnx in {folder}; a bundle has one graph")
-    with open_own_file(folder / graphs[0], graphs[0]) as stream:
-        length, limit = os.fstat(stream.fileno()).st_size, KIND_LIMITS[GRAPH]
-        if length > limit:
-            raise RejectedError(
-                f"{graphs[0]} has {length} bytes, the limit is {limit}", reason=RefuseReason.TOO_LARGE
-            )
-        data = stream.read(length)
-    above = graphs[0].rpartition("/")[0]
-    outside = {f"{above}/{name}" if above else name for name in locations(parse_model(data))}
+        raise _bad(f"{len(graphs)} files {', '.join(_GRAPH_SUFFIXES)} in {folder}; a bundle has one graph")
+    beside = _beside(folder, graphs[0])
     files = []
     for name in names:
         kind = "tokenizer" if name.rpartition("/")[2] in _TOKENIZER_NAMES else "weights"
-        kind = GRAPH if name in graphs else EXTERNAL_DATA if name in outside else kind
+        kind = beside.get(name, kind)
         with open_own_file(folder / name, name) as stream:
             row = {"path": name, "kind": kind, "length_bytes": os.fstat(stream.fileno()).st_size}
             digest = sha256_of(stream)
         files.append(build(BundleFile, {**row, "sha256": digest}, "bundle", family=_bad))
     check_bundle(files)
     return Bundle(folder, tuple(files))
+
+
+def _beside(folder: Path, graph: str) -> dict[str, str]:
+    """Return the kinds of the graph and of what it needs beside it, by path."""
+    kind = _GRAPH_SUFFIXES[Path(graph).suffix]
+    found = {graph: kind}
+    if kind != GRAPH:
+        found[str(Path(graph).with_name(CONTRACT_FILE))] = CONTRACT
+    if kind == OPENVINO:
+        found[str(Path(graph).with_suffix(".bin"))] = OPENVINO_WEIGHTS
+    if kind == GRAPH:
+        with open_own_file(folder / graph, graph) as stream:
+            length, limit = os.fstat(stream.fileno()).st_size, KIND_LIMITS[GRAPH]
+            if length > limit:
+                message = f"{graph} has {length} bytes, the limit is {limit}"
+                raise RejectedError(message, reason=RefuseReason.TOO_LARGE)
+            data = stream.read(length)
+        above = graph.rpartition("/")[0]
+        found |= {f"{above}/{n}" if above else n: EXTERNAL_DATA for n in locations(parse_model(data))}
+        found[graph] = GRAPH
+    return found
 
 
 @contextmanager

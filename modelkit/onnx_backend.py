@@ -16,16 +16,21 @@ from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
+from modelkit.devices import check_batch, choose_devices, is_fallen_back
 from modelkit.placement import CPU, refuse_fallback, share_of_work
 from modelkit.runtime import NodePlacement, RuntimeOptions
-from modelkit.tasks.task import Raw, wrong_io
-from modelkit.verify import VerifiedModel, shape_of
+from modelkit.tasks.task import Raw
+from modelkit.verify import VerifiedModel
+from modelkit.versions import Requirement
 from modelkit.work import graph_work
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+REQUIREMENT: Final = Requirement(
+    "onnxruntime", "1.31", "1.32", "agent", ("onnxruntime-gpu", "onnxruntime-openvino")
+)
 _FATAL_ONLY: Final = 4
 
 
@@ -36,13 +41,12 @@ class OnnxRuntimeBackend:
         """See `Backend.load`."""
         if not isinstance(model, VerifiedModel):
             raise MisconfiguredError(f"a backend loads a VerifiedModel, not {type(model).__name__}")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MisconfiguredError(
-                f"onnxruntime cannot be imported: {error}; install fleetloop[agent]"
-            ) from error
-        providers, is_missing = _choose(model.contract, options, onnxruntime.get_available_providers())
+        REQUIREMENT.installed()
+        import onnxruntime
+
+        providers, is_missing = choose_devices(
+            model.contract, options, onnxruntime.get_available_providers(), CPU
+        )
         try:
             session = onnxruntime.InferenceSession(
                 model.data,
@@ -85,10 +89,8 @@ class OnnxRuntimeModel:
     @property
     def is_fallen_back(self) -> bool:
         """See `LoadedModel.is_fallen_back`; also true when the preferred provider is not installed."""
-        is_cpu_fine = self.contract.allowed_providers[0] == CPU or self.contract.cpu_fallback == "allow"
-        if self.provider == CPU and is_cpu_fine and not self._is_provider_missing:
-            return False  # the CPU was asked for first
-        return self._is_provider_missing or any(node.provider == CPU for node in self._placement)
+        used = [node.provider for node in self._placement]
+        return is_fallen_back(self.contract, self.provider, used, is_missing=self._is_provider_missing)
 
     def placement(self) -> tuple[NodePlacement, ...]:
         """See `LoadedModel.placement`."""
@@ -100,7 +102,7 @@ class OnnxRuntimeModel:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Raw:
         """See `LoadedModel.run`."""
-        self._check(inputs)
+        check_batch(self.contract, inputs)
         try:
             found = self._session.run(list(self.contract.outputs.values()), dict(inputs))
         except _errors() as error:
@@ -108,37 +110,6 @@ class OnnxRuntimeModel:
                 f"model {self.digest[:12]} failed: {str(error)[:500]}", reason=RefuseReason.RUN_FAILED
             ) from error
         return dict(zip(self.contract.outputs, found, strict=True))
-
-    def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        spec = self.contract.input
-        batch = inputs.get(spec.name)
-        if batch is None or batch.dtype != spec.dtype or batch.ndim != 4 or batch.shape[0] < 1:
-            found = "no batch" if batch is None else f"batch of {batch.dtype} {batch.shape}"
-            raise wrong_io(f"{found}, not {spec.dtype} {spec.layout}")
-        if batch.shape[1:] != shape_of(spec):
-            raise wrong_io(f"batch of rows {batch.shape[1:]}, the contract says {shape_of(spec)}")
-
-
-def _choose(contract: ModelContract, options: RuntimeOptions, available: list[str]) -> tuple[list[str], bool]:
-    """Return providers to ask for, best first, and whether one of higher preference is missing."""
-    wanted = options.providers or contract.allowed_providers
-    foreign = [name for name in wanted if name not in contract.allowed_providers]
-    if foreign:
-        raise MisconfiguredError(
-            f"providers {foreign} are not in the contract's {contract.allowed_providers}"
-        )
-    chosen = [name for name in wanted if name in available]
-    is_missing = not chosen or chosen[0] != wanted[0]
-    is_cpu_allowed = contract.cpu_fallback == "allow" or options.off_vehicle
-    if not chosen and not is_cpu_allowed:
-        raise RejectedError(
-            f"none of the providers {list(wanted)} is installed, only {available}, and the contract refuses a "
-            "fall-back to the CPU",
-            reason=RefuseReason.CPU_FALLBACK,
-        )
-    if CPU not in chosen and is_cpu_allowed:
-        chosen.append(CPU)
-    return chosen, is_missing
 
 
 def _session_options(options: RuntimeOptions, folder: Path | None) -> ort.SessionOptions:

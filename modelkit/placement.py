@@ -18,8 +18,12 @@ from modelkit.work import NodeWork
 from schemas.reasons import RefuseReason
 
 CPU: Final = "CPUExecutionProvider"
-CPU_DEVICES: Final = frozenset({CPU})
-"""Names of the processor in the runtimes."""
+OPENVINO_CPU: Final = "openvino-cpu"
+LITERT_CPU: Final = "litert-cpu"
+XNNPACK: Final = "executorch-xnnpack"
+PORTABLE: Final = "executorch-portable"
+CPU_DEVICES: Final = frozenset({CPU, OPENVINO_CPU, LITERT_CPU, XNNPACK, PORTABLE})
+"""Names of the processor in the runtimes: an execution provider of ONNX Runtime, else RUNTIME-DEVICE."""
 MIN_CLAIMED_RATIO: Final = 0.95
 """Of a model's work, what a device must have run for a figure to be called that device's."""
 

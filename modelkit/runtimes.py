@@ -7,25 +7,46 @@ from types import MappingProxyType
 from typing import Final
 
 from foundation.errors import MisconfiguredError
+from modelkit.litert_backend import LiteRtBackend
 from modelkit.onnx_backend import OnnxRuntimeBackend
+from modelkit.openvino_backend import OpenVinoBackend
 from modelkit.predictor import Predictor
-from modelkit.runtime import Backend, RuntimeOptions
+from modelkit.runtime import Backend, LoadedModel, RuntimeOptions
 from modelkit.verify import VerifiedModel
+from schemas.bundle import GRAPH, OPENVINO, TFLITE
 
-ONNX: Final = "onnx"
-RUNTIMES: Final[Mapping[str, Callable[[], Backend]]] = MappingProxyType({ONNX: OnnxRuntimeBackend})
-"""Kind of artefact -> the backend that loads it."""
+RUNTIMES: Final[Mapping[str, Callable[[], Backend]]] = MappingProxyType(
+    {
+        GRAPH: OnnxRuntimeBackend,
+        OPENVINO: OpenVinoBackend,
+        TFLITE: LiteRtBackend,
+    }
+)
+"""Kind of graph -> the backend that loads it, which imports its library at its first model."""
 
 
-def open_runtime(kind: str = ONNX) -> Backend:
-    """Return the runtime for artefacts of this kind.
+class AnyRuntime:
+    """Loads each model in the runtime of its kind."""
 
-    Raises:
-        MisconfiguredError: no runtime loads this kind.
-    """
-    if kind not in RUNTIMES:
-        raise MisconfiguredError(f"no runtime loads artefacts of kind {kind!r}; there are {sorted(RUNTIMES)}")
-    return RUNTIMES[kind]()
+    def __init__(self) -> None:
+        self._open: dict[str, Backend] = {}
+
+    def load(self, model: VerifiedModel, options: RuntimeOptions) -> LoadedModel:
+        """See `Backend.load`."""
+        if not isinstance(model, VerifiedModel):
+            raise MisconfiguredError(f"a backend loads a VerifiedModel, not {type(model).__name__}")
+        if model.kind not in RUNTIMES:
+            raise MisconfiguredError(
+                f"no runtime loads graphs of kind {model.kind!r}; there are {sorted(RUNTIMES)}"
+            )
+        if model.kind not in self._open:
+            self._open[model.kind] = RUNTIMES[model.kind]()
+        return self._open[model.kind].load(model, options)
+
+
+def open_runtime() -> Backend:
+    """Return what loads every model, in the runtime of its kind."""
+    return AnyRuntime()
 
 
 def open_predictor(model: VerifiedModel, options: RuntimeOptions | None = None) -> Predictor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from foundation.errors import GuaranteeBrokenError, RejectedError
+from modelkit.artefacts import check_artefact
 from modelkit.contract import STANDARD_DOMAIN, ModelContract
 from modelkit.control_flow import check_control_flow
 from modelkit.digest import sha256_hex
@@ -55,7 +56,8 @@ class ModelLimits:
 class VerifiedModel:
     """Bytes that passed `verify_model`, with their digest and contract. Nothing else can create one.
 
-    Of a bundle `data` are the graph's bytes, `digest` is the bundle's, and tensors outside lie below `folder`.
+    A graph that is not ONNX is always in a bundle. Of a bundle `data` are the graph's bytes, `digest` is the bundle's, and
+    tensors outside lie below `folder`.
     """
 
     data: bytes
@@ -63,6 +65,10 @@ class VerifiedModel:
     contract: ModelContract
     seal: object = None
     folder: Path | None = None
+    kind: str = GRAPH
+    """Of the graph, see `schemas.bundle.GRAPHS`: it decides which runtime loads the model."""
+    weights: str = ""
+    """Name of the file below `folder` with the weights of an OpenVINO graph."""
 
     def __post_init__(self) -> None:
         if self.seal is not _SEAL:
@@ -111,6 +117,25 @@ def verify_model(
     _check_versions(model, bounds)
     _check_io(model.graph, contract)
     return VerifiedModel(bytes(data), digest, contract, _SEAL)
+
+
+def verify_artefact(kind: str, data: bytes, contract_text: bytes, weights: tuple[str, int]) -> VerifiedModel:
+    """Return the model of a graph that is not ONNX, whose bytes were compared with their digest. Runs nothing.
+
+    Inputs and outputs are compared with the contract when a runtime loads it.
+
+    Args:
+        weights: name and size in bytes of the file with the weights, ("", 0) without one.
+
+    Raises:
+        RejectedError: as `check_artefact`, or `bad_contract`.
+    """
+    check_artefact(kind, data, weights[1])
+    try:
+        contract = ModelContract.from_json(contract_text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RejectedError(f"the contract is no text: {error}", reason=RefuseReason.BAD_CONTRACT) from error
+    return VerifiedModel(bytes(data), "", contract, _SEAL, kind=kind, weights=weights[0])
 
 
 def _domains(contract: ModelContract, bounds: ModelLimits) -> frozenset[str]:

@@ -19,13 +19,43 @@ from schemas.reasons import RefuseReason
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB
-FileKind = Literal["onnx", "external_data", "tokenizer", "weights"]
+FileKind = Literal[
+    "onnx",
+    "external_data",
+    "tokenizer",
+    "weights",
+    "openvino",
+    "openvino_weights",
+    "tflite",
+    "pte",
+    "contract",
+]
 GRAPH: Final = "onnx"
-"""A graph with its contract; each bundle has exactly one. It is read into memory, all others are streamed."""
+"""An ONNX graph, with its contract inside."""
+OPENVINO: Final = "openvino"
+"""The XML file of an OpenVINO model; its weights lie in one file of kind `openvino_weights` beside it."""
+TFLITE: Final = "tflite"
+PTE: Final = "pte"
+"""A program of ExecuTorch."""
+GRAPHS: Final = (GRAPH, OPENVINO, TFLITE, PTE)
+"""Kinds of which a bundle has exactly one file, which is read into memory; all others are streamed."""
+CONTRACT: Final = "contract"
+"""The contract of a graph that cannot hold it: all but ONNX. A bundle of such a graph has exactly one."""
+OPENVINO_WEIGHTS: Final = "openvino_weights"
 EXTERNAL_DATA: Final = "external_data"
 """Tensors of the graph that are kept beside it."""
 KIND_LIMITS: Final[Mapping[str, int]] = MappingProxyType(
-    {GRAPH: 64 * MIB, EXTERNAL_DATA: 16 * GIB, "tokenizer": 64 * MIB, "weights": 16 * GIB}
+    {
+        GRAPH: 64 * MIB,
+        EXTERNAL_DATA: 16 * GIB,
+        "tokenizer": 64 * MIB,
+        "weights": 16 * GIB,
+        OPENVINO: 64 * MIB,
+        OPENVINO_WEIGHTS: 1 * GIB,
+        TFLITE: 256 * MIB,
+        PTE: 256 * MIB,
+        CONTRACT: MIB // 4,
+    }
 )
 """Most bytes of one file, by its kind."""
 MAX_BUNDLE_BYTES: Final = 32 * GIB
@@ -69,15 +99,22 @@ def check_bundle(files: Sequence[BundleFile]) -> None:
         for folder in _folders(path.lower()):
             if folder in taken:
                 raise _bad(f"path {taken[folder]!r} is a file, and a folder of {path!r}")
-    graphs = [file.path for file in files if file.kind == GRAPH]
-    if len(graphs) != 1:
-        raise _bad(f"{len(graphs)} graphs ({brief(graphs)}); a bundle has one")
     for file in files:
         if file.length_bytes > KIND_LIMITS[file.kind]:
             limit = KIND_LIMITS[file.kind]
             raise RejectedError(
                 f"{file.path} has {file.length_bytes} bytes, the limit of its kind {file.kind} is {limit}",
                 reason=RefuseReason.TOO_LARGE,
+            )
+    graphs = [file.path for file in files if file.kind in GRAPHS]
+    if len(graphs) != 1:
+        raise _bad(f"{len(graphs)} graphs ({brief(graphs)}); a bundle has one")
+    kind = graph_of(files).kind
+    for beside, wanted in ((CONTRACT, int(kind != GRAPH)), (OPENVINO_WEIGHTS, int(kind == OPENVINO))):
+        found = [file.path for file in files if file.kind == beside]
+        if len(found) != wanted:
+            raise _bad(
+                f"{len(found)} files of kind {beside} ({brief(found)}); beside a graph of kind {kind} it must be {wanted}"
             )
     if bundle_bytes(files) > MAX_BUNDLE_BYTES:
         raise RejectedError(
@@ -101,7 +138,12 @@ def bundle_bytes(files: Sequence[BundleFile]) -> int:
 
 def graph_of(files: Sequence[BundleFile]) -> BundleFile:
     """Return the graph of a checked bundle."""
-    return next(file for file in files if file.kind == GRAPH)
+    return next(file for file in files if file.kind in GRAPHS)
+
+
+def file_of(files: Sequence[BundleFile], kind: str) -> BundleFile:
+    """Return the one file of this kind of a checked bundle."""
+    return next(file for file in files if file.kind == kind)
 
 
 def external_data_of(files: Sequence[BundleFile]) -> dict[str, int]:

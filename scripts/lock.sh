@@ -11,4 +11,7 @@ compile() {
 compile pyproject.toml --extra dev -o requirements/dev.txt
 compile pyproject.toml --extra demo -c requirements/dev.txt -o requirements/demo.txt
 compile pyproject.toml --extra agent -c requirements/dev.txt -o requirements/agent.txt
+for runtime in openvino litert executorch qnn; do
+  compile pyproject.toml --extra $runtime -c requirements/dev.txt -o requirements/$runtime.txt
+done
 compile requirements/bootstrap.in -o requirements/bootstrap.txt

@@ -11,7 +11,9 @@ from foundation.settings import setting
 from schemas.bundle import MAX_BUNDLE_BYTES
 from schemas.roles import MAX_ROLES, ROLE_PATTERN, SERVING, SHADOW, is_role
 
-_PROVIDER: Final = re.compile(r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider")
+_PROVIDER: Final = re.compile(
+    r"[A-Z][A-Za-z0-9]{1,60}ExecutionProvider|(openvino|litert|executorch)-[a-z0-9-]{1,40}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class ServingSettings:
     )
     threads: int = setting(1, min=1, max=64, help="threads of one inference")
     providers: tuple[str, ...] = setting(
-        (), help="execution providers, best first, such as QNNExecutionProvider; empty: the contract's"
+        (), help="best first, such as QNNExecutionProvider or openvino-npu; empty: the contract's"
     )
     cpu_fallback: str = setting(
         "flag", help="of a model that falls back to the CPU, although its contract allows it: flag or refuse"

@@ -83,7 +83,7 @@ def run_trial(
     """
     from edge_agent.models.loading import predictor_of, wanted_providers
     from edge_agent.models.slots import verified_bundle
-    from foundation.errors import CorruptError, FleetLoopError, RejectedError
+    from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError
     from modelkit.runtime import RuntimeOptions
     from modelkit.runtimes import open_runtime
     from modelkit.verify import verify_model
@@ -108,6 +108,8 @@ def run_trial(
             RefuseReason.OUT_OF_MEMORY,
             f"more than {limits.address_space_bytes} bytes of address space",
         )
+    except MisconfiguredError as error:
+        return TrialResult(False, RefuseReason.NO_RUNTIME, str(error))
     except FleetLoopError as error:
         return TrialResult(False, RefuseReason.MODEL_ERROR, str(error))
 

@@ -199,7 +199,16 @@ def test_each_kind_has_its_limit_and_the_refusal_names_it(kind: str) -> None:
 
     def files(length: int) -> list[BundleFile]:
         other = BundleFile("a", kind, length, SHA)  # type: ignore[arg-type]
-        return [other] if kind == "onnx" else [other, graph]
+        contract, weights = BundleFile("b", "contract", 1, SHA), BundleFile("c", "openvino_weights", 1, SHA)
+        beside = {
+            "onnx": [],
+            "openvino": [contract, weights],
+            "tflite": [contract],
+            "pte": [contract],
+            "contract": [BundleFile("d", "pte", 1, SHA)],
+            "openvino_weights": [contract, BundleFile("d", "openvino", 1, SHA)],
+        }
+        return [other, *beside.get(kind, [graph])]
 
     check_bundle(files(limit))
     with pytest.raises(RejectedError, match=f"{limit + 1} bytes.*kind {kind} is {limit}"):
