@@ -31,7 +31,7 @@ def read_params(path: Path) -> Mapping[str, Any]:
                 f"{path} has {len(text)} characters; at most {MAX_DOCUMENT_BYTES} are read"
             )
         _refuse_deep_nesting(path, text)
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_safe_loader())  # noqa: S506 - a safe loader
     except FileNotFoundError as error:
         raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -41,12 +41,19 @@ def read_params(path: Path) -> Mapping[str, Any]:
     return without_version(document, str(path))
 
 
+def _safe_loader() -> Any:
+    """Return PyYAML's safe loader: that of libyaml, which is ten times as fast, where PyYAML was built with it."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def _refuse_deep_nesting(path: Path, text: str) -> None:
     """Refuse deep nesting before values are built, because building recurses and a library may have raised the limit."""
     import yaml
 
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_safe_loader()):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
