@@ -49,9 +49,8 @@ def to_wire(
 ) -> ModelPrediction:
     """Return the prediction as the record that is sent."""
     fields = TASKS[prediction.task].wire_fields(prediction.output) if prediction.is_finite else {}
-    return ModelPrediction(
-        role_name, prediction.task, model_name, model_digest, scores, prediction.embedding, **fields
-    )
+    fields.setdefault("embedding", prediction.embedding)
+    return ModelPrediction(role_name, prediction.task, model_name, model_digest, scores, **fields)
 
 
 class Predictor:

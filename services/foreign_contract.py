@@ -29,6 +29,7 @@ ROLE_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "classes": ("classes", "labels", "detection_classes", "class_ids"),
     "count": ("count", "num_detections", "num_dets"),
     "selected": ("selected", "selected_indices"),
+    "mask": ("mask", "masks", "seg", "segmentation"),
 }
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "0-1": (1 / 255, 0.0),
@@ -93,6 +94,10 @@ def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]
     spec = _input_spec(port, request, taken)
     if request.task not in TASKS:
         raise MisconfiguredError(f"--task is {request.task!r}; it must be one of {', '.join(sorted(TASKS))}")
+    if len(request.classes) < TASKS[request.task].least_classes:
+        raise MisconfiguredError(
+            f"--classes names {len(request.classes)}, {request.task} needs at least {TASKS[request.task].least_classes}"
+        )
     head = TASKS[request.task].completed(_asked(request), request.classes, taken)
     outputs = _outputs(foreign, request, head, taken)
     fixed = {

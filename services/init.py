@@ -12,7 +12,7 @@ from pathlib import Path
 from foundation.errors import MisconfiguredError
 from foundation.files import write_atomic
 from foundation.private import make_private
-from modelkit.tasks import TASKS
+from modelkit.tasks import LEARNED
 from pipelines.dataset.dvc import DvcRepository
 from schemas.predictions import CLASSIFICATION
 from workspace.layout import CONFIG_NAME, Workspace
@@ -117,8 +117,8 @@ def make_workspace(
     Raises:
         MisconfiguredError: the folder holds something else; an unknown task; git or DVC is missing.
     """
-    if task not in TASKS:
-        raise MisconfiguredError(f"task {task!r}, expected one of {', '.join(sorted(TASKS))}")
+    if task not in LEARNED:
+        raise MisconfiguredError(f"task {task!r}, expected one of {', '.join(sorted(LEARNED))}")
     root = folder.resolve()
     if root.exists() and not root.is_dir():
         raise MisconfiguredError(f"{root} is a file; a workspace is a folder")
@@ -137,7 +137,7 @@ def make_workspace(
     _write_once(root / "dvc.yaml", template("dvc.yaml"))
     _write_once(root / LAUNCHER, template(LAUNCHER))
     params = TASK_LINE.sub(f"task: {task}", template("params.yaml"), count=1)
-    params = PARITY_LINE.sub(f"  min_parity_agreement: {TASKS[task].usual_parity}", params, count=1)
+    params = PARITY_LINE.sub(f"  min_parity_agreement: {LEARNED[task].usual_parity}", params, count=1)
     if classes:
         params = CLASSES_LINE.sub(
             lambda _: f"classes: {json.dumps(list(classes), ensure_ascii=False)}", params, count=1

@@ -24,7 +24,7 @@ from foundation.errors import MisconfiguredError, RejectedError
 from foundation.files import write_atomic
 from modelkit.confined import Confined, Failed
 from modelkit.picture_facts import TASK, PictureFacts
-from modelkit.tasks import TASKS, Task
+from modelkit.tasks import LEARNED, Task
 from pipelines.curate.params import load_params
 from workspace.layout import Workspace
 from workspace.params_file import load_task
@@ -194,9 +194,9 @@ def _landed(place: Workspace) -> list[tuple[str, str, str]]:
 
 
 def _task(name: str) -> Task[Any, Any]:
-    if name not in TASKS:
-        raise MisconfiguredError(f"task {name!r}, expected one of {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    if name not in LEARNED:
+        raise MisconfiguredError(f"task {name!r}, expected one of {', '.join(sorted(LEARNED))}")
+    return LEARNED[name]
 
 
 def _answers(

@@ -13,7 +13,7 @@ from foundation.document_messages import brief
 from foundation.documents import MAX_DOCUMENT_BYTES
 from foundation.errors import MisconfiguredError
 from foundation.settings import load_settings, without_version
-from modelkit.tasks import TASKS, Task
+from modelkit.tasks import LEARNED, Task
 
 T = TypeVar("T")
 MAX_NESTING = 20
@@ -80,11 +80,11 @@ def load_section(path: Path, name: str, cls: type[T]) -> T:
 def load_task(path: Path) -> Task[Any, Any]:
     """Return the parameter `task`; classification without it, as before there was another task."""
     value = read_params(path).get("task", "classification")
-    if not isinstance(value, str) or value not in TASKS:
+    if not isinstance(value, str) or value not in LEARNED:
         raise MisconfiguredError(
-            f"{path}: task is {brief(value)}, expected one of {', '.join(sorted(TASKS))}"
+            f"{path}: task is {brief(value)}, expected one of {', '.join(sorted(LEARNED))}"
         )
-    return TASKS[value]
+    return LEARNED[value]
 
 
 def load_classes(path: Path, *, at_least: int = 1) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ SAMPLE_FIELDS = (
 )
 """What the sample itself says; null unless the row landed. Its identity is among the columns above.
 
-`predictions_json` is the list of all predictions (`schemas.predictions.to_plain`). The columns from `model_name` to
+`predictions_json` is the list of all predictions (`schemas.predictions.to_json_plain`). The columns from `model_name` to
 `score_novelty` repeat one of them, the first classification or else the serving model's: null when there is none.
 Its embedding and its probabilities stand only there, and are left empty in the JSON.
 """

@@ -29,16 +29,22 @@ def model() -> None:
 def import_(
     file: Annotated[Path, typer.Argument(help="The ONNX file; weights beside it are packed in.")],
     classes: Annotated[
-        Path, typer.Option(help="File with the class names in the model's order, one per line.")
-    ],
+        Path | None,
+        typer.Option(
+            help="File with the class names in the model's order, one per line; none for an embedding."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name in the registry; the file's name by default.")] = "",
-    task: Annotated[str, typer.Option(help="classification or detection.")] = "classification",
+    task: Annotated[
+        str, typer.Option(help="classification, detection, segmentation, embedding or regression.")
+    ] = "classification",
     head: Annotated[
         str,
         typer.Option(
             help="How outputs are read. classification: softmax, probabilities, sigmoid, sigmoid-inside. detection: "
             "yolo-anchor-free, yolo-anchor-free-rows, yolov5, yolox-decoded, yolox-grid, rows, parts, selected, detr-softmax, "
-            "ssd-priors, yunet, centerface, centre-heatmap."
+            "ssd-priors, yunet, centerface, centre-heatmap. segmentation: mask-logits, mask-probabilities, mask-logits-nhwc, "
+            "mask-classes, mask-layers. embedding: normalised. regression: values, values-each."
         ),
     ] = "",
     pictures: Annotated[
@@ -111,7 +117,7 @@ def import_(
     size_name, _, size_order = size_input.partition("=")
     request = ImportRequest(
         file=file,
-        classes=_classes(classes),
+        classes=_classes(classes) if classes is not None else (),
         name=name or file.stem.lower(),
         task=task,
         head=head,
@@ -197,7 +203,7 @@ def lines(contract: ModelContract) -> list[str]:
     batch = f"{spec.batch} per run" if spec.batch else "any number per run"
     told = [
         f"{contract.name}: {contract.task}, head {head.kind}, made for {contract.target} by {contract.created_by or 'unknown'}",
-        f"classes: {', '.join(contract.classes)}",
+        f"classes: {', '.join(contract.classes) or 'none'}",
         f"input {spec.name}: {spec.width} x {spec.height} pixels, {how.color}, {spec.dtype}, {spec.layout}, {batch}",
         f"pictures: {how.fit}, {how.resample}; value = (pixel * {how.scale:g} - {_listed(how.mean)}) / {_listed(how.std)}",
         f"outputs: {', '.join(f'{role} = {name}' for role, name in contract.outputs.items())}",

@@ -12,10 +12,17 @@ from typing import Any, Final
 
 from modelkit.tasks.classification import Classification
 from modelkit.tasks.detection import Detection
+from modelkit.tasks.embedding import Embedding
+from modelkit.tasks.regression import Regression
+from modelkit.tasks.segmentation import Segmentation
 from modelkit.tasks.task import Task
 
 TASKS: Final[Mapping[str, Task[Any, Any]]] = MappingProxyType(
-    {task.name: task for task in (Classification(), Detection())}
+    {task.name: task for task in (Classification(), Detection(), Segmentation(), Embedding(), Regression())}
 )
+LEARNED: Final[Mapping[str, Task[Any, Any]]] = MappingProxyType(
+    {name: task for name, task in TASKS.items() if task.learns}
+)
+"""The tasks that a workspace can have."""
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["LEARNED", "TASKS", "Task"]

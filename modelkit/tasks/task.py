@@ -30,6 +30,9 @@ class Drawing(Protocol):
     def rectangle(self, xy: Sequence[float], *, outline: str, width: int) -> None:
         """Draw an outline."""
 
+    def bitmap(self, xy: Sequence[int], bitmap: Any, *, fill: str) -> None:
+        """Lay a colour over the picture, as strongly as a grey picture says."""
+
 
 class Move(Protocol):
     """A geometric change of a picture."""
@@ -155,6 +158,8 @@ class Task(ABC, Generic[Output, Label]):
 
     # Training and evaluation.
 
+    learns: ClassVar[bool] = True
+    """Whether a workspace's labels can be of this task and its models are trained here; others are imported and run."""
     moves_pictures: ClassVar[bool]
     """Whether training may shift a picture without changing its label; otherwise it zooms and calls `moved`."""
 

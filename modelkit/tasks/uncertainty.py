@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -77,6 +79,19 @@ def label_scores(probabilities: ArrayLike) -> dict[str, float]:
     pair = np.array([doubtful, 1.0 - doubtful])
     doubt = _unit(float(_margin(pair)))
     return {"entropy": _unit(float(_entropy(pair))), "margin": doubt, "least_confidence": doubt}
+
+
+def map_scores(maps: Sequence[Floats]) -> dict[str, float]:
+    """Return the same averaged over the cells of maps (C, h, w), each cell of which is a distribution; checked once.
+
+    Several maps are the doubts of several answers about one cell, of which the most doubtful counts.
+    """
+    by_cell = [_distributions(np.moveaxis(each, 0, -1)) for each in maps]
+    measures = (("entropy", _entropy), ("margin", _margin), ("least_confidence", _least_confidence))
+    return {
+        name: _unit(float(np.max([measure(each) for each in by_cell], axis=0).mean()))
+        for name, measure in measures
+    }
 
 
 def _unit_range(values: ArrayLike) -> Floats:

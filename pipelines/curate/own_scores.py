@@ -19,7 +19,7 @@ import polars as pl
 from foundation.errors import RejectedError
 from modelkit.images import Pixels, decode_image
 from modelkit.predictor import Predictor, to_wire
-from schemas.predictions import ModelPrediction, flat_prediction, to_plain
+from schemas.predictions import ModelPrediction, flat_prediction, to_json_plain
 from schemas.roles import SERVING
 
 SCORES: Final = ("entropy", "margin", "least_confidence")
@@ -141,7 +141,7 @@ def _scored(payloads: Iterable[tuple[str, bytes]], scorer: Scorer) -> Iterator[M
                 "predicted_class": flat.classification and flat.classification.class_name,
                 "model_digest": scorer.digest,
                 "embedding": list(flat.embedding),
-                "predictions_json": json.dumps([{**to_plain(said), "embedding": []}]),
+                "predictions_json": json.dumps([{**to_json_plain(said), "embedding": []}]),
             }
 
 

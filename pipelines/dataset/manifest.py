@@ -21,7 +21,7 @@ from connectors.lake.table import Snapshot
 from foundation.documents import DocumentType
 from foundation.errors import GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_document
-from modelkit.tasks import TASKS
+from modelkit.tasks import LEARNED
 from pipelines.curate.labels import AnyTask, label_histogram
 from pipelines.curate.params import Params
 from pipelines.curate.quality import MEASURE_VERSION
@@ -140,11 +140,11 @@ def shard_paths(folder: Path) -> list[Path]:
 def task_of(manifest: Manifest) -> AnyTask:
     """Return the task of a dataset, which defines its labels. Raises MisconfiguredError for an unknown task."""
     name = manifest["made_from"]["parameters"].get("task", CLASSIFICATION)
-    if name not in TASKS:
+    if name not in LEARNED:
         raise MisconfiguredError(
-            f"the dataset's task is {name!r}; it must be one of {', '.join(sorted(TASKS))}"
+            f"the dataset's task is {name!r}; it must be one of {', '.join(sorted(LEARNED))}"
         )
-    return TASKS[name]
+    return LEARNED[name]
 
 
 def read_rows(folder: Path, columns: list[str] | None = None, task: AnyTask | None = None) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from connectors.lake.schema import SAMPLE_FIELDS
 from schemas.codec import FLAT_SCORES
-from schemas.predictions import ModelPrediction, flat_prediction, to_plain
+from schemas.predictions import ModelPrediction, flat_prediction, to_json_plain
 from schemas.reasons import WindowRole
 from schemas.records import Sample
 
@@ -59,7 +59,7 @@ def _json(predictions: Sequence[ModelPrediction], flat: ModelPrediction | None) 
     """Return the predictions as JSON; the vectors of `flat` are left out because they have columns of their own."""
     documents = []
     for one in predictions:
-        document = to_plain(one)
+        document = to_json_plain(one)
         if one is flat:
             document["embedding"] = ()
             if document["classification"]:

@@ -47,6 +47,14 @@ RIGHT_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "centerface": dict.fromkeys(("heatmap", "scale", "offset"), (PICTURES, 2, 2, 2)),
     "centre-heatmap": dict.fromkeys(("heatmap", "size", "offset"), (PICTURES, 2, 2, 2)),
+    "mask-logits": {"mask": (PICTURES, 2, 3, 4)},
+    "mask-probabilities": {"mask": (PICTURES, 2, 3, 4)},
+    "mask-logits-nhwc": {"mask": (PICTURES, 3, 4, 2)},
+    "mask-classes": {"mask": (PICTURES, 3, 4)},
+    "mask-layers": {"person": (PICTURES, 2, 3, 4)},
+    "normalised": {"embedding": (PICTURES, 3)},
+    "values": {"values": (PICTURES, 2)},
+    "values-each": {"car": (PICTURES, 1), "person": (PICTURES, 1)},
     **{kind: {"logits": (PICTURES, 2)} for kind in (*COMPETING, *INDEPENDENT)},
 }
 ODD_NUMBERS = [0.0, 1.0, 2.0, 5.0, -1.0, 0.5, 1e9, -1e308, 1e308, np.nan, np.inf, -np.inf]
@@ -72,7 +80,20 @@ def contract_of(kind: str, boxes: str = "xyxy-px", first_class: int = 0) -> Mode
             outputs={role: role for role in RIGHT_SHAPES[kind]},
             embedding_size=0,
         )
-    return dataclasses.replace(tiny_contract(CLASSES), head=HeadSpec(kind))
+    (task,) = (each for each in TASKS.values() if kind in each.heads)
+    outputs = {role: role for role in RIGHT_SHAPES[kind]}
+    if task.name == "classification":
+        return dataclasses.replace(tiny_contract(CLASSES), head=HeadSpec(kind))
+    return ModelContract(
+        name="hostile",
+        classes=CLASSES if kind != "normalised" else (),
+        trained_classes=(),
+        task=task.name,
+        head=HeadSpec(kind),
+        input=InputSpec(height=32, width=32),
+        outputs=outputs,
+        embedding_size=3 if kind == "normalised" else 0,
+    )
 
 
 @st.composite
@@ -113,7 +134,7 @@ def test_no_output_of_a_model_makes_decoding_fail_otherwise_than_by_a_refusal(
 
 
 def test_every_head_is_among_the_tested_ones() -> None:
-    assert set(RIGHT_SHAPES) == {*HEADS, *COMPETING, *INDEPENDENT}
+    assert set(RIGHT_SHAPES) == {kind for task in TASKS.values() for kind in task.heads}
 
 
 def parts(**changes: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 
 from hypothesis import strategies as st
 
-from schemas.predictions import Box, ClassificationOutput, DetectionOutput, ModelPrediction
+from schemas.predictions import (
+    UNSEEN,
+    Box,
+    ClassificationOutput,
+    DetectionOutput,
+    ModelPrediction,
+    RegressionOutput,
+    SegmentationOutput,
+)
 from schemas.reasons import (
     EvictReason,
     ModelState,
@@ -49,6 +58,23 @@ def boxes(draw: st.DrawFn) -> Box:
     return Box(draw(name), draw(st.floats(0, 1, width=32)), left, top, right, bottom)
 
 
+@st.composite
+def masks(draw: st.DrawFn) -> SegmentationOutput:
+    classes = tuple(draw(st.lists(name, min_size=1, max_size=3)))
+    height, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    cell = st.sampled_from([*range(len(classes)), UNSEEN])
+    cells = draw(st.lists(cell, min_size=height * width, max_size=height * width))
+    return SegmentationOutput(classes, height, width, zlib.compress(bytes(cells)))
+
+
+@st.composite
+def regressions(draw: st.DrawFn) -> RegressionOutput:
+    names = draw(st.lists(name, min_size=1, max_size=4))
+    return RegressionOutput(
+        tuple(names), tuple(draw(st.lists(edge, min_size=len(names), max_size=len(names))))
+    )
+
+
 model_predictions = st.builds(
     ModelPrediction,
     role=st.from_regex(r"[a-z][a-z0-9-]{0,31}", fullmatch=True),
@@ -59,6 +85,8 @@ model_predictions = st.builds(
     embedding=float32s,
     classification=st.none() | st.builds(ClassificationOutput, name, shares),
     detection=st.none() | st.builds(DetectionOutput, st.lists(boxes(), max_size=3).map(tuple)),
+    segmentation=st.none() | masks(),
+    regression=st.none() | regressions(),
 )
 
 

@@ -97,7 +97,7 @@ def test_a_sample_is_written_as_the_avro_library_writes_it(sample: Sample) -> No
 def test_a_sample_of_an_old_version_is_read_as_the_classification_of_the_serving_model(
     sample: Sample,
 ) -> None:
-    assert newest("sample").version == 3
+    assert newest("sample").version == 4
     flat = flat_prediction(sample.predictions)
     if flat is None or flat.classification is None:  # no old vehicle could write this
         assert reason_of(encode_at(2, sample)) == RejectReason.INVALID_VALUE
@@ -108,7 +108,15 @@ def test_a_sample_of_an_old_version_is_read_as_the_classification_of_the_serving
         content=Content(),
         incident=sample.incident and dataclasses.replace(sample.incident, stream=sample.sensor_id),
         predictions=(
-            dataclasses.replace(flat, role="serving", task="classification", scores=scores, detection=None),
+            dataclasses.replace(
+                flat,
+                role="serving",
+                task="classification",
+                scores=scores,
+                detection=None,
+                segmentation=None,
+                regression=None,
+            ),
         ),
     )
     assert codec.decode(encode_at(1, sample)) == dataclasses.replace(expected, calibration_ref="")

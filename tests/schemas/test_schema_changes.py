@@ -114,7 +114,7 @@ def edit(path: Path, **changes: Any) -> None:
 def test_an_edited_version_is_refused_even_when_it_would_be_compatible(folder: Path) -> None:
     edit(folder / "sample.v1.avsc", doc="other words")
     assert compatibility.check_folder(folder) == [
-        "sample version 1 is frozen but was changed; add version 4 instead"
+        "sample version 1 is frozen but was changed; add version 5 instead"
     ]
     assert compatibility.main(["--folder", str(folder)]) == 1
 
@@ -159,14 +159,14 @@ def test_a_removed_version_is_refused(folder: Path) -> None:
 def test_a_new_version_is_frozen_once_and_only_when_compatible(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "sample.v4.avsc").write_text(
+    (folder / "sample.v5.avsc").write_text(
         json.dumps(added(name="speed_mps", type=["null", "double"], default=None))
     )
     assert compatibility.check_folder(folder) == [
-        "sample version 4 is not frozen (python -m scripts.schema_compatibility --freeze)"
+        "sample version 5 is not frozen (python -m scripts.schema_compatibility --freeze)"
     ]
     assert compatibility.main(["--folder", str(folder), "--freeze"]) == 0
-    assert "frozen: sample.v4.avsc" in capsys.readouterr().out
+    assert "frozen: sample.v5.avsc" in capsys.readouterr().out
     assert compatibility.freeze(folder) == []
     (folder / "sample.v5.avsc").write_text(json.dumps(changed(seq="string")))
     assert compatibility.main(["--folder", str(folder), "--freeze"]) == 1
@@ -180,7 +180,7 @@ def test_two_versions_that_no_reader_could_tell_apart_are_refused(
     package = tmp_path / "package"
     shutil.copytree(compatibility.FOLDER, package / "avro")
     twin = json.loads((package / "avro" / "sample.v2.avsc").read_text())
-    (package / "avro" / "sample.v4.avsc").write_text(json.dumps({**twin, "doc": "another"}))
+    (package / "avro" / "sample.v5.avsc").write_text(json.dumps({**twin, "doc": "another"}))
     monkeypatch.setattr(registry.resources, "files", lambda _: package)
     registry.schemas.cache_clear()
     try:

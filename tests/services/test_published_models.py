@@ -388,3 +388,87 @@ def test_decoding_from_bytes_and_from_pixels_is_one_path(place: Workspace) -> No
     payload = (place.root / "pictures" / "0.png").read_bytes()
     (answer,) = predictor.predict([decode_image(payload)])
     assert found.seen == (("0.png", predictor.task.describe(answer.output)),)
+
+
+def test_the_published_lane_and_road_segmenter_paints_what_its_publication_paints(place: Workspace) -> None:
+    """TwinLiteNet: RGB at 640 x 360, 0 to 1; of each of two maps the larger channel; lanes over the drivable area."""
+    file = MODELS / "twinlitenet/twinlitenet_bdd100k.onnx"
+    request = ImportRequest(
+        file, ("background", "drivable", "lane"), "published", task="segmentation", head="mask-layers",
+        outputs={"drivable": "da", "lane": "ll"}, values="0-1", color="rgb", fit="stretch", resample="two-point",
+    )  # fmt: skip
+    pictures = pictures_of(STREETS, 4)
+    found = imported(place, request, pictures)
+    predictor = open_predictor(read_model(place, "published"))
+    painted = np.zeros(3)
+    for picture in pictures:
+        (answer,) = predictor.predict([picture])
+        raw = run(file, planes(bilinear(picture, 640, 360), bgr=False) / np.float32(255))
+        area, lane = raw["da"][0].argmax(0) == 1, raw["ll"][0].argmax(0) == 1
+        wanted = np.where(lane, 2, np.where(area, 1, 0))
+        assert answer.output.mask.cells.shape == (360, 640)
+        assert (answer.output.mask.cells == wanted).mean() > 0.9995
+        assert 0.0 < answer.scores["entropy"] < 0.5
+        painted += np.bincount(wanted.reshape(-1), minlength=3) / wanted.size / len(pictures)
+    assert painted[1] > 0.05 and painted[2] > 0
+    assert "drivable" in found.seen[0][1]
+
+
+def test_a_published_backbone_is_an_embedder_whose_vectors_have_length_1(place: Workspace) -> None:
+    file = MODELS / "efficientnet_lite0/efficientnet_lite0_embed_logits.onnx"
+    request = ImportRequest(
+        file, (), "published", task="embedding", values="imagenet", color="rgb", fit="stretch",
+        resample="two-point",
+    )  # fmt: skip
+    pictures = [*pictures_of(STREETS, 3), *pictures_of(FACES, 3)]
+    imported(place, request, pictures)
+    predictor = open_predictor(read_model(place, "published"))
+    vectors = []
+    for picture in pictures:
+        (answer,) = predictor.predict([picture])
+        batch = (bilinear(picture, 224, 224) / 255.0 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        raw = run(file, batch.transpose(2, 0, 1)[None].astype(np.float32))["embedding"][0]
+        assert np.allclose(answer.output, raw / np.sqrt((raw**2).sum()), atol=1e-3)
+        vectors.append(answer.output)
+    alike = np.array(vectors) @ np.array(vectors).T
+    assert alike[:3, :3][np.triu_indices(3, 1)].min() > alike[:3, 3:].max(), "streets are near streets"
+
+
+def test_published_head_angles_and_landmarks_come_out_by_name(place: Workspace, tmp_path: Path) -> None:
+    """Open Model Zoo: BGR, 0 to 255; angles in degrees, an output each; landmarks x, y of 0 to 1 in one output."""
+    faces = [face[int(f * 0.13) : int(f * 0.87), int(w * 0.2) : int(w * 0.8)]
+             for face in close_faces() for f, w in [face.shape[:2]]]  # fmt: skip
+    file = MODELS / "omz_dms/head-pose-estimation-adas-0001.onnx"
+    names = {"yaw": "out_angle_y_fc", "pitch": "out_angle_p_fc", "roll": "out_angle_r_fc"}
+    common = {
+        "task": "regression",
+        "values": "0-255",
+        "color": "bgr",
+        "fit": "stretch",
+        "resample": "two-point",
+    }
+    request = ImportRequest(file, tuple(names), "published", head="values-each", outputs=names, **common)  # type: ignore[arg-type]
+    imported(place, request, faces)
+    predictor = open_predictor(read_model(place, "published"))
+    for face in faces:
+        (answer,) = predictor.predict([face])
+        raw = run(file, planes(bilinear(face, 60, 60), bgr=True))
+        assert answer.output.names == tuple(names)
+        assert answer.output.values == pytest.approx(
+            [float(raw[name].squeeze()) for name in names.values()], abs=0.05
+        )
+        assert max(map(abs, answer.output.values)) < 90
+    file = MODELS / "omz_dms/landmarks-regression-retail-0009.onnx"
+    points = tuple(
+        f"{point}_{axis}" for point in ("eye1", "eye2", "nose", "mouth1", "mouth2") for axis in "xy"
+    )
+    other = make_workspace(tmp_path / "other", [])
+    imported(other, ImportRequest(file, points, "points", head="values", **common), faces)  # type: ignore[arg-type]
+    predictor = open_predictor(read_model(other, "points"))
+    for face in faces:
+        (answer,) = predictor.predict([face])
+        raw = run(file, planes(bilinear(face, 48, 48), bgr=True))
+        (values,) = raw.values()
+        assert answer.output.values == pytest.approx(values.reshape(10), abs=2e-3)
+        at = dict(zip(points, answer.output.values, strict=True))
+        assert max(at["eye1_y"], at["eye2_y"]) < min(at["mouth1_y"], at["mouth2_y"])
