@@ -139,11 +139,12 @@ def test_a_fleet_with_two_roles_rolls_both_at_once_and_each_keeps_to_its_own_wav
 
 
 @pytest.mark.slow
-def test_a_hundred_seeds_of_a_canary_breach(tmp_path: Path) -> None:
+def test_no_seed_lets_a_canary_breach_go_on(tmp_path: Path) -> None:
+    """A part of what the fault canary-breach counts in `make torture-full`."""
     halted = 0
-    for seed in range(100, 200):
+    for seed in range(100, 140):
         lab, vehicles, _allowed = simulate(tmp_path / str(seed), seed)
         exposed = [vehicle for vehicle in vehicles if vehicle.was_exposed]
         halted += lab.service.current().state == HALTED
         assert lab.service.current().state == HALTED or not is_known_bad(exposed), seed
-    assert halted > 30
+    assert halted > 12
