@@ -1,6 +1,7 @@
 """Nine honest vehicles with a tenth one that is honest, and with one that is hostile: what either costs and who gets what.
 
     python -m benchmarks.hostile_vehicle --frames 400 --rounds 3   # frames of each vehicle
+    python -m benchmarks.hostile_vehicle --flood 10                # the tenth sends so many times more, beyond its quota
     python -m benchmarks.hostile_vehicle --parked 100000         # one car parked for so many frames: time and memory
 
 Pictures are simulated. The hostile vehicle sends as many records as an honest one: near and exact copies of the others'
@@ -127,15 +128,46 @@ def in_rounds(root: Path, frames: int, budget: int, rounds: int) -> dict[str, An
     return {**named, "times_of": {f"tenth {base}": each for base, each in times.items()}}
 
 
+def flooded(root: Path, frames: int, budget: int, rounds: int, flood: int) -> dict[str, Any]:
+    """Compare a tenth that floods beyond its quota with an honest one; the processor time of ingest is told per record."""
+    run(_folder(root, "first"), min(frames, 40), "hostile", budget)
+    found: dict[str, list[dict[str, Any]]] = {"honest": [], "hostile": []}
+    for number in range(rounds):
+        for tenth, each in found.items():
+            more = flood if tenth == "hostile" else 0
+            each.append(run(_folder(root, f"{tenth}-{number}"), frames, tenth, budget, more))
+    least = {
+        tenth: {name: min(got["seconds"][name] for got in each) for name in each[0]["seconds"]}
+        for tenth, each in found.items()
+    }
+    last = found["hostile"][-1]
+    return {
+        "records_beyond_the_quota": last["rejected"],
+        "rows_of_the_nine": last["rows_of_the_nine"],
+        "labels_of_the_nine": last["labels_of_the_nine"],
+        "times_of tenth honest": {
+            name: round(least["hostile"][name] / least["honest"][name], 2)
+            for name in ("label", "curate", "validate")
+        },
+        "ms_per_landed_record": round(1e3 * least["honest"]["ingest"] / (frames * (HONEST + 1)), 3),
+        "ms_per_record_beyond_the_quota": round(
+            1e3 * least["hostile"]["ingest of the flood"] / (frames * flood), 3
+        ),
+    }
+
+
 def _folder(root: Path, name: str) -> Path:
     (root / name).mkdir()
     return root / name
 
 
-def run(root: Path, frames: int, tenth: str, budget: int) -> dict[str, Any]:
-    """Ingest, label twice, curate and validate the records of ten vehicles; the tenth is honest, hostile or absent."""
+def run(root: Path, frames: int, tenth: str, budget: int, flood: int = 0) -> dict[str, Any]:
+    """Ingest, label twice, curate and validate the records of ten vehicles; the tenth is honest, hostile or absent.
+
+    With a quota of `frames` records, `flood` times as many come from it after that.
+    """
     lab = Lab(root, partitions=2)
-    lab.settings = replace(IngestSettings(), commit_wait_s=5.0)
+    lab.settings = replace(IngestSettings(), commit_wait_s=5.0, vehicle_records_per_day=frames)
     vehicles = [f"car-{n}" for n in range(HONEST)]
     lab.fleet.enrol(*vehicles, "tenth")
     for number, vehicle in enumerate(vehicles):
@@ -150,6 +182,11 @@ def run(root: Path, frames: int, tenth: str, budget: int) -> dict[str, Any]:
         fields = honest_fields(HONEST, n) if tenth == "honest" else hostile_fields(n, frames)
         lab.produce(lab.fleet.record("tenth", n, content_type="image/png", **fields), 1)
     second = timed(times, "ingest", lambda: lab.ingest().once())
+    for n in range(frames, frames * (1 + flood)):
+        lab.produce(
+            lab.fleet.record("tenth", n, content_type="image/png", **hostile_fields(n, frames)), n % 2
+        )
+    third = timed(times, "ingest of the flood", lambda: lab.ingest().once()) if flood else second
     (root / "fleetloop.toml").write_text('name = "t"\n')
     (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "label": {"strategy": "class_balanced"}}))
     place = Workspace.open(root)
@@ -181,7 +218,7 @@ def run(root: Path, frames: int, tenth: str, budget: int) -> dict[str, Any]:
     passed = timed(times, "validate", lambda: validate(place, with_expectations=False))
     kept = read_rows(place.dataset_path).filter(pl.col("vehicle_id") != "tenth")
     return {
-        "seconds": times, "landed": first.landed + second.landed, "rejected": second.rejected, "labels": got.total(),
+        "seconds": times, "landed": first.landed + second.landed, "rejected": third.rejected, "labels": got.total(),
         "labels_of_the_nine": got.total() - got["tenth"], "rows_of_the_nine": kept.height,
         "validated": passed["success"], "in_quarantine": passed["vehicles"]["in_quarantine"],
     }  # fmt: skip
@@ -228,11 +265,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=200)
     parser.add_argument("--parked", type=int, default=0)
+    parser.add_argument("--flood", type=int, default=0)
     chosen = parser.parse_args()
     root = Path(tempfile.mkdtemp())
     try:
         if chosen.parked:
             found = parked(root / "parked", chosen.parked)
+        elif chosen.flood:
+            found = flooded(root, chosen.frames, chosen.budget, chosen.rounds, chosen.flood)
         else:
             found = in_rounds(root, chosen.frames, chosen.budget, chosen.rounds)
     finally:
