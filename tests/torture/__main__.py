@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from foundation.files import write_json_atomic
@@ -13,7 +14,8 @@ from tests.torture import page
 from tests.torture.broken import try_broken_builds
 from tests.torture.campaign import Account, read_account, time_boxed, to_the_counts, write_result
 from tests.torture.fault import Fault, find_faults
-from tests.torture.turns import ROOT
+from tests.torture.tree import frozen_tree
+from tests.torture.turns import ROOT, take_turn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +44,9 @@ def _say(text: str) -> None:
 
 
 def _box(faults: list[Fault], options: argparse.Namespace) -> int:
-    accounts = time_boxed(faults, seconds=options.seconds, seed=options.seed, say=_say)
+    with frozen_tree() as tree:
+        turn = partial(take_turn, tree=tree)
+        accounts = time_boxed(faults, seconds=options.seconds, seed=options.seed, say=_say, turn=turn)
     command = f"make torture SECONDS={options.seconds:.0f} SEED={options.seed}"
     held = write_result(accounts, options.out / "result.json", command=command, seed=options.seed)
     _say("")
@@ -57,7 +61,9 @@ def _box(faults: list[Fault], options: argparse.Namespace) -> int:
 
 def _full(faults: list[Fault], options: argparse.Namespace) -> int:
     folder = options.out / "full"
-    to_the_counts(faults, folder=folder, seed=options.seed, say=_say)
+    with frozen_tree() as tree:
+        turn = partial(take_turn, tree=tree)
+        to_the_counts(faults, folder=folder, seed=options.seed, say=_say, turn=turn)
     accounts, held = _gather(options)
     done = all(each.tally.tries >= each.fault.full for each in accounts)
     counts = "every fault has its count" if done else "some faults are short of their count"

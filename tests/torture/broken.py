@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.torture.fault import BrokenBuild, Fault, Tally
-from tests.torture.turns import ROOT, take_turn
+from tests.torture.tree import frozen_tree
+from tests.torture.turns import take_turn
 
 SLIPS = ("NameError", "SyntaxError", "ImportError", "IndentationError", "UnboundLocalError")
 """A build that is no Python proves nothing about the checker."""
@@ -25,23 +23,6 @@ class Seen:
     build: BrokenBuild
     noticed: bool
     evidence: str
-
-
-_LEFT = shutil.ignore_patterns("__pycache__", ".cache", ".venv", "out")
-
-
-def copy_of_the_tree(to: Path, root: Path = ROOT) -> Path:
-    """The tracked and new files as they are in the working tree, in a folder of their own; of such a copy, all of it."""
-    if not (root / ".git").exists():
-        shutil.copytree(root, to, ignore=_LEFT)
-        return to
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
-        if (root / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, to / name)
-    return to
 
 
 @contextmanager
@@ -63,10 +44,7 @@ def try_broken_builds(
 ) -> list[Seen]:
     """Each broken build of each fault that this machine can run."""
     seen = []
-    with tempfile.TemporaryDirectory(prefix="torture-broken-") as folder:
-        copy = copy_of_the_tree(Path(folder) / "tree")
-        if (ROOT / ".cache").exists():
-            (copy / ".cache").symlink_to(ROOT / ".cache")
+    with frozen_tree() as copy:
         for fault in faults:
             if fault.needs() is not None:
                 continue

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 import threading
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -21,8 +24,9 @@ class CuttingLine:
     Answers to a request for a model are ended when they reach the next multiple of 64 KB (shifted by `shift`
     bytes) of the file, in the given way; everything else goes through.
 
-    reset: the connection is reset. closed: it is closed in order. silent: nothing more comes. refused: the connection is
-    closed, and the next request is answered with 503. without ranges: now and then the answer begins at the first byte again.
+    reset: the connection is reset once the other side's system has all bytes up to the cut. closed: it is closed in order.
+    silent: nothing more comes. refused: the connection is closed, and the next request is answered with 503. without
+    ranges: now and then the answer begins at the first byte again.
     """
 
     upstream: int
@@ -118,9 +122,23 @@ class CuttingLine:
             while client.recv(4096):  # until the other side gives up
                 pass
         elif self.way == "reset":
+            _await_delivery(client)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
         self._is_refusing = self.way == "refused"
         return False
+
+
+def _await_delivery(stream: socket.socket) -> None:
+    """Wait until the other side's system has acknowledged every byte: a reset throws away what still waits to be sent.
+
+    Without it an attempt over a narrow receive window brings whatever fitted into the window, and 500 attempts may bring
+    less than a model. Raises OSError when the other side takes nothing for as long as the socket's timeout.
+    """
+    end_s = time.monotonic() + (stream.gettimeout() or 30.0)
+    while struct.unpack("i", fcntl.ioctl(stream, termios.TIOCOUTQ, bytes(4)))[0]:
+        if time.monotonic() > end_s:
+            raise TimeoutError("the other side takes no more bytes")
+        time.sleep(0.001)
 
 
 def _head(stream: socket.socket) -> bytes:

@@ -206,7 +206,7 @@ def _published(place: Places) -> None:
     """A dataset with its card, and a wheel of a tree in which secrets lie about."""
     from pipelines.dataset.make import curate
     from tests.pipelines.curate_lake import fleet_rows, label_rows, make_workspace
-    from tests.torture.broken import copy_of_the_tree
+    from tests.torture.tree import copy_of_the_tree
     from workspace.layout import Workspace
 
     rows = fleet_rows(4, 3)

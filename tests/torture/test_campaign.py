@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
+from devservers.static_server import StaticServer
+from tests.torture import __main__ as command
 from tests.torture import page
 from tests.torture.broken import broken
 from tests.torture.campaign import time_boxed, to_the_counts, write_result
 from tests.torture.fault import Batch, BrokenBuild, Fault, Tally, find_faults
-from tests.torture.turns import take_turn
+from tests.torture.models_cuts import CUT_BYTES, CuttingLine
+from tests.torture.tree import frozen_tree
+from tests.torture.turns import ROOT, take_turn
 
 
 def nothing(batch: Batch) -> Tally:
@@ -140,6 +145,58 @@ def test_a_replacement_that_is_not_there_once_breaks_nothing(tmp_path: Path) -> 
     with broken(tmp_path, "code.py", "b\n", "x\n"):
         assert file.read_text() == "a\nx\na\n"
     assert file.read_text() == "a\nb\na\n"
+
+
+def test_an_edit_of_the_tree_does_not_reach_a_campaign_that_is_under_way(tmp_path: Path) -> None:
+    code = tmp_path / "room" / "code.py"
+    code.parent.mkdir()
+    code.write_text("LIMIT = 1\n")
+    with frozen_tree(tmp_path) as tree:
+        code.write_text("LIMIT = 2\n")
+        assert (tree / "room" / "code.py").read_text() == "LIMIT = 1\n"
+    assert not tree.exists()
+
+
+@pytest.mark.parametrize("what", ["box", "full"])
+def test_every_turn_of_a_campaign_is_of_one_frozen_tree(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is the one place where a turn gets its tree, so what it hands to the turns is recorded."""
+    trees: list[Path] = []
+
+    def turn(each: Fault, *, tree: Path, tries: int, **_rest: object) -> Tally:
+        trees.append(tree)
+        assert (tree / "tests" / "torture" / "turns.py").exists()
+        return Tally(tries, tries)
+
+    monkeypatch.setattr(command, "take_turn", turn)
+    monkeypatch.setattr(command, "find_faults", lambda: {"a": fault("a"), "b": fault("b")})
+    arguments = [what, "--seconds", "0.2", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    assert len(trees) > 1
+    assert {tree.samefile(ROOT) for tree in trees if tree.exists()} == set()
+    assert len(set(trees)) == 1
+
+
+def test_a_line_that_is_reset_has_delivered_every_byte_up_to_the_cut_however_narrow_the_window(
+    tmp_path: Path,
+) -> None:
+    data = bytes(range(256)) * 1_000
+    (tmp_path / "m.onnx").write_bytes(data)
+    got = b""
+    with (
+        StaticServer(tmp_path) as server,
+        CuttingLine(int(server.url.rpartition(":")[2]), "reset") as line,
+        socket.socket() as client,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10.0)
+        client.connect(("127.0.0.1", int(line.url.rpartition(":")[2])))
+        client.sendall(b"GET /m.onnx HTTP/1.1\r\nHost: a\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            while part := client.recv(1024):
+                got += part
+    assert got.partition(b"\r\n\r\n")[2] == data[:CUT_BYTES]
 
 
 def each_build() -> list[tuple[str, BrokenBuild]]:

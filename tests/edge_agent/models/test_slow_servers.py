@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -98,3 +99,43 @@ def test_an_answer_in_an_encoding_is_refused_before_anything_is_unpacked(encodin
     answer = OK + f"Content-Encoding: {encoding}\r\nContent-Length: 2\r\n\r\nok".encode()
     with server(answer, b"") as port, pytest.raises(DownloadError, match="Content-Encoding"):
         UrlTransport(SETTINGS).open(f"http://127.0.0.1:{port}/a", 0, 2.0)
+
+
+def test_bytes_that_came_before_a_reset_are_kept_and_resumed_from_though_they_are_read_after_it(
+    tmp_path: Path,
+) -> None:
+    body, first = bytes(range(256)) * 1_000, 18_840
+
+    def serve() -> None:
+        """Each answer is `first` bytes of the range that is asked for; the connection is reset behind them."""
+        for _ in range(2):
+            client, _address = listener.accept()
+            asked = client.recv(4096)
+            start = first if b"Range: bytes=%d-" % first in asked else 0
+            head = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes %d-/*\r\n" % start if start else OK
+            client.sendall(head + b"Content-Length: %d\r\n\r\n" % (len(body) - start))
+            client.sendall(body[start : start + first])
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            is_reset.set()
+
+    class AfterTheReset(UrlTransport):
+        """Hands the first chunk on when the connection has been reset already."""
+
+        def open(self, url: str, start_bytes: int, within_s: float) -> tuple[int, Iterator[bytes]]:
+            begins, chunks = super().open(url, start_bytes, within_s)
+            assert is_reset.wait(5.0)
+            is_reset.clear()
+            return begins, chunks
+
+    is_reset, path = threading.Event(), tmp_path / "m.part"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        settings = DownloadSettings(chunk_bytes=4096)
+        download = StagedDownload(AfterTheReset(settings), settings, SystemClock())
+        for attempt in (1, 2):
+            with pytest.raises(DownloadError, match="cut"):
+                download.advance(
+                    f"http://127.0.0.1:{listener.getsockname()[1]}/m", path, len(body), slice_s=5.0
+                )
+            assert path.read_bytes() == body[: attempt * first]
