@@ -19,7 +19,8 @@ from foundation.errors import RejectedError
 from foundation.events import EventLog
 from modelkit.images import ImageLimits, Pixels, decode_image
 from modelkit.predictor import to_wire
-from modelkit.scores import score
+from modelkit.scores import CountMemory, score
+from modelkit.tasks import TASKS
 from schemas.predictions import ModelPrediction
 from schemas.reasons import Modality, NotAcceptedReason
 from schemas.roles import SERVING
@@ -53,6 +54,7 @@ class Viewer:
         self._clock = clock
         self._events = events
         self._limits = limits
+        self._counts = CountMemory()
         self._beat = heartbeat.beat if heartbeat is not None else _beat_nobody_sees
 
     def poll(self) -> None:
@@ -92,6 +94,10 @@ class Viewer:
         self._memory.use_model(digest)
         compared = self._memory.compared_with(len(prediction.embedding)) if prediction.embedding else None
         scores = score(prediction, compared)
+        count = TASKS[prediction.task].count(prediction.output)
+        if count is not None:
+            flicker = self._counts.flicker(observation.sensor_id, observation.drive_id, count)
+            scores |= {} if flicker is None else {"count_flicker": flicker}
         said = to_wire(
             prediction, scores, role_name=SERVING, model_name=served.model_name, model_digest=digest
         )

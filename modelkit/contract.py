@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, Final, Literal
 from foundation.documents import MUST_UNDERSTAND, DocumentType, Version
 from foundation.errors import RejectedError
 from modelkit.digest import digest_of_json
-from modelkit.specs import ContractFields, HeadSpec, InputSpec, Preprocessing, is_plain
+from modelkit.specs import ContractFields, ExtraInput, HeadSpec, InputSpec, Preprocessing, is_plain
 from modelkit.tasks import TASKS
 from schemas.reasons import RefuseReason
 
@@ -31,8 +32,20 @@ STANDARD_DOMAIN: Final = "ai.onnx"
 MAX_CONTRACT_BYTES: Final = 262_144
 _LATER_IN_HEAD: Final = ("activation", "priors", "variances")
 """Keys of `head` that version 2 gained: written where they are not the default, and then to be understood."""
-_NEW_IN_2: Final = ("embedding_size", "head", "size_input", "task")
+_LATER: Final = ("extra_inputs",)
+"""The same of the contract itself."""
+MAX_EXTRA_INPUTS: Final = 16
+MAX_CONSTANT_NUMBERS: Final = 4096
+_NEW_IN_2: Final = ("embedding_size", "extra_inputs", "head", "size_input", "task")
 
+_RANGES: Final = {
+    "float32": (-3.4e38, 3.4e38),
+    "float16": (-65504.0, 65504.0),
+    "int64": (-(2.0**53), 2.0**53),
+    "int32": (-(2.0**31), 2.0**31 - 1),
+    "uint8": (0.0, 255.0),
+    "bool": (0.0, 1.0),
+}
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
 _DIGEST = re.compile(r"^([0-9a-f]{64})?$")
 
@@ -86,11 +99,43 @@ def _problems(c: ModelContract) -> Iterator[str]:
         return
     yield from (message for holds, message in _general(c) if not holds)
     yield from (message for holds, message in _of_input(c) if not holds)
+    yield from (message for each in c.extra_inputs for message in _of_extra(each))
+    if len(c.extra_inputs) > MAX_EXTRA_INPUTS:
+        yield f"{len(c.extra_inputs)} extra inputs, the limit is {MAX_EXTRA_INPUTS}"
     yield from TASKS[c.task].problems(c)
 
 
+def input_names(contract: ContractFields) -> list[str]:
+    """Return the names of all inputs: of the picture, its size, then the extra ones."""
+    size = [contract.size_input.name] if contract.size_input else []
+    return [contract.input.name, *size, *(each.name for each in contract.extra_inputs)]
+
+
+def _of_extra(extra: ExtraInput) -> Iterator[str]:
+    what = f"extra input {extra.name!r}"
+    if extra.kind == "scale":
+        if extra.shape or extra.values or extra.dtype not in ("float32", "float16"):
+            yield f"{what} is a scale: float32 or float16, without shape and values, not {extra.dtype} {extra.shape}"
+        return
+    count = math.prod(extra.shape)
+    if extra.kind != "constant" or not all(side >= 1 for side in extra.shape):
+        yield f"{what} of kind {extra.kind!r} and shape {extra.shape}"
+    elif not 1 <= len(extra.values) <= MAX_CONSTANT_NUMBERS or len(extra.values) != count:
+        limit = MAX_CONSTANT_NUMBERS
+        yield f"{what} has {len(extra.values)} numbers, its shape {extra.shape} needs {count}, the limit is {limit}"
+    if extra.dtype not in _RANGES:
+        yield f"{what} is of {extra.dtype}, allowed are {list(_RANGES)}"
+        return
+    low, high = _RANGES[extra.dtype]
+    for value in extra.values:
+        if not low <= value <= high or (extra.dtype not in ("float32", "float16") and value != int(value)):
+            yield f"{what} is {value:g}, which is no {extra.dtype}"
+            return
+
+
 def _general(c: ModelContract) -> list[tuple[bool, str]]:
-    names = [c.input.name, *c.outputs.values(), *([c.size_input.name] if c.size_input else [])]
+    inputs = input_names(c)
+    names = [*inputs, *c.outputs.values()]
     doubled = sorted({name for name in c.outputs.values() if list(c.outputs.values()).count(name) > 1})
     return [
         (_NAME.match(c.name) is not None, f"name {c.name!r} does not match {_NAME.pattern}"),
@@ -103,6 +148,7 @@ def _general(c: ModelContract) -> list[tuple[bool, str]]:
             f"trained_classes {c.trained_classes} are not all in classes",
         ),
         (all(names), "an input or output has an empty name"),
+        (len(set(inputs)) == len(inputs), f"two of the inputs {inputs} have one name"),
         (not doubled, f"two outputs are named {doubled[0] if doubled else ''!r}"),
         (
             ("embedding" in c.outputs) == (c.embedding_size > 0),
@@ -233,7 +279,8 @@ def to_document(contract: ModelContract) -> dict[str, Any]:
     plain = dataclasses.replace(contract, outputs=dict(contract.outputs))
     document = {**dataclasses.asdict(plain), "format_version": 2}
     if not _is_version_1(contract):
-        _leave_out_defaults(document["head"], HeadSpec(), _LATER_IN_HEAD)
+        _leave_out_defaults(document["head"], HeadSpec, _LATER_IN_HEAD)
+        _leave_out_defaults(document, ContractFields, _LATER)
         return document
     for key in _NEW_IN_2:
         del document[key]
@@ -245,9 +292,10 @@ def to_document(contract: ModelContract) -> dict[str, Any]:
     return document
 
 
-def _leave_out_defaults(plain: dict[str, Any], default: object, later: tuple[str, ...]) -> None:
+def _leave_out_defaults(plain: dict[str, Any], kind: type, later: tuple[str, ...]) -> None:
     """Drop keys with their default value, so that digests stay; a reader that skips one of the others would be wrong."""
-    said = [key for key in later if plain[key] != getattr(default, key)]
+    found = {field.name: field.default for field in dataclasses.fields(kind)}
+    said = [key for key in later if plain[key] != found[key]]
     for key in set(later) - set(said):
         del plain[key]
     if said:
@@ -260,6 +308,7 @@ def _is_version_1(c: ModelContract) -> bool:
         c.task == "classification"
         and c.head == HeadSpec()
         and c.size_input is None
+        and not c.extra_inputs
         and set(c.outputs) == {"embedding", "logits"}
         and spec == InputSpec(spec.name, spec.channels, spec.height, spec.width)
         and how == Preprocessing(scale=how.scale, mean=how.mean, std=how.std)

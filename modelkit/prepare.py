@@ -120,9 +120,19 @@ def feeds(
         ]
         ordered = sizes if size.order == "height-width" else [pair[::-1] for pair in sizes]
         found[size.name] = np.array(ordered, dtype=size.dtype)
+    for extra in contract.extra_inputs:
+        if extra.kind == "scale":
+            scales = [
+                (where.inner_height / where.height, where.inner_width / where.width) for where in placed
+            ]
+            ordered_scales = scales if extra.order == "height-width" else [pair[::-1] for pair in scales]
+            found[extra.name] = np.array(ordered_scales, dtype=extra.dtype)
     missing = spec.batch - len(images)
     if missing > 0:
         found = {
             name: np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for name, v in found.items()
         }
+    for extra in contract.extra_inputs:
+        if extra.kind == "constant":
+            found[extra.name] = np.array(extra.values, dtype=extra.dtype).reshape(extra.shape)
     return found

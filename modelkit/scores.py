@@ -7,6 +7,8 @@ guessed. The task defines uncertainty; novelty is the same for all models with a
 from __future__ import annotations
 
 import math
+from collections import deque
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +68,40 @@ class EmbeddingMemory:
         if not 0.0 < length < math.inf:
             return None
         return np.asarray(vector / length, dtype=np.float32)
+
+
+class CountMemory:
+    """The last counts of objects per stream, to notice one that differs from its neighbours in time. Not thread-safe."""
+
+    def __init__(self, length: int = 5, max_streams: int = 64) -> None:
+        """`length` counts of each of at most `max_streams` streams; the stream that was silent longest is forgotten."""
+        if not 2 <= length <= 1000 or not 1 <= max_streams <= 10_000:
+            raise RejectedError(
+                f"length {length}, max_streams {max_streams}: allowed are 2 to 1000 and 1 to 10000",
+                reason="invalid_value",
+            )
+        self._length, self._max_streams = length, max_streams
+        self._streams: dict[str, tuple[str, deque[int]]] = {}
+
+    def flicker(self, stream: str, drive: str, count: int) -> float | None:
+        """Remember a count, and return how far it is from the median of those before it in this drive.
+
+        It is |count - median| / max(count, median): 0 for a steady count, 1 where all objects vanish or appear at once.
+        None until there are two counts before it.
+        """
+        known_drive, counts = self._streams.pop(stream, ("", deque(maxlen=self._length)))
+        if known_drive != drive:
+            counts = deque(maxlen=self._length)
+        found = None
+        if len(counts) >= 2:
+            usual = median(counts)
+            largest = max(count, usual)
+            found = abs(count - usual) / largest if largest else 0.0
+        counts.append(count)
+        self._streams[stream] = drive, counts
+        while len(self._streams) > self._max_streams:
+            del self._streams[next(iter(self._streams))]
+        return found
 
 
 def novelty(embedding: ArrayLike, memory: EmbeddingMemory) -> float | None:

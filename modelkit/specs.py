@@ -42,6 +42,21 @@ class SizeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtraInput:
+    """A further named input: `constant` numbers of this shape, or the `scale` of each picture (N, 2).
+
+    `scale` is by how much the picture was enlarged to lie in the input, in `order`; it has no shape and no values.
+    """
+
+    name: str
+    kind: Literal["constant", "scale"]
+    dtype: Literal["float32", "float16", "int64", "int32", "uint8", "bool"] = "float32"
+    shape: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+    order: Literal["height-width", "width-height"] = "height-width"
+
+
+@dataclass(frozen=True, slots=True)
 class Preprocessing:
     """From 8-bit pixels to the input: fit into it, then `(pixel * scale - mean) / std` per channel.
 
@@ -105,6 +120,7 @@ class ContractFields:
     head: HeadSpec = HeadSpec()
     input: InputSpec = InputSpec()
     size_input: SizeSpec | None = None
+    extra_inputs: tuple[ExtraInput, ...] = ()
     preprocessing: Preprocessing = Preprocessing()
     outputs: Mapping[str, str] = field(default_factory=_default_outputs)
     embedding_size: int = 64

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from foundation.errors import GuaranteeBrokenError, RejectedError
 from modelkit.artefacts import check_artefact
-from modelkit.contract import STANDARD_DOMAIN, ModelContract
+from modelkit.contract import STANDARD_DOMAIN, ModelContract, input_names
 from modelkit.control_flow import check_control_flow
 from modelkit.digest import sha256_hex
 from modelkit.embed import contract_of, parse_model
-from modelkit.specs import InputSpec
+from modelkit.specs import ExtraInput, InputSpec
 from modelkit.tasks import TASKS
 from modelkit.tasks.task import wrong_io
 from modelkit.tensor_checks import NOWHERE, check_sparse_tensor, check_tensor
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SEAL: Final = object()
 """Only this module has it, so that no other can create a VerifiedModel."""
 # Numbers of onnx.proto's TensorProto.DataType.
-_ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "float16": 10}
+_ELEMENT_TYPES: Final = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "bool": 9, "float16": 10}
 _NUMBERS: Final = frozenset({1, 2, 3, 6, 7, 10, 11})
 
 
@@ -246,7 +246,7 @@ def _check_io(graph: GraphProto, contract: ModelContract) -> None:
     inputs = {value.name: value for value in graph.input if value.name not in initialised}
     outputs = {value.name: value for value in graph.output}
     spec, size, names = contract.input, contract.size_input, set(contract.outputs.values())
-    wanted = {spec.name, *([size.name] if size else [])}
+    wanted = set(input_names(contract))
     if set(inputs) != wanted:
         raise wrong_io(f"inputs {sorted(inputs)}, the contract says {sorted(wanted)}")
     if not names <= set(outputs) or len(graph.output) != len(outputs):
@@ -254,6 +254,11 @@ def _check_io(graph: GraphProto, contract: ModelContract) -> None:
     _check_input(inputs[spec.name], spec.dtype, shape_of(spec), spec.batch)
     if size is not None:
         _check_input(inputs[size.name], size.dtype, (2,), spec.batch)
+    for extra in contract.extra_inputs:
+        if extra.kind == "scale":
+            _check_input(inputs[extra.name], extra.dtype, (2,), spec.batch)
+        else:
+            _check_constant(inputs[extra.name], extra)
     shapes = {role: _check_output(outputs[name], spec.batch, role) for role, name in contract.outputs.items()}
     if "embedding" in shapes and shapes["embedding"] != (shapes["embedding"][0], contract.embedding_size):
         raise wrong_io(
@@ -279,6 +284,19 @@ def _check_input(value: ValueInfoProto, dtype: str, sizes: tuple[int, ...], batc
         raise wrong_io(f"{value.name!r} has shape {found}: its batch dimension is not {batch or 'free'}")
     if any(size not in (-1, wanted) for size, wanted in zip(found[1:], sizes, strict=True)):
         raise wrong_io(f"{value.name!r} has shape {found[1:]} per row, the contract says {sizes}")
+
+
+def _check_constant(value: ValueInfoProto, extra: ExtraInput) -> None:
+    """Check type and shape of an input of constants; every size may be free."""
+    found = _shape(value)
+    if value.type.tensor_type.elem_type != _ELEMENT_TYPES[extra.dtype]:
+        raise wrong_io(
+            f"{value.name!r} has element type {value.type.tensor_type.elem_type}, not {extra.dtype}"
+        )
+    if len(found) != len(extra.shape) or any(
+        a not in (-1, b) for a, b in zip(found, extra.shape, strict=True)
+    ):
+        raise wrong_io(f"{value.name!r} has shape {found}, the contract's constant {extra.shape}")
 
 
 def _check_output(value: ValueInfoProto, batch: int, role: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Every default taken is reported; what cannot be derived is asked for by the name
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Final, cast
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
 from modelkit.foreign import ForeignModel, Port
-from modelkit.specs import HeadSpec, InputSpec, Preprocessing, SizeSpec
+from modelkit.specs import ExtraInput, HeadSpec, InputSpec, Preprocessing, SizeSpec
 from modelkit.tasks import TASKS
 from schemas.reasons import RefuseReason
 
@@ -65,6 +66,9 @@ class ImportRequest:
     input: str = ""
     outputs: Mapping[str, str] = field(default_factory=dict)
     size_input: str = ""
+    constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    scale_input: str = ""
+    scale_order: str = "height-width"
     size_order: str = "height-width"
     size_of: str = "original"
     boxes: str = ""
@@ -90,7 +94,7 @@ def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]
     Raises:
         MisconfiguredError: an option is needed. RejectedError: file and request contradict each other.
     """
-    port, size_input = _inputs(foreign, request)
+    port, size_input, extra_inputs = _inputs(foreign, request)
     spec = _input_spec(port, request, taken)
     if request.task not in TASKS:
         raise MisconfiguredError(f"--task is {request.task!r}; it must be one of {', '.join(sorted(TASKS))}")
@@ -121,6 +125,7 @@ def contract_for(foreign: ForeignModel, request: ImportRequest, taken: list[str]
         head=head,
         input=spec,
         size_input=size_input,
+        extra_inputs=extra_inputs,
         preprocessing=_preprocessing(spec, request, taken),
         outputs=outputs,
         embedding_size=embedding.shape[1] if embedding else 0,
@@ -135,12 +140,15 @@ def picture_port(foreign: ForeignModel, request: ImportRequest) -> Port:
     return _inputs(foreign, request)[0]
 
 
-def _inputs(foreign: ForeignModel, request: ImportRequest) -> tuple[Port, SizeSpec | None]:
+def _inputs(
+    foreign: ForeignModel, request: ImportRequest
+) -> tuple[Port, SizeSpec | None, tuple[ExtraInput, ...]]:
     ports = {port.name: port for port in foreign.inputs}
-    for name in (request.input, request.size_input):
+    named = (request.size_input, request.scale_input, *request.constants)
+    for name in (request.input, *named):
         if name and name not in ports:
             raise MisconfiguredError(f"there is no input {name!r}; there are {_listed(foreign.inputs)}")
-    others = [port for port in foreign.inputs if port.name != request.size_input]
+    others = [port for port in foreign.inputs if port.name not in named]
     if request.input:
         picture, others = ports[request.input], [port for port in others if port.name != request.input]
     else:
@@ -153,14 +161,31 @@ def _inputs(foreign: ForeignModel, request: ImportRequest) -> tuple[Port, SizeSp
     if others:
         raise MisconfiguredError(
             f"the model has the input {others[0]} besides the picture: say that it is the picture's size with --size-input, "
-            "or export the model without it"
+            "its scale with --scale-input, or numbers with --constant NAME=NUMBERS, or export the model without it"
+        )
+    extras = tuple(_constant(ports[name], values) for name, values in request.constants.items())
+    if request.scale_input:
+        scale = ports[request.scale_input]
+        extras += (
+            ExtraInput(scale.name, "scale", cast(Any, scale.dtype), order=cast(Any, request.scale_order)),
         )
     if not request.size_input:
-        return picture, None
+        return picture, None, extras
     size = ports[request.size_input]
-    return picture, SizeSpec(
+    spec = SizeSpec(
         size.name, cast(Any, request.size_order), cast(Any, request.size_of), cast(Any, size.dtype)
     )
+    return picture, spec, extras
+
+
+def _constant(port: Port, values: tuple[float, ...]) -> ExtraInput:
+    """Return the constant of an input; a free size is what the numbers leave for it, if it is the only one."""
+    free = [axis for axis, size in enumerate(port.shape) if size < 1]
+    known = math.prod(size for size in port.shape if size > 0)
+    if len(free) > 1 or len(values) % known or (not free and len(values) != known):
+        raise MisconfiguredError(f"--constant {port.name} has {len(values)} numbers, the input is {port}")
+    shape = tuple(size if size > 0 else len(values) // known for size in port.shape)
+    return ExtraInput(port.name, "constant", cast(Any, port.dtype), shape, values)
 
 
 def _input_spec(port: Port, request: ImportRequest, taken: list[str]) -> InputSpec:

@@ -10,11 +10,17 @@ from schemas.reasons import ValueClass
 
 
 class UncertaintyMeasure(StrEnum):
-    """Which score is compared. All run from 0 (sure) to 1 (unsure); see `modelkit.scores`."""
+    """Which score is compared. All run from 0 (sure) to 1 (unsure); see `modelkit.scores`.
+
+    The last three are of detection: means over the boxes, and a count that differs from those just before it.
+    """
 
     ENTROPY = "entropy"
     MARGIN = "margin"
     LEAST_CONFIDENCE = "least_confidence"
+    MEAN_BOX_ENTROPY = "mean_box_entropy"
+    MEAN_BOX_MARGIN = "mean_box_margin"
+    COUNT_FLICKER = "count_flicker"
 
 
 @dataclass(frozen=True, slots=True)

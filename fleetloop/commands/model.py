@@ -70,6 +70,18 @@ def import_(
         str,
         typer.Option(help="NAME=width-height or NAME=height-width: an input that takes the picture's size."),
     ] = "",
+    scale_input: Annotated[
+        str,
+        typer.Option(
+            help="NAME=height-width or NAME=width-height: an input that takes how much a picture was enlarged."
+        ),
+    ] = "",
+    constant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constant", help="NAME=NUMBERS (with commas) of an input that always gets them; repeat it."
+        ),
+    ] = None,
     boxes: Annotated[
         str, typer.Option(help="xyxy, cxcywh, xywh or yxyx, then -px, -norm or -original.")
     ] = "",
@@ -115,6 +127,7 @@ def import_(
     from services.model_import import import_model
 
     size_name, _, size_order = size_input.partition("=")
+    scale_name, _, scale_order = scale_input.partition("=")
     request = ImportRequest(
         file=file,
         classes=_classes(classes) if classes is not None else (),
@@ -135,6 +148,12 @@ def import_(
         outputs=_roles(output or []),
         size_input=size_name,
         size_order=size_order or "height-width",
+        scale_input=scale_name,
+        scale_order=scale_order or "height-width",
+        constants={
+            name: _numbers(text, f"--constant {name}", 0)
+            for name, text in _pairs(constant or [], "--constant")
+        },
         boxes=boxes,
         first_class=first_class,
         min_score=min_score,
@@ -205,6 +224,10 @@ def lines(contract: ModelContract) -> list[str]:
         f"{contract.name}: {contract.task}, head {head.kind}, made for {contract.target} by {contract.created_by or 'unknown'}",
         f"classes: {', '.join(contract.classes) or 'none'}",
         f"input {spec.name}: {spec.width} x {spec.height} pixels, {how.color}, {spec.dtype}, {spec.layout}, {batch}",
+        *(
+            f"input {each.name}: {'the scale of each picture, ' + each.order if each.kind == 'scale' else _listed(each.values)}"
+            for each in contract.extra_inputs
+        ),
         f"pictures: {how.fit}, {how.resample}; value = (pixel * {how.scale:g} - {_listed(how.mean)}) / {_listed(how.std)}",
         f"outputs: {', '.join(f'{role} = {name}' for role, name in contract.outputs.items())}",
     ]
@@ -260,10 +283,14 @@ def _priors(text: str) -> tuple[tuple[tuple[float, float], ...], ...]:
         ) from error
 
 
-def _roles(pairs: list[str]) -> dict[str, str]:
-    found = dict(pair.partition("=")[::2] for pair in pairs)
-    if "" in found or "" in found.values():
+def _pairs(texts: list[str], option: str) -> list[tuple[str, str]]:
+    found = [(text.partition("=")[0], text.partition("=")[2]) for text in texts]
+    if not all(name and value for name, value in found):
         raise MisconfiguredError(
-            f"--output is {', '.join(pairs)!r}; it must be ROLE=NAME, such as boxes=dets"
+            f"{option} is {', '.join(texts)!r}; it must be NAME=VALUE, such as boxes=dets"
         )
     return found
+
+
+def _roles(pairs: list[str]) -> dict[str, str]:
+    return dict(_pairs(pairs, "--output"))

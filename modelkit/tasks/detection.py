@@ -28,7 +28,7 @@ from modelkit.tasks.detection_heads import (
 )
 from modelkit.tasks.judged import Judged
 from modelkit.tasks.task import Drawing, Move, Raw, Shapes, Task
-from modelkit.tasks.uncertainty import label_scores
+from modelkit.tasks.uncertainty import label_scores, mean_label_scores
 from schemas.predictions import Box, DetectionOutput, ModelPrediction
 from schemas.reasons import RefuseReason
 
@@ -199,9 +199,17 @@ class Detection(Task[DetectionOutput, tuple[Box, ...]]):
         )
 
     def scores(self, output: DetectionOutput, contract: ContractFields) -> dict[str, float]:
-        """Return the uncertainty of the most uncertain box, and `count`: objects divided by MANY_BOXES, at most 1."""
-        doubt = label_scores([box.score for box in output.boxes])
-        return {**doubt, "count": min(len(output.boxes) / MANY_BOXES, 1.0)}
+        """Return the uncertainty of the most uncertain box, the means over all boxes, and `count`.
+
+        `count` is objects divided by MANY_BOXES, at most 1.
+        """
+        scores = [box.score for box in output.boxes]
+        counted = min(len(scores) / MANY_BOXES, 1.0)
+        return {**label_scores(scores), **mean_label_scores(scores), "count": counted}
+
+    def count(self, output: DetectionOutput) -> int:
+        """Return the number of boxes."""
+        return len(output.boxes)
 
     def agreement(self, a: DetectionOutput, b: DetectionOutput) -> float:
         """Return the F1 of matching the boxes of both, best overlap first; 1 when both have none.

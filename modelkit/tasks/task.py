@@ -99,6 +99,11 @@ class Task(ABC, Generic[Output, Label]):
     def scores(self, output: Output, contract: ContractFields) -> dict[str, float]:
         """Return how much there is to learn from this picture, by measure, each in [0, 1]."""
 
+    def count(self, output: Output) -> int | None:
+        """Return how many objects there are, None where nothing is counted; see `modelkit.scores.CountMemory`."""
+        del output
+        return None
+
     @abstractmethod
     def agreement(self, a: Output, b: Output) -> float:
         """Return how far two models agree on one picture, 0 to 1."""

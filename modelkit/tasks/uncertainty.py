@@ -81,6 +81,18 @@ def label_scores(probabilities: ArrayLike) -> dict[str, float]:
     return {"entropy": _unit(float(_entropy(pair))), "margin": doubt, "least_confidence": doubt}
 
 
+def mean_label_scores(probabilities: ArrayLike) -> dict[str, float]:
+    """Return entropy and margin of every label (`mean_box_entropy`, `mean_box_margin`), averaged; 0 without any."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    if not p.size:
+        return {"mean_box_entropy": 0.0, "mean_box_margin": 0.0}
+    pairs = np.stack([p, 1.0 - p], axis=-1)
+    return {
+        "mean_box_entropy": _unit(float(_entropy(pairs).mean())),
+        "mean_box_margin": _unit(float(_margin(pairs).mean())),
+    }
+
+
 def map_scores(maps: Sequence[Floats]) -> dict[str, float]:
     """Return the same averaged over the cells of maps (C, h, w), each cell of which is a distribution; checked once.
 

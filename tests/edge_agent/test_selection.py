@@ -18,7 +18,7 @@ SECOND_NS = 1_000_000_000
 
 
 def _scores(entropy: float, novelty: float | None) -> dict[str, float]:
-    same = dict.fromkeys(("entropy", "margin", "least_confidence"), entropy)
+    same = dict.fromkeys((measure.value for measure in UncertaintyMeasure), entropy)
     return same if novelty is None else {**same, "novelty": novelty}
 
 

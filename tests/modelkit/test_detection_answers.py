@@ -39,6 +39,14 @@ class Says:
     def __init__(self, contract: ModelContract, raw: dict[str, Any]) -> None:
         self.contract, self._raw = contract, raw
 
+    is_fallen_back = False
+
+    def placement(self) -> tuple[()]:
+        return ()
+
+    def work(self) -> dict[str, float]:
+        return {}
+
     def run(self, _inputs: object) -> dict[str, Any]:
         return self._raw
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from foundation.errors import FleetLoopError, MisconfiguredError, RejectedError
+from modelkit.contract import ModelContract
 from modelkit.images import decode_image
 from modelkit.runtimes import open_predictor
 from services.foreign_contract import ImportRequest
@@ -306,3 +309,87 @@ def test_a_detector_gives_its_boxes_on_the_picture_and_asks_what_its_outputs_are
     assert found.seen == (("orange.png", "green 0.90 at 12,4 to 36,16; red 0.60 at 0,0 to 18,12"),)
     with pytest.raises(MisconfiguredError, match="--head: yolo-anchor-free"):
         import_model(place, request(file, task="detection", head=""), orange)
+
+
+def with_extras() -> onnx.ModelProto:
+    """The mean colour times a number that the vehicle always gives, plus the scale of the picture's height."""
+    steps = (
+        helper.make_node("Gather", ["scale", "row"], ["high"], axis=1),
+        helper.make_node("Mul", ["weighed", "gain"], ["gained"]),
+        helper.make_node("Mul", ["high", "flag"], ["added"]),
+        helper.make_node("Sub", ["gained", "added"], ["scores"]),
+    )
+    inputs = (
+        helper.make_tensor_value_info("scale", TensorProto.FLOAT, ["n", 2]),
+        helper.make_tensor_value_info("gain", TensorProto.FLOAT, ["k"]),
+        helper.make_tensor_value_info("flag", TensorProto.FLOAT, []),
+    )
+    model = mean_colour(more=steps, extra_inputs=inputs)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "row"))
+    return model
+
+
+def test_a_model_gets_its_constants_and_the_scale_of_each_picture_by_name(
+    place: Workspace, tmp_path: Path, orange: Path
+) -> None:
+    file = put(tmp_path, with_extras())
+    said = {"constants": {"gain": (0.5,), "flag": (0.1,)}, "scale_input": "scale"}
+    found = import_model(place, request(file, **said), orange)
+    # 48 x 32 pixels into 16 x 16: the height is halved
+    wanted = [value * 0.5 - 0.5 * 0.1 for value in (0.784, 0.392, 0.196)]
+    assert scores(place, found, orange) == pytest.approx(wanted, abs=2e-3)
+    document = json.loads(found.contract.to_json())
+    assert document["must_understand"] == ["extra_inputs"]
+    assert ModelContract.from_json(found.contract.to_json()) == found.contract
+    two = [decode_image(orange.read_bytes()), np.full((16, 16, 3), 255, np.uint8)]
+    both = open_predictor(read_model(place, "mine")).predict(two)
+    assert both[1].output.probabilities == pytest.approx([0.4] * 3, abs=2e-3), (
+        "each picture has its own scale"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, r"the input 'scale' \(float32, free x 2\) besides the picture.*--scale-input.*--constant"),
+        (
+            {"scale_input": "scale", "constants": {"gain": (0.5,), "flag": (1.0, 2.0)}},
+            "--constant flag has 2 numbers, the input is 'flag' .*a single number",
+        ),
+        ({"scale_input": "zoom"}, "there is no input 'zoom'"),
+        (
+            {"scale_input": "scale", "constants": {"gain": (float("nan"),), "flag": (1.0,)}},
+            "extra input 'gain' is nan, which is no float32",
+        ),
+        (
+            {"scale_input": "gain", "constants": {"scale": (1.0, 2.0), "flag": (1.0,)}},
+            r"'gain' has shape \(-1,\)",
+        ),
+        (
+            {"scale_input": "scale", "constants": {"gain": (0.5, 0.5), "flag": (1.0,)}},
+            "failed",
+        ),
+    ],
+)
+def test_an_input_that_nobody_explained_or_numbers_that_do_not_fit_it_are_refused(
+    place: Workspace, tmp_path: Path, orange: Path, said: dict[str, object], words: str
+) -> None:
+    with pytest.raises(FleetLoopError, match=words):
+        import_model(place, request(put(tmp_path, with_extras()), **said), orange)
+    assert not (place.models_path / "mine").exists()
+
+
+def test_a_size_that_the_file_only_happens_to_have_is_replaced_when_asked(
+    place: Workspace, tmp_path: Path, orange: Path
+) -> None:
+    file = put(tmp_path, mean_colour(batch=10, size=(8, 8)))
+    with pytest.raises(MisconfiguredError, match="--any-size needs the size"):
+        import_model(place, request(file, any_size=True), orange)
+    found = import_model(place, request(file, any_size=True, size=(24, 16)), orange)
+    spec = found.contract.input
+    assert (spec.width, spec.height, spec.batch) == (24, 16, 1)
+    assert scores(place, found, orange) == pytest.approx([0.784, 0.392, 0.196], abs=2e-3)
+    nhwc = put(tmp_path, mean_colour(batch=10, size=(8, 8), nhwc=True), "last.onnx")
+    asked = dataclasses.replace(request(nhwc, any_size=True, size=(24, 16)), name="last")
+    last = import_model(place, asked, orange)
+    assert (last.contract.input.layout, last.contract.input.width) == ("NHWC", 24)
