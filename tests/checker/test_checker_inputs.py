@@ -39,7 +39,7 @@ from tests.checker.true_world import ledger
 EPOCH = "00000000000000aa"
 TOPIC_ID = "id-1"
 KEY = VehicleKey.generate()
-BASE = golden.examples()["sample-3-full"]
+BASE = golden.examples()["sample-4-full"]
 assert isinstance(BASE, Sample)
 
 

@@ -27,8 +27,8 @@ from scripts import golden_vectors as golden
 from tests.schemas.record_strategies import notices, samples, telemetries
 
 EXAMPLES = golden.examples()
-FULL = EXAMPLES["sample-3-full"]
-TELEMETRY = EXAMPLES["telemetry-2-two-roles"]
+FULL = EXAMPLES["sample-4-full"]
+TELEMETRY = EXAMPLES["telemetry-3-placed"]
 assert isinstance(FULL, Sample)
 assert isinstance(TELEMETRY, Telemetry)
 
