@@ -336,8 +336,10 @@ def run_agent(config_path: Path, *, until_source_ends: bool = False) -> int:
     stop = StopSignal(None)
     stop.install()
     events = EventLog(state.events / "supervisor.jsonl", clock, "supervisor")
-    if closed:
-        events.emit("closed_to_other_accounts", count=closed)
+    if closed.changed:
+        events.emit("closed_to_other_accounts", count=closed.changed)
+    if closed.refused:
+        events.emit("open_to_other_accounts", count=closed.refused, first=closed.first_refused)
     with FileLock(state.lock_path("supervisor"), wait_s=LOCK_WAIT_S, clock=clock):
         supervisor = Supervisor(settings, config_path.resolve(), clock, events, stop, until_source_ends)
         health = None

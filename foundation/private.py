@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -65,33 +66,63 @@ def close_to_others(folder: Path, *, allowed: int = 0) -> None:
     )
 
 
-def close_tree_to_others(folder: Path) -> int:
-    """Take the rights of group and others from everything of this account below `folder`; return how many were changed.
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What `close_tree_to_others` did: how many files and folders it closed, and how many it could not."""
 
-    Links are not followed. What is removed meanwhile, or refused by the system, is left: the folder itself is closed.
+    changed: int = 0
+    refused: int = 0
+    """The system refused to list, look at or change them, or they are another account's and open."""
+    first_refused: str = ""
+    """One of these, with the system's reason."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.refused} files or folders stay open to other accounts, or could not be looked into: {self.first_refused}"
+            if self.refused
+            else f"{self.changed} files or folders were closed to other accounts"
+        )
+
+
+def close_tree_to_others(folder: Path) -> Closed:
+    """Take the rights of group and others from everything of this account below `folder`.
+
+    Links are not followed, and what is removed meanwhile is left out. What the system refuses is counted; the folder itself
+    is closed, so that nobody comes to it.
     """
     changed = 0
-    for entry in _below(folder):
+    refused: list[str] = []
+    for entry in _below(folder, refused):
         try:
             found = entry.stat(follow_symlinks=False)
             mode = stat.S_IMODE(found.st_mode)
-            if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid() or not mode & OTHERS:
+            if stat.S_ISLNK(found.st_mode) or not mode & OTHERS:
+                continue
+            if found.st_uid != os.geteuid():
+                refused.append(f"{entry.path}: of account {found.st_uid}, mode {mode:04o}")
                 continue
             Path(entry.path).chmod(mode & ~OTHERS)
+            if Path(entry.path).lstat().st_mode & OTHERS:
+                refused.append(f"{entry.path}: the file system keeps no modes")
+                continue
             changed += 1
-        except OSError:
+        except FileNotFoundError:
             continue
-    return changed
+        except OSError as error:
+            refused.append(f"{entry.path}: {error.strerror}")
+    return Closed(changed, len(refused), refused[0] if refused else "")
 
 
-def _below(folder: Path) -> list[os.DirEntry[str]]:
+def _below(folder: Path, refused: list[str]) -> list[os.DirEntry[str]]:
     found: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 found.append(entry)
                 if entry.is_dir(follow_symlinks=False):
-                    found += _below(Path(entry.path))
-    except OSError:
+                    found += _below(Path(entry.path), refused)
+    except FileNotFoundError:
         return found
+    except OSError as error:
+        refused.append(f"{folder}: {error.strerror}")
     return found

@@ -156,6 +156,7 @@ class Repository:
         targets = Targets(version=1, expires=self._expiry("targets"))
         targets.delegations = Delegations(keys={}, roles={})
         snapshot = Snapshot(version=1, expires=self._expiry("snapshot"), meta={})
+        snapshot.unrecognized_fields[ISSUED_FIELD] = self._issued_s()
         for role in DELEGATED_ROLES:
             delegation = DelegatedRole(role, [], 1, terminating=True, paths=[f"{role}/*"])
             targets.delegations.roles[role] = delegation
@@ -308,6 +309,7 @@ class Repository:
     def _publish_snapshot(self, snapshot: Any) -> None:
         snapshot.version = self.load("timestamp").signed.snapshot_meta.version + 1
         snapshot.expires = self._expiry("snapshot")
+        snapshot.unrecognized_fields[ISSUED_FIELD] = self._issued_s()
         self._files.write_signed(f"{snapshot.version}.snapshot", snapshot, self._online_signers("snapshot"))
         self._on_step("snapshot")
         self._publish_timestamp(snapshot.version)
@@ -322,7 +324,7 @@ class Repository:
     def _write_timestamp(self, timestamp: Any, snapshot_version: int, signers: list[Any]) -> None:
         data = self._files.metadata_path(f"{snapshot_version}.snapshot").read_bytes()
         timestamp.snapshot_meta = MetaFile.from_data(snapshot_version, data, ["sha256"])
-        timestamp.unrecognized_fields[ISSUED_FIELD] = self._clock.now_ns() // 1_000_000_000
+        timestamp.unrecognized_fields[ISSUED_FIELD] = self._issued_s()
         self._files.write_signed("timestamp", timestamp, signers)
 
     def _write_role(
@@ -371,6 +373,9 @@ class Repository:
     def _life_s(self, role: str) -> int:
         name = role if role in ("root", "snapshot", "timestamp") else "targets"
         return int(getattr(self._settings, f"{name}_expiry_s"))
+
+    def _issued_s(self) -> int:
+        return self._clock.now_ns() // 1_000_000_000
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)

@@ -3,7 +3,8 @@
 A vehicle starts from any root that it knows, so every root stays. From the timestamp it goes to one snapshot, from there to
 one document of each role and to the targets that these list. So what is kept is all that is reached from the present
 snapshot, and from each snapshot that was present within the last `keep_s`: a vehicle, or a cache between, may be in the
-middle of such a state. Models and plans of earlier releases are listed by the present documents; they stay.
+middle of such a state. When that was is read from the signed documents, never from the times of files, which a backup may
+restore as others. Models and plans of earlier releases are listed by the present documents; they stay.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from foundation.errors import MisconfiguredError
 from rollout.keys import DELEGATED_ROLES
 from rollout.metadata_files import MetadataFiles
 from rollout.repository import Repository
+from schemas.downlink import ISSUED_FIELD
 
 LEAST_KEEP_S = 86_400
 _DOCUMENT = re.compile(r"(\d+)\.([a-z]+)\.json")
@@ -53,7 +55,7 @@ def trim_repository(
         files = MetadataFiles(repository.path)
         oldest_ns = clock.now_ns() - round(keep_s * 1e9)
         documents, targets = _needed(files, oldest_ns)
-        for path in _removable(files, documents, targets, oldest_ns):
+        for path in _removable(files, documents, targets):
             done.paths.append(path.relative_to(files.path).as_posix())
             done.size_bytes += path.stat().st_size
             if not is_dry_run:
@@ -83,30 +85,35 @@ def _recent(files: MetadataFiles, present: int, oldest_ns: int) -> Iterator[int]
     """Yield the present snapshot and, going back, each one whose successor is not older than `oldest_ns`."""
     version = present
     yield version
-    while files.metadata_path(f"{version}.snapshot").stat().st_mtime_ns >= oldest_ns:
+    while issued_ns(_read(files, "snapshot", version)) >= oldest_ns:
         version -= 1
         if not files.metadata_path(f"{version}.snapshot").exists():
             return
         yield version
 
 
+def issued_ns(snapshot: Any) -> int:
+    """Return when a snapshot was signed; of an earlier release, which did not say so, when it expires, which is later."""
+    issued_s = snapshot.unrecognized_fields.get(ISSUED_FIELD)
+    if isinstance(issued_s, int) and not isinstance(issued_s, bool):
+        return issued_s * 1_000_000_000
+    return round(snapshot.expires.timestamp()) * 1_000_000_000
+
+
 def _read(files: MetadataFiles, role: str, version: int) -> Any:
     return Metadata.from_bytes(files.metadata_path(f"{version}.{role}").read_bytes()).signed
 
 
-def _removable(
-    files: MetadataFiles, documents: dict[str, set[int]], targets: set[str], oldest_ns: int
-) -> Iterator[Path]:
-    """Yield old files that are not needed. A document above the needed ones belongs to a publication that was cut."""
+def _removable(files: MetadataFiles, documents: dict[str, set[int]], targets: set[str]) -> Iterator[Path]:
+    """Yield files that are not needed. A document above the needed ones belongs to a publication that was cut."""
     for path in sorted((files.path / "metadata").glob("*.json")):
         found = _DOCUMENT.fullmatch(path.name)
         if found is None or found[2] not in documents:  # the timestamp, and every root
             continue
         version, needed = int(found[1]), documents[found[2]]
-        if version < max(needed) and version not in needed and path.stat().st_mtime_ns < oldest_ns:
+        if version < max(needed) and version not in needed:
             yield path
     for role in DELEGATED_ROLES:
         for path in sorted((files.path / "targets" / role).glob("*")):
-            is_old = path.is_file() and path.stat().st_mtime_ns < oldest_ns
-            if is_old and f"{role}/{path.name}" not in targets:
+            if path.is_file() and f"{role}/{path.name}" not in targets:
                 yield path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_agent.key_file import load_key, save_key
@@ -23,6 +24,8 @@ from workspace.enrolment_file import load_enrolment, save_enrolment
 from workspace.layout import Workspace
 from workspace.served_models import serving_name
 
+_LOG = logging.getLogger(__name__)
+
 
 def enrol_vehicle(
     place: Workspace,
@@ -32,8 +35,11 @@ def enrol_vehicle(
     clock: Clock,
     *,
     model_path: Path | None = None,
+    warn: Callable[[str], object] = _LOG.warning,
 ) -> Vehicle:
     """Create a state folder that an agent can start from. After a crash, run it again: every step is idempotent.
+
+    `warn` is told of files in the folder that stay open to other accounts.
 
     The vehicle is excluded from a running rollout before it can read anything of that rollout, whose waves were cut
     without it. `vehicle.json` is written last: without it no agent starts.
@@ -50,7 +56,9 @@ def enrol_vehicle(
         )
     model_bytes = (model_path or serving_model(place)).read_bytes()
     make_private(state)
-    close_tree_to_others(state)
+    closed = close_tree_to_others(state)
+    if closed.refused:
+        warn(str(closed))
     key_path = state / "key.pem"
     if not key_path.exists():
         save_key(VehicleKey.generate(), key_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -38,7 +39,15 @@ def enroll(
             raise MisconfiguredError(
                 "--state is missing: name the folder in which the vehicle keeps its state"
             )
-        done = enrol_vehicle(place, vehicle, state, words(tags), SystemClock(), model_path=model)
+        done = enrol_vehicle(
+            place,
+            vehicle,
+            state,
+            words(tags),
+            SystemClock(),
+            model_path=model,
+            warn=partial(say, err=True),
+        )
         document = {
             "vehicle_id": done.vehicle_id,
             "key_id": done.key_id,

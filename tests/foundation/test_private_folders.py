@@ -14,7 +14,7 @@ from edge_agent.state_folder import StateFolder
 from foundation import private
 from foundation.errors import MisconfiguredError
 from foundation.files import FileLock
-from foundation.private import close_to_others, close_tree_to_others, make_private
+from foundation.private import Closed, close_to_others, close_tree_to_others, make_private
 from workspace.layout import PRIVATE_FOLDERS, Workspace
 
 NOBODY = 65534
@@ -59,7 +59,50 @@ def test_a_folder_that_was_open_is_closed_and_what_is_in_it_too(tmp_path: Path, 
     assert mode(folder) == 0o700
     close_tree_to_others(folder)
     assert (mode(folder / "spool"), mode(picture)) == (0o700, 0o600)
-    assert close_tree_to_others(folder) == 0
+    assert close_tree_to_others(folder) == Closed()
+
+
+def test_what_the_system_refuses_to_close_is_counted_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuses, other = tmp_path / "refuses", tmp_path / "other"
+    for path in (refuses, other):
+        path.write_bytes(b"")
+        path.chmod(0o644)
+    real = Path.chmod
+
+    def chmod(path: Path, mode: int) -> None:
+        if path.name == "refuses":
+            raise PermissionError(1, "Operation not permitted", str(path))
+        real(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    assert close_tree_to_others(tmp_path) == Closed(1, 1, f"{refuses}: Operation not permitted")
+    assert mode(other) == 0o600
+
+
+def test_an_open_file_of_another_account_is_counted_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "file").chmod(0o644)
+    mine = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    assert close_tree_to_others(tmp_path) == Closed(
+        0, 1, f"{tmp_path / 'file'}: of account {mine}, mode 0644"
+    )
+    assert mode(tmp_path / "file") == 0o644
+
+
+def test_a_file_system_that_forgets_modes_is_counted_not_called_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "file").chmod(0o644)
+    monkeypatch.setattr(Path, "chmod", lambda _path, _mode: None)
+    assert close_tree_to_others(tmp_path) == Closed(
+        0, 1, f"{tmp_path / 'file'}: the file system keeps no modes"
+    )
 
 
 def test_links_are_not_followed_out_of_the_folder(tmp_path: Path) -> None:

@@ -65,6 +65,53 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - began_s < seconds
 
 
+class Resolver:
+    """In place of the system's: answers once it may, with addresses by name, and counts its questions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> None:
+        self.may_answer, self.asked = threading.Event(), 0
+        self._addresses, self._real = addresses, socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._ask)
+
+    def _ask(self, host: str, port: int, *arguments: int, **options: int) -> list[tuple[object, ...]]:
+        if host not in self._addresses:
+            return list(self._real(host, port, *arguments, **options))
+        self.asked += 1
+        self.may_answer.wait(30.0)
+        if not self._addresses[host]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in self._addresses[host]]
+
+
+def test_a_resolver_that_does_not_answer_ends_at_the_deadline_and_is_asked_once_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolver = Resolver(monkeypatch, slow=["127.0.0.1"])
+    fetcher = BoundedFetcher(UrlTransport(SETTINGS), SETTINGS, SystemClock())
+    try:
+        for _ in range(2):
+            with within(3.0), pytest.raises(SlowRetrievalError, match=r"0\.5 s"):
+                list(fetcher.fetch("http://slow:1/timestamp.json"))
+        assert resolver.asked == 1
+    finally:
+        resolver.may_answer.set()
+
+
+def test_a_name_without_an_address_is_a_failed_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    Resolver(monkeypatch, nowhere=[]).may_answer.set()
+    with pytest.raises(DownloadError, match="cannot resolve nowhere"):
+        UrlTransport(SETTINGS).open("http://nowhere:1/timestamp.json", 0, 5.0)
+
+
+def test_of_several_addresses_the_first_that_answers_is_used_under_the_name_of_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Resolver(monkeypatch, two=["127.0.0.2", "127.0.0.1"]).may_answer.set()
+    with server(OK + b"Content-Length: 2\r\n\r\nok", b"") as port:
+        _start, chunks = UrlTransport(SETTINGS).open(f"http://two:{port}/timestamp.json", 0, 5.0)
+        assert b"".join(chunks) == b"ok"
+
+
 @pytest.mark.parametrize("story", STORIES)
 def test_metadata_that_trickles_ends_at_its_deadline_wherever_it_trickles(story: str) -> None:
     with server(*STORIES[story]) as port, within(3.0), pytest.raises(SlowRetrievalError):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from foundation.errors import MisconfiguredError
-from rollout.trim import Trimmed, trim_repository
+from rollout.trim import Trimmed, issued_ns, trim_repository
+from schemas.downlink import ISSUED_FIELD
 from schemas.downlink import RELEASES_KEY as KEY
 from tests.edge_agent.models.model_bench import Bench
 from tests.edge_agent.models.tuf_rig import DAY_S, refresh, with_release
@@ -24,17 +24,8 @@ def files_of(bench: Bench) -> set[Path]:
     }
 
 
-def date(bench: Bench) -> None:
-    """Give every file that was written just now the time of the bench's clock."""
-    now_ns = bench.clock.now_ns()
-    for path in files_of(bench):
-        if path.stat().st_mtime > time.time() - 600:
-            os.utime(path, ns=(now_ns, now_ns))
-
-
 def publish(bench: Bench, name: str, number: int) -> None:
     bench.release(name, number)
-    date(bench)
 
 
 def trim(bench: Bench, *, is_dry_run: bool = False) -> Trimmed:
@@ -45,7 +36,6 @@ def trim(bench: Bench, *, is_dry_run: bool = False) -> Trimmed:
 def two_years(bench: Bench) -> Bench:
     """A vehicle that heard of the first release, and 24 more since, with every kind of key replaced on the way."""
     with_release(bench)
-    date(bench)
     refresh(bench)
     for month in range(24):
         bench.clock.advance(30 * DAY_S)
@@ -55,7 +45,6 @@ def two_years(bench: Bench) -> Bench:
             bench.repository.rotate_root()
             bench.repository.rotate_key("models")
             bench.repository.rotate_key("snapshot")
-            date(bench)
     return bench
 
 
@@ -103,7 +92,6 @@ def test_the_number_of_files_stays_bounded_and_publishing_goes_on(two_years: Ben
     for _month in range(12):
         two_years.clock.advance(30 * DAY_S)
         two_years.repository.refresh()
-        date(two_years)
         trim(two_years)
     assert len(files_of(two_years)) <= before + 4
     publish(two_years, "after", 98)
@@ -126,12 +114,10 @@ def test_a_publication_that_was_killed_is_finished_after_a_trim(two_years: Bench
         broken = Repository(two_years.repository.path, keys_path, clock=two_years.clock, on_step=kill)
         with pytest.raises(KilledError):
             broken.publish("models", {"note.txt": step.encode()})
-        date(two_years)
         two_years.clock.advance(60 * DAY_S)
         trim(two_years)
         two_years.repository.refresh()
         two_years.repository.publish("models", {"note.txt": b"done"})
-        date(two_years)
         assert refresh(two_years).target("models", "note.txt") is not None
 
 
@@ -141,3 +127,20 @@ def test_a_dry_run_removes_nothing_and_less_than_a_day_is_refused(two_years: Ben
     assert files_of(two_years) == before
     with pytest.raises(MisconfiguredError, match="keep_s is 60"):
         trim_repository(two_years.repository, 60, two_years.clock)
+
+
+@pytest.mark.parametrize("restored_s", [0, 4_000_000_000])
+def test_a_restored_backup_whose_files_have_other_times_is_trimmed_as_the_original(
+    two_years: Bench, restored_s: int
+) -> None:
+    expected = trim(two_years, is_dry_run=True)
+    for path in files_of(two_years):
+        os.utime(path, (restored_s, restored_s))
+    assert trim(two_years) == expected
+
+
+def test_a_snapshot_of_an_earlier_release_counts_as_signed_when_it_expires(two_years: Bench) -> None:
+    snapshot = two_years.repository.load("snapshot").signed
+    assert issued_ns(snapshot) == two_years.clock.now_ns() // 1_000_000_000 * 1_000_000_000
+    del snapshot.unrecognized_fields[ISSUED_FIELD]
+    assert issued_ns(snapshot) > two_years.clock.now_ns()
