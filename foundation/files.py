@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -41,12 +41,24 @@ def is_disk_trouble(error: OSError) -> bool:
 
 
 def fsync_folder(path: Path | str) -> None:
-    """Sync folder `path`, which makes renamed and new files in it durable. Raises OSError."""
+    """Sync folder `path`, which makes renamed and new files in it durable. Raises OSError, which names the folder."""
     fd = syscalls.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        syscalls.fsync(fd)
+        with naming_file(path):
+            syscalls.fsync(fd)
     finally:
         syscalls.close(fd)
+
+
+@contextmanager
+def naming_file(path: Path | str) -> Iterator[None]:
+    """Give an OSError inside, which came of a descriptor, the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomic(path: Path | str, data: bytes, *, mode: int = 0o644) -> None:
@@ -71,7 +83,7 @@ def copy_atomic(source: Path, target: Path, *, mode: int = 0o644) -> str:
             digest.update(piece)
             yield piece
 
-    with source.open("rb") as stream:
+    with naming_file(source), source.open("rb") as stream:
         _replace(target, pieces(), mode)
     return digest.hexdigest()
 
@@ -88,7 +100,9 @@ def _replace(target: Path, pieces: Iterable[bytes], mode: int) -> None:
         finally:
             syscalls.close(fd)
         syscalls.rename(temporary, target)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # of the descriptor
+            error.filename = str(target)
         with suppress(OSError):  # the first failure is the one to report
             syscalls.unlink(temporary)
         raise

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from connectors.lake.table import LakeFile, LakeTable, StaleSnapshotError
 from foundation import syscalls
 from foundation.errors import GuaranteeBrokenError
-from foundation.files import fsync_folder
+from foundation.files import fsync_folder, naming_file
+from foundation.full_disk import naming_the_disk
 
 
 def is_plain(path: str) -> bool:
@@ -70,7 +71,8 @@ def replace_files(
     ]  # fmt: skip
     version = snapshot.version + 1
     _commit(table, version, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
-    table.snapshot(version).delta.create_checkpoint()
+    with naming_the_disk(table.folder):
+        table.snapshot(version).delta.create_checkpoint()
     return version
 
 
@@ -80,8 +82,9 @@ def _commit(table: LakeTable, version: int, data: bytes) -> None:
     fd = syscalls.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
-            syscalls.write_all(fd, data)
-            syscalls.fsync(fd)
+            with naming_file(temporary):
+                syscalls.write_all(fd, data)
+                syscalls.fsync(fd)
         finally:
             syscalls.close(fd)
         (log / f"{version:020d}.json").hardlink_to(temporary)

@@ -29,7 +29,8 @@ from connectors.lake.pruning import dataset_of, statistics_json
 from connectors.lake.schema import STATISTICS_COLUMNS, TABLES
 from foundation import syscalls
 from foundation.errors import MisconfiguredError, RetryLaterError
-from foundation.files import fsync_folder
+from foundation.files import fsync_folder, naming_file
+from foundation.full_disk import naming_the_disk
 
 TABLE_SETTINGS = {
     # Only `connectors.lake.retention` may trim the log, because it knows which versions datasets refer to.
@@ -247,9 +248,10 @@ class LakeTable:
         if not DeltaTable.is_deltatable(_address(folder)):
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                DeltaTable.create(
-                    _address(folder), schema=schema, name=folder.name, configuration=dict(TABLE_SETTINGS)
-                )
+                with naming_the_disk(folder):
+                    DeltaTable.create(
+                        _address(folder), schema=schema, name=folder.name, configuration=dict(TABLE_SETTINGS)
+                    )
             except DeltaError as error:
                 if not DeltaTable.is_deltatable(_address(folder)):  # else another process made it in between
                     raise MisconfiguredError(
@@ -334,15 +336,16 @@ class LakeTable:
             ],
         )
         try:
-            delta.create_write_transaction(
-                [AddAction(f.path, f.size_bytes, {}, now_ms, True, f.statistics_json) for f in files],
-                mode="append",
-                schema=delta.schema(),
-                commit_properties=properties,
-                post_commithook_properties=PostCommitHookProperties(
-                    create_checkpoint=True, cleanup_expired_logs=False
-                ),
-            )
+            with naming_the_disk(self.folder):
+                delta.create_write_transaction(
+                    [AddAction(f.path, f.size_bytes, {}, now_ms, True, f.statistics_json) for f in files],
+                    mode="append",
+                    schema=delta.schema(),
+                    commit_properties=properties,
+                    post_commithook_properties=PostCommitHookProperties(
+                        create_checkpoint=True, cleanup_expired_logs=False
+                    ),
+                )
         except CommitFailedError as error:
             if (
                 int(self._load(None).version()) == expected_version
@@ -399,11 +402,12 @@ class LakeTable:
         delta = self._load(None)
         fields = Schema.from_arrow(pa.schema(missing)).fields
         try:
-            delta.alter.add_columns(
-                fields,
-                commit_properties=CommitProperties(max_commit_retries=0),
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
-            )
+            with naming_the_disk(self.folder):
+                delta.alter.add_columns(
+                    fields,
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                    post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+                )
         except CommitFailedError as error:
             raise StaleSnapshotError(
                 f"lake table {self.folder}: another commit came first while columns were added"
@@ -430,7 +434,7 @@ def write_parquet(folder: Path, path: str, rows: pa.Table, *, row_group_rows: in
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    with temporary.open("wb") as out:
+    with naming_the_disk(target), temporary.open("wb") as out:
         pq.write_table(
             rows,
             out,
@@ -472,6 +476,7 @@ def _first_line(error: BaseException) -> str:
 def _sync_log(folder: Path, version: int) -> None:
     """Sync the log entry of a commit, which delta-rs does not do, so that it survives power loss."""
     log = folder / "_delta_log"
-    with (log / f"{version:020d}.json").open("rb") as entry:
+    path = log / f"{version:020d}.json"
+    with naming_file(path), path.open("rb") as entry:
         syscalls.fsync(entry.fileno())
     fsync_folder(log)

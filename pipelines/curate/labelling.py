@@ -26,6 +26,7 @@ from connectors.lake.table import LakeTable
 from foundation.documents import DocumentType
 from foundation.errors import MisconfiguredError, RejectedError
 from foundation.files import MAX_FILE_BYTES, write_document
+from foundation.full_disk import naming_the_disk
 from pipelines.curate.labels import AnyTask, problems, value_problem
 from pipelines.curate.own_scores import Disagreement, Scorer, score_again
 from pipelines.curate.params import Params, Strategy, load_params
@@ -85,12 +86,20 @@ def label(
     Raises:
         MisconfiguredError: a budget below 0 or above MOST_FRAMES, no lake, a bad parameter.
         RejectedError: (reason unasked_label) the desk answered for a payload that was not requested.
+        DiskError: the disk refuses; what was asked and not appended is in no table.
         StaleSnapshotError: labels were added meanwhile; nothing was added here, run it again.
     """
     if budget > MOST_FRAMES:
         raise MisconfiguredError(
             f"the labelling budget is {budget}, must be at most {MOST_FRAMES} per request"
         )
+    with naming_the_disk(workspace.root):
+        return _label(workspace, desk, budget, runner, scorer)
+
+
+def _label(
+    workspace: Workspace, desk: LabelDesk, budget: int, runner: RunnerSettings | None, scorer: Scorer | None
+) -> LabelResult:
     params = load_params(workspace.params_path)
     table = LakeTable.create(workspace.labels_uri, LABELS)
     rows, lock = resolve_lake(workspace, runner)

@@ -16,6 +16,7 @@ import polars as pl
 from connectors.lake.lock import LakeLock, lock_json, read_lake_lock
 from connectors.lake.table import Snapshot
 from foundation.files import fsync_folder, write_json_atomic
+from foundation.full_disk import naming_the_disk
 from pipelines.curate.fragments import open_snapshots
 from pipelines.curate.labels import label_text
 from pipelines.curate.params import Params, load_params
@@ -59,11 +60,12 @@ def curate(workspace: Workspace, runner: RunnerSettings | None = None) -> Curati
     Raises:
         MisconfiguredError: no lake.lock, an unknown parameter, a recreated table, or no data.
         RetryLaterError: another run, or a commit, holds its lock for longer than lock_wait_s of fleetloop.toml.
+        DiskError: the disk refuses; names the file or the workspace, and what is free. The old dataset is unchanged.
         PipelineFailedError: a step failed; the old dataset is unchanged.
     """
     params = load_params(workspace.params_path)
     lock = read_lake_lock(workspace.lake_lock_path)
-    with working_folder(workspace, "curate") as work:
+    with naming_the_disk(workspace.root), working_folder(workspace, "curate") as work:
         snapshots = open_snapshots(workspace.lake_path, lock)
         run_rows(workspace, snapshots, params, work, runner or RunnerSettings(), with_shards=True)
         reached("curate.rows")

@@ -26,6 +26,7 @@ from connectors.lake.retention import pin
 from foundation.documents import DocumentType, Meta
 from foundation.errors import CorruptError, GuaranteeBrokenError, MisconfiguredError
 from foundation.files import read_document, write_document
+from foundation.full_disk import naming_the_disk
 from pipelines.curate.params import load_params
 from pipelines.dataset import cut_commit, record
 from pipelines.dataset.dvc import REMOTE_NAME, DvcRepository
@@ -89,7 +90,7 @@ def commit_version(workspace: Workspace, message: str, *, push: bool = True) -> 
         RetryLaterError: another writer holds the lock, or is replacing the dataset or lake.lock.
     """
     repository = DvcRepository(workspace)
-    with repository.writing(), ExitStack() as unchanged:
+    with naming_the_disk(workspace.root), repository.writing(), ExitStack() as unchanged:
         unchanged.enter_context(dataset_lock(workspace))
         manifest = _checked_manifest(workspace)
         newest = _newest(repository, manifest)

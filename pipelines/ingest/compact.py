@@ -25,6 +25,7 @@ from connectors.lake.table import LakeFile, LakeTable, Snapshot
 from foundation import syscalls
 from foundation.clock import Clock
 from foundation.files import fsync_folder
+from foundation.full_disk import naming_the_disk
 from pipelines import steps
 from pipelines.ingest.elements import StagedFile
 from pipelines.ingest.staging import LOG_FOLDER, commit_lock, run_folder
@@ -83,13 +84,15 @@ def compact(table: LakeTable, clock: Clock, *, wait_s: float) -> Compacted:
     """Merge what `choose` names, one commit for each group, and return the counts.
 
     Raises:
-        RetryLaterError: another committer held the lock, or was first; what was merged before stays merged.
+        RetryLaterError: another committer held the lock, or was first, or the disk refuses (DiskError); what was merged
+            before stays merged.
     """
     snapshot = table.snapshot()
     snapshot.check_writable()
     groups = choose(snapshot)
-    for paths in groups:
-        _merge(table, paths, clock, wait_s)
+    with naming_the_disk(table.folder):
+        for paths in groups:
+            _merge(table, paths, clock, wait_s)
     return Compacted(sum(map(len, groups)), len(groups))
 
 

@@ -26,6 +26,7 @@ from connectors.lake.seen import landed_identities
 from connectors.lake.table import LakeTable, Snapshot, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import CorruptError, RejectedError, RetryLaterError
+from foundation.full_disk import naming_the_disk
 from pipelines import steps
 from pipelines.ingest.apply_verdicts import apply_verdicts
 from pipelines.ingest.commit import commit_renamed, rename_files
@@ -113,13 +114,14 @@ def replay(
 
     What a vehicle sent beyond its quota lands only where that is what the operator asks for.
 
-    Raises RetryLaterError when other committers were first in `replans` + 1 attempts.
+    Raises RetryLaterError when other committers were first in `replans` + 1 attempts, or the disk refuses (DiskError).
     """
     started_ns = clock.monotonic_ns()
     stale: StaleSnapshotError | None = None
     for _ in range(settings.replans + 1):
         try:
-            report = _attempt(table, enrolment, settings, clock, reason)
+            with naming_the_disk(table.folder):
+                report = _attempt(table, enrolment, settings, clock, reason)
         except StaleSnapshotError as error:
             stale = error
             continue

@@ -14,6 +14,7 @@ from connectors.kafka.ports import RecordSource
 from connectors.lake.table import FilesGoneError, LakeTable, StaleSnapshotError
 from foundation.clock import Clock
 from foundation.errors import GuaranteeBrokenError, RetryLaterError
+from foundation.full_disk import naming_the_disk
 from foundation.service_manager import ALIVE, READY, notify, wait_alive
 from pipelines import steps
 from pipelines.ingest.backlog import Backlog, FollowSettings
@@ -45,9 +46,13 @@ class Ingest:
         """Ingest everything up to the end of the log at the moment of the call.
 
         Raises:
-            RetryLaterError: no broker, or other committers were first in `replans` + 1 attempts.
+            RetryLaterError: no broker, a disk that refuses (DiskError), or other committers were first in `replans` + 1 attempts.
             RejectedError: there is no such topic.
         """
+        with naming_the_disk(self.table.folder):
+            return self._once()
+
+    def _once(self) -> IngestReport:
         started_ns = self.clock.monotonic_ns()
         source = self.open_source()
         try:
@@ -75,7 +80,7 @@ class Ingest:
         Args:
             settings: when it is due (see `FollowSettings`); without them at every look, every `poll_s` seconds.
 
-        A transient error (no broker, another committer) is passed to `on_report` and retried at the next poll. The
+        A transient error (no broker, a full disk, another committer) is passed to `on_report` and retried at the next poll. The
         service manager gets a sign of life at each step of a run that is done in this process, and while this waits.
         """
         follow = settings or FollowSettings(poll_s=poll_s)

@@ -1,0 +1,45 @@
+"""A disk that refuses at any place where a command of the cloud writes, native libraries included: old or new, and again.
+
+Every kind of call on every kind of file that ingest, replay of dead letters, compaction, release and rollout make fails in
+turn: the disk is full from it on (ENOSPC or EDQUOT), or, where no room is needed (fsync, rename), it fails alone (EIO). The
+same process then has room again, and completes. The fault disk-full-each-call of `make torture-full` fails every call, also
+those of curate, label and dataset commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.native_disk import compiler_is_missing
+from tests.torture.disk_calls import Found, swept
+from tests.torture.faults.power_loss import memory_folder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(compiler_is_missing() is not None, reason=compiler_is_missing() or ""),
+]
+COMMANDS = {
+    "ingest": 25, "replay": 15, "compact": 15, "release": 15, "start": 15, "advance": 15, "halt": 15,
+}  # fmt: skip
+"""Each command, and at least how many places it has."""
+
+
+@pytest.fixture(scope="module")
+def found() -> Iterator[dict[str, Found]]:
+    with TemporaryDirectory(dir=memory_folder()) as folder:
+        yield swept(Path(folder), *COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk_at_any_place_is_named_leaves_old_or_new_and_costs_one_more_run(
+    command: str, found: dict[str, Found]
+) -> None:
+    told = found[command]
+    assert told.wrong == []
+    assert told.missed == [], "these places did not fail"
+    assert told.places >= COMMANDS[command]
+    assert told.refused > told.places // 2, "a disk that refuses is noticed"
