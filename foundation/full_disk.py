@@ -52,6 +52,12 @@ def naming_the_disk(folder: Path) -> Iterator[None]:
         raise
 
 
+def disk_of(text: str, folder: Path) -> str:
+    """Return what a program's output says of a disk that refused below `folder`, and what is free; empty if it does not."""
+    found = _WORDS.search(text)
+    return f"cannot write below {folder}: {found[0]}; {_room(_free_bytes(folder), folder)}" if found else ""
+
+
 def _told(error: Exception, folder: Path) -> str:
     """What to say; empty when the disk is not the cause."""
     free_bytes = _free_bytes(folder)

@@ -25,6 +25,7 @@ from foundation.clock import boot_id
 from foundation.documents import DocumentType, decode
 from foundation.errors import FleetLoopError
 from foundation.files import fsync_folder, read_document, write_atomic, write_document
+from foundation.full_disk import DiskError
 from pipelines.dataset.dvc import CommandFailedError, DvcRepository
 from pipelines.dataset.git_locks import remove_left_behind
 from workspace.layout import Workspace
@@ -66,7 +67,9 @@ class CommitUnderWay:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        is_refused = isinstance(error, FleetLoopError) and not isinstance(error, CommandFailedError)
+        is_refused = isinstance(error, FleetLoopError) and not isinstance(
+            error, CommandFailedError | DiskError
+        )
         if is_refused:  # an orderly refusal: nothing was interrupted
             _marker(self.workspace).unlink(missing_ok=True)
 

@@ -24,6 +24,7 @@ from typing import Any
 from foundation.documents import decode
 from foundation.errors import FleetLoopError, MisconfiguredError
 from foundation.files import FileLock, write_atomic
+from foundation.full_disk import DiskError, disk_of
 from foundation.private import make_private
 from workspace.layout import Workspace
 
@@ -57,6 +58,10 @@ OnLine = Callable[[str], object]
 
 class CommandFailedError(FleetLoopError):
     """A git or DVC command failed; the message has the end of its output."""
+
+
+class CommandDiskError(CommandFailedError, DiskError):
+    """A git or DVC command failed because the disk refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +271,7 @@ class DvcRepository:
             timeout=COMMAND_TIMEOUT_S,
         )
         if done.returncode != 0:
-            raise _failed(command, done.returncode, done.stderr.splitlines(keepends=True))
+            raise self._failed(command, done.returncode, done.stderr.splitlines(keepends=True))
         return done.stdout
 
     def _run(self, command: list[str], *, on_line: OnLine | None = None) -> str:
@@ -296,8 +301,16 @@ class DvcRepository:
                 process.terminate()
                 raise
         if status != 0:
-            raise _failed(command, status, lines)
+            raise self._failed(command, status, lines)
         return "".join(lines)
+
+    def _failed(self, command: list[str], status: int, lines: list[str]) -> CommandFailedError:
+        words = "".join(lines[-_LAST_LINES:]).strip()
+        shown = shlex.join([Path(command[0]).name, *command[1:]])
+        told = f"`{shown}` ended with exit status {status}: {words}"
+        if disk := disk_of("".join(lines), self.workspace.root):
+            return CommandDiskError(f"{disk}: {told}")
+        return CommandFailedError(told)
 
 
 def _harmless(program: str, root: Path) -> tuple[tuple[str, str], ...]:
@@ -318,9 +331,3 @@ def _harmless(program: str, root: Path) -> tuple[tuple[str, str], ...]:
         elif remote := _REMOTE.fullmatch(name):
             settings |= {f"{remote[1]}.promisor": "false", f"{remote[1]}.uploadpack": "git-upload-pack"}
     return tuple(settings.items())
-
-
-def _failed(command: list[str], status: int, lines: list[str]) -> CommandFailedError:
-    words = "".join(lines[-_LAST_LINES:]).strip()
-    shown = shlex.join([Path(command[0]).name, *command[1:]])
-    return CommandFailedError(f"`{shown}` ended with exit status {status}: {words}")
