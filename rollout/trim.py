@@ -96,8 +96,9 @@ def issued_ns(snapshot: Any) -> int:
     """Return when a snapshot was signed; of an earlier release, which did not say so, when it expires, which is later."""
     issued_s = snapshot.unrecognized_fields.get(ISSUED_FIELD)
     if isinstance(issued_s, int) and not isinstance(issued_s, bool):
-        return issued_s * 1_000_000_000
-    return round(snapshot.expires.timestamp()) * 1_000_000_000
+        return int(issued_s) * 1_000_000_000
+    expires_s: float = snapshot.expires.timestamp()
+    return round(expires_s) * 1_000_000_000
 
 
 def _read(files: MetadataFiles, role: str, version: int) -> Any:

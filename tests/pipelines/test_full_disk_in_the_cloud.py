@@ -8,14 +8,13 @@ those of curate, label and dataset commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests.native_disk import compiler_is_missing
-from tests.torture.disk_calls import Found, swept
+from tests.torture.disk_calls import swept
 from tests.torture.faults.power_loss import memory_folder
 
 pytestmark = [
@@ -28,17 +27,10 @@ COMMANDS = {
 """Each command, and at least how many places it has."""
 
 
-@pytest.fixture(scope="module")
-def found() -> Iterator[dict[str, Found]]:
-    with TemporaryDirectory(dir=memory_folder()) as folder:
-        yield swept(Path(folder), *COMMANDS)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk_at_any_place_is_named_leaves_old_or_new_and_costs_one_more_run(
-    command: str, found: dict[str, Found]
-) -> None:
-    told = found[command]
+def test_a_full_disk_at_any_place_is_named_leaves_old_or_new_and_costs_one_more_run(command: str) -> None:
+    with TemporaryDirectory(dir=memory_folder()) as folder:
+        told = swept(Path(folder), command)[command]
     assert told.wrong == []
     assert told.missed == [], "these places did not fail"
     assert told.places >= COMMANDS[command]
