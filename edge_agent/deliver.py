@@ -61,6 +61,7 @@ class Deliver:
                 events,
                 providers=settings.serving.model.providers,
                 cpu_fallback=settings.serving.model.cpu_fallback,
+                htp_arch=settings.serving.model.htp_arch,
                 other_roles=settings.serving.model.other_roles,
             )
             if settings.updates.base_url

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.contract import ModelContract
-from modelkit.placement import CPU_DEVICES
-from modelkit.runtime import RuntimeOptions
+from modelkit.placement import CPU_DEVICES, work_on_cpu
+from modelkit.runtime import NodePlacement, RuntimeOptions
 from modelkit.tasks.task import wrong_io
 from modelkit.verify import shape_of
 from schemas.reasons import RefuseReason
@@ -46,15 +46,17 @@ def choose_devices(
     return chosen, is_missing
 
 
-def is_fallen_back(contract: ModelContract, provider: str, used: Sequence[str], *, is_missing: bool) -> bool:
-    """Return whether a part runs on the CPU although another provider was requested first.
+def is_fallen_back(
+    contract: ModelContract, provider: str, placement: Sequence[NodePlacement], *, is_missing: bool
+) -> bool:
+    """Return whether a part of the work runs on the CPU although another provider was requested first.
 
-    `provider` is the first one that was asked for, `used` are those of the model's parts.
+    `provider` is the first one that was asked for.
     """
     is_cpu_fine = contract.allowed_providers[0] in CPU_DEVICES or contract.cpu_fallback == "allow"
     if provider in CPU_DEVICES and is_cpu_fine and not is_missing:
         return False  # the CPU was asked for first
-    return is_missing or any(name in CPU_DEVICES for name in used)
+    return is_missing or bool(work_on_cpu(placement))
 
 
 def check_ports(contract: ModelContract, inputs: Sequence[Port], outputs: Sequence[str]) -> None:

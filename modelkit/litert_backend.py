@@ -83,7 +83,7 @@ class LiteRtModel:
         self._run = run
         self._placement = placement
         self.is_fallen_back: bool = is_fallen_back(
-            model.contract, self.provider, [self.provider], is_missing=is_missing
+            model.contract, self.provider, placement, is_missing=is_missing
         )
 
     def placement(self) -> tuple[NodePlacement, ...]:

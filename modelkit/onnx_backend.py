@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from numpy.typing import NDArray
 
 from foundation.errors import MisconfiguredError, RejectedError
+from modelkit import qnn
 from modelkit.contract import ModelContract
 from modelkit.devices import check_batch, choose_devices, is_fallen_back
 from modelkit.placement import CPU, refuse_fallback, share_of_work
@@ -44,19 +45,25 @@ class OnnxRuntimeBackend:
         REQUIREMENT.installed()
         import onnxruntime
 
-        providers, is_missing = choose_devices(
-            model.contract, options, onnxruntime.get_available_providers(), CPU
-        )
+        available = [name for name in onnxruntime.get_available_providers() if name != qnn.QNN]
+        npu = options.provider_options.get(qnn.QNN, {})
+        if qnn.QNN in (options.providers or model.contract.allowed_providers) and qnn.is_here(npu):
+            available.append(qnn.QNN)
+        providers, is_missing = choose_devices(model.contract, options, available, CPU)
+        settings = _session_options(options, model.folder)
+        given: dict[str, Any] = {
+            "providers": providers,
+            "provider_options": [dict(options.provider_options.get(name, {})) for name in providers],
+        }
+        if providers[0] == qnn.QNN:
+            qnn.check_context(model, npu)
+            qnn.add_to(settings, npu)
+            given = {}  # a list of providers would take the plug-in's place, without an error
         try:
-            session = onnxruntime.InferenceSession(
-                model.data,
-                _session_options(options, model.folder),
-                providers=providers,
-                provider_options=[dict(options.provider_options.get(name, {})) for name in providers],
-            )
+            session = onnxruntime.InferenceSession(model.data, settings, **given)
             session.disable_fallback()
             placement = _placement(session)
-        except _errors() as error:
+        except runtime_errors() as error:
             message = f"model {model.digest[:12]} cannot be loaded: {str(error)[:500]}"
             raise RejectedError(message, reason=RefuseReason.LOAD_FAILED) from error
         loaded = OnnxRuntimeModel(model, session, providers[0], placement, is_provider_missing=is_missing)
@@ -89,8 +96,9 @@ class OnnxRuntimeModel:
     @property
     def is_fallen_back(self) -> bool:
         """See `LoadedModel.is_fallen_back`; also true when the preferred provider is not installed."""
-        used = [node.provider for node in self._placement]
-        return is_fallen_back(self.contract, self.provider, used, is_missing=self._is_provider_missing)
+        return is_fallen_back(
+            self.contract, self.provider, self._placement, is_missing=self._is_provider_missing
+        )
 
     def placement(self) -> tuple[NodePlacement, ...]:
         """See `LoadedModel.placement`."""
@@ -105,7 +113,7 @@ class OnnxRuntimeModel:
         check_batch(self.contract, inputs)
         try:
             found = self._session.run(list(self.contract.outputs.values()), dict(inputs))
-        except _errors() as error:
+        except runtime_errors() as error:
             raise RejectedError(
                 f"model {self.digest[:12]} failed: {str(error)[:500]}", reason=RefuseReason.RUN_FAILED
             ) from error
@@ -147,7 +155,7 @@ def _placement(session: ort.InferenceSession) -> tuple[NodePlacement, ...]:
     )
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """Return every error that the runtime raises; they share no root of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -77,7 +77,7 @@ class OpenVinoModel:
         }
         self._placement = _placement(compiled)
         self.is_fallen_back: bool = is_fallen_back(
-            model.contract, provider, [node.provider for node in self._placement], is_missing=is_missing
+            model.contract, provider, self._placement, is_missing=is_missing
         )
 
     def placement(self) -> tuple[NodePlacement, ...]:

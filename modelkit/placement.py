@@ -6,6 +6,7 @@ statement about an accelerator is too good.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ XNNPACK: Final = "executorch-xnnpack"
 PORTABLE: Final = "executorch-portable"
 CPU_DEVICES: Final = frozenset({CPU, OPENVINO_CPU, LITERT_CPU, XNNPACK, PORTABLE})
 """Names of the processor in the runtimes: an execution provider of ONNX Runtime, else RUNTIME-DEVICE."""
+_CONVERSIONS: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_CHANGED: Final = re.compile(r"(/MatMulAddFusion)?(_token_\d+)?$")
+"""What ONNX Runtime adds to the name of a node that it fused or changed."""
 MIN_CLAIMED_RATIO: Final = 0.95
 """Of a model's work, what a device must have run for a figure to be called that device's."""
 
@@ -62,7 +66,7 @@ def state_placement(loaded: LoadedModel, wanted: Sequence[str]) -> PlacementStat
     A model whose contract allows only the CPU is fallen back, too, where another provider was wanted first.
     """
     nodes = dict(sorted(Counter(node.provider for node in loaded.placement()).items()))
-    has_missed = bool(wanted) and wanted[0] not in CPU_DEVICES and not CPU_DEVICES.isdisjoint(nodes)
+    has_missed = bool(wanted) and wanted[0] not in CPU_DEVICES and bool(work_on_cpu(loaded.placement()))
     return PlacementStatement(
         tuple(wanted),
         nodes,
@@ -70,6 +74,12 @@ def state_placement(loaded: LoadedModel, wanted: Sequence[str]) -> PlacementStat
         loaded.contract.cpu_fallback,
         {provider: share for provider, share in sorted(loaded.work().items()) if provider in nodes},
     )
+
+
+def work_on_cpu(placement: Sequence[NodePlacement]) -> tuple[NodePlacement, ...]:
+    """Return the nodes on the CPU, without those that only convert numbers at the edges of what an accelerator runs."""
+    on_cpu = tuple(node for node in placement if node.provider in CPU_DEVICES)
+    return on_cpu if len(on_cpu) == len(placement) else tuple(n for n in on_cpu if n.op not in _CONVERSIONS)
 
 
 def share_of_work(placement: Sequence[NodePlacement], work: Sequence[NodeWork]) -> Mapping[str, float]:
@@ -83,9 +93,7 @@ def share_of_work(placement: Sequence[NodePlacement], work: Sequence[NodeWork]) 
         return dict.fromkeys(providers, 1.0)
     if any(one.macs is None for one in work):
         return {}
-    by_name = {
-        name: node.provider for node in placement if (name := node.node.partition("/MatMulAddFusion")[0])
-    }
+    by_name = {name: node.provider for node in placement if (name := _CHANGED.sub("", node.node))}
     by_op: dict[str, set[str]] = {}
     for node in placement:
         by_op.setdefault(_plain(node.op), set()).add(node.provider)
@@ -115,7 +123,7 @@ def require_claim(statement: PlacementStatement, device: str) -> None:
 
 def refuse_fallback(contract: ModelContract, placement: Sequence[NodePlacement]) -> RejectedError:
     """Return the refusal of a model that would run on the CPU against its contract."""
-    on_cpu = [node.node or node.op for node in placement if node.provider in CPU_DEVICES]
+    on_cpu = [node.node or node.op for node in work_on_cpu(placement)]
     return RejectedError(
         f"{len(on_cpu)} of {len(placement)} nodes would run on the CPU (first: {on_cpu[:3]}), the contract "
         f"allows only {contract.allowed_providers}",

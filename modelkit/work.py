@@ -5,17 +5,24 @@ Convolutions and matrix products are counted, all other operators as 0: they dec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Final
 
 from modelkit.contract import ModelContract
 from modelkit.embed import parse_model
+from modelkit.fold import fold_small_constants
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+COMPILED: Final = "EPContext"
+"""Operator of a node that holds a part of the graph, compiled for an accelerator."""
+COMPILED_KEY: Final = "fleetloop.compiled"
+"""Metadata of a compiled model: a JSON object that says what for, see `modelkit.qnn.Compiled`."""
 _CONVOLUTIONS: Final = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Operator -> the place of its weights among its inputs."""
 _PRODUCTS: Final = {
@@ -42,11 +49,15 @@ class NodeWork:
 
 
 def graph_work(data: bytes, contract: ModelContract) -> tuple[NodeWork, ...]:
-    """Return the work of each convolution and matrix product of the outermost graph, in the order of the graph."""
+    """Return the work of each convolution and matrix product of the outermost graph, in the order of the graph.
+
+    A compiled node has the work that the record of its making names, or an unknown one.
+    """
     from onnx import shape_inference
 
     model = parse_model(data)
     _fix_sizes(model, contract)
+    fold_small_constants(model)
     try:
         model = shape_inference.infer_shapes(model, data_prop=True)
     except (shape_inference.InferenceError, ValueError, RuntimeError):  # what is not known stays unknown
@@ -63,7 +74,24 @@ def graph_work(data: bytes, contract: ModelContract) -> tuple[NodeWork, ...]:
             shape = shapes.get(node.input[0]) if node.input else _constant_shape(node)
             if shape is not None:
                 shapes[node.output[0]] = shape
-    return tuple(found for node in model.graph.node if (found := _work(node, shapes)) is not None)
+    compiled = [node for node in model.graph.node if node.op_type == COMPILED]
+    inside = _recorded_macs(model) if compiled else None
+    return (
+        *(found for node in model.graph.node if (found := _work(node, shapes)) is not None),
+        *(
+            NodeWork(one.name, COMPILED, None if inside is None else inside // len(compiled))
+            for one in compiled
+        ),
+    )
+
+
+def _recorded_macs(model: ModelProto) -> int | None:
+    for entry in model.metadata_props:
+        if entry.key == COMPILED_KEY:
+            with suppress(ValueError, AttributeError):
+                macs = json.loads(entry.value).get("macs")
+                return macs if isinstance(macs, int) and macs >= 0 else None
+    return None
 
 
 def _fix_sizes(model: ModelProto, contract: ModelContract) -> None:

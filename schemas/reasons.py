@@ -206,6 +206,8 @@ class RefuseReason(StrEnum):
     BAD_CONTRACT = "bad_contract"
     BAD_ARTEFACT = "bad_artefact"
     """A graph of another kind than ONNX that is not of its form."""
+    WRONG_TARGET = "wrong_target"
+    """Compiled for another processor, or in a form that this processor computes wrong."""
     NO_RUNTIME = "no_runtime"
     """The runtime that the model asks for is not installed, or in a version that this agent does not know."""
     FOREIGN_DOMAIN = "foreign_domain"

@@ -115,6 +115,7 @@ class ModelFetcher:
         *,
         providers: tuple[str, ...] = (),
         cpu_fallback: str = "flag",
+        htp_arch: int = 0,
         other_roles: tuple[str, ...] = (),
         transport: Transport | None = None,
         start_trial: StartTrial | None = None,
@@ -124,8 +125,7 @@ class ModelFetcher:
         if not settings.base_url:
             raise MisconfiguredError("fetch.base_url is empty: name the folder or address of the repository")
         self._settings = settings
-        self._providers = providers
-        self._cpu_fallback = cpu_fallback
+        self._on_hardware = (providers, cpu_fallback, htp_arch)
         self._slots = SlotFolder(state_folder)
         self._roles = (self._slots, *(SlotFolder(state_folder, role) for role in other_roles))
         self._refreshed_ns = 0
@@ -390,9 +390,7 @@ class ModelFetcher:
             return None
 
     def _start_real_trial(self, slot_path: Path, digest: str, frames: Path) -> TrialRun:
-        return TrialRun(
-            slot_path, digest, frames, self._settings.trial, self._clock, self._providers, self._cpu_fallback
-        )
+        return TrialRun(slot_path, digest, frames, self._settings.trial, self._clock, *self._on_hardware)
 
     def _tidy(self) -> None:
         """Remove staged files and unreferenced slots while nothing is wanted."""

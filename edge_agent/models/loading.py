@@ -14,6 +14,7 @@ from foundation.errors import RejectedError
 from modelkit.contract import ModelContract
 from modelkit.images import Pixels
 from modelkit.predictor import Prediction, Predictor
+from modelkit.qnn import QNN
 from modelkit.runtime import Backend, LoadedModel, RuntimeOptions
 from modelkit.verify import VerifiedModel
 from schemas.reasons import RefuseReason
@@ -36,6 +37,11 @@ def wanted_providers(wish: tuple[str, ...], contract: ModelContract) -> tuple[st
             reason=RefuseReason.NO_ALLOWED_PROVIDER,
         )
     return wanted
+
+
+def npu_options(htp_arch: int) -> dict[str, dict[str, str]]:
+    """Return the options of the Hexagon NPU's provider; an architecture of 0 names none."""
+    return {QNN: {"htp_arch": str(htp_arch)}} if htp_arch else {}
 
 
 def predictor_of(loaded: LoadedModel, wish: tuple[str, ...], cpu_fallback: str) -> Predictor:
@@ -84,7 +90,8 @@ class ModelLoader:
             MisconfiguredError: the runtime library is missing.
         """
         providers = wanted_providers(self._settings.providers, verified.contract)
-        options = RuntimeOptions(threads=self._settings.threads, providers=providers)
+        npu = npu_options(self._settings.htp_arch)
+        options = RuntimeOptions(threads=self._settings.threads, providers=providers, provider_options=npu)
         loaded = self._backend.load(verified, options)
         predictor = predictor_of(loaded, self._settings.providers, self._settings.cpu_fallback)
         ask(predictor, [np.full((_GREY_PIXELS, _GREY_PIXELS, 3), 128, dtype=np.uint8)])

@@ -44,6 +44,12 @@ class ServingSettings:
     providers: tuple[str, ...] = setting(
         (), help="best first, such as QNNExecutionProvider or openvino-npu; empty: the contract's"
     )
+    htp_arch: int = setting(
+        0,
+        min=0,
+        max=999,
+        help="of this vehicle's Hexagon NPU, such as 75; on x86-64 its emulator runs it; 0: none",
+    )
     cpu_fallback: str = setting(
         "flag", help="of a model that falls back to the CPU, although its contract allows it: flag or refuse"
     )

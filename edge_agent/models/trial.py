@@ -76,12 +76,13 @@ def run_trial(
     limits: TrialLimits,
     providers: tuple[str, ...] = (),
     cpu_fallback: str = "flag",
+    htp_arch: int = 0,
 ) -> TrialResult:
     """Verify, load and run the model (its bytes, or the folder of a bundle) on the recorded frames, or on a grey one.
 
-    `providers` and `cpu_fallback` are those of `serving.model`, so that the trial runs where the model would serve.
+    `providers`, `cpu_fallback` and `htp_arch` are those of `serving.model`, so that the trial runs where the model would serve.
     """
-    from edge_agent.models.loading import predictor_of, wanted_providers
+    from edge_agent.models.loading import npu_options, predictor_of, wanted_providers
     from edge_agent.models.slots import verified_bundle
     from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError, RejectedError
     from modelkit.runtime import RuntimeOptions
@@ -96,7 +97,10 @@ def run_trial(
         return TrialResult(False, error.reason, str(error))
     try:
         wanted = wanted_providers(providers, verified.contract)
-        loaded = open_runtime().load(verified, RuntimeOptions(threads=limits.threads, providers=wanted))
+        options = RuntimeOptions(
+            threads=limits.threads, providers=wanted, provider_options=npu_options(htp_arch)
+        )
+        loaded = open_runtime().load(verified, options)
         predictor = predictor_of(loaded, providers, cpu_fallback)
         nodes = dict(predictor.placement.nodes)
         return replace(_measure(predictor, frames_folder, limits), nodes=nodes)
@@ -211,6 +215,7 @@ def main(arguments: list[str]) -> int:
             limits,
             tuple(map(str, specification["providers"])),
             str(specification["cpu_fallback"]),
+            int(specification["htp_arch"]),
         )
     except MemoryError:
         result = TrialResult(

@@ -53,6 +53,7 @@ class TrialRun:
         clock: Clock,
         providers: tuple[str, ...] = (),
         cpu_fallback: str = "flag",
+        htp_arch: int = 0,
     ) -> None:
         self.digest = digest
         self._clock = clock
@@ -65,6 +66,7 @@ class TrialRun:
             "limits": asdict(limits),
             "providers": providers,
             "cpu_fallback": cpu_fallback,
+            "htp_arch": htp_arch,
         }
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         environment |= {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,19 @@ from edge_agent.models.trial_run import TrialRun
 from foundation.clock import SystemClock
 from foundation.files import write_document
 from modelkit.bundle import read_bundle
+from modelkit.digest import sha256_hex
+from modelkit.embed import embed_contract
+from modelkit.placement import CPU
 from modelkit.predictor import CPU_SCORE
+from modelkit.qnn import QNN, compile_context
 from modelkit.runtimes import open_predictor, open_runtime
+from modelkit.specs import InputSpec
 from modelkit.verify import verify_model
 from rollout.release import GateReport, publish_release
 from schemas.reasons import RefuseReason
 from tests.edge_agent.models.model_bench import Bench
 from tests.fakes.artefacts import contract_of, skip_without, write_artefact
-from tests.fakes.models import tiny_contract, tiny_model
+from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 from tests.waiting import until
 
 OTHERS = ("openvino", "litert")
@@ -111,3 +118,27 @@ def test_a_release_whose_runtime_is_not_here_is_refused_and_names_both_versions(
         result.detail
         == "openvino 2024.1.0 is installed; openvino >= 2026.4, < 2026.5 is needed (fleetloop[openvino])"
     )
+
+
+@pytest.mark.skipif(
+    find_spec("onnxruntime_qnn") is None,
+    reason="the Hexagon emulator is not installed (make runtimes RUNTIMES=qnn)",
+)
+def test_a_model_compiled_for_an_npu_passes_its_trial_on_that_npu_only(tmp_path: Path) -> None:
+    contract = replace(
+        tiny_contract(), input=InputSpec(batch=1), allowed_providers=(QNN, CPU), cpu_fallback="refuse"
+    )
+    proto = tiny_proto(contract)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    data = compile_context(verify_model(embed_contract(proto.SerializeToString(), contract), None), 75)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    trials = [
+        TrialRun(path, sha256_hex(data), tmp_path / "none", LIMITS, SystemClock(), (), "flag", arch)
+        for arch in (75, 81, 0)
+    ]
+    same, other, none = (trial.wait(120) for trial in trials)
+    assert (same.passed, dict(same.nodes)) == (True, {QNN: 1}), same
+    assert (other.passed, other.reason) == (False, RefuseReason.WRONG_TARGET)
+    assert (none.passed, none.reason) == (False, RefuseReason.CPU_FALLBACK)
