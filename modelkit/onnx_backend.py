@@ -18,6 +18,7 @@ from foundation.errors import MisconfiguredError, RejectedError
 from modelkit import qnn
 from modelkit.contract import ModelContract
 from modelkit.devices import check_batch, choose_devices, is_fallen_back
+from modelkit.onnx_errors import runtime_errors
 from modelkit.placement import CPU, refuse_fallback, share_of_work
 from modelkit.runtime import NodePlacement, RuntimeOptions
 from modelkit.tasks.task import Raw
@@ -153,14 +154,3 @@ def _placement(session: ort.InferenceSession) -> tuple[NodePlacement, ...]:
         for part in session.get_provider_graph_assignment_info()
         for node in part.get_nodes()
     )
-
-
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """Return every error that the runtime raises; they share no root of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = (
-        "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf ModelLoaded NoModel NoSuchFile "
-        "NotImplemented RuntimeException"
-    )
-    return (*(getattr(state, name) for name in names.split()), RuntimeError, ValueError)

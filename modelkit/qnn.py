@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.embed import embed_contract, parse_model
 from modelkit.fold import fold_small_constants
+from modelkit.onnx_errors import runtime_errors
 from modelkit.verify import VerifiedModel, verify_model
 from modelkit.versions import Requirement
 from modelkit.work import COMPILED, COMPILED_KEY, graph_work
@@ -113,7 +114,7 @@ def compile_context(model: VerifiedModel, htp_arch: int, name: str | None = None
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     add_to(settings, options)
-    errors: tuple[type[Exception], ...] = (OSError, *_runtime_errors())
+    errors: tuple[type[Exception], ...] = (OSError, *runtime_errors())
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "compiled.onnx"
         try:
@@ -236,12 +237,6 @@ def _without_encoding(graph: GraphProto, constants: set[str]) -> list[str]:
 def _require_context(proto: ModelProto, what: str) -> None:
     if not any(node.op_type == COMPILED for node in proto.graph.node):
         raise _wrong(f"{what} without an EPContext node: nothing in it is compiled")
-
-
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    from modelkit.onnx_backend import runtime_errors
-
-    return runtime_errors()
 
 
 def _wrong(message: str) -> RejectedError:
