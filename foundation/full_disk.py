@@ -37,14 +37,18 @@ class DiskError(RetryLaterError):
 def naming_the_disk(folder: Path) -> Iterator[None]:
     """Turn whatever a disk that refuses leads to into a DiskError that names the file, or `folder`, and what is free there.
 
-    Other errors, and those of FleetLoop, pass as they are.
+    Other errors pass as they are, also those of FleetLoop that say nothing of the disk.
 
     Raises:
         DiskError: the disk refused.
     """
     try:
         yield
-    except FleetLoopError:
+    except DiskError:
+        raise
+    except FleetLoopError as error:  # a pipeline tells what ended its step in words
+        if isinstance(error, RetryLaterError) and _WORDS.search(str(error)):
+            raise DiskError(f"{error}; {_room(_free_bytes(folder), folder)}") from error
         raise
     except Exception as error:
         if told := _told(error, folder):

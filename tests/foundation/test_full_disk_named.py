@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from foundation import full_disk
-from foundation.errors import RejectedError
+from foundation.errors import RejectedError, RetryLaterError
 from foundation.full_disk import DiskError, naming_the_disk
 
 ROWS = list(range(1000))
@@ -77,3 +77,9 @@ def test_an_error_that_came_while_another_was_handled_is_named_by_its_cause(tmp_
     step.__cause__ = disk
     with pytest.raises(DiskError, match=r"/a/file: No space left on device"), naming_the_disk(tmp_path):
         raise step
+
+
+def test_a_step_of_a_pipeline_that_the_disk_refused_is_told_with_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="step failed: No space left") as told, naming_the_disk(tmp_path):
+        raise RetryLaterError("step failed: No space left on device")
+    assert str(tmp_path) in str(told.value)
