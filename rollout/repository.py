@@ -85,10 +85,7 @@ def init_repository(
     """
     settings = settings or RepositorySettings()
     count = threshold if root_keys is None else root_keys
-    if not 1 <= threshold <= count <= 16:
-        raise MisconfiguredError(
-            f"root threshold is {threshold} of {count} keys; it must hold 1 <= threshold <= keys <= 16"
-        )
+    _check_threshold(threshold, count)
     repository = Repository(tuf_path, keys_path, settings=settings, clock=clock, passphrase=passphrase)
     with repository.lock():
         if MetadataFiles(tuf_path).exists():
@@ -241,13 +238,20 @@ class Repository:
                 self._publish_timestamp(snapshot.version)
             return signed
 
-    def rotate_root(self, *, threshold: int | None = None, root_keys: int = 1) -> int:
+    def rotate_root(self, *, threshold: int | None = None, root_keys: int | None = None) -> int:
         """Replace the offline root keys and return the version of the new root, signed by old and new keys.
 
-        The old key files stay and are no longer trusted: archive or destroy them.
+        Both arguments are what they were by default. The old key files stay and are no longer trusted: archive or
+        destroy them.
+
+        Raises:
+            MisconfiguredError: fewer old keys are here than their threshold, or `root_keys` is below the threshold.
         """
         with self.lock():
             root = self.load(ROOT).signed
+            threshold = root.roles[ROOT].threshold if threshold is None else threshold
+            root_keys = len(root.roles[ROOT].keyids) if root_keys is None else root_keys
+            _check_threshold(threshold, root_keys)
             old = self.keys.trusted_signers(ROOT, root.roles[ROOT].keyids, root.roles[ROOT].threshold)
             new = [self.keys.create(ROOT) for _ in range(root_keys)]
             for signer in old:
@@ -256,7 +260,7 @@ class Repository:
                 root.revoke_key(key_id, ROOT)
             for signer in new:
                 root.add_key(signer.public_key, ROOT)
-            root.roles[ROOT].threshold = threshold or min(root.roles[ROOT].threshold, root_keys)
+            root.roles[ROOT].threshold = threshold
             return self._next_root(root, [*old, *new])
 
     def rotate_key(self, role: str) -> str:
@@ -379,6 +383,13 @@ class Repository:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)
+
+
+def _check_threshold(threshold: int, count: int) -> None:
+    if not 1 <= threshold <= count <= 16:
+        raise MisconfiguredError(
+            f"root threshold is {threshold} of {count} keys; it must hold 1 <= threshold <= keys <= 16"
+        )
 
 
 def _pins(delegations: Any) -> dict[str, Any]:

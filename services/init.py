@@ -99,6 +99,8 @@ def make_workspace(
     provenance: str = "",
     with_keys: bool = True,
     secret: str | None = None,
+    root_threshold: int | None = None,
+    root_keys: int | None = None,
 ) -> Workspace:
     """Create (or finish creating) the workspace and open it. Existing files are left unchanged.
 
@@ -113,9 +115,11 @@ def make_workspace(
         with_keys: whether to make the signing keys.
         secret: what the salts of the split and of random draws are made of; drawn at random by default. "" gives the public
             ones, and drives that vehicles may share by name, as in earlier releases.
+        root_threshold: how many root keys must sign a root, 1 by default; `root_keys` are made, by default as many.
 
     Raises:
-        MisconfiguredError: the folder holds something else; an unknown task; git or DVC is missing.
+        MisconfiguredError: the folder holds something else; its repository has another root threshold or number of root
+            keys than is asked for; it does not hold 1 <= threshold <= keys <= 16; an unknown task; git or DVC is missing.
     """
     if task not in LEARNED:
         raise MisconfiguredError(f"task {task!r}, expected one of {', '.join(sorted(LEARNED))}")
@@ -145,7 +149,7 @@ def make_workspace(
     _write_once(root / "params.yaml", _salted(params, secret))
     _make_repositories(workspace, remote or root.with_name(f"{root.name}.dvc-remote"))
     if with_keys:
-        _make_keys(workspace)
+        _make_keys(workspace, root_threshold, root_keys)
     _first_commit(workspace)
     return workspace
 
@@ -181,17 +185,28 @@ def _make_repositories(workspace: Workspace, remote: Path) -> None:
         repository.remember_python()
 
 
-def _make_keys(workspace: Workspace) -> None:
+def _make_keys(workspace: Workspace, threshold: int | None, count: int | None) -> None:
     try:
-        from rollout.repository import init_repository
+        from rollout.repository import Repository, init_repository
     except ImportError as error:
         raise MisconfiguredError(
             f"signing keys need the package tuf, which is missing here ({error}); run `fleetloop doctor`"
         ) from error
 
     if (workspace.tuf_path / "metadata" / "timestamp.json").is_file():
+        role = Repository(workspace.tuf_path, workspace.keys_path).load("root").signed.roles["root"]
+        if threshold not in (None, role.threshold) or count not in (None, len(role.keyids)):
+            raise MisconfiguredError(
+                f"the repository of {workspace.root} has a root threshold of {role.threshold} of {len(role.keyids)} keys "
+                "already, which `fleetloop init` does not change"
+            )
         return
-    init_repository(workspace.tuf_path, workspace.keys_path)
+    init_repository(
+        workspace.tuf_path,
+        workspace.keys_path,
+        threshold=1 if threshold is None else threshold,
+        root_keys=count,
+    )
 
 
 def _first_commit(workspace: Workspace) -> None:

@@ -34,12 +34,30 @@ def init(
             help="What decides, with a drive's name, in which split it is: random by default, '' for the public one."
         ),
     ] = None,
+    root_threshold: Annotated[
+        int | None,
+        typer.Option(
+            help="How many offline root keys must sign a root: 1 by default; with 2 the theft of one gives nothing."
+        ),
+    ] = None,
+    root_keys: Annotated[
+        int | None,
+        typer.Option(help="How many root keys to make, each to be kept elsewhere; the threshold by default."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a workspace: your own git and DVC repository, with signing keys beside it. Repeating it changes nothing."""
     from services.init import make_workspace
 
-    place = make_workspace(folder, classes=tuple(words(classes)), task=task, remote=remote, secret=secret)
+    place = make_workspace(
+        folder,
+        classes=tuple(words(classes)),
+        task=task,
+        remote=remote,
+        secret=secret,
+        root_threshold=root_threshold,
+        root_keys=root_keys,
+    )
     if as_json:
         document = {"workspace": str(place.root), "keys": str(place.keys_path)}
         print_json(document)

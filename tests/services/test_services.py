@@ -25,6 +25,7 @@ from services import keys, release, rollout
 from services.drives import drives_of_file, drives_of_lake
 from services.enrol import enrol_vehicle, revoke_vehicle
 from services.fleet import list_fleet
+from services.init import make_workspace
 from services.status import workspace_status
 from tests.fakes.models import tiny_contract, tiny_model
 from tests.pipelines.curate_lake import fleet_rows, label_rows
@@ -159,6 +160,35 @@ def test_keys_are_told_without_a_private_part_and_replaced(place: Workspace) -> 
     assert trusted == {done.key_id} and done.key_id != before["models"].key_id
     assert keys.rotate_key(place, "root").root_version == 4  # a root before and after the key of models
     assert "timestamp" in keys.refresh(place)
+
+
+def test_a_root_of_two_of_three_keys_is_replaced_by_two_of_them_and_stays_two_of_three(
+    tmp_path: Path,
+) -> None:
+    place = make_workspace(tmp_path / "two", root_threshold=2, root_keys=3)
+    assert make_workspace(tmp_path / "two") == place, "who asks for nothing gets what is there"
+    files = [key.path for key in keys.list_keys(place) if key.role == "root"]
+    Path(files[0]).unlink()
+    assert keys.rotate_key(place, "root").root_version == 2
+    assert sum(key.is_trusted for key in keys.list_keys(place) if key.role == "root") == 3
+    for key in keys.list_keys(place):
+        if key.role == "root" and key.is_trusted:
+            Path(key.path).unlink()
+            break
+    assert keys.rotate_key(place, "root").root_version == 3, "two of the three new keys are enough again"
+    for key in [key for key in keys.list_keys(place) if key.role == "root" and key.is_trusted][:2]:
+        Path(key.path).unlink()
+    with pytest.raises(MisconfiguredError, match=r"needs 2 signature\(s\); .* holds 1"):
+        keys.rotate_key(place, "root")
+    for asked in ({"root_threshold": 1}, {"root_keys": 2}):
+        with pytest.raises(MisconfiguredError, match="threshold of 2 of 3 keys already"):
+            make_workspace(tmp_path / "two", **asked)
+
+
+def test_a_root_threshold_that_no_number_of_keys_reaches_is_refused_with_its_bound(tmp_path: Path) -> None:
+    for threshold, count in ((0, None), (3, 2), (17, None)):
+        with pytest.raises(MisconfiguredError, match="1 <= threshold <= keys <= 16"):
+            make_workspace(tmp_path / "ws", root_threshold=threshold, root_keys=count)
 
 
 def test_the_status_of_a_workspace_is_empty_until_there_is_something_to_say(place: Workspace) -> None:
