@@ -31,7 +31,7 @@ def read_params(path: Path) -> Mapping[str, Any]:
                 f"{path} has {len(text)} characters; at most {MAX_DOCUMENT_BYTES} are read"
             )
         _refuse_deep_nesting(path, text)
-        document = yaml.load(text, Loader=_safe_loader())  # noqa: S506 - a safe loader
+        document = _safe_loader()(text).get_single_data()
     except FileNotFoundError as error:
         raise MisconfiguredError(f"there is no {path}; run `fleetloop init` first") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
