@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge_agent import look
 from edge_agent.config import (
     BudgetSettings,
     CaptureSettings,
@@ -26,10 +25,8 @@ from edge_agent.released_progress import KIND_SNAPSHOT, KIND_STEP
 from edge_agent.spool.reader import SpoolReader
 from edge_agent.spool.snapshot import read_ledger
 from foundation import syscalls
-from foundation.errors import RejectedError
 from foundation.events import EventLog
 from foundation.framing import encode_frame
-from modelkit.images import decode_image
 from schemas.codec import decode_sample
 from schemas.reasons import Modality, TimeQuality, WindowRole
 from schemas.records import Content, Sample
@@ -82,12 +79,14 @@ def test_every_frame_is_accepted_or_counted_by_reason(tmp_path):
 def test_a_picture_that_takes_more_memory_than_there_is_is_counted_and_the_next_one_goes_on(
     tmp_path, monkeypatch
 ):
-    def decode(payload, limits=None):
-        if payload == png(1):
-            raise MemoryError
-        return decode_image(payload, limits)
+    real = Image.open
 
-    monkeypatch.setattr(look, "decode_image", decode)
+    def opened(stream, *arguments, **options):
+        if stream.getvalue() == png(1):
+            raise MemoryError
+        return real(stream, *arguments, **options)
+
+    monkeypatch.setattr(Image, "open", opened)
     vehicle = Vehicle1(settings_for(tmp_path, selection=selection(random=RandomSettings(probability=1.0))))
     drive(vehicle, [make_frame(number) for number in range(3)])
     vehicle.end_source()
@@ -97,21 +96,21 @@ def test_a_picture_that_takes_more_memory_than_there_is_is_counted_and_the_next_
 def test_a_picture_larger_than_the_bound_of_the_sensors_is_counted_before_a_decoder_sees_it(
     tmp_path, monkeypatch
 ):
-    def decode(payload, limits=None):
-        with monkeypatch.context() as patch:
-            patch.setattr(Image, "open", None)  # calling it fails otherwise than the bound does
-            if payload == png(1, size=64):
-                with pytest.raises(RejectedError, match="the limits are 10000 pixels a side and 1024 in all"):
-                    decode_image(payload, limits)
-        return decode_image(payload, limits)
+    sizes, real = [], Image.open
 
-    monkeypatch.setattr(look, "decode_image", decode)
+    def opened(*arguments, **options):
+        image = real(*arguments, **options)
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr(Image, "open", opened)
     bounds = PictureSettings(max_pixels=32 * 32)
     chosen = selection(random=RandomSettings(probability=1.0))
     vehicle = Vehicle1(settings_for(tmp_path, selection=chosen, pictures=bounds))
     drive(vehicle, [make_frame(0), make_frame(1, payload=png(1, size=64)), make_frame(2)])
     vehicle.end_source()
     assert counts(vehicle) == {"accepted": 2, "unreadable_image": 1}
+    assert set(sizes) == {(32, 32)}
 
 
 def test_a_sample_says_where_it_is_from_and_why_it_was_taken(tmp_path):
