@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import MetaFile
 
@@ -195,6 +196,24 @@ def test_the_key_of_targets_alone_puts_no_other_key_in_the_place_of_a_role(bench
         bench.repository.keys.signers("targets"),
     )
     forge(bench, role, lambda _document: None, [own])
+    with pytest.raises(UntrustedError, match=f"delegates {role} to 1 of the keys"):
+        refresh(bench).fetch_index(role)
+
+
+@pytest.mark.parametrize("role", ["models", "rollouts"])
+def test_the_key_of_targets_alone_exchanges_no_key_behind_its_id(bench: Bench, role: str) -> None:
+    with_release(bench)
+    private = Ed25519PrivateKey.generate()
+    own = CryptoSigner(private).public_key
+    (key_id,) = bench.repository.load("targets").signed.delegations.roles[role].keyids
+    other = type(own)(key_id, own.keytype, own.scheme, own.keyval)
+    forge(bench, role, lambda _document: None, [CryptoSigner(private, other)])
+    forge(
+        bench,
+        "targets",
+        lambda targets: targets.delegations.keys.update({key_id: other}),
+        bench.repository.keys.signers("targets"),
+    )
     with pytest.raises(UntrustedError, match=f"delegates {role} to 1 of the keys"):
         refresh(bench).fetch_index(role)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import DelegatedRole, MetaFile, TargetFile
@@ -140,7 +141,9 @@ class Thief:
         self.role, self._rng, self._world = role, rng, world
         self.files = dict(world.files)
         self.told: list[str] = []
-        self._own = CryptoSigner.generate_ed25519()
+        private = Ed25519PrivateKey.generate()
+        self._own = CryptoSigner(private)
+        self._as_key_id = lambda key: CryptoSigner(private, key)
         keys = world.bench.repository.keys
         self._stolen = {name: keys.signers(name)[:1] for name in (role, *ONLINE)}
         load = world.bench.repository.load
@@ -148,7 +151,8 @@ class Thief:
             name: load(name).signed for name in ("root", "targets", "models", "rollouts", *ONLINE)
         }
         self._changed: set[str] = set()
-        self._is_own: set[str] = set()
+        self._is_own: dict[str, CryptoSigner] = {}
+        """What he signs a role with that he took."""
         """Delegated roles that the changed `targets` leaves to the thief's own key."""
         data = evil_bytes()
         self._put("evil.onnx", data)
@@ -221,7 +225,7 @@ class Thief:
                 if self._rng.random() < 0.8:
                     targets.revoke_key(key_id, role)
             targets.add_key(self._own.public_key, role)
-            self._is_own.add(role)
+            self._is_own[role] = self._own
         self._changed.add("targets")
         self.replace_model()
         self._plan("r2", self._evil)
@@ -232,8 +236,9 @@ class Thief:
         for role in ("models", "rollouts"):
             (key_id,) = delegations.roles[role].keyids[:1]
             other = self._own.public_key
-            delegations.keys[key_id] = type(other)(key_id, other.keytype, other.scheme, other.keyval)
-            self._is_own.add(role)
+            key = type(other)(key_id, other.keytype, other.scheme, other.keyval)
+            delegations.keys[key_id] = key
+            self._is_own[role] = self._as_key_id(key)
         self._changed.add("targets")
         self.replace_model()
         self._plan("r2", self._evil)
@@ -261,7 +266,7 @@ class Thief:
             root.roles[role].threshold = 1
             root.add_key(self._own.public_key, role)
         root.unrecognized_fields.clear()
-        self._is_own.add("targets")
+        self._is_own["targets"] = self._own
         self._changed.add("root")
         self.take_delegations()
 
@@ -344,7 +349,7 @@ class Thief:
         """Return the right key where he has one, and now and then others with it or in its place."""
         right = [
             *self._stolen.get(role, []),
-            *([self._own] if role in self._is_own or role == "root" else []),
+            *([self._is_own.get(role, self._own)] if role in self._is_own or role == "root" else []),
         ]
         wrong = [self._own, *(signer for each in self._stolen.values() for signer in each)]
         return right if right and self._rng.random() < 0.9 else [self._rng.choice(wrong)]
