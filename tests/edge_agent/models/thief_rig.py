@@ -152,8 +152,7 @@ class Thief:
         }
         self._changed: set[str] = set()
         self._is_own: dict[str, CryptoSigner] = {}
-        """What he signs a role with that he took."""
-        """Delegated roles that the changed `targets` leaves to the thief's own key."""
+        """Roles that a changed document leaves to the thief's own key, and what he signs them with."""
         data = evil_bytes()
         self._put("evil.onnx", data)
         self._evil = replace(
