@@ -27,6 +27,7 @@ COMMANDS = {
 """Each command, and at least how many places it has."""
 
 
+@pytest.mark.timeout(900)  # fifty runs of a command, about ten seconds of work
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_at_any_place_is_named_leaves_old_or_new_and_costs_one_more_run(command: str) -> None:
     with TemporaryDirectory(dir=memory_folder()) as folder:
