@@ -33,14 +33,14 @@ from tests.fakes.models import tiny_contract, tiny_model, tiny_proto
 from tests.waiting import until
 
 OTHERS = ("openvino", "litert")
-LIMITS = TrialLimits(min_runs=5)
+LIMITS = TrialLimits(min_runs=5, wall_s=240)
 PICTURE = np.full((40, 40, 3), 90, dtype=np.uint8)
 
 
 def trial_of(folder: Path) -> TrialResult:
     bundle = read_bundle(folder)
     write_document(folder / BUNDLE_LIST, FILES, BundleList(bundle.files))
-    return TrialRun(folder, bundle.digest, folder / "none", LIMITS, SystemClock()).wait(120)
+    return TrialRun(folder, bundle.digest, folder / "none", LIMITS, SystemClock()).wait(280)
 
 
 @pytest.mark.parametrize("runtime", OTHERS)
@@ -53,11 +53,11 @@ def test_a_release_for_another_runtime_is_fetched_tried_and_serves(bench: Bench,
     )
     bench.releases = [*bench.releases, release]
     bench.plan("b1", is_bundle=True)
-    duty = bench.fetcher(real_trial=True)
+    duty = bench.fetcher(real_trial=True, trial=LIMITS)
     until(
         lambda: duty.step().outcome == "failed" or bench.slots.read_candidate() is not None,
         "the trial ends",
-        120.0,
+        280.0,
     )
     assert bench.slots.read_candidate() is not None, (duty.status(), bench.slots.read_fetch().refused)
     serving = bench.serving(open_runtime())
@@ -138,7 +138,7 @@ def test_a_model_compiled_for_an_npu_passes_its_trial_on_that_npu_only(tmp_path:
         TrialRun(path, sha256_hex(data), tmp_path / "none", LIMITS, SystemClock(), (), "flag", arch)
         for arch in (75, 81, 0)
     ]
-    same, other, none = (trial.wait(120) for trial in trials)
+    same, other, none = (trial.wait(280) for trial in trials)
     assert (same.passed, dict(same.nodes)) == (True, {QNN: 1}), same
     assert (other.passed, other.reason) == (False, RefuseReason.WRONG_TARGET)
     assert (none.passed, none.reason) == (False, RefuseReason.CPU_FALLBACK)
