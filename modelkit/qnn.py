@@ -11,18 +11,19 @@ import json
 import platform
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from foundation.errors import MisconfiguredError, RejectedError
+from modelkit.compiled import COMPILED, COMPILED_KEY, RECORD, Compiled, record_of
 from modelkit.embed import embed_contract, parse_model
 from modelkit.fold import fold_small_constants
 from modelkit.onnx_errors import runtime_errors
 from modelkit.verify import VerifiedModel, verify_model
 from modelkit.versions import Requirement
-from modelkit.work import COMPILED, COMPILED_KEY, graph_work
+from modelkit.work import graph_work
 from schemas.reasons import RefuseReason
 
 if TYPE_CHECKING:
@@ -37,18 +38,6 @@ _SIGNED_8_BIT: Final = 3
 _HEAVY: Final = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
 _NO_WORK: Final = frozenset({COMPILED, "QuantizeLinear", "DequantizeLinear"})
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """What a compiled model says of itself: for which architecture it was made, by which versions, and from which model."""
-
-    htp_arch: int
-    onnxruntime: str
-    onnxruntime_qnn: str
-    source_digest: str
-    macs: int
-    """Of the model that it was made from; a compiled node shows none."""
 
 
 def architecture(options: Mapping[str, str]) -> int:
@@ -145,7 +134,7 @@ def compile_context(model: VerifiedModel, htp_arch: int, name: str | None = None
     proto.opset_import.extend(opsets)  # the plug-in lists domains that no node uses
     for key, value in kept:
         proto.metadata_props.add(key=key, value=value)
-    proto.metadata_props.add(key=COMPILED_KEY, value=json.dumps(asdict(record), sort_keys=True))
+    proto.metadata_props.add(key=COMPILED_KEY, value=json.dumps(RECORD.tree(record), sort_keys=True))
     contract = replace(
         model.contract,
         name=name or model.contract.name,
@@ -166,17 +155,13 @@ def check_context(model: VerifiedModel, options: Mapping[str, str]) -> None:
     """
     proto = parse_model(model.data)
     is_compiled = any(node.op_type == COMPILED for node in proto.graph.node)
-    records = [entry.value for entry in proto.metadata_props if entry.key == COMPILED_KEY]
-    if not is_compiled and not records:
+    made = record_of(proto)
+    if not is_compiled and made is None:
         check_graph(proto)
         return
-    if is_compiled and not records:
+    if made is None:
         raise _wrong(f"{model.contract.name} is compiled, and has no record of what for ({COMPILED_KEY})")
     _require_context(proto, f"{model.contract.name} says that it is compiled")
-    try:
-        made = Compiled(**json.loads(records[0]))
-    except (ValueError, TypeError) as error:
-        raise _wrong(f"{model.contract.name}: {COMPILED_KEY} cannot be read: {error}") from error
     here = architecture(options)
     if here and made.htp_arch != here:
         raise _wrong(

@@ -5,13 +5,12 @@ Convolutions and matrix products are counted, all other operators as 0: they dec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Final
 
+from modelkit.compiled import COMPILED, record_of
 from modelkit.contract import ModelContract
 from modelkit.embed import parse_model
 from modelkit.fold import fold_small_constants
@@ -19,10 +18,6 @@ from modelkit.fold import fold_small_constants
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-COMPILED: Final = "EPContext"
-"""Operator of a node that holds a part of the graph, compiled for an accelerator."""
-COMPILED_KEY: Final = "fleetloop.compiled"
-"""Metadata of a compiled model: a JSON object that says what for, see `modelkit.qnn.Compiled`."""
 _CONVOLUTIONS: Final = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Operator -> the place of its weights among its inputs."""
 _PRODUCTS: Final = {
@@ -75,23 +70,12 @@ def graph_work(data: bytes, contract: ModelContract) -> tuple[NodeWork, ...]:
             if shape is not None:
                 shapes[node.output[0]] = shape
     compiled = [node for node in model.graph.node if node.op_type == COMPILED]
-    inside = _recorded_macs(model) if compiled else None
+    record = record_of(model) if compiled else None
+    inside = None if record is None else record.macs // len(compiled)
     return (
         *(found for node in model.graph.node if (found := _work(node, shapes)) is not None),
-        *(
-            NodeWork(one.name, COMPILED, None if inside is None else inside // len(compiled))
-            for one in compiled
-        ),
+        *(NodeWork(one.name, COMPILED, inside) for one in compiled),
     )
-
-
-def _recorded_macs(model: ModelProto) -> int | None:
-    for entry in model.metadata_props:
-        if entry.key == COMPILED_KEY:
-            with suppress(ValueError, AttributeError):
-                macs = json.loads(entry.value).get("macs")
-                return macs if isinstance(macs, int) and macs >= 0 else None
-    return None
 
 
 def _fix_sizes(model: ModelProto, contract: ModelContract) -> None:

@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit import qnn
+from modelkit.compiled import COMPILED_KEY
 from modelkit.contract import ModelContract
 from modelkit.embed import embed_contract, parse_model
 from modelkit.placement import CPU, require_claim, state_placement, work_on_cpu
@@ -21,7 +22,6 @@ from modelkit.runtime import LoadedModel, NodePlacement, RuntimeOptions
 from modelkit.runtimes import open_runtime
 from modelkit.specs import InputSpec
 from modelkit.verify import VerifiedModel, verify_model
-from modelkit.work import COMPILED_KEY
 from schemas.reasons import RefuseReason
 from tests.fakes.models import tiny_contract, tiny_proto
 

@@ -25,6 +25,7 @@ from edge_agent.models.vehicle import read_vehicle
 from foundation.documents import DocumentType
 from foundation.errors import CorruptError, FleetLoopError, MisconfiguredError
 from foundation.files import read_document
+from modelkit.compiled import RECORD
 from modelkit.contract import CONTRACT
 from pipelines.curate.labelling import LABEL_REQUEST
 from pipelines.dataset import cut_commit, manifest, versions
@@ -158,6 +159,18 @@ DOCUMENTS: Mapping[str, Row] = {
         ROLLOUT_PLAN,
         ("schemas.downlink",),
         "tuf/targets/rollouts/956c702f3e761c766b1c7dddf542558826c0486913f294b7656094c8a2846d83.index.json#plans",
+    ),
+    "the record in a compiled model": Row(
+        RECORD,
+        ("modelkit.qnn",),
+        {
+            "format": 1,
+            "htp_arch": 75,
+            "onnxruntime": "1.31.1",
+            "onnxruntime_qnn": "2.7.0",
+            "source_digest": "",
+            "macs": 408,
+        },
     ),
     "the contract in a model": Row(CONTRACT, ("modelkit.contract",), "documents/contract.json"),
     "datasets/current/manifest.json": Row(
