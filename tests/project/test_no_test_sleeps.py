@@ -24,6 +24,7 @@ ALLOWED = {
     "tests/torture/faults/broker.py": "how long an outage lasts",
     "tests/torture/faults/broker_nodes.py": "how long followers are frozen and answers are lost",
     "tests/torture/models_attempt.py": "polls killed processes",
+    "tests/torture/models_cuts.py": "polls what a socket has still to send",
     "tests/torture/models_vehicle.py": "the loop of a child process, as deliver has it",
     "tests/torture/pipeline_fork.py": "polls a forked child",
     "tests/torture/power_strace.py": "polls a traced child",
