@@ -96,7 +96,9 @@ def test_great_expectations_counts_the_same_failing_rows_on_mutated_batches() ->
 
 
 def test_every_rule_is_a_reason_of_quarantine_and_every_reason_is_a_rule() -> None:
-    by_task = [[rule.name for rule in rules_for(task, ("red",), 24)] for task in TASKS.values()]
+    by_task = [
+        [rule.name for rule in rules_for(task, ("red",), 24)] for task in TASKS.values() if task.learns
+    ]
     of_vehicles = {
         QuarantineReason.VEHICLE_IN_QUARANTINE
     }  # decided over all rows of a vehicle, no rule of a row
