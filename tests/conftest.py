@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import settings
 
 from tests.leftovers import LeftoversPlugin
 
+for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    # Their threads wait by spinning: with several workers on two cores they take the time of the others.
+    os.environ.setdefault(_library, "1")
 settings.register_profile("fleetloop", deadline=None)
 settings.load_profile("fleetloop")
 
