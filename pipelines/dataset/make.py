@@ -8,6 +8,7 @@ the dataset is being committed. A dataset whose counts do not add up is refused.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def _take_place(staging: Path, place: Path) -> None:
     if place.exists():
         place.rename(old)
     reached("curate.put_aside")
-    staging.rename(place)
-    fsync_folder(place.parent)
+    try:
+        staging.rename(place)
+        fsync_folder(place.parent)
+    except OSError:
+        with suppress(OSError):  # the disk may refuse this, too: the next run finds what lies here
+            if place.exists():
+                place.rename(staging)
+            if old.exists():
+                old.rename(place)
+        raise
     shutil.rmtree(old, ignore_errors=True)

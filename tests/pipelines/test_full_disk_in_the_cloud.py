@@ -32,8 +32,15 @@ LONG = ("ingest", "replay", "compact")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_at_any_place_is_named_leaves_old_or_new_and_costs_one_more_run(command: str) -> None:
     with TemporaryDirectory(dir=memory_folder()) as folder:
-        told = swept(Path(folder), command, only_writes=command in LONG)[command]
+        told = swept(Path(folder), command, at="writes" if command in LONG else "all")[command]
     assert told.wrong == []
     assert told.missed == [], "these places did not fail"
     assert told.places >= COMMANDS[command]
     assert told.refused > told.places // 2, "a disk that refuses is noticed"
+
+
+def test_a_dataset_that_cannot_take_its_place_leaves_the_old_one_there() -> None:
+    with TemporaryDirectory(dir=memory_folder()) as folder:
+        told = swept(Path(folder), "curate", at=" curate/datasets")["curate"]
+    assert told.wrong == []
+    assert told.places >= 2, "the renames and their fsync"

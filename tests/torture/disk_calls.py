@@ -87,12 +87,15 @@ class Sweep:
         known = {call.number for call in first}
         return first + [call for call in self.calls if call.number not in known]
 
-    def each_place(self, *, only_writes: bool) -> Found:
-        """The disk is full from the first call of each place on; a place whose calls need no room fails for once."""
+    def each_place(self, at: str) -> Found:
+        """The disk is full from the first call of each place on; a place whose calls need no room fails for once.
+
+        `at`: "all" places, "writes" (those that need room), or a part of their names.
+        """
         places = {
             place: calls
             for place, calls in self.places().items()
-            if calls[0].what in WRITES or not only_writes
+            if at == "all" or (calls[0].what in WRITES if at == "writes" else at in place)
         }
         found = Found(len(places), len(self.calls))
         for position, (place, calls) in enumerate(places.items()):
@@ -345,15 +348,15 @@ def _scenes() -> dict[str, Scene]:
     }
 
 
-def sweep(folder: Path, names: Iterable[str], *, only_writes: bool) -> dict[str, Found]:
-    """Every place of each command, or every place that needs room; in a process that has the disk."""
+def sweep(folder: Path, names: Iterable[str], at: str) -> dict[str, Found]:
+    """The places of each command (see `Sweep.each_place`); in a process that has the disk."""
     warm_up()
     disk = NativeDisk(folder / "disk", folder)
     scenes = _scenes()
-    return {name: Sweep(name, scenes[name], disk).each_place(only_writes=only_writes) for name in names}
+    return {name: Sweep(name, scenes[name], disk).each_place(at) for name in names}
 
 
-def swept(folder: Path, *names: str, only_writes: bool = False) -> dict[str, Found]:
+def swept(folder: Path, *names: str, at: str = "all") -> dict[str, Found]:
     """`sweep` in a process of its own, which has the disk."""
     (folder / "disk").mkdir()
     environment = NativeDisk(folder / "disk", folder).build()
@@ -364,7 +367,7 @@ def swept(folder: Path, *names: str, only_writes: bool = False) -> dict[str, Fou
             "-m",
             "tests.torture.disk_calls",
             str(folder),
-            "writes" if only_writes else "all",
+            at,
             *names,
         ],
         cwd=ROOT,
@@ -414,7 +417,7 @@ if __name__ == "__main__":
         done = tries(Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
         print(json.dumps(asdict(done)))
     else:
-        told = sweep(Path(sys.argv[1]), sys.argv[3:], only_writes=sys.argv[2] == "writes")
+        told = sweep(Path(sys.argv[1]), sys.argv[3:], sys.argv[2])
         print(json.dumps({name: asdict(found) for name, found in told.items()}))
     sys.stdout.flush()
     os._exit(0)
