@@ -5,12 +5,15 @@ Exporters write paddings and shapes as chains of nodes on constants, behind whic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 _SMALL: Final = 1024
 _FOLDED: Final = frozenset(
@@ -29,6 +32,11 @@ _FOLDED: Final = frozenset(
 )
 
 
+def _is_large(node: NodeProto, known: Mapping[str, NDArray[Any]]) -> bool:
+    """Return whether a few numbers ask for a large tensor: it must not be made first and measured then."""
+    return node.op_type == "ConstantOfShape" and prod(map(int, known[node.input[0]].ravel())) > _SMALL
+
+
 def fold_small_constants(model: ModelProto) -> int:
     """Replace nodes whose inputs are constants of at most 1,024 numbers by their results, in place; return how many."""
     from onnx import numpy_helper
@@ -44,7 +52,8 @@ def fold_small_constants(model: ModelProto) -> int:
     kept, folded = [], []
     for node in graph.node:
         names = [name for name in node.input if name]
-        if node.op_type in _FOLDED and not node.domain and all(name in known for name in names):
+        is_known = not node.domain and all(name in known for name in names)
+        if node.op_type in _FOLDED and is_known and not _is_large(node, known):
             with suppress(
                 ArithmeticError, LookupError, RuntimeError, TypeError, ValueError
             ):  # what cannot be computed here stays in the graph

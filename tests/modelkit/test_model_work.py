@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from foundation.errors import MisconfiguredError
+from modelkit.fold import fold_small_constants
 from modelkit.placement import CPU, PlacementStatement, require_claim, share_of_work, state_placement
 from modelkit.runtime import NodePlacement, RuntimeOptions
 from modelkit.specs import InputSpec
@@ -137,3 +138,15 @@ def test_no_figure_is_an_accelerators_that_ran_less_than_95_percent_of_the_work(
 def test_nothing_can_be_claimed_for_a_device_that_ran_nothing() -> None:
     with pytest.raises(MisconfiguredError, match=r"ran 0\.0% of the work"):
         require_claim(PlacementStatement((NPU,), {CPU: 4}, True, "allow", {CPU: 1.0}), NPU)
+
+
+def test_a_few_numbers_that_ask_for_a_large_constant_are_not_followed() -> None:
+    shape = numpy_helper.from_array(np.array([10**6, 10**6], dtype=np.int64), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("ConstantOfShape", ["shape"], ["large"])],
+        "graph",
+        [],
+        [helper.make_tensor_value_info("large", TensorProto.FLOAT, None)],
+        [shape],
+    )
+    assert fold_small_constants(helper.make_model(graph)) == 0
