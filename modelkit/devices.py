@@ -69,12 +69,19 @@ def check_ports(contract: ModelContract, inputs: Sequence[Port], outputs: Sequen
     wanted: dict[str, tuple[str, tuple[int, ...]]] = {spec.name: (spec.dtype, shape_of(spec))}
     if size is not None:
         wanted[size.name] = (size.dtype, (2,))
+    constants = {each.name for each in contract.extra_inputs if each.kind == "constant"}
+    for extra in contract.extra_inputs:
+        wanted[extra.name] = (extra.dtype, extra.shape if extra.name in constants else (2,))
     if {name for name, _, _ in inputs} != set(wanted):
         raise wrong_io(f"inputs {sorted(name for name, _, _ in inputs)}, the contract says {sorted(wanted)}")
     for name, dtype, shape in inputs:
         said_dtype, said = wanted[name]
         if dtype != said_dtype:
             raise wrong_io(f"{name!r} has element type {dtype}, the contract says {said_dtype}")
+        if name in constants:
+            if len(shape) != len(said) or any(f not in (-1, one) for f, one in zip(shape, said, strict=True)):
+                raise wrong_io(f"{name!r} has shape {shape}, the contract says {said}")
+            continue
         if len(shape) != len(said) + 1 or shape[0] not in (-1, spec.batch):
             raise wrong_io(f"{name!r} has shape {shape}: its batch dimension is not {spec.batch or 'free'}")
         if any(found not in (-1, one) for found, one in zip(shape[1:], said, strict=True)):

@@ -65,7 +65,7 @@ class LiteRtBackend:
         run = engines.get(provider, plain.run)
         wanted = (options.providers or contract.allowed_providers)[0]
         placement = tuple(NodePlacement(str(place), op, provider) for place, op in enumerate(plain.operators))
-        loaded = LiteRtModel(model, run, placement, is_missing=provider != wanted)
+        loaded = LiteRtModel(model, provider, run, placement, is_missing=provider != wanted)
         if contract.cpu_fallback == "refuse" and loaded.is_fallen_back and not options.off_vehicle:
             raise refuse_fallback(contract, placement)
         return loaded
@@ -75,11 +75,17 @@ class LiteRtModel:
     """A model ready to run. For one thread; close by letting it go."""
 
     def __init__(
-        self, model: VerifiedModel, run: _Run, placement: tuple[NodePlacement, ...], *, is_missing: bool
+        self,
+        model: VerifiedModel,
+        provider: str,
+        run: _Run,
+        placement: tuple[NodePlacement, ...],
+        *,
+        is_missing: bool,
     ) -> None:
         self.contract: ModelContract = model.contract
         self.digest: str = model.digest
-        self.provider: str = placement[0].provider
+        self.provider: str = provider
         self._run = run
         self._placement = placement
         self.is_fallen_back: bool = is_fallen_back(
@@ -158,7 +164,10 @@ class Compiled:
         self._model = CompiledModel.from_buffer(data, getattr(HardwareAccelerator, accelerator))
         if not self._model.is_fully_accelerated():
             raise RuntimeError(f"a part of it does not run on {accelerator}")
-        signature, ports = next(iter(self._model.get_signature_list().items()))
+        signatures = self._model.get_signature_list()
+        if not signatures:
+            raise RuntimeError("it has no signature, which says what its inputs are called")
+        signature, ports = next(iter(signatures.items()))
         place = self._model.get_signature_index(signature)
         self._place = max(place, 0)
         self._names = tuple(ports["inputs"]), tuple(ports["outputs"])

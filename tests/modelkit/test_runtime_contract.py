@@ -12,12 +12,13 @@ import pytest
 from foundation.errors import MisconfiguredError, RejectedError
 from modelkit.artefacts import check_artefact
 from modelkit.bundle import read_bundle
+from modelkit.devices import check_ports
 from modelkit.litert_backend import Compiled
 from modelkit.placement import CPU_DEVICES, require_claim, state_placement
 from modelkit.runtime import LoadedModel, RuntimeOptions
 from modelkit.runtimes import RUNTIMES, open_predictor, open_runtime
-from modelkit.specs import InputSpec
-from modelkit.verify import VerifiedModel
+from modelkit.specs import ExtraInput, InputSpec
+from modelkit.verify import VerifiedModel, shape_of
 from modelkit.versions import Requirement
 from schemas.reasons import RefuseReason
 from tests.fakes.artefacts import artefact_of, contract_of, skip_without, write_artefact, write_openvino
@@ -367,3 +368,26 @@ def test_weights_that_change_after_the_list_was_made_are_refused(tmp_path: Path)
     with pytest.raises(RejectedError) as caught:
         bundle.verified()
     assert caught.value.reason == RefuseReason.WRONG_HASH
+
+
+def test_further_inputs_are_compared_as_the_contract_says_them() -> None:
+    contract = dataclasses.replace(
+        tiny_contract(),
+        extra_inputs=(
+            ExtraInput("limit", "constant", "float32", (), (0.5,)),
+            ExtraInput("scale", "scale"),
+        ),
+    )
+    spec = contract.input
+    picture = (spec.name, spec.dtype, (spec.batch or -1, *shape_of(spec)))
+    scale, limit = ("scale", "float32", (spec.batch or -1, 2)), ("limit", "float32", ())
+    outputs = list(contract.outputs.values())
+    check_ports(contract, [picture, scale, limit], outputs)
+    for wrong in (
+        [picture, scale],
+        [picture, scale, ("limit", "float32", (3,))],
+        [picture, limit, ("scale", "float32", (2,))],
+    ):
+        with pytest.raises(RejectedError) as told:
+            check_ports(contract, wrong, outputs)
+        assert told.value.reason == RefuseReason.WRONG_IO
