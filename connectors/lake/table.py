@@ -139,11 +139,12 @@ class Snapshot:
         columns: Sequence[str] | None = None,
         filter: pc.Expression | None = None,  # noqa: A002
         batch_rows: int = 1024,
+        files: pa.Table | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield rows as `read` does, at most `batch_rows` at a time: for columns that hold payloads."""
+        """Yield rows as `read` does, at most `batch_rows` at a time: for columns that hold payloads, or for many rows."""
         chosen = list(columns) if columns is not None else None
         with self._files_there():
-            yield from self.dataset().to_batches(
+            yield from self.dataset(files).to_batches(
                 columns=chosen, filter=filter, batch_size=batch_rows, batch_readahead=1, fragment_readahead=1
             )
 

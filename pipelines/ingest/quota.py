@@ -26,6 +26,8 @@ from pipelines.ingest.verdicts import IDENTITY, PLACE, VERDICTS
 from schemas.reasons import LandOutcome, RejectReason
 
 DAY_NS: Final = 86_400 * 10**9
+BATCH_ROWS: Final = 65_536
+"""Rows of the last day that are held at once: a large fleet lands millions."""
 
 
 class Used(NamedTuple):
@@ -55,14 +57,20 @@ def used_within_a_day(snapshot: Snapshot, now_ns: int, settings: IngestSettings)
     if not recent.num_rows:
         return {}
     landed = (pc.field("outcome") == LandOutcome.LANDED.value) & (pc.field("origin") == Origin.LOG.value)
-    rows = snapshot.read(
-        ["vehicle_id", "payload_bytes"], landed & (pc.field("ingest_time_ns") > since_ns), files=recent
-    )
-    counted = rows.group_by("vehicle_id").aggregate([([], "count_all"), ("payload_bytes", "sum")])
-    return {
-        row["vehicle_id"]: Used(row["count_all"], row["payload_bytes_sum"] or 0)
-        for row in counted.to_pylist()
-    }
+    landed &= pc.field("ingest_time_ns") > since_ns
+    found: dict[str, Used] = {}
+    for batch in snapshot.batches(["vehicle_id", "payload_bytes"], landed, BATCH_ROWS, files=recent):
+        counted = (
+            pa.Table.from_batches([batch])
+            .group_by("vehicle_id")
+            .aggregate([([], "count_all"), ("payload_bytes", "sum")])
+        )
+        for row in counted.to_pylist():
+            before = found.get(row["vehicle_id"], Used(0, 0))
+            found[row["vehicle_id"]] = Used(
+                before.records + row["count_all"], before.payload_bytes + (row["payload_bytes_sum"] or 0)
+            )
+    return found
 
 
 def to_json(used: Mapping[str, Used]) -> str:
